@@ -1,0 +1,33 @@
+"""Two-view geometry: epipolar distances, the eight-point algorithm, poses and their errors."""
+
+from n3match.geometry.coordinates import denormalize_points, normalize_points
+from n3match.geometry.eight_point import weighted_eight_point
+from n3match.geometry.epipolar import (
+    essential_from_pose,
+    sampson_distance,
+    skew_symmetric,
+    symmetric_epipolar_distance,
+)
+from n3match.geometry.metrics import mean_average_precision, pose_auc
+from n3match.geometry.pose_error import (
+    pose_error_deg,
+    rotation_error_deg,
+    translation_error_deg,
+)
+from n3match.geometry.smallest_eigenvector import smallest_eigenvector
+
+__all__ = [
+    "denormalize_points",
+    "essential_from_pose",
+    "mean_average_precision",
+    "normalize_points",
+    "pose_auc",
+    "pose_error_deg",
+    "rotation_error_deg",
+    "sampson_distance",
+    "skew_symmetric",
+    "smallest_eigenvector",
+    "symmetric_epipolar_distance",
+    "translation_error_deg",
+    "weighted_eight_point",
+]

@@ -1,0 +1,97 @@
+"""Argument checks shared by the geometry functions.
+
+Every message names the argument, what was found and what was wanted.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+
+def check_tensor(name: str, value: object, *tail: int | None) -> torch.Tensor:
+    """Require a floating-point tensor whose last dimensions are `tail` (None: any size)."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must have a floating-point dtype, got {value.dtype}")
+    shape = tuple(value.shape)
+    if len(shape) < len(tail) or any(
+        want is not None and have != want
+        for have, want in zip(shape[len(shape) - len(tail) :], tail)
+    ):
+        wanted = ", ".join("N" if size is None else str(size) for size in tail)
+        raise ValueError(f"{name} must have shape (..., {wanted}), got {shape}")
+    return value
+
+
+def check_same_length(name0: str, x0: torch.Tensor, name1: str, x1: torch.Tensor) -> None:
+    """Require as many points (dimension -2) in x0 as in x1."""
+    if x0.shape[-2] != x1.shape[-2]:
+        raise ValueError(
+            f"{name0} and {name1} must hold the same number of points, "
+            f"got shapes {tuple(x0.shape)} and {tuple(x1.shape)}"
+        )
+
+
+def check_points_array(name: str, value: object) -> np.ndarray:
+    """Require finite (N, 2) numbers; returns them as a contiguous float64 array."""
+    array = _as_float64(name, value)
+    if array.ndim != 2 or array.shape[1] != 2:
+        # An empty list has shape (0,): no matches is an ordinary input, not a mistake.
+        if array.size == 0:
+            return np.zeros((0, 2))
+        raise ValueError(f"{name} must have shape (N, 2), got {array.shape}")
+    bad = ~np.isfinite(array).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"{name} must be finite, got NaN or infinity in {int(bad.sum())} of {len(array)} rows "
+            f"(first: row {int(np.flatnonzero(bad)[0])})"
+        )
+    return np.ascontiguousarray(array)
+
+
+def check_intrinsics(name: str, value: object) -> np.ndarray:
+    """Require an invertible upper-triangular 3x3 camera matrix; returns it as float64."""
+    K = _as_float64(name, value)
+    if K.shape != (3, 3):
+        raise ValueError(f"{name} must have shape (3, 3), got {K.shape}")
+    if not np.isfinite(K).all():
+        raise ValueError(f"{name} must be finite, got {K.tolist()}")
+    if K[0, 0] <= 0 or K[1, 1] <= 0:
+        raise ValueError(
+            f"{name} must have positive focal lengths, got fx={K[0, 0]:g}, fy={K[1, 1]:g} "
+            "(a singular camera matrix has no calibrated coordinates)"
+        )
+    if K[1, 0] != 0 or not np.array_equal(K[2], (0.0, 0.0, 1.0)):
+        raise ValueError(f"{name} must be [[fx, s, cx], [0, fy, cy], [0, 0, 1]], got {K.tolist()}")
+    return K
+
+
+def check_distortion(name: str, value: object) -> np.ndarray | None:
+    """Require OpenCV-order coefficients (4, 5, 8, 12 or 14 of them) or None.
+
+    None is also the answer when all coefficients are zero: there is nothing to undo.
+    """
+    if value is None:
+        return None
+    coefficients = _as_float64(name, value).ravel()
+    if coefficients.size not in (0, 4, 5, 8, 12, 14):
+        raise ValueError(
+            f"{name} must hold 4, 5, 8, 12 or 14 coefficients in OpenCV's order "
+            f"(k1, k2, p1, p2[, k3[, ...]]), got {coefficients.size}"
+        )
+    if not np.isfinite(coefficients).all():
+        raise ValueError(f"{name} must be finite, got {coefficients.tolist()}")
+    return coefficients if coefficients.any() else None
+
+
+def _as_float64(name: str, value: object) -> np.ndarray:
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().numpy()
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name} must be an array of real numbers, got {type(value).__name__}"
+        ) from error

@@ -1,0 +1,59 @@
+"""The eigenvector of the smallest eigenvalue, with a backward pass that stays finite.
+
+B batch · D size of the matrix
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.autograd.function import once_differentiable
+
+
+def smallest_eigenvector(matrix: torch.Tensor, damping: float = 1e-6) -> torch.Tensor:
+    """Unit eigenvector of the smallest eigenvalue of symmetric positive semi-definite matrices.
+
+    With eigenpairs (λᵢ, vᵢ) and λ₀ the smallest, the exact derivative is
+    dv₀ = Σᵢ vᵢ (vᵢᵀ dM v₀) / (λ₀ − λᵢ): it has a pole where the two smallest eigenvalues meet.
+    Here 1 / g with the gap g = λᵢ − λ₀ is replaced by g / (g² + damping²), gaps measured in
+    units of the trace. For gaps well above `damping` that is the exact derivative; at a tie it
+    is zero.
+
+    Args:
+        matrix: (B, D, D), symmetric. An element that is zero or not finite gives a zero vector
+            and a zero gradient, and doesn't disturb the rest of the batch.
+        damping: gap, relative to the trace, below which the derivative is damped.
+
+    Returns:
+        (B, D) in float64, unit norm, of arbitrary sign. It can be differentiated once.
+    """
+    return _SmallestEigenvector.apply(matrix, damping)
+
+
+class _SmallestEigenvector(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, matrix: torch.Tensor, damping: float) -> torch.Tensor:
+        m = matrix.detach().to(torch.float64)
+        trace = m.diagonal(dim1=-2, dim2=-1).sum(-1)
+        # eigh raises for the whole batch when one element holds a NaN: those become identities.
+        usable = m.isfinite().flatten(1).all(1) & (trace > torch.finfo(torch.float64).tiny)
+        identity = torch.eye(m.shape[-1], dtype=m.dtype, device=m.device)
+        scale = torch.where(usable, trace, 1.0)
+        m = torch.where(usable[:, None, None], m / scale[:, None, None], identity)
+        values, vectors = torch.linalg.eigh(m)
+        ctx.save_for_backward(values, vectors, scale, usable)
+        ctx.damping = damping
+        ctx.input_dtype = matrix.dtype
+        return vectors[..., 0] * usable[:, None]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        values, vectors, scale, usable = ctx.saved_tensors
+        first, others = vectors[..., 0], vectors[..., 1:]
+        gap = values[:, 1:] - values[:, :1]
+        inverse_gap = gap / (gap.square() + ctx.damping**2)
+        along = (grad.to(values.dtype)[:, None, :] @ others)[:, 0] * inverse_gap
+        direction = -(others @ along[..., None])[..., 0] * (usable / scale)[:, None]
+        outer = direction[:, :, None] * first[:, None, :]
+        # The symmetric half, so that the entries (i, j) and (j, i) share the gradient.
+        return (0.5 * (outer + outer.transpose(1, 2))).to(ctx.input_dtype), None
