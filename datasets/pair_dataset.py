@@ -1,0 +1,122 @@
+"""A torch dataset over one or several pair stores."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from n3match.datasets.pair_store import (
+    PairRecord,
+    has_extras,
+    open_store,
+    read_cameras,
+    read_core,
+    read_record,
+)
+
+
+class PairDataset(torch.utils.data.Dataset):
+    """Image pairs of one or several stores (or OANet dumps), one after the other.
+
+    Item i is a dictionary of tensors (N matches):
+        x: (N, 4) float32, calibrated x0, y0, x1, y1
+        side: (N, 2) float32, ratio in [0, 1] and mutual flag 0/1
+        ys: (N,) float32, squared symmetric epipolar distance, calibrated units
+        R: (3, 3), t: (3,) unit norm, E = [t]x R: (3, 3), all float64
+        focal: (2,) float32, mean focal length of each camera in pixels; NaN where not known
+        index: () int64, i
+    `record(i)` gives everything (pixels, names, cameras), where the store has it.
+
+    Files are opened on first use in each process, so that loader workers can share the object.
+
+    Args:
+        paths: a store, or several.
+
+    Raises:
+        FileNotFoundError, ValueError: see `pair_store.open_store`.
+    """
+
+    def __init__(self, paths: str | Path | Sequence[str | Path]):
+        self.paths = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
+        self._files: dict[Path, h5py.File] = {}
+        self._where: list[tuple[Path, int]] = []
+        self.scenes: list[str] = []
+        self.num_shared: list[int] = []
+        for path in self.paths:
+            with open_store(path) as file:
+                count = len(file["xs"])
+                self._where += [(path, i) for i in range(count)]
+                if has_extras(file):
+                    self.scenes += file["pairs/scene"].asstr()[:].tolist()
+                    self.num_shared += file["pairs/num_shared"][:].tolist()
+                else:
+                    self.scenes += [""] * count
+                    self.num_shared += [0] * count
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        file, row = self._locate(index)
+        core, cameras = read_core(file, row), read_cameras(file, row)
+        t = core["ts"][:, 0]
+        focal = [np.nan] * 2 if cameras is None else [(K[0, 0] + K[1, 1]) / 2 for K in cameras]
+        R = torch.from_numpy(core["Rs"])
+        t = torch.from_numpy(t / np.linalg.norm(t))
+        return {
+            "x": torch.from_numpy(core["xs"][0]),
+            "side": torch.from_numpy(
+                np.stack([core["ratios"], core["mutuals"].astype(np.float32)], axis=1)
+            ),
+            "ys": torch.from_numpy(core["ys"][:, 0]),
+            "R": R,
+            "t": t,
+            "E": torch.linalg.cross(t[:, None], R, dim=0),
+            "focal": torch.tensor(focal, dtype=torch.float32),
+            "index": torch.tensor(index),
+        }
+
+    def record(self, index: int) -> PairRecord:
+        """Everything about pair `index`; ValueError for an OANet dump, which has no pixels."""
+        return read_record(*self._locate(index))
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_files": {}}
+
+    def _locate(self, index: int) -> tuple[h5py.File, int]:
+        path, row = self._where[index]
+        if path not in self._files:
+            self._files[path] = open_store(path)
+        return self._files[path], row
+
+
+def collate_padded(items: Iterable[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Stack pairs of unequal size: per-match tensors are padded with zeros to the longest.
+
+    Adds `mask` (B, N) bool, true at real matches. `ys` of padding is zero too: use the mask.
+    """
+    items = list(items)
+    longest = max(len(item["x"]) for item in items)
+    batch = {}
+    for key in items[0]:
+        values = [item[key] for item in items]
+        if key in ("x", "side", "ys"):
+            values = [_pad(v, longest) for v in values]
+        batch[key] = torch.stack(values)
+    batch["mask"] = torch.stack(
+        [torch.arange(longest) < len(item["x"]) for item in items]
+    )
+    return batch
+
+
+def _pad(values: torch.Tensor, length: int) -> torch.Tensor:
+    padded = values.new_zeros((length, *values.shape[1:]))
+    padded[: len(values)] = values
+    return padded

@@ -1,0 +1,72 @@
+"""Putative matches: every keypoint of image 0 with its nearest neighbour in image 1."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from n3match.matching.nearest import nearest_neighbors
+
+
+@dataclass(frozen=True)
+class PutativeMatches:
+    """Row i joins a keypoint of image 0 to its nearest neighbour in image 1.
+
+    Attributes:
+        points0, points1: (N, 2) float64, positions in the frame of the keypoints given (pixels).
+        ratio: (N,) float32 in [0, 1], nearest / second-nearest distance, 1 where no second exists.
+        mutual: (N,) bool, nearest in both directions.
+        index0, index1: (N,) int64 into the keypoints given.
+        distance: (N,) float32, descriptor distance.
+    """
+
+    points0: np.ndarray
+    points1: np.ndarray
+    ratio: np.ndarray
+    mutual: np.ndarray
+    index0: np.ndarray
+    index1: np.ndarray
+    distance: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.points0)
+
+
+def putative_matches(keypoints0, desc0, keypoints1, desc1, *, device=None) -> PutativeMatches:
+    """Match each keypoint of image 0 to its nearest in image 1, without any ratio test.
+
+    Args:
+        keypoints0: (N0, 2) positions; desc0: (N0, D) descriptors.
+        keypoints1: (N1, 2) positions; desc1: (N1, D) descriptors.
+        device: where the distances are computed; None for that of the descriptors.
+
+    Returns:
+        N0 matches in the order of keypoints0; none at all when N1 = 0.
+
+    Raises:
+        ValueError: a shape that does not fit, or non-finite numbers.
+    """
+    keypoints0 = _checked_keypoints("keypoints0", keypoints0, len(desc0))
+    keypoints1 = _checked_keypoints("keypoints1", keypoints1, len(desc1))
+    found = nearest_neighbors(desc0, desc1, device=device)
+    index0 = np.arange(len(keypoints0) if len(keypoints1) else 0)
+    index1 = found.index.cpu().numpy()[index0]
+    return PutativeMatches(
+        points0=keypoints0[index0],
+        points1=keypoints1[index1],
+        ratio=found.ratio.cpu().numpy()[index0],
+        mutual=found.mutual.cpu().numpy()[index0],
+        index0=index0,
+        index1=index1,
+        distance=found.distance.cpu().numpy()[index0],
+    )
+
+
+def _checked_keypoints(name: str, keypoints, count: int) -> np.ndarray:
+    keypoints = np.asarray(keypoints, dtype=np.float64)
+    if keypoints.ndim != 2 or keypoints.shape[1] != 2:
+        raise ValueError(f"{name}: found shape {keypoints.shape}, wanted (N, 2)")
+    if len(keypoints) != count:
+        raise ValueError(f"{name}: found {len(keypoints)} rows for {count} descriptors")
+    if not np.isfinite(keypoints).all():
+        raise ValueError(f"{name}: found NaN or inf, wanted finite positions")
+    return keypoints
