@@ -1,0 +1,395 @@
+"""Generated two-view geometry: putative matches with known truth, without any photograph (numpy).
+
+A match classifier sees coordinates only, so it can be trained on generated pairs: random scenes and
+cameras (synthetic_scenes.py), clustered keypoints, detector noise, and wrong matches of the kinds
+that descriptors make: nearest neighbours that many keypoints share, repeated structure shifted by
+its period, something that moves by itself, coarse localisation, and keypoints found twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .synthetic_scenes import (
+    SCENE_WEIGHTS,
+    Camera,
+    Scene,
+    look_at,
+    random_camera,
+    random_motion,
+    random_scene,
+    random_tilt,
+    rotation,
+)
+from .two_view import make_sample
+
+_MIN_TRUE = 8
+_DTYPE = np.float32
+
+
+class SyntheticPairs(Sequence):
+    """An endless, indexable set of generated image pairs.
+
+    ``sample(index)`` (or ``pairs[index]``) is a function of (seed, index) alone, so training can be
+    resumed anywhere. See two_view.py for the sample's keys.
+
+    Args:
+        seed: non-negative; sets with different seeds share no pair.
+        num_matches: least and most matches of a pair (both can occur).
+        length: what ``len`` answers; indices past it are as good.
+        scenes: kinds of scene to draw from evenly (keys of SCENE_WEIGHTS); by default all, by weight.
+
+    Raises:
+        ValueError: num_matches not 8 <= lo <= hi, negative seed, length below 1, unknown scene.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        num_matches: tuple[int, int] = (500, 2000),
+        *,
+        length: int = 1_000_000,
+        scenes: Sequence[str] | None = None,
+    ):
+        low, high = num_matches
+        if not _MIN_TRUE <= low <= high:
+            raise ValueError(f"num_matches: got {num_matches}, wanted {_MIN_TRUE} <= lo <= hi")
+        if seed < 0:
+            raise ValueError(f"seed: got {seed}, wanted 0 or more")
+        if length < 1:
+            raise ValueError(f"length: got {length}, wanted 1 or more")
+        unknown = set(scenes or ()) - set(SCENE_WEIGHTS)
+        if unknown:
+            raise ValueError(f"scenes: got {sorted(unknown)}, wanted some of {list(SCENE_WEIGHTS)}")
+        self.seed, self.num_matches, self.length = int(seed), (int(low), int(high)), int(length)
+        self.scenes = tuple(scenes) if scenes else None
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < self.length:
+            raise IndexError(f"index {index} is outside 0..{self.length - 1}")
+        return self.sample(index)
+
+    def sample(self, index: int, num_matches: int | None = None) -> dict:
+        """The pair of this index (0 or more): dict of float32 arrays as described in two_view.py.
+
+        ``num_matches`` (8 or more) fixes the number of matches instead of drawing it.
+        """
+        if num_matches is not None and num_matches < _MIN_TRUE:
+            raise ValueError(f"num_matches: got {num_matches}, wanted {_MIN_TRUE} or more")
+        rng = np.random.default_rng((self.seed, int(index)))
+        kind = None
+        if self.scenes is not None:
+            kind = self.scenes[int(rng.integers(len(self.scenes)))]
+        count = int(rng.integers(self.num_matches[0], self.num_matches[1] + 1))
+        if num_matches is not None:
+            count = int(num_matches)
+        return _generate(rng, count, kind)
+
+
+def _generate(rng: np.random.Generator, count: int, kind: str | None) -> dict:
+    difficulty = float(np.clip(rng.beta(1.3, 1.0), 0, 1))
+    share = _inlier_share(rng, difficulty)
+    scene = random_scene(rng, kind)
+    camera0 = random_camera(rng)
+    camera1 = camera0 if rng.random() < 0.5 else random_camera(rng)
+    tilt = random_tilt(rng, scene.kind)
+
+    # Image 0: more keypoints than matches, so that enough of them are seen twice.
+    num_candidates = int(1.3 * count) + 16
+    x0 = random_keypoints(rng, num_candidates, camera0)
+    rays = _homogeneous(x0.T)
+    world = tilt.T.astype(_DTYPE) @ rays
+    depth = scene.cast(np.zeros(3, _DTYPE), world)
+    if scene.roughness:
+        depth = depth * np.exp(scene.roughness * _normal(rng, num_candidates))
+    points = world * depth
+
+    R1, centre, x1, visible = _second_view(
+        rng, scene, points, tilt, camera1, difficulty, min(share * count, 0.5 * num_candidates)
+    )
+
+    noise = 2 ** rng.uniform(-1.7, 1.0)  # pixels, typical of the pair
+    x0 = x0 + _detector_noise(rng, num_candidates, noise / camera0.focal)
+    seen1 = x1 + _detector_noise(rng, num_candidates, noise / camera1.focal)
+    if rng.random() < 0.3:  # lens distortion that nobody calibrated
+        k0, k1 = rng.normal(0, 0.012, 2)
+        x0 = x0 * (1 + k0 * (x0 * x0).sum(1, keepdims=True))
+        seen1 = seen1 * (1 + k1 * (seen1 * seen1).sum(1, keepdims=True))
+
+    # Which of the points seen twice are matched rightly: neighbours tend to agree.
+    candidates = np.flatnonzero(visible)
+    num_true = int(np.clip(round(share * count), min(_MIN_TRUE, len(candidates)), len(candidates)))
+    score = rng.gumbel(size=len(candidates)) + rng.uniform(0, 4) * _smooth_field(
+        rng, x0[candidates], camera0
+    )
+    order = np.argsort(-score)
+    true = candidates[order[:num_true]]
+    rest = np.ones(num_candidates, bool)
+    rest[true] = False
+    false = rng.permutation(np.flatnonzero(rest))[: count - num_true]
+
+    x0_all = np.concatenate([x0[false], x0[true]])
+    num_false = len(false)
+    target, shared, kinds = _false_targets(
+        rng, scene, false, x0, points, x1, visible, seen1[true], camera0, camera1, R1, centre
+    )
+    x1_all = np.concatenate([target, seen1[true]])
+    # Keypoint of image 1 that each match ends at, where matches share one; true ones come last.
+    end = np.concatenate([shared, np.arange(num_true)])
+    is_true = np.arange(count) >= num_false
+    repeated = np.concatenate([kinds == "lattice", np.zeros(num_true, bool)])
+    if (kinds == "lattice").any():
+        # True matches on repeated structure are as ambiguous as the wrong ones.
+        repeated[num_false:] = rng.random(num_true) < rng.uniform(0.1, 0.9)
+    _duplicate_orientations(rng, x0_all, x1_all, end, is_true)
+    side = _side_information(rng, is_true, repeated, end, difficulty)
+
+    shuffle = rng.permutation(count)
+    x = np.concatenate([x0_all, x1_all], 1)[shuffle]
+    R = R1 @ tilt.T
+    return make_sample(x, side[shuffle], R, -R1 @ centre)
+
+
+def _inlier_share(rng: np.random.Generator, difficulty: float) -> float:
+    """Wanted share of true matches: median about 12 %, mostly 3 to 30 %, up to 90 % when easy."""
+    if rng.random() < 0.08:
+        return rng.uniform(0.01, 0.9)
+    middle = np.log(0.45) + difficulty * (np.log(0.05) - np.log(0.45))
+    return float(np.clip(np.exp(rng.normal(middle, 0.6)), 0.01, 0.9))
+
+
+def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape, dtype=_DTYPE)
+
+
+def _homogeneous(points: np.ndarray) -> np.ndarray:
+    return np.concatenate([points, np.ones((1, points.shape[1]), points.dtype)])
+
+
+def random_keypoints(rng: np.random.Generator, count: int, camera: Camera) -> np.ndarray:
+    """(count, 2) calibrated points inside the image, as unevenly spread as real keypoints.
+
+    A part is uniform, the rest sits in Gaussian patches, along line-like ones, or on the crossings
+    of a grid; often a part of the image (sky, wall, floor) is nearly empty.
+    """
+    extent = np.array([camera.half_width, camera.half_height], _DTYPE)
+    unit = rng.random((count, 2), dtype=_DTYPE) * 2 - 1
+    num_clustered = int(count * rng.uniform(0.3, 0.9))
+    num_patches = int(rng.integers(4, 70))
+    centres = rng.random((num_patches, 2), dtype=_DTYPE) * 2 - 1
+    spread = (0.08 * np.exp(0.7 * _normal(rng, num_patches, 2))).astype(_DTYPE)
+    weight = np.cumsum(rng.gamma(0.8, size=num_patches))
+    member = np.searchsorted(weight, rng.random(num_clustered) * weight[-1])
+    member = np.minimum(member, num_patches - 1)
+    unit[:num_clustered] = centres[member] + spread[member] * _normal(rng, num_clustered, 2)
+    if rng.random() < 0.35:  # windows, tiles, shelves
+        num_grid = int(num_clustered * rng.uniform(0.2, 0.9))
+        pitch = rng.uniform(0.06, 0.4, 2).astype(_DTYPE)
+        grid = unit[:num_grid]
+        snapped = np.round(grid / pitch) * pitch
+        unit[:num_grid] = snapped + np.float32(0.012) * _normal(rng, num_grid, 2)
+    if rng.random() < 0.4:  # an empty part: squeeze most of it to the other side
+        axis = int(rng.random() < 0.7)
+        edge, sign = rng.uniform(-0.9, -0.1), (1 if rng.random() < 0.8 else -1)
+        moved = (sign * unit[:, axis] < edge) & (rng.random(count) < 0.9)
+        unit[moved, axis] = sign * rng.uniform(edge, 1, int(moved.sum()))
+    # Reflect at the borders, so that nothing piles up there.
+    unit = 1 - np.abs((unit + 1) % 4 - 2)
+    return unit * extent
+
+
+def _detector_noise(rng: np.random.Generator, count: int, scale: float) -> np.ndarray:
+    """(count, 2) localisation error; each point has a scale of its own, hence the heavy tail."""
+    own = np.exp(0.5 * _normal(rng, count, 1))
+    return (np.float32(0.7 * scale) * own * _normal(rng, count, 2)).astype(_DTYPE)
+
+
+def _smooth_field(rng: np.random.Generator, points: np.ndarray, camera: Camera) -> np.ndarray:
+    """A smooth random function of the image position, (N,), of spread about 1."""
+    waves = rng.normal(0, 2.5 / camera.half_width, (2, 3)).astype(_DTYPE)
+    phase = rng.uniform(0, 2 * np.pi, 3).astype(_DTYPE)
+    return np.sin(points @ waves + phase).sum(1) * np.float32(0.8)
+
+
+def _project(
+    points: np.ndarray, R: np.ndarray, centre: np.ndarray, camera: Camera
+) -> tuple[np.ndarray, np.ndarray]:
+    """Calibrated coordinates (N, 2) of world points (3, N) and whether they are in the image."""
+    local = R.astype(_DTYPE) @ (points - centre.astype(_DTYPE)[:, None])
+    front = local[2] > 1e-3
+    x = (local[:2] / np.where(front, local[2], 1)).T
+    inside = front & (np.abs(x[:, 0]) < camera.half_width) & (np.abs(x[:, 1]) < camera.half_height)
+    return x, inside
+
+
+def _second_view(
+    rng: np.random.Generator,
+    scene: Scene,
+    points: np.ndarray,
+    tilt: np.ndarray,
+    camera: Camera,
+    difficulty: float,
+    wanted: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Camera 1 that sees about ``wanted`` of the points: R1, centre, projections (N, 2), visible.
+
+    A motion that loses too many is shortened until enough remain.
+    """
+    num_points = points.shape[1]
+    # Look at something near; distant backdrops are seldom what a photograph is of.
+    few = rng.integers(0, num_points, 9)
+    nearness = np.argsort((points[:, few] ** 2).sum(0))
+    focus = points[:, few[nearness[int(rng.integers(0, 5))]]].astype(np.float64)
+    centre, target, roll = random_motion(rng, scene, focus, tilt, difficulty)
+    down = tilt[1]
+    for attempt in range(6):
+        if attempt:
+            centre = 0.6 * centre
+            target = focus + 0.5 * (target - focus)
+        R1 = look_at(centre, target, down, roll)
+        x1, visible = _project(points, R1, centre, camera)
+        if visible.sum() < wanted:
+            continue
+        if not scene.is_depth_map:
+            inside = np.flatnonzero(visible)
+            origin = centre.astype(_DTYPE)
+            ends = points[:, inside] - origin[:, None]
+            slack = 0.02 + 3 * scene.roughness
+            visible[inside] = scene.cast(origin, ends) > 1 - slack
+        if visible.sum() >= wanted:
+            break
+    return R1, centre, x1, visible
+
+
+def _false_targets(
+    rng: np.random.Generator,
+    scene: Scene,
+    false: np.ndarray,
+    x0: np.ndarray,
+    points: np.ndarray,
+    x1: np.ndarray,
+    visible: np.ndarray,
+    true_ends: np.ndarray,
+    camera0: Camera,
+    camera1: Camera,
+    R1: np.ndarray,
+    centre: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where wrong matches end: points (F, 2), index of the shared keypoint or a negative number of
+    their own (F,), and their kind (F,)."""
+    num_false = len(false)
+    # Keypoints of image 1: true ends first, then other sights of the scene, then the unseen rest.
+    own = random_keypoints(rng, max(num_false, 16), camera1)
+    unmatched = x1[false[visible[false]]]
+    keep = int(len(unmatched) * rng.uniform(0.3, 0.9))
+    own[: min(keep, len(own))] = unmatched[: min(keep, len(own))]
+    pool = np.concatenate([true_ends, own])
+    # Few keypoints attract many matches; the smaller the shape the fewer.
+    appeal = np.cumsum(rng.gamma(rng.uniform(0.25, 1.5), size=len(pool)))
+    shared = np.searchsorted(appeal, rng.random(num_false) * appeal[-1])
+    shared = np.minimum(shared, len(pool) - 1)
+    target = pool[shared].astype(_DTYPE)
+    kinds = np.full(num_false, "popular", "U8")
+
+    weights = rng.gamma([4.0, 0.5, 0.35, 0.3, 0.5])
+    weights = weights / weights.sum()
+    kind_of = np.searchsorted(np.cumsum(weights), rng.random(num_false) * 0.9999)
+    alone = -1 - np.arange(num_false)
+
+    def assign(name: str, chosen: np.ndarray, ends: np.ndarray, valid: np.ndarray) -> None:
+        chosen, ends = chosen[valid], ends[valid]
+        target[chosen], shared[chosen], kinds[chosen] = ends, alone[chosen], name
+
+    chosen = np.flatnonzero(kind_of == 1)  # repeated structure
+    if len(chosen):
+        steps = rng.integers(-2, 3, (len(chosen), 2))
+        if rng.random() < 0.6:
+            steps[:] = steps[0]  # the whole facade slips by one period
+        steps[(steps == 0).all(1)] = (1, 0)
+        shift = (steps @ scene.lattice).T.astype(_DTYPE)
+        ends, valid = _project(points[:, false[chosen]] + shift, R1, centre, camera1)
+        assign("lattice", chosen, ends, valid)
+    chosen = np.flatnonzero(kind_of == 2)  # something else that moves
+    if len(chosen):
+        if rng.random() < 0.2:  # an overlay, dirt on the lens, a reflection: stays in place
+            ends = x0[false[chosen]] * (camera1.half_width / camera0.half_width)
+            valid = np.abs(ends).max(1) < min(camera1.half_width, camera1.half_height)
+        else:
+            mine = points[:, false[chosen]]
+            middle = mine[:, :1]
+            near = np.abs(mine - middle).sum(0) < 0.5 * np.abs(middle).sum()
+            turn = rotation(rng.normal(size=3), rng.normal(0, 0.2)).astype(_DTYPE)
+            drift = (0.15 * np.abs(middle).sum() * _normal(rng, 3, 1)).astype(_DTYPE)
+            ends, valid = _project(turn @ (mine - middle) + middle + drift, R1, centre, camera1)
+            valid &= near
+        assign("moving", chosen, ends, valid)
+    chosen = np.flatnonzero((kind_of == 3) | (kind_of == 4))
+    chosen = chosen[visible[false[chosen]]]
+    if len(chosen):  # the right place but badly localised, or a similar neighbour
+        fine = kind_of[chosen] == 3
+        pixels = np.where(fine, rng.uniform(4, 15), rng.uniform(20, 120))
+        pixels = pixels * np.exp(0.6 * _normal(rng, len(chosen)))
+        offset = (pixels / camera1.focal)[:, None] * _normal(rng, len(chosen), 2)
+        ends = (x1[false[chosen]] + offset).astype(_DTYPE)
+        assign("coarse", chosen, ends, np.ones(len(chosen), bool))
+    target = target + _detector_noise(rng, num_false, 0.3 / camera1.focal) * (shared < 0)[:, None]
+    return target.astype(_DTYPE), shared, kinds
+
+
+def _duplicate_orientations(
+    rng: np.random.Generator, x0: np.ndarray, x1: np.ndarray, end: np.ndarray, is_true: np.ndarray
+) -> None:
+    """Make some wrong matches second orientations of other keypoints, in place.
+
+    They start where another match starts. Where that one is true, most of the copies end at the
+    same point too (and are true), the others keep their wrong end.
+    """
+    wrong = np.flatnonzero(~is_true)
+    if not len(wrong):
+        return
+    copies = wrong[rng.random(len(wrong)) < rng.uniform(0, 0.12)]
+    origin = rng.integers(0, len(x0), len(copies))
+    x0[copies] = x0[origin]
+    same = copies[is_true[origin] & (rng.random(len(copies)) < 0.8)]
+    source = origin[np.isin(copies, same)]
+    x1[same], end[same], is_true[same] = x1[source], end[source], True
+
+
+def _side_information(
+    rng: np.random.Generator,
+    is_true: np.ndarray,
+    repeated: np.ndarray,
+    end: np.ndarray,
+    difficulty: float,
+) -> np.ndarray:
+    """(N, 2) ratio and mutual flag, drawn so that true and wrong matches overlap as with SIFT."""
+    count = len(is_true)
+    hard = np.clip(difficulty + rng.normal(0, 0.15), 0, 1)
+    # In log-odds of the ratio: true matches broad and lower, wrong ones narrow and near 1.
+    middle_true = -0.2 + 1.6 * hard + rng.normal(0, 0.2)
+    middle_false = max(2.5 + rng.normal(0, 0.25), middle_true + 0.3)
+    log_odds = np.where(
+        is_true, middle_true + 1.2 * _normal(rng, count), middle_false + 0.8 * _normal(rng, count)
+    )
+    ambiguous = rng.normal(2.9, 0.2) + 0.7 * _normal(rng, count)
+    log_odds = np.where(repeated, np.maximum(ambiguous, log_odds), log_odds)
+    ratio = 1 / (1 + np.exp(-log_odds))
+
+    chance_true, chance_false = rng.uniform(0.72, 0.97), rng.uniform(0.08, 0.3)
+    # The clearer the ratio, the likelier the way back.
+    clarity = np.where(is_true, middle_true, middle_false) - log_odds
+    base = np.where(is_true, chance_true, chance_false)
+    odds = np.log(base / (1 - base)) + 0.5 * clarity
+    mutual = rng.random(count) < 1 / (1 + np.exp(-odds))
+    # One keypoint of image 1 has one nearest neighbour: of several claims the last is kept.
+    claims = np.flatnonzero(mutual & (end >= 0))
+    claims = claims[np.argsort(is_true[claims], kind="stable")]
+    owner = np.full(int(end.max(initial=0)) + 1, -1)
+    owner[end[claims]] = claims
+    mutual[claims] = owner[end[claims]] == claims
+    return np.stack([ratio, mutual], 1).astype(_DTYPE)
