@@ -19,7 +19,7 @@ class MixedPairs:
     its number of pairs, then a pair of it.
 
     Args:
-        real: samples (two_view.py), such as a PairDataset; None for generated pairs only.
+        real: samples (two_view.py) or items of a PairDataset; None for generated pairs only.
         synthetic: generated pairs; None for real pairs only.
         batch_size: pairs in a batch.
         num_matches: least and most matches of a pair. One number is drawn for a batch (uniform in
@@ -123,8 +123,11 @@ def _balance(scenes: Sequence[str] | None, count: int) -> tuple[list[np.ndarray]
 
 
 def _as_arrays(sample: dict) -> dict:
-    keys = ("x", "side", "R", "t", "E", "distances")
-    return {key: np.asarray(sample[key], np.float32) for key in keys}
+    """A sample of two_view.py from one of a PairDataset, which calls its distances ``ys``."""
+    labels = sample["distances"] if "distances" in sample else sample["ys"]
+    arrays = {key: np.asarray(sample[key], np.float32) for key in ("x", "side", "R", "t", "E")}
+    arrays["E"] = arrays["E"] / np.linalg.norm(arrays["E"])
+    return {**arrays, "distances": np.asarray(labels, np.float32)}
 
 
 def collate(samples: Sequence[dict]) -> dict[str, torch.Tensor]:

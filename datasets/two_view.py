@@ -34,15 +34,15 @@ def squared_epipolar_distances(x: np.ndarray, E: np.ndarray) -> np.ndarray:
         x: (N, 4) calibrated coordinates (x0, y0, x1, y1).
         E: (3, 3), any scale.
     """
-    x = np.asarray(x, np.float64)
-    E = np.asarray(E, np.float64)
-    line1 = x[:, :2] @ E[:, :2].T + E[:, 2]
-    line0 = x[:, 2:] @ E[:2] + E[2]
-    residual = x[:, 2] * line1[:, 0] + x[:, 3] * line1[:, 1] + line1[:, 2]
-    norm1 = line1[:, 0] ** 2 + line1[:, 1] ** 2
-    norm0 = line0[:, 0] ** 2 + line0[:, 1] ** 2
+    # Coordinates as rows: several times faster than products with a matrix so narrow.
+    x0, y0, x1, y1 = np.ascontiguousarray(np.asarray(x).T, np.float64)
+    (a, b, c), (d, e, f), (g, h, i) = np.asarray(E, np.float64)
+    u1, v1 = a * x0 + b * y0 + c, d * x0 + e * y0 + f
+    u0, v0 = a * x1 + d * y1 + g, b * x1 + e * y1 + h
+    residual = x1 * u1 + y1 * v1 + (g * x0 + h * y0 + i)
     tiny = 1e-15
-    return (residual**2 * (1 / (norm1 + tiny) + 1 / (norm0 + tiny))).astype(np.float32)
+    inverse = 1 / (u1 * u1 + v1 * v1 + tiny) + 1 / (u0 * u0 + v0 * v0 + tiny)
+    return (residual * residual * inverse).astype(np.float32)
 
 
 def make_sample(x: np.ndarray, side: np.ndarray, R: np.ndarray, t: np.ndarray) -> dict:
