@@ -143,8 +143,12 @@ def random_scene(rng: np.random.Generator, kind: str | None = None) -> Scene:
 def pick(rng: np.random.Generator, weights: dict[str, float]) -> str:
     """One key, drawn in proportion to its weight."""
     names = list(weights)
-    cumulative = np.cumsum([weights[name] for name in names])
-    return names[int(np.searchsorted(cumulative, rng.random() * cumulative[-1], "right"))]
+    lot = rng.random() * sum(weights.values())
+    for name in names:
+        lot -= weights[name]
+        if lot < 0:
+            return name
+    return names[-1]
 
 
 class _Builder:
@@ -159,7 +163,7 @@ class _Builder:
         self.steps = np.zeros((0, 4))
         self.axes = (np.array([1.0, 0, 0]), np.array([0.0, 1, 0]))
         self.backdrop = float(rng.uniform(3, 40))
-        self.roughness = float(rng.choice([0.0, 0.003, 0.01, 0.03]))
+        self.roughness = (0.0, 0.003, 0.01, 0.03)[int(rng.integers(4))]
 
     def build(self) -> Scene:
         getattr(self, "_" + self.kind)()
@@ -315,8 +319,8 @@ class Camera:
 
 def random_camera(rng: np.random.Generator) -> Camera:
     """A camera with a field of view of 30° to 95° across its longer side."""
-    half = np.tan(np.radians(np.clip(rng.normal(60, 16), 30, 95)) / 2)
-    aspect = rng.choice([4 / 3, 3 / 2, 16 / 9, 1.0], p=[0.45, 0.35, 0.1, 0.1])
+    half = math.tan(math.radians(min(max(rng.normal(56, 16), 30), 95)) / 2)
+    aspect = (4 / 3, 4 / 3, 4 / 3, 4 / 3, 3 / 2, 3 / 2, 3 / 2, 16 / 9, 1.0)[int(rng.integers(9))]
     longer_side = 2 ** rng.uniform(9, 10.7)
     focal = longer_side / (2 * half)
     if rng.random() < 0.3:
@@ -402,7 +406,7 @@ def random_motion(
     roll = rng.normal(0, 0.06)
     lot = rng.random()
     if lot < 0.07:
-        roll += np.pi / 2 * rng.choice([-1, 1, 2])
+        roll += np.pi / 2 * int(rng.integers(1, 4))
     elif lot < (0.6 if scene.kind == "nadir" else 0.15):
         roll = rng.uniform(-np.pi, np.pi)
     return centre, target, float(roll)
