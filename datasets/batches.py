@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -19,7 +22,8 @@ class MixedPairs:
     its number of pairs, then a pair of it.
 
     Args:
-        real: samples (two_view.py) or items of a PairDataset; None for generated pairs only.
+        real: samples (two_view.py) or items of a PairDataset; None for generated pairs only. A list
+            made of the dataset (with ``scenes``) saves reading files again and again.
         synthetic: generated pairs; None for real pairs only.
         batch_size: pairs in a batch.
         num_matches: least and most matches of a pair. One number is drawn for a batch (uniform in
@@ -87,12 +91,27 @@ class MixedPairs:
         count = min(int(low * (high / low) ** rng.random() + 0.5), high)
         return collate([self._draw(rng, step, i, count) for i in range(self.batch_size)])
 
-    def batches(self, first_step: int = 0) -> Iterator[dict[str, torch.Tensor]]:
-        """Endless iteration over the batches from ``first_step`` on."""
-        step = first_step
-        while True:
-            yield self.batch(step)
-            step += 1
+    def batches(self, first_step: int = 0, ahead: int = 2) -> Iterator[dict[str, torch.Tensor]]:
+        """Endless iteration over the batches from ``first_step`` on.
+
+        ``ahead`` batches (1 or more) are made by a thread while the caller is busy; the values are
+        those of :meth:`batch` all the same. ``close()`` of the iterator ends the thread.
+        """
+        if ahead < 1:
+            raise ValueError(f"ahead: got {ahead}, wanted 1 or more")
+        return self._batches(first_step, ahead)
+
+    def _batches(self, first_step: int, ahead: int) -> Iterator[dict[str, torch.Tensor]]:
+        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+            steps = itertools.count(first_step)
+            waiting = deque(pool.submit(self.batch, next(steps)) for _ in range(ahead))
+            try:
+                while True:
+                    batch = waiting.popleft().result()
+                    waiting.append(pool.submit(self.batch, next(steps)))
+                    yield batch
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def _draw(self, rng: np.random.Generator, step: int, place: int, count: int) -> dict:
         if rng.random() < self.synthetic_share:

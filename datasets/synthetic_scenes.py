@@ -93,6 +93,8 @@ class Scene:
         first = np.full(directions.shape[1], np.inf, directions.dtype)
         boxes, balls = slice(0, self.num_boxes), slice(self.num_boxes, None)
         if self.num_boxes:
+            # A ray along a side has an exact zero, and 0 * inf would be NaN below.
+            ray[boxes] += 1e-20
             inverse = 1 / ray[boxes]
             middle, half = -start[boxes] * inverse, np.abs(inverse)
             near, far = (middle - half).max(1), (middle + half).min(1)
