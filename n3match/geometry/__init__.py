@@ -1,5 +1,6 @@
 """Two-view geometry: epipolar distances, the eight-point algorithm, poses and their errors."""
 
+from n3match.geometry.cheirality import recover_pose
 from n3match.geometry.coordinates import denormalize_points, normalize_points
 from n3match.geometry.eight_point import weighted_eight_point
 from n3match.geometry.epipolar import (
@@ -8,26 +9,37 @@ from n3match.geometry.epipolar import (
     skew_symmetric,
     symmetric_epipolar_distance,
 )
+from n3match.geometry.essential import decompose_essential, project_to_essential
+from n3match.geometry.estimate import estimate_relative_pose_from_matches
 from n3match.geometry.metrics import mean_average_precision, pose_auc
 from n3match.geometry.pose_error import (
     pose_error_deg,
     rotation_error_deg,
     translation_error_deg,
 )
+from n3match.geometry.relative_pose import PoseStatus, RelativePose
 from n3match.geometry.smallest_eigenvector import smallest_eigenvector
+from n3match.geometry.undistort import undistort_points
 
 __all__ = [
+    "PoseStatus",
+    "RelativePose",
+    "decompose_essential",
     "denormalize_points",
     "essential_from_pose",
+    "estimate_relative_pose_from_matches",
     "mean_average_precision",
     "normalize_points",
     "pose_auc",
     "pose_error_deg",
+    "project_to_essential",
+    "recover_pose",
     "rotation_error_deg",
     "sampson_distance",
     "skew_symmetric",
     "smallest_eigenvector",
     "symmetric_epipolar_distance",
     "translation_error_deg",
+    "undistort_points",
     "weighted_eight_point",
 ]

@@ -86,6 +86,18 @@ def check_distortion(name: str, value: object) -> np.ndarray | None:
     return coefficients if coefficients.any() else None
 
 
+def check_scores(name: str, value: object, length: int) -> np.ndarray | None:
+    """Require `length` finite, non-negative numbers, or None."""
+    if value is None:
+        return None
+    scores = _as_float64(name, value)
+    if scores.shape != (length,):
+        raise ValueError(f"{name} must have shape ({length},), got {scores.shape}")
+    if not (np.isfinite(scores).all() and (scores >= 0).all()):
+        raise ValueError(f"{name} must be finite and not negative")
+    return scores
+
+
 def _as_float64(name: str, value: object) -> np.ndarray:
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().numpy()

@@ -1,0 +1,235 @@
+"""Relative pose of two cameras from point matches: robust estimation, then doubt (numpy)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from n3match.geometry._checks import (
+    check_distortion,
+    check_intrinsics,
+    check_points_array,
+    check_scores,
+)
+from n3match.geometry.degeneracy import (
+    SIGNIFICANT,
+    essential_of,
+    fit_homography,
+    plane_dominates,
+    plane_has_rival_pose,
+    points_on_a_line,
+    rotation_alone,
+)
+from n3match.geometry.estimators import ESTIMATORS, Estimate, TwoViewProblem, choose_estimator
+from n3match.geometry.estimators.registry import FEWEST_MATCHES, MAX_ITERATIONS
+from n3match.geometry.relative_pose import PoseStatus, RelativePose
+from n3match.geometry.support import epipolar_distance, log10_false_alarms
+from n3match.geometry.undistort import undistort_checked
+
+
+def estimate_relative_pose_from_matches(
+    points0: np.ndarray,
+    points1: np.ndarray,
+    K0: np.ndarray,
+    K1: np.ndarray,
+    *,
+    estimator: str = "auto",
+    scores: np.ndarray | None = None,
+    threshold: float = 1.0,
+    threshold_calibrated: float | None = None,
+    confidence: float = 0.9999,
+    max_iterations: int | None = None,
+    seed: int = 0,
+    distortion0: np.ndarray | None = None,
+    distortion1: np.ndarray | None = None,
+    num_putative: int | None = None,
+    verify: bool = True,
+) -> RelativePose:
+    """The pose of camera 1 relative to camera 0, with a status that says whether to trust it.
+
+    Convention: x1 ~ R x0 + t with ‖t‖ = 1 (the scale is unknown), E = [t]× R.
+
+    Few, degenerate or hopeless matches are ordinary results, told apart by `status`:
+    "too_few_matches" (fewer than 5; 8 for "eight_point"), "degenerate" (all points on a line or a
+    point; a plane that two poses explain), "estimation_failed", "no_parallax" (a rotation alone
+    explains the matches: R is given), "insufficient_support" (wrong matches alone would give as
+    many inliers). Only "ok" has R, t and E.
+
+    Args:
+        points0, points1: (N, 2) matched pixels (arrays or CPU tensors); integers are pixel
+            centres.
+        K0, K1: (3, 3) camera matrices.
+        estimator: "poselib", "opencv_usac", "opencv_ransac" or "eight_point"; "auto" is PoseLib
+            where it is installed, else OpenCV's USAC.
+        scores: (N,) non-negative, higher is better. The weights of "eight_point"; sampling
+            estimators don't use them. The result carries them along.
+        threshold: inlier threshold in pixels; divided by the mean focal length for estimators
+            that work in calibrated coordinates.
+        threshold_calibrated: the same in calibrated units (1e-3 in published evaluations);
+            overrides `threshold`.
+        confidence: at which sampling stops, between 0 and 1.
+        max_iterations: most samples to draw; None: 100 000 (poselib, its default), 10 000
+            (opencv_usac) or 1000 (opencv_ransac, OpenCV's default).
+        seed: same seed, same result.
+        distortion0, distortion1: lens coefficients in OpenCV's order, or None.
+        num_putative: how many matches there were before a filter that looked at the geometry
+            picked these; None: these are all. A filter finds agreeing matches among wrong ones,
+            so the support test must know how many it had to choose from.
+        verify: False returns the estimator's pose as it is, "ok", without the tests for support,
+            parallax and planes (for evaluations by published protocols).
+
+    Returns:
+        RelativePose.
+
+    Raises:
+        ValueError: wrong shapes, NaN or infinity, singular K, an unknown estimator, or an option
+            out of range. TypeError: not numbers. ImportError: "poselib" asked for by name but
+            not installed.
+    """
+    points0 = check_points_array("points0", points0)
+    points1 = check_points_array("points1", points1)
+    if len(points0) != len(points1):
+        raise ValueError(
+            f"points0 and points1 must hold the same number of points, "
+            f"got {len(points0)} and {len(points1)}"
+        )
+    n = len(points0)
+    K0, K1 = check_intrinsics("K0", K0), check_intrinsics("K1", K1)
+    scores = check_scores("scores", scores, n)
+    name = choose_estimator(estimator)
+    _check_options(threshold, threshold_calibrated, confidence, max_iterations, seed)
+    if num_putative is None:
+        num_putative = n
+    elif num_putative < n:
+        raise ValueError(
+            f"num_putative must be at least the number of matches ({n}), got {num_putative}"
+        )
+    x0 = undistort_checked(points0, K0, check_distortion("distortion0", distortion0))
+    x1 = undistort_checked(points1, K1, check_distortion("distortion1", distortion1))
+
+    problem = TwoViewProblem(
+        x0,
+        x1,
+        _without_skew(K0),
+        _without_skew(K1),
+        scores,
+        threshold,
+        confidence,
+        MAX_ITERATIONS[name] if max_iterations is None else max_iterations,
+        seed,
+    )
+    if threshold_calibrated is not None:
+        problem = problem.with_threshold_calibrated(threshold_calibrated)
+    nothing = np.zeros(n, dtype=bool)
+
+    def failure(status: PoseStatus, detail: str, **fields) -> RelativePose:
+        fields = {"R": None, "inliers": nothing, **fields}
+        return RelativePose(
+            t=None, E=None, scores=scores, status=status, estimator=name, detail=detail, **fields
+        )
+
+    usable = n if scores is None or name != "eight_point" else int(np.count_nonzero(scores))
+    if usable < FEWEST_MATCHES[name]:
+        return failure(
+            PoseStatus.TOO_FEW_MATCHES,
+            f"{name} needs at least {FEWEST_MATCHES[name]} matches, got {usable}",
+        )
+    limit = problem.threshold_calibrated
+    if points_on_a_line(x0, limit) or points_on_a_line(x1, limit):
+        return failure(PoseStatus.DEGENERATE, "all points of an image are on one line or point")
+
+    estimate = ESTIMATORS[name](problem)
+    if estimate is None:
+        return failure(PoseStatus.ESTIMATION_FAILED, f"{name} found no model")
+    if not verify:
+        return _success(estimate, scores, name)
+
+    R, t, inliers = estimate.R, estimate.t, estimate.inliers
+    count = int(np.count_nonzero(inliers))
+    E = essential_of(R, t)
+    H, on_plane = None, nothing.copy()
+    homography_support = None
+    if count:
+        H, on_plane[inliers] = fit_homography(x0[inliers], x1[inliers], limit)
+        homography_support = np.count_nonzero(on_plane) / count
+        rotation = rotation_alone(x0, x1, R, t, inliers, limit, num_putative)
+        if rotation is not None:
+            return failure(
+                PoseStatus.NO_PARALLAX,
+                "a rotation explains the matches; the translation is not determined",
+                R=rotation[0],
+                inliers=rotation[1],
+                homography_support=homography_support,
+            )
+
+    everything = np.ones(n, dtype=bool)
+    alarms = log10_false_alarms(x0, x1, epipolar_distance(E), everything, limit, num_putative)
+    told = {
+        "inliers": inliers,
+        "homography_support": homography_support,
+        "log10_false_alarms": alarms,
+    }
+    if alarms > SIGNIFICANT:
+        return failure(
+            PoseStatus.INSUFFICIENT_SUPPORT,
+            f"{count} inliers of {num_putative} putative matches are no more than chance gives",
+            **told,
+        )
+    if count and (points_on_a_line(x0[inliers], limit) or points_on_a_line(x1[inliers], limit)):
+        return failure(PoseStatus.DEGENERATE, "all inliers of an image are on one line", **told)
+    if H is not None and plane_dominates(x0, x1, R, t, inliers, on_plane, limit, num_putative):
+        if name == "eight_point":
+            return failure(
+                PoseStatus.DEGENERATE,
+                "the eight-point algorithm can't tell poses of a plane",
+                **told,
+            )
+        if plane_has_rival_pose(x0[inliers], x1[inliers], R, t, H, limit):
+            return failure(
+                PoseStatus.DEGENERATE, "the matches are on a plane that two poses explain", **told
+            )
+    return _success(estimate, scores, name, homography_support, alarms)
+
+
+def _success(
+    estimate: Estimate,
+    scores: np.ndarray | None,
+    name: str,
+    homography_support: float | None = None,
+    alarms: float | None = None,
+) -> RelativePose:
+    return RelativePose(
+        R=estimate.R,
+        t=estimate.t,
+        E=essential_of(estimate.R, estimate.t),
+        inliers=estimate.inliers,
+        scores=scores,
+        status=PoseStatus.OK,
+        estimator=name,
+        homography_support=homography_support,
+        log10_false_alarms=alarms,
+    )
+
+
+def _check_options(
+    threshold: float,
+    threshold_calibrated: float | None,
+    confidence: float,
+    max_iterations: int | None,
+    seed: int,
+) -> None:
+    if not (threshold > 0 and np.isfinite(threshold)):
+        raise ValueError(f"threshold must be a positive number of pixels, got {threshold}")
+    if threshold_calibrated is not None and not (
+        threshold_calibrated > 0 and np.isfinite(threshold_calibrated)
+    ):
+        raise ValueError(f"threshold_calibrated must be positive, got {threshold_calibrated}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1 (exclusive), got {confidence}")
+    if max_iterations is not None and max_iterations < 1:
+        raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"seed must be between 0 and 2³¹ − 1, got {seed}")
+
+
+def _without_skew(K: np.ndarray) -> np.ndarray:
+    return np.array([[K[0, 0], 0.0, K[0, 2]], [0.0, K[1, 1], K[1, 2]], [0.0, 0.0, 1.0]])

@@ -1,0 +1,41 @@
+"""The weighted eight-point algorithm as an estimator: no sampling, the scores are the weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from n3match.geometry.cheirality import recover_pose
+from n3match.geometry.eight_point import weighted_eight_point
+from n3match.geometry.epipolar import sampson_distance
+from n3match.geometry.essential import project_to_essential
+from n3match.geometry.estimators.problem import Estimate, TwoViewProblem
+
+# The published evaluation of CNNet and N³: cheirality by the best tenth of the matches.
+_VOTING_SHARE = 0.1
+_FEWEST_VOTERS = 8
+
+
+def eight_point(problem: TwoViewProblem) -> Estimate | None:
+    """E from all matches by their scores (all equal if there are none), R and t by the best tenth.
+
+    Confidence, iterations and seed have no meaning here. Inliers are the matches with a positive
+    score, a Sampson distance below the threshold, and a point before both cameras.
+    """
+    weights = np.ones(len(problem)) if problem.scores is None else problem.scores
+    if np.count_nonzero(weights) < 8:
+        return None
+    x0, x1, w = (torch.from_numpy(a)[None] for a in (problem.x0, problem.x1, weights))
+    E = project_to_essential(weighted_eight_point(x0, x1, w))
+    voters = w
+    if problem.scores is not None:
+        count = max(_FEWEST_VOTERS, round(_VOTING_SHARE * len(problem)))
+        best = np.argsort(-weights, kind="stable")[:count]
+        voters = torch.zeros_like(w)
+        voters[0, best] = w[0, best]
+    R, t, in_front = recover_pose(E, x0, x1, voters)
+    if not (R.isfinite().all() and t.isfinite().all()):
+        return None
+    close = sampson_distance(x0, x1, E) < problem.threshold_calibrated**2
+    inliers = (close & in_front & (w > 0))[0].numpy()
+    return Estimate(R[0].numpy(), t[0].numpy(), inliers)

@@ -1,0 +1,55 @@
+"""PoseLib's LO-RANSAC with a non-linear refinement at the end (optional dependency)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from n3match.geometry.estimators.problem import Estimate, TwoViewProblem
+
+
+def poselib(problem: TwoViewProblem) -> Estimate | None:
+    """`poselib.estimate_relative_pose` with its own defaults; scores are not used.
+
+    Raises:
+        ImportError: PoseLib is not installed (`pip install n3match[poselib]`).
+    """
+    try:
+        import poselib as library
+    except ImportError as error:
+        raise ImportError(
+            "estimator 'poselib' needs the package poselib: pip install 'n3match[poselib]'"
+        ) from error
+    options = {
+        "max_epipolar_error": problem.threshold,
+        "success_prob": problem.confidence,
+        "max_iterations": problem.max_iterations,
+        "min_iterations": min(1000, problem.max_iterations),
+        "seed": problem.seed,
+    }
+    pose, info = library.estimate_relative_pose(
+        problem.pixels0,
+        problem.pixels1,
+        _camera(problem.camera0),
+        _camera(problem.camera1),
+        options,
+        {},
+    )
+    R, t = np.asarray(pose.R, dtype=np.float64), np.asarray(pose.t, dtype=np.float64).ravel()
+    inliers = np.asarray(info["inliers"], dtype=bool)
+    length = float(np.linalg.norm(t))
+    # Failure is an identity pose with nothing that supports it.
+    if inliers.shape != (len(problem),) or not inliers.any():
+        return None
+    if not (np.isfinite(R).all() and np.isfinite(length) and length > 0):
+        return None
+    return Estimate(R, t / length, inliers)
+
+
+def _camera(K: np.ndarray) -> dict:
+    # PoseLib does not read the image size for this model.
+    return {
+        "model": "PINHOLE",
+        "width": max(1, round(2 * K[0, 2])),
+        "height": max(1, round(2 * K[1, 2])),
+        "params": [K[0, 0], K[1, 1], K[0, 2], K[1, 2]],
+    }

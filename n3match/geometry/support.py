@@ -1,0 +1,144 @@
+"""Is this many inliers more than chance would give? (a-contrario test, numpy)
+
+Idea: Moisan & Stival, "A probabilistic criterion to detect rigid point matches between two
+images" (IJCV 2004). The probability that a *wrong* match agrees with a model is measured on the
+pair itself, by matching its points at random, instead of assuming points spread evenly over a
+rectangle: clustered points, narrow overlaps and epipoles inside the image are then accounted for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy.special import gammaln, rel_entr
+from scipy.stats import binom
+
+from n3match.geometry.epipolar import sampson_distance
+
+_RANDOM_PAIRS = 10_000
+# A threshold this many times wider, divided by the same number, steadies the estimate of
+# small probabilities.
+_WIDER = 8
+# Distances are tested at these multiples of the inlier threshold; each is one more test.
+_MULTIPLES = (1.0, 2.0, 4.0)
+
+# (matches that fix the model, solutions they leave)
+ESSENTIAL_MODEL = (5, 10)
+ROTATION_MODEL = (2, 1)
+TRANSLATION_MODEL = (2, 1)  # beside a rotation or a plane that is known already
+
+Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def log10_false_alarms(
+    x0: np.ndarray,
+    x1: np.ndarray,
+    distance: Distance,
+    candidates: np.ndarray,
+    threshold: float,
+    num_putative: int,
+    model: tuple[int, int] = ESSENTIAL_MODEL,
+    seed: int = 0,
+) -> float:
+    """log10 of the number of models with this much support that wrong matches alone would give.
+
+    With n putative matches, k of them within the threshold and a probability p for a wrong match
+    to be, the expected number is  solutions · C(n, s) · P(Binomial(n − s, p) ≥ k − s),  for s
+    the size of a minimal sample; the smallest over a few thresholds is taken, times their number.
+    Matches that share a point (in either image) count once: one epipole on a much-matched point
+    would make all of them agree.
+
+    Args:
+        x0, x1: (N, 2) calibrated coordinates of all matches.
+        distance: (M, 2), (M, 2) -> (M,) distances of matches from the model, such as
+            `epipolar_distance` of its E.
+        candidates: (N,) bool, the matches that may count as support.
+        threshold: in the units of the distance.
+        num_putative: n, the number of matches that there were before any filter that looked at
+            the geometry: a filter could have picked agreeing matches out of many wrong ones.
+        model: (minimal sample s, solutions).
+        seed: of the random mismatches that p is measured on.
+
+    Returns:
+        log10 of the expected number; 0 (never more) is what chance gives, −3 once in 1000.
+    """
+    size, solutions = model
+    if num_putative <= size:
+        return 0.0
+    distances = distance(x0, x1)
+    wrong = distance(*_mismatched(x0, x1, seed))
+    log_tests = (
+        np.log(solutions * len(_MULTIPLES))
+        + gammaln(num_putative + 1)
+        - gammaln(size + 1)
+        - gammaln(num_putative - size + 1)
+    )
+    best = 0.0
+    for multiple in _MULTIPLES:
+        limit = multiple * threshold
+        support = count_distinct(x0, x1, candidates & (distances < limit), threshold)
+        if support <= size:
+            continue
+        log_tail = _log_binomial_tail(support - size, num_putative - size, _chance(wrong, limit))
+        best = min(best, (log_tests + log_tail) / np.log(10))
+    return float(best)
+
+
+def epipolar_distance(E: np.ndarray) -> Distance:
+    """The root of the Sampson distance to E (3, 3), as a function of matches."""
+
+    def distance(x0: np.ndarray, x1: np.ndarray) -> np.ndarray:
+        squared = sampson_distance(*map(torch.from_numpy, (x0, x1, E)))
+        return squared.sqrt().numpy()
+
+    return distance
+
+
+def rotation_distance(R: np.ndarray) -> Distance:
+    """The distance in image 1 from x0 turned by R (3, 3); infinite behind the camera."""
+
+    def distance(x0: np.ndarray, x1: np.ndarray) -> np.ndarray:
+        turned = x0 @ R[:, :2].T + R[:, 2]
+        ahead = turned[:, 2] > 1e-9
+        depth = np.where(ahead, turned[:, 2], 1.0)
+        off = np.linalg.norm(turned[:, :2] / depth[:, None] - x1, axis=1)
+        return np.where(ahead, off, np.inf)
+
+    return distance
+
+
+def count_distinct(x0: np.ndarray, x1: np.ndarray, mask: np.ndarray, cell: float) -> int:
+    """How many different points the selected matches have, in the image that has fewer."""
+    return min(len(np.unique(np.round(x[mask] / cell), axis=0)) for x in (x0, x1))
+
+
+def _log_binomial_tail(k: int, n: int, p: float) -> float:
+    """log P(Binomial(n, p) ≥ k), finite for every 0 < p."""
+    k = min(k, n)
+    log_tail = float(binom.logsf(k - 1, n, p))
+    if np.isfinite(log_tail) or p >= 1:
+        return log_tail
+    # Underflow: Chernoff's bound, −n KL(k/n ‖ p), is close there and never too small.
+    share = k / n
+    return -n * float(rel_entr(share, p) + rel_entr(1 - share, 1 - p))
+
+
+def _chance(wrong: np.ndarray, limit: float) -> float:
+    """The share of wrong matches within the limit; never zero, as the sample is finite."""
+    if not len(wrong):
+        return 1.0
+    direct = np.count_nonzero(wrong < limit)
+    smoothed = np.count_nonzero(wrong < _WIDER * limit) / _WIDER
+    return min(1.0, (max(direct, smoothed) + 1) / len(wrong))
+
+
+def _mismatched(x0: np.ndarray, x1: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points of image 0 with points of image 1 that are not their matches."""
+    n = len(x0)
+    rng = np.random.default_rng(seed)
+    i = rng.integers(n, size=_RANDOM_PAIRS)
+    j = rng.integers(n, size=_RANDOM_PAIRS)
+    different = i != j
+    return x0[i[different]], x1[j[different]]
