@@ -1,0 +1,182 @@
+"""The match classifier: CNNet (Yi et al., CVPR 2018) and its N³ version, one class configured.
+
+A linear layer lifts each match (x0, y0, x1, y1, side information) to `width` channels; residual
+blocks of two per-match linear layers follow, each with context normalisation, batch normalisation
+and ReLU; a linear head gives a logit per match. With `n3_after`, the block before each N³ block
+narrows to width/(K+1) channels, so that features and K neighbours together are `width` again.
+
+The published networks are the defaults: ``ClassifierConfig()`` is N³ after block 6 of 12,
+``ClassifierConfig(n3_after=())`` is CNNet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from n3match.geometry import weighted_eight_point
+from n3match.nn.context_norm import ContextNormReLU
+from n3match.nn.n3_block import PointN3Block
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """What a classifier is built from."""
+
+    width: int = 128  # channels of every block
+    blocks: int = 12  # residual blocks
+    n3_after: tuple[int, ...] = (6,)  # an N³ block after these blocks (1-based); () is CNNet
+    neighbours: int = 3  # K of the N³ blocks
+    embedding_width: int = 128  # of the embedding and temperature networks
+    embedding_channels: int = 32
+    side_information: tuple[str, ...] = ()  # names of extra input columns
+
+    def __post_init__(self):
+        # Configurations come back from JSON as lists.
+        object.__setattr__(self, "n3_after", tuple(self.n3_after))
+        object.__setattr__(self, "side_information", tuple(self.side_information))
+        for name in ("width", "blocks", "neighbours", "embedding_width", "embedding_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for block in self.n3_after:
+            if not 1 <= block < self.blocks:
+                raise ValueError(f"n3_after must lie in 1 … {self.blocks - 1}, got {block}")
+        if self.n3_after and self.width % (self.neighbours + 1):
+            raise ValueError(
+                f"width must be divisible by neighbours + 1 = {self.neighbours + 1}, "
+                f"got {self.width}"
+            )
+
+
+@dataclass(frozen=True)
+class FilterOutput:
+    """What a filter says of B pairs of N matches."""
+
+    logits: Tensor  # (B, N); positive: keep. −inf where the mask is False
+    weights: Tensor  # (B, N) relu(tanh(logits)), in [0, 1)
+    essential: Tensor  # (B, 3, 3) weighted eight-point, unit norm: x1ᵀ E x0 = 0
+
+
+class ResidualBlock(nn.Module):
+    """Two (linear, context norm, batch norm, ReLU) layers with a skip where the widths agree."""
+
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__()
+        self.linear1 = nn.Linear(channels_in, channels_out)
+        self.norm1 = ContextNormReLU(channels_out)
+        self.linear2 = nn.Linear(channels_out, channels_out)
+        self.norm2 = ContextNormReLU(channels_out)
+        self.residual = channels_in == channels_out
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        y = self.norm1(self.linear1(x), mask)
+        y = self.norm2(self.linear2(y), mask)
+        return x + y if self.residual else y
+
+
+class MatchClassifier(nn.Module):
+    """Scores putative matches of image pairs; invariant to their order, for any number of them."""
+
+    def __init__(self, config: ClassifierConfig | None = None):
+        super().__init__()
+        self.config = config = config or ClassifierConfig()
+        self.lift = nn.Linear(4 + len(config.side_information), config.width)
+        narrow = config.width // (config.neighbours + 1)
+        self.blocks = nn.ModuleList()
+        self.n3_blocks = nn.ModuleDict()
+        for index in range(1, config.blocks + 1):
+            has_n3 = index in config.n3_after
+            self.blocks.append(ResidualBlock(config.width, narrow if has_n3 else config.width))
+            if has_n3:
+                self.n3_blocks[str(index)] = PointN3Block(
+                    narrow, config.neighbours, config.embedding_width, config.embedding_channels
+                )
+        self.head = nn.Linear(config.width, 1)
+
+    def logits(self, matches: Tensor, mask: Tensor | None = None) -> Tensor:
+        """matches (B, N, 4 + S) -> (B, N); mask (B, N) bool, True for real matches."""
+        weight = None if mask is None else mask[..., None].to(matches)
+        x = self.lift(matches)
+        for index, block in enumerate(self.blocks, 1):
+            x = block(x, weight)
+            if str(index) in self.n3_blocks:
+                x = self.n3_blocks[str(index)](x, mask)
+        return self.head(x)[..., 0]
+
+    def forward(
+        self,
+        points0: Tensor,
+        points1: Tensor,
+        side: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> FilterOutput:
+        """
+        Args:
+            points0, points1: (B, N, 2) calibrated coordinates (K⁻¹ applied) of each match.
+            side: (B, N, S) side information, columns named by `config.side_information`; None
+                where it isn't known: its columns are then neutral (see `neutral_side`).
+            mask: (B, N) bool, True for real matches, False for padding.
+
+        Returns:
+            `FilterOutput` of (B, N) logits and weights and (B, 3, 3) essential matrices.
+
+        Raises:
+            ValueError, TypeError: for shapes and types that don't fit, naming the argument.
+        """
+        check_matches(points0, points1, side, mask, self.config.side_information)
+        columns = [points0, points1]
+        if self.config.side_information:
+            columns.append(neutral_side(points0, self.config) if side is None else side)
+        matches = torch.cat(columns, -1)
+        if mask is not None:
+            matches = matches.masked_fill(~mask[..., None], 0.0)
+        logits = self.logits(matches, mask)
+        weights = torch.relu(torch.tanh(logits))
+        if mask is not None:
+            logits = logits.masked_fill(~mask, float("-inf"))
+            weights = weights.masked_fill(~mask, 0.0)
+        essential = weighted_eight_point(matches[..., :2], matches[..., 2:4], weights)
+        return FilterOutput(logits, weights, essential)
+
+
+# What a column holds where nothing is known of it, as in training with side information dropped.
+NEUTRAL = {"ratio": 1.0, "mutual": 0.0}
+
+
+def neutral_side(like: Tensor, config: ClassifierConfig) -> Tensor:
+    """(B, N, S) side information of matches of which nothing is known."""
+    values = [NEUTRAL.get(name, 0.0) for name in config.side_information]
+    return like.new_tensor(values).expand(*like.shape[:2], len(values))
+
+
+def check_matches(points0, points1, side, mask, side_names) -> None:
+    for name, points in (("points0", points0), ("points1", points1)):
+        if not isinstance(points, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(points).__name__}")
+        if points.ndim != 3 or points.shape[-1] != 2:
+            raise ValueError(f"{name} must have shape (B, N, 2), got {tuple(points.shape)}")
+        if not points.dtype.is_floating_point:
+            raise TypeError(f"{name} must be floating point, got {points.dtype}")
+    if points0.shape != points1.shape:
+        raise ValueError(
+            "points0 and points1 must have one shape, "
+            f"got {tuple(points0.shape)} and {tuple(points1.shape)}"
+        )
+    b, n = points0.shape[:2]
+    if side is not None and tuple(side.shape) != (b, n, len(side_names)):
+        raise ValueError(
+            f"side must have shape (B, N, S) = {(b, n, len(side_names))} "
+            f"with columns {tuple(side_names)}, got {tuple(side.shape)}"
+        )
+    if mask is not None and (mask.dtype != torch.bool or tuple(mask.shape) != (b, n)):
+        raise ValueError(
+            f"mask must be bool of shape (B, N) = {(b, n)}, got {mask.dtype} {tuple(mask.shape)}"
+        )
+    for name, tensor in (("points0", points0), ("points1", points1), ("side", side)):
+        if tensor is None:
+            continue
+        shown = tensor if mask is None else tensor[mask]
+        if not bool(torch.isfinite(shown).all()):
+            raise ValueError(f"{name} holds NaN or infinite numbers: finite numbers wanted")

@@ -1,0 +1,106 @@
+"""Context normalisation followed by batch normalisation and ReLU, as one operation.
+
+Context normalisation (Yi et al., "Learning to Find Good Correspondences", CVPR 2018) subtracts,
+per pair and channel, the mean over the matches and divides by √(variance + 1e-3). The batch
+normalisation behind it (no affine) then sees channels whose mean over each pair is exactly zero and
+whose variance over a pair is v/(v + 1e-3): it only has to *scale*, by a number per channel that
+follows from the per-pair variances. So both collapse into one scale per pair and channel, and
+with the ReLU into one pass over the data. Exactly equal to the three separate layers
+(tested against them), at a fraction of the memory traffic.
+
+Shapes: B pairs, N matches (padded), C channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class _CentreScaleRelu(torch.autograd.Function):
+    """relu((x − mean) · scale(var)) where scale is a function of the (B, C) variances."""
+
+    @staticmethod
+    def forward(ctx, x, mask, inverse_count, scale_of_variance):
+        centred = x - (x.sum(1) * inverse_count)[:, None]
+        if mask is not None:
+            centred.mul_(mask)
+        variance = centred.square().sum(1).mul_(inverse_count)
+        with torch.enable_grad():
+            variance.requires_grad_()
+            scale = scale_of_variance(variance)
+        out = (centred * scale.detach()[:, None]).relu_()
+        ctx.save_for_backward(centred, out, mask, inverse_count, variance, scale)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        centred, out, mask, inverse_count, variance, scale = ctx.saved_tensors
+        grad = torch.ops.aten.threshold_backward(grad, out, 0)
+        d_scale = torch.einsum("bnc,bnc->bc", grad, centred)
+        mean_grad = grad.sum(1).mul_(inverse_count)
+        with torch.enable_grad():
+            (d_variance,) = torch.autograd.grad(scale, variance, d_scale)
+        scale = scale.detach()
+        d_x = grad * scale[:, None]
+        d_x.sub_((mean_grad * scale)[:, None])
+        d_x.addcmul_(centred, (2 * inverse_count * d_variance)[:, None])
+        if mask is not None:
+            d_x.mul_(mask)
+        return d_x, None, None, None
+
+
+class ContextNormReLU(nn.Module):
+    """Context norm + batch norm without affine + ReLU over (B, N, C), padding ignored.
+
+    Args:
+        channels: C.
+        context_eps: added to the per-pair variance.
+        batch_eps, momentum: of the batch normalisation.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        context_eps: float = 1e-3,
+        batch_eps: float = 1e-5,
+        momentum: float = 0.1,
+    ):
+        super().__init__()
+        self.context_eps = context_eps
+        self.batch_eps = batch_eps
+        self.momentum = momentum
+        # The running mean would always be zero: only the variance is kept.
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, N, C); mask (B, N, 1) in x's type, 1 for real matches. Padding comes out as 0."""
+        if mask is None:
+            count = x.new_full((len(x), 1), float(max(x.shape[1], 1)))
+        else:
+            count = mask.sum(1).clamp(min=1.0)
+
+        def scale_of_variance(variance: Tensor) -> Tensor:
+            context = variance + self.context_eps
+            if self.training:
+                total = count.sum()
+                batch = (variance / context * count).sum(0) / total
+                self._update(batch.detach(), total)
+            else:
+                batch = self.running_var
+            return torch.rsqrt(context * (batch + self.batch_eps))
+
+        if torch.is_grad_enabled() and x.requires_grad:
+            return _CentreScaleRelu.apply(x, mask, 1 / count, scale_of_variance)
+        centred = x - (x.sum(1) / count)[:, None]
+        if mask is not None:
+            centred.mul_(mask)
+        variance = torch.einsum("bnc,bnc->bc", centred, centred) / count
+        return centred.mul_(scale_of_variance(variance)[:, None]).relu_()
+
+    @torch.no_grad()
+    def _update(self, batch_variance: Tensor, total: Tensor) -> None:
+        unbiased = batch_variance * total / (total - 1).clamp(min=1.0)
+        self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)

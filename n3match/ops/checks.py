@@ -1,0 +1,117 @@
+"""Every argument check of the operator, so that all backends refuse the same things alike.
+
+Shapes: B batch, M queries, N database items, O candidates, E embedding and F feature channels.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+
+import torch
+from torch import Tensor
+
+READINGS = ("released", "poster")
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_k(k: int) -> None:
+    if isinstance(k, bool) or not isinstance(k, numbers.Integral):
+        raise TypeError(f"k must be an int, got {type(k).__name__}")
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+
+
+def check_reading(reading: str) -> None:
+    if reading not in READINGS:
+        raise ValueError(f"reading must be one of {READINGS}, got {reading!r}")
+
+
+def check_floating(name: str, tensor: Tensor, ndim: int, wanted: str) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in _DTYPES:
+        raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
+    if tensor.ndim != ndim:
+        raise ValueError(f"{name} must have shape {wanted}, got {tuple(tensor.shape)}")
+
+
+def check_same(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    if tensor.device != other.device:
+        raise ValueError(
+            f"{name} is on {tensor.device}, {other_name} on {other.device}: one device wanted"
+        )
+    if tensor.dtype != other.dtype:
+        raise TypeError(
+            f"{name} is {tensor.dtype}, {other_name} is {other.dtype}: one dtype wanted"
+        )
+
+
+def check_mask(mask: Tensor | None, shape: tuple[int, ...], legend: str, device) -> None:
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"mask must be a bool tensor (True: may be selected), got {found}")
+    if tuple(mask.shape) != shape:
+        raise ValueError(f"mask must have shape {legend} = {shape}, got {tuple(mask.shape)}")
+    if mask.device != device:
+        raise ValueError(f"mask is on {mask.device}, the other tensors on {device}")
+
+
+def as_log_temperature(value: float | Tensor, batch: int, queries: int, like: Tensor) -> Tensor:
+    """The log temperature as a (B, M, 1) tensor (an expanded view where one number was given)."""
+    if not isinstance(value, Tensor):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise TypeError(
+                f"log_temperature must be a number or a tensor, got {type(value).__name__}"
+            )
+        if math.isnan(value):
+            raise ValueError("log_temperature is NaN")
+        value = torch.tensor(float(value), dtype=like.dtype, device=like.device)
+    if not value.dtype.is_floating_point:
+        raise TypeError(f"log_temperature must be floating point, got {value.dtype}")
+    if value.device != like.device and value.ndim > 0:
+        raise ValueError(
+            f"log_temperature is on {value.device}, the other tensors on {like.device}"
+        )
+    if value.numel() == 1:
+        value = value.reshape(1, 1, 1).expand(batch, queries, 1)
+    if tuple(value.shape) != (batch, queries, 1):
+        raise ValueError(
+            "log_temperature must be a number or have shape (B, M, 1) = "
+            f"{(batch, queries, 1)}, got {tuple(value.shape)}"
+        )
+    return value.to(like)
+
+
+def check_aggregate(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    k: int,
+    mask: Tensor | None,
+    exclude_self: bool,
+    reading: str,
+) -> None:
+    """Checks of `n3_aggregate` that all its backends share."""
+    check_k(k)
+    check_reading(reading)
+    check_floating("query", query, 3, "(B, M, E)")
+    check_floating("key", key, 3, "(B, N, E)")
+    check_floating("value", value, 3, "(B, N, F)")
+    check_same("key", key, "query", query)
+    check_same("value", value, "query", query)
+    b, m, e = query.shape
+    n = key.shape[1]
+    if key.shape[0] != b or key.shape[2] != e:
+        raise ValueError(f"key must have shape (B={b}, N, E={e}), got {tuple(key.shape)}")
+    if value.shape[0] != b or value.shape[1] != n:
+        raise ValueError(f"value must have shape (B={b}, N={n}, F), got {tuple(value.shape)}")
+    if n == 0 and m > 0 and b > 0:
+        raise ValueError("key holds no items (N = 0): there is nothing to select from")
+    if exclude_self and m != n:
+        raise ValueError(
+            f"exclude_self needs as many queries as database items, got M={m} and N={n}"
+        )
+    check_mask(mask, (b, n), "(B, N)", query.device)

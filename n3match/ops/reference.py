@@ -1,0 +1,146 @@
+"""The N³ operator as plain formulas: slow, memory-hungry, and the oracle for everything else.
+
+Definition (Plötz & Roth, "Neural Nearest Neighbors Networks", NeurIPS 2018), with d_i the squared
+distance of candidate i and t the temperature of the query::
+
+    a¹_i = −d_i / t
+    wᵏ   = softmax(aᵏ)                  over the candidates
+    aᵏ⁺¹ = aᵏ + log(1 − wᵏ)             reading "released" (the authors' code; default)
+    aᵏ⁺¹ = aᵏ + log(1 − wᵏ) / t         reading "poster"
+
+Evaluated in float64 whatever the input type, so that float32 input loses nothing. Three rules
+complete the definition where the formula alone is not finite:
+
+* *Certain choice.* If the mass of all other candidates, relative to the largest, is below the
+  smallest positive double (a logit gap above 745), the largest is taken out for good and the next
+  distribution is the softmax over the rest. This is what makes t → 0 the hard K nearest neighbours
+  in order. (Above that, the exact formula of the "released" reading returns half of the next
+  distribution to the candidate already chosen: w² → (½, ½) for a gap of 20, say. That is no
+  rounding error: 1 − w¹ of the nearest equals w¹ of the next.)
+* *Nothing left.* When the last candidate would be taken out, its distribution is repeated.
+* *No candidate.* A query whose candidates are all masked has weights 0 (and output 0).
+
+B batch, M queries, N database items, O candidates, K neighbours, E/F channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from n3match.ops import checks
+
+# exp(-745.13) is the smallest positive double.
+CERTAIN_GAP = 745.0
+
+
+def log_weights_complement(logits: Tensor, alive: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """log(1 − w) without cancellation, and a mask of the candidates that are certain.
+
+    For the largest candidate 1 − w is the mass of the *others* over the mass of all; every other
+    w is at most ½, where log1p is exact.
+    """
+    minus_inf = float("-inf")
+    top = logits.masked_fill(~alive, minus_inf).argmax(-1, keepdim=True)
+    is_top = torch.zeros_like(alive).scatter_(-1, top, True)
+    others_alive = alive & ~is_top
+    none_left = ~others_alive.any(-1, keepdim=True)
+    # A row without other candidates would send NaN back through logsumexp: give it a dummy.
+    others = logits.masked_fill(~others_alive, minus_inf).masked_fill(none_left, 0.0)
+    log_others = others.logsumexp(-1, keepdim=True)
+    top_logit = logits.gather(-1, top)
+    gap = top_logit - log_others
+    certain = is_top & alive & ((gap > CERTAIN_GAP) | none_left)
+    log_top = -torch.logaddexp(gap, torch.zeros_like(gap))  # log(others / (others + top))
+    complement = torch.where(is_top, log_top, torch.log1p(-weights.masked_fill(is_top, 0.0)))
+    return complement.masked_fill(certain | ~alive, 0.0), certain
+
+
+def n3_weights(
+    distances: Tensor,
+    k: int,
+    log_temperature: float | Tensor = 0.0,
+    *,
+    mask: Tensor | None = None,
+    reading: str = "released",
+) -> Tensor:
+    """The K categorical distributions of each query.
+
+    Args:
+        distances: (B, M, O) squared distances, any floating type.
+        k: number of neighbours K ≥ 1; may exceed O.
+        log_temperature: log t: a number, or (B, M, 1).
+        mask: (B, M, O) bool, True where a candidate may be selected.
+        reading: where the temperature acts, "released" or "poster" (see the module's text).
+
+    Returns:
+        (B, M, O, K) weights in the type of `distances`, summing to 1 over O (0 for a query
+        without candidates).
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+    checks.check_k(k)
+    checks.check_reading(reading)
+    checks.check_floating("distances", distances, 3, "(B, M, O)")
+    b, m, o = distances.shape
+    checks.check_mask(mask, (b, m, o), "(B, M, O)", distances.device)
+    log_t = checks.as_log_temperature(log_temperature, b, m, distances)
+    if b * m * o == 0:
+        return distances.new_zeros(b, m, o, k)
+    alive = torch.ones_like(distances, dtype=torch.bool) if mask is None else mask
+    d = distances.double().masked_fill(~alive, 0.0)
+    log_t = log_t.double()
+    some = alive.any(-1, keepdim=True)
+    # Subtracting the nearest distance before dividing keeps all digits at small t.
+    nearest = d.detach().masked_fill(~alive, float("inf")).amin(-1, keepdim=True)
+    nearest = nearest.masked_fill(~some, 0.0)
+    logits = -(d - nearest) * torch.exp(-log_t)
+    steps = []
+    for step in range(k):
+        shown = logits.masked_fill(~alive, float("-inf")).masked_fill(~some, 0.0)
+        weights = shown.softmax(-1) * some
+        steps.append(weights)
+        if step + 1 == k:
+            break
+        complement, certain = log_weights_complement(logits, alive, weights)
+        if reading == "poster":
+            complement = complement * torch.exp(-log_t)
+        logits = logits + complement
+        rest = alive & ~certain
+        alive = torch.where(rest.any(-1, keepdim=True), rest, alive)
+    return torch.stack(steps, -1).to(distances.dtype)
+
+
+def n3_aggregate(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    k: int,
+    log_temperature: float | Tensor = 0.0,
+    *,
+    mask: Tensor | None = None,
+    exclude_self: bool = False,
+    reading: str = "released",
+) -> Tensor:
+    """K soft neighbours of every query: zᵏ = Σ_i wᵏ_i · value_i. Arguments as in `ops`.
+
+    Returns:
+        (B, M, K, F) in the type of `value`.
+    """
+    checks.check_aggregate(query, key, value, k, mask, exclude_self, reading)
+    b, m, _ = query.shape
+    n = key.shape[1]
+    allowed = torch.ones(b, m, n, dtype=torch.bool, device=query.device)
+    if mask is not None:
+        allowed = allowed & mask[:, None, :]
+        # 0 · NaN is NaN: padding must not reach a product at all.
+        key = key.masked_fill(~mask[..., None], 0.0)
+        value = value.masked_fill(~mask[..., None], 0.0)
+    if exclude_self:
+        allowed = allowed & ~torch.eye(m, dtype=torch.bool, device=query.device)
+    q, x, v = query.double(), key.double(), value.double()
+    distances = (q[:, :, None, :] - x[:, None, :, :]).square().sum(-1)
+    log_t = checks.as_log_temperature(log_temperature, b, m, query).double()
+    weights = n3_weights(distances, k, log_t, mask=allowed, reading=reading)
+    return torch.einsum("bmok,bof->bmkf", weights, v).to(value.dtype)

@@ -1,0 +1,372 @@
+"""Dense N³ in tiles of query rows, with its own backward pass: linear memory, any device.
+
+The recursion without logarithms. For one query let p_i be the unnormalised mass of candidate i and
+Z = Σ p. Then w_i = p_i / Z and the next masses are p_i · (1 − w_i). Two facts make this exact:
+
+* Only the *first* distribution can be peaked. With p'_i = p_i (Z − p_i) / Z,
+  Σ_{j≠i} p'_j ≥ Σ_{j≠i} p_j p_i / Z = p'_i, so from the second distribution on no candidate
+  holds more than half the mass, and 1 − w never cancels.
+* In the first one, the masses are taken relative to the *second* nearest candidate. With
+  q_j = exp((d₂ − d_j)/t) for all but the nearest, S = Σ q_j and g = exp((d₁ − d₂)/t) ≤ 1:
+  w_nearest = 1 / (1 + gS), w_j = g q_j / (1 + gS), and the masses of the second step, divided by g,
+  are S / (1 + gS) for the nearest and q_j (1 − w_j) for the others. Nothing underflows however far
+  ahead the nearest is.
+
+Rows in which the nearest is *certain* (see `reference`) or alone are recomputed by the reference
+formula, row by row; so is every row in the "poster" reading of the temperature.
+
+Kept for the backward pass, besides inputs and output: for each query the index and logit of the
+nearest, the logit of the second nearest, S and the K − 1 sums Z. Distances and weights are
+recomputed tile by tile; nothing of size M×N exists.
+
+Row constants cancel in a softmax, so the logits need only 2 q·k/t − |k|²/t: one product of the
+queries, scaled by 2/t and with a column −1/t, with the keys and a row |k|². Embeddings are shifted
+by the mean key, which changes no distance but keeps the products small.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from n3match.ops import checks, reference
+
+# Elements of one row tile: large enough to hide the cost of a call, small enough for the caches.
+_TILE_ELEMENTS = {"cpu": 1 << 19}
+_TILE_ELEMENTS_DEVICE = 1 << 24
+_MAX_INVERSE_T = 1e30
+_RESCALE_EVERY = 64  # masses halve at most: rescaling this often keeps them in range for any K
+
+
+@dataclass
+class _Problem:
+    """One batch element, shifted and laid out for the tile products."""
+
+    query: Tensor  # (M, E)
+    key: Tensor  # (N, E)
+    query_rows: Tensor  # (M, E + 1): 2q/t, −1/t
+    key_columns: Tensor  # (E + 1, N): kᵀ, |k|² (+inf where masked)
+    value: Tensor  # (N, F)
+    inverse_t: Tensor  # (M, 1)
+    log_t: Tensor  # (M, 1)
+    mask: Tensor | None  # (N,)
+    exclude_self: bool
+    reading: str
+
+    def tile_rows(self) -> int:
+        elements = _TILE_ELEMENTS.get(self.query.device.type, _TILE_ELEMENTS_DEVICE)
+        return max(1, min(len(self.query), elements // max(1, len(self.key))))
+
+    def tiles(self):
+        step = self.tile_rows()
+        for start in range(0, len(self.query), step):
+            yield slice(start, min(start + step, len(self.query)))
+
+    def logits(self, rows: slice, out: Tensor) -> Tensor:
+        """−d/t of a tile of queries up to a constant per row: (R, N), −inf if not selectable."""
+        torch.mm(self.query_rows[rows], self.key_columns, out=out)
+        if self.exclude_self:
+            out.diagonal(rows.start).fill_(float("-inf"))
+        return out
+
+    def exact_rows(
+        self, query: Tensor, key: Tensor, value: Tensor, log_t: Tensor, rows: Tensor, k: int
+    ) -> Tensor:
+        """The reference formula for the queries `rows` (their data given): (R, K, F)."""
+        d = (query.double()[:, None] - key.double()[None]).square().sum(-1)
+        allowed = torch.ones_like(d, dtype=torch.bool)
+        if self.mask is not None:
+            allowed &= self.mask
+        if self.exclude_self:
+            allowed[torch.arange(len(rows), device=rows.device), rows] = False
+        w = reference.n3_weights(
+            d[None], k, log_t.double()[None], mask=allowed[None], reading=self.reading
+        )[0]
+        return torch.einsum("rok,of->rkf", w, value.double()).to(value.dtype)
+
+
+def _problem(query, key, value, log_t, mask, exclude_self, reading) -> _Problem:
+    if mask is not None:
+        hidden = ~mask[:, None]
+        key = key.masked_fill(hidden, 0.0)
+        value = value.masked_fill(hidden, 0.0)
+    centre = key.mean(0, keepdim=True)
+    query, key = query - centre, key - centre
+    norm = key.square().sum(1, keepdim=True)
+    if mask is not None:
+        key = key.masked_fill(hidden, 0.0)
+        norm = norm.masked_fill(hidden, float("inf"))
+    inverse_t = torch.exp(-log_t).clamp(max=_MAX_INVERSE_T)
+    return _Problem(
+        query=query.contiguous(),
+        key=key.contiguous(),
+        query_rows=torch.cat([query * (2 * inverse_t), -inverse_t], 1),
+        key_columns=torch.cat([key, norm], 1).T.contiguous(),
+        value=value.contiguous(),
+        inverse_t=inverse_t,
+        log_t=log_t,
+        mask=mask,
+        exclude_self=exclude_self,
+        reading=reading,
+    )
+
+
+@dataclass
+class _Saved:
+    """What the forward pass leaves behind, one row a query."""
+
+    nearest: Tensor  # (M, 1) index of the nearest candidate
+    top: Tensor  # (M, 1) its logit
+    second: Tensor  # (M, 1) logit of the second nearest
+    sums: Tensor  # (M, K): S, then the totals Z of steps 2 … K
+    exact: Tensor  # (M,) bool: rows left to the reference formula
+
+    @classmethod
+    def empty(cls, queries: int, k: int, like: Tensor) -> _Saved:
+        return cls(
+            torch.empty(queries, 1, dtype=torch.int64, device=like.device),
+            like.new_empty(queries, 1),
+            like.new_empty(queries, 1),
+            like.new_empty(queries, k),
+            torch.ones(queries, dtype=torch.bool, device=like.device),
+        )
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.nearest, self.top, self.second, self.sums, self.exact
+
+    def first_step(self, rows: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """nearest, S, g and 1 + gS of a tile, each (R, 1)."""
+        s = self.sums[rows, :1]
+        g = torch.exp(self.second[rows] - self.top[rows])
+        return self.nearest[rows], s, g, 1 + g * s
+
+
+def _next_mass(mass: Tensor, scale: Tensor, out: Tensor) -> Tensor:
+    """mass · (1 − mass · scale) into `out` (another tensor)."""
+    torch.mul(mass, scale, out=out)
+    return torch.addcmul(mass, mass, out, value=-1.0, out=out)
+
+
+def _second_mass(q: Tensor, nearest, s, g, z, out: Tensor) -> Tensor:
+    return _next_mass(q, g / z, out).scatter_(1, nearest, s / z)
+
+
+def _rescale(mass: Tensor, step: int) -> Tensor:
+    return mass.div_(mass.amax(1, keepdim=True)) if step % _RESCALE_EVERY == 0 else mass
+
+
+def _forward_tile(p: _Problem, rows: slice, k: int, z_out: Tensor, saved: _Saved, buffers) -> None:
+    """Fills z_out (R, K, F) and the tile's part of `saved`."""
+    mass, spare = (buffer[: len(z_out)] for buffer in buffers)
+    p.logits(rows, mass)
+    top, nearest = mass.max(1, keepdim=True)
+    mass.scatter_(1, nearest, float("-inf"))
+    second = mass.amax(1, keepdim=True)
+    # Fewer than two candidates: any finite base will do, the row is recomputed exactly.
+    second = torch.where(second.isinf(), torch.zeros_like(second), second)
+    mass.sub_(second).exp_()
+    saved.nearest[rows], saved.top[rows], saved.second[rows] = nearest, top, second
+    saved.sums[rows, 0] = mass.sum(1)
+    nearest, s, g, z = saved.first_step(rows)
+    gap = top - second
+    saved.exact[rows] = ((s <= 0) | ~(gap <= reference.CERTAIN_GAP))[:, 0]
+    torch.addcmul(p.value[nearest[:, 0]], torch.mm(mass, p.value), g, out=z_out[:, 0])
+    z_out[:, 0].div_(z)
+    for step in range(1, k):
+        if step == 1:
+            mass, spare = _second_mass(mass, nearest, s, g, z, spare), mass
+        else:
+            mass, spare = _next_mass(mass, 1 / total, spare), mass
+        total = _rescale(mass, step).sum(1, keepdim=True)
+        saved.sums[rows, step] = total[:, 0]
+        torch.div(torch.mm(mass, p.value), total, out=z_out[:, step])
+
+
+def _backward_tile(
+    p: _Problem, rows: slice, k: int, z: Tensor, grad_z: Tensor, saved: _Saved, grads, buffers
+) -> None:
+    """Adds the gradients of one tile; grad_z (R, K, F) is zero in rows left to the reference.
+
+    With Aᵏ = ∂L/∂aᵏ and u the gradient on the weights: Aᵏ = Aᵏ⁺¹ + wᵏ(h − Σ wᵏh),
+    h = uᵏ − Aᵏ⁺¹/(1 − wᵏ), and Σ wᵏuᵏ = grad_zᵏ · zᵏ. In the first step the nearest is treated
+    by itself so that no 1 − w ≈ 0 is ever divided by (the terms cancel analytically).
+    """
+    d_query, d_key, d_value, d_log_t = grads
+    inverse_t = p.inverse_t[rows]
+    value_t = p.value.T
+    masses = [buffer[: len(z)] for buffer in buffers[:k]]
+    a, h, spare = (buffer[: len(z)] for buffer in buffers[k:])
+    nearest, s, g, z1 = saved.first_step(rows)
+    sums = saved.sums[rows]
+    logits = p.logits(rows, masses[0]).scatter_(1, nearest, float("-inf"))
+    torch.exp(logits.sub_(saved.second[rows]), out=masses[0])
+    for step in range(1, k):
+        if step == 1:
+            _second_mass(masses[0], nearest, s, g, z1, masses[1])
+        else:
+            _next_mass(masses[step - 1], 1 / sums[:, step - 1, None], masses[step])
+        _rescale(masses[step], step)
+    for step in range(k - 1, 0, -1):
+        w, g_k = masses[step].div_(sums[:, step, None]), grad_z[:, step]
+        d_value.addmm_(w.T, g_k)
+        total = (g_k * z[:, step]).sum(1, keepdim=True)
+        if step < k - 1:
+            torch.sub(1.0, w, out=spare)
+            torch.div(a, spare, out=spare)
+            total = total - torch.mul(w, spare, out=h).sum(1, keepdim=True)
+            torch.mm(g_k, value_t, out=h).sub_(spare)
+            a.addcmul_(w, h.sub_(total))
+        else:
+            torch.mm(g_k, value_t, out=h)
+            torch.mul(w, h.sub_(total), out=a)
+    if k == 1:
+        a.zero_()
+    # First step.
+    q, g_1 = masses[0], grad_z[:, 0]
+    omega = 1 / z1
+    omega_bar = g * s / z1
+    d_value.addmm_(q.T, g_1 * (g / z1))
+    d_value.index_add_(0, nearest[:, 0], g_1 * omega)
+    a_n = a.gather(1, nearest)
+    u_n = (g_1 * p.value[nearest[:, 0]]).sum(1, keepdim=True)
+    torch.mul(q, -g / z1, out=h)
+    torch.div(a, h.add_(1.0), out=h)
+    torch.addmm(h, g_1, value_t, beta=-1.0, out=h)
+    r_sum = torch.mul(q, h, out=spare).sum(1, keepdim=True) / s
+    # a += q/S · (ω̄ (h − ω u_n − ω̄ Σ) + ω a_n)
+    h.mul_(omega_bar / s).add_((omega * a_n - omega_bar * (omega * u_n + omega_bar * r_sum)) / s)
+    a.addcmul_(q, h)
+    a.scatter_(1, nearest, omega_bar * (a_n + omega * (u_n - r_sum)))
+    # a is now ∂L/∂a¹, with a¹ = −d/t.
+    if d_log_t is not None:
+        # Masked candidates carry a = 0, but 0·inf is NaN.
+        shifted = p.logits(rows, h).sub_(saved.second[rows]).clamp_(min=-1e30)
+        d_log_t[rows] -= shifted.mul_(a).sum(1, keepdim=True)
+    torch.mm(a, p.key, out=d_query[rows]).mul_(2 * inverse_t)
+    # Σ_r a (2q − 2k)/t for every key k, by a product that ends with the column Σ_r a/t.
+    d_key.addmm_(a.T, p.query_rows[rows])
+
+
+def _chunks(flags: Tensor, size: int):
+    rows = flags.nonzero()[:, 0]
+    return rows.split(size) if len(rows) else ()
+
+
+def _forward(p: _Problem, k: int, out: Tensor) -> _Saved:
+    """One batch element into out (M, K, F)."""
+    saved = _Saved.empty(len(p.query), k, p.query)
+    if p.reading == "released":
+        buffers = p.query.new_empty(2, p.tile_rows(), len(p.key))
+        for rows in p.tiles():
+            _forward_tile(p, rows, k, out[rows], saved, buffers)
+    for rows in _chunks(saved.exact, p.tile_rows()):
+        out[rows] = p.exact_rows(p.query[rows], p.key, p.value, p.log_t[rows], rows, k)
+    return saved
+
+
+def _backward(p: _Problem, k: int, z: Tensor, grad_z: Tensor, saved: _Saved, needs_log_t: bool):
+    d_query = torch.zeros_like(p.query)
+    d_key = p.key.new_zeros(len(p.key), p.key.shape[1] + 1)
+    d_value = torch.zeros_like(p.value)
+    d_log_t = torch.zeros_like(p.inverse_t) if needs_log_t else None
+    exact = saved.exact
+    some_exact = bool(exact.any())
+    if not bool(exact.all()):
+        easy = grad_z
+        if some_exact:
+            easy = grad_z.masked_fill(exact[:, None, None], 0.0)
+            # Their saved numbers may not be finite: stand-ins keep 0 · inf out of the products.
+            saved = _Saved(*(t.clone() for t in saved.tensors()))
+            saved.sums[exact] = 1.0
+            saved.top[exact] = saved.second[exact]
+        buffers = p.query.new_empty(k + 3, p.tile_rows(), len(p.key))
+        for rows in p.tiles():
+            _backward_tile(
+                p, rows, k, z[rows], easy[rows], saved, (d_query, d_key, d_value, d_log_t), buffers
+            )
+    d_key = d_key[:, :-1] + 2 * p.key * d_key[:, -1:]
+    for rows in _chunks(exact, p.tile_rows()):
+        leaves = [
+            t.detach().requires_grad_() for t in (p.query[rows], p.key, p.value, p.log_t[rows])
+        ]
+        with torch.enable_grad():
+            again = p.exact_rows(*leaves, rows, k)
+            grads = torch.autograd.grad(again, leaves, grad_z[rows])
+        d_query[rows] = grads[0]
+        d_key += grads[1]
+        d_value += grads[2]
+        if d_log_t is not None:
+            d_log_t[rows] = grads[3]
+    return d_query, d_key, d_value, d_log_t
+
+
+class _TiledAggregate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, query, key, value, log_t, mask, k, exclude_self, reading):
+        b, m, _ = query.shape
+        out = value.new_empty(b, m, k, value.shape[2])
+        saved = []
+        for i in range(b):
+            p = _problem(
+                query[i], key[i], value[i], log_t[i],
+                None if mask is None else mask[i], exclude_self, reading,
+            )
+            saved.append(_forward(p, k, out[i]).tensors())
+        ctx.save_for_backward(
+            query, key, value, log_t, mask, out, *(torch.stack(t) for t in zip(*saved))
+        )
+        ctx.options = (k, exclude_self, reading)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_z):
+        query, key, value, log_t, mask, out, *saved = ctx.saved_tensors
+        k, exclude_self, reading = ctx.options
+        grads = []
+        for i in range(len(query)):
+            p = _problem(
+                query[i], key[i], value[i], log_t[i],
+                None if mask is None else mask[i], exclude_self, reading,
+            )
+            grads.append(
+                _backward(
+                    p, k, out[i], grad_z[i], _Saved(*(t[i] for t in saved)),
+                    ctx.needs_input_grad[3],
+                )
+            )
+        d_query, d_key, d_value, d_log_t = (
+            torch.stack(g) if g[0] is not None else None for g in zip(*grads)
+        )
+        if mask is not None:
+            hidden = ~mask[..., None]
+            d_key, d_value = d_key.masked_fill(hidden, 0.0), d_value.masked_fill(hidden, 0.0)
+        return d_query, d_key, d_value, d_log_t, None, None, None, None
+
+
+def n3_aggregate(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    k: int,
+    log_temperature: float | Tensor = 0.0,
+    *,
+    mask: Tensor | None = None,
+    exclude_self: bool = False,
+    reading: str = "released",
+) -> Tensor:
+    """As `reference.n3_aggregate`, in memory linear in M and N. float16/bfloat16 input is computed
+    in float32. Differentiable once."""
+    checks.check_aggregate(query, key, value, k, mask, exclude_self, reading)
+    b, m, _ = query.shape
+    log_t = checks.as_log_temperature(log_temperature, b, m, query)
+    if b * m == 0:
+        return value.new_zeros(b, m, k, value.shape[2])
+    given = value.dtype
+    if given in (torch.float16, torch.bfloat16):
+        query, key, value, log_t = (t.float() for t in (query, key, value, log_t))
+    return _TiledAggregate.apply(
+        query, key, value, log_t, mask, k, exclude_self, reading
+    ).to(given)

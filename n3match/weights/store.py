@@ -1,0 +1,89 @@
+"""Weights on disk: safetensors, with the network's configuration as JSON in the header."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+FORMAT = "n3match-weights-1"
+_MAX_BYTES = 1 << 30
+_MAX_HEADER_TEXT = 1 << 16
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the weights inside the package."""
+    folder = resources.files(__package__)
+    names = [entry.name for entry in folder.iterdir()]
+    return tuple(sorted(n.removesuffix(".safetensors") for n in names if n.endswith(".safetensors")))
+
+
+def find(name_or_path: str | os.PathLike) -> Path:
+    """The file behind a shipped name or a path.
+
+    Raises:
+        FileNotFoundError: where it is neither, listing the shipped names.
+    """
+    if str(name_or_path) in shipped():
+        return Path(str(resources.files(__package__) / f"{name_or_path}.safetensors"))
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"name_or_path: {str(name_or_path)!r} is neither a file nor one of the shipped weights "
+            f"{shipped()}"
+        )
+    return path
+
+
+def save_weights(path: os.PathLike, net: nn.Module, **notes) -> None:
+    """Writes `net` (whose `config` is a dataclass of plain values) to a .safetensors file.
+
+    Args:
+        notes: plain values kept beside the configuration, e.g. what it was trained on.
+    """
+    path = Path(path)
+    metadata = {
+        "format": FORMAT,
+        "network": type(net).__name__,
+        "config": json.dumps(asdict(net.config)),
+        "notes": json.dumps(notes),
+    }
+    tensors = {name: t.detach().cpu().contiguous() for name, t in net.state_dict().items()}
+    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
+    try:
+        save_file(tensors, temporary, metadata=metadata)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_weights(name_or_path: str | os.PathLike) -> tuple[str, dict, dict]:
+    """(class name of the network, its configuration, its state dictionary).
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file and what is wrong with it.
+    """
+    path = find(name_or_path)
+    if path.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"{path} holds {path.stat().st_size} bytes: at most {_MAX_BYTES} wanted")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise ValueError(
+                    f"{path} has format {metadata.get('format')!r}: {FORMAT!r} wanted"
+                )
+            text = metadata["config"]
+            if len(text) > _MAX_HEADER_TEXT:
+                raise ValueError(f"{path}: configuration of {len(text)} characters")
+            config = json.loads(text)
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} holds no weights of n3match: {error}") from error
+    return metadata.get("network", ""), config, state
