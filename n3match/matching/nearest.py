@@ -1,4 +1,9 @@
-"""Nearest neighbours of descriptors, exact, without ever holding the N x M distance matrix.
+"""Nearest neighbours of descriptors: exact, without ever holding the N x M distances.
+
+One matrix product per block of rows gives squared distances that serve both directions. In float32
+these carry a rounding error with a known bound, so each answer comes with a certificate: where the
+runner-up is further behind than the error could account for, the answer is right; the few rows
+where it is not are decided again on the differences themselves.
 
 Shapes: N descriptors of image 0, M of image 1, D channels.
 """
@@ -8,18 +13,31 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+# Entries of one block: 16 MiB of float32 stay in the cache of a CPU; a GPU wants larger products.
+_BLOCK_ENTRIES = {"cpu": 1 << 22, "cuda": 1 << 26}
+# The smallest entry of a line is sought among the minima of interleaved groups of so many, which
+# are cheap as they carry no indices; descriptors are padded to a multiple of it.
+_GROUP = 16
+# Pairs of descriptors whose differences are formed at a time.
+_CHUNK = 1 << 13
+
 
 @dataclass(frozen=True)
 class Matches:
-    """For each descriptor of image 0 its two nearest of image 1 (Euclidean distances).
+    """For each descriptor of image 0 its two nearest of image 1, by Euclidean distance.
+
+    All tensors are on the device of the computation.
 
     Attributes:
-        index: (N,) int64, nearest descriptor of image 1; -1 where image 1 has none.
+        index: (N,) int64, nearest descriptor of image 1, the lowest index among equals; -1 where
+            image 1 has none.
         distance: (N,) float32 to the nearest; inf where image 1 has none.
-        second_distance: (N,) float32 to the second nearest; inf where there is none.
-        ratio: (N,) float32 in [0, 1], distance / second_distance; 1 where there is no second or
-            both are zero (nothing tells the two candidates apart).
-        mutual: (N,) bool, whether the nearest of image 1 has this one as its own nearest.
+        second_distance: (N,) float32 to the second nearest (the same number where two tie); inf
+            where there is none.
+        ratio: (N,) float32 in [0, 1], distance / second_distance; 1 where there is no second and
+            where both are 0 (nothing tells the two candidates apart).
+        mutual: (N,) bool, whether this one is the nearest of image 0 to its nearest, the lowest
+            index among equals.
     """
 
     index: torch.Tensor
@@ -29,37 +47,212 @@ class Matches:
     mutual: torch.Tensor
 
 
-def nearest_neighbors(desc0, desc1, *, block_size: int = 512, device=None) -> Matches:
-    a = torch.as_tensor(np.asarray(desc0), dtype=torch.float32, device=device)
-    b = torch.as_tensor(np.asarray(desc1), dtype=torch.float32, device=device)
-    n, m = len(a), len(b)
-    index = torch.full((n,), -1, dtype=torch.int64)
-    second = torch.full((n,), -1, dtype=torch.int64)
-    reverse_value = torch.full((m,), float("inf"))
-    reverse = torch.full((m,), -1, dtype=torch.int64)
-    na, nb = (a * a).sum(1), (b * b).sum(1)
-    for start in range(0, n if m else 0, block_size):
-        rows = slice(start, start + block_size)
-        block = torch.addmm(nb[None, :], a[rows], b.T, alpha=-2).add_(na[rows, None])
-        value, where = block.min(0)
-        better = value < reverse_value
-        reverse_value = torch.where(better, value, reverse_value)
-        reverse = torch.where(better, where + start, reverse)
-        index[rows] = block.min(1).indices
-        if m > 1:
-            block.scatter_(1, index[rows, None], float("inf"))
-            second[rows] = block.min(1).indices
-    inf = torch.full((n,), float("inf"))
-    distance = (a - b[index]).norm(dim=1) if m else inf
-    second_distance = (a - b[second]).norm(dim=1) if m > 1 else inf.clone()
-    swap = second_distance < distance
-    distance, second_distance = (
-        torch.where(swap, second_distance, distance),
-        torch.where(swap, distance, second_distance),
-    )
-    index = torch.where(swap, second, index)
+@torch.no_grad()
+def nearest_neighbors(
+    desc0: torch.Tensor | np.ndarray,
+    desc1: torch.Tensor | np.ndarray,
+    *,
+    block_size: int | None = None,
+    device: torch.device | str | None = None,
+) -> Matches:
+    """Find the two nearest descriptors of image 1 for each of image 0.
+
+    The same as `cv2.BFMatcher(cv2.NORM_L2).knnMatch(desc0, desc1, k=2)`, decided in exact
+    arithmetic on the float32 values given: ties go to the lowest index on every machine.
+
+    Args:
+        desc0: (N, D) descriptors of image 0, any real dtype (used as float32).
+        desc1: (M, D) of image 1.
+        block_size: rows of `desc0` per matrix product; None chooses by the size of the cache.
+            It does not change the result.
+        device: where to compute; None for the device of `desc0` (the CPU for an array).
+
+    Raises:
+        ValueError: not two-dimensional, unequal D, a non-finite number, or block_size < 1.
+    """
+    desc0 = _checked("desc0", desc0, device)
+    desc1 = _checked("desc1", desc1, desc0.device)
+    if desc0.shape[1] != desc1.shape[1]:
+        raise ValueError(
+            f"desc1: found {desc1.shape[1]} channels, wanted {desc0.shape[1]} as in desc0"
+        )
+    if block_size is not None and block_size < 1:
+        raise ValueError(f"block_size: found {block_size}, wanted at least 1")
+    # Products must be true float32, whatever autocast region this is called in.
+    with torch.autocast(desc0.device.type, enabled=False):
+        index, second, mutual = _search(desc0, desc1, block_size)
+    distance = _distances(desc0, desc1, index)
+    second_distance = _distances(desc0, desc1, second)
     ratio = torch.where(
-        (second_distance > 0) & torch.isfinite(second_distance), distance / second_distance, 1.0
+        torch.isfinite(second_distance) & (second_distance > 0), distance / second_distance, 1.0
     )
-    mutual = reverse[index] == torch.arange(n) if m else torch.zeros(n, dtype=torch.bool)
     return Matches(index, distance, second_distance, ratio, mutual)
+
+
+def _checked(name: str, desc, device) -> torch.Tensor:
+    desc = torch.as_tensor(desc)
+    if desc.ndim != 2:
+        raise ValueError(f"{name}: found shape {tuple(desc.shape)}, wanted (N, D)")
+    desc = desc.to(device=device, dtype=torch.float32)
+    if not torch.isfinite(desc).all():
+        raise ValueError(f"{name}: found NaN or inf, wanted finite descriptors")
+    return desc
+
+
+def _search(a, b, block_size: int | None):
+    """Indices of the two nearest rows of `b` for each row of `a` (-1 for none), mutual flags."""
+    columns = _ColumnMinima(len(b), a)
+    index, second, value, error = _scan(a, b, block_size, columns)
+    # Whom the nearest has as its own nearest matters only where it could be oneself.
+    claims = torch.nonzero(value <= columns.value[index] + 2 * error)[:, 0] if len(b) else index[:0]
+    claimed = index[claims].unique()
+    back, certain = columns.resolve(a, b, claimed, error)
+    if not certain.all():
+        back[~certain] = _scan(b[claimed[~certain]], a, block_size)[0]
+    mutual = torch.zeros_like(index, dtype=torch.bool)
+    mutual[claims] = back[torch.searchsorted(claimed, index[claims])] == claims
+    return index, second, mutual
+
+
+def _scan(a, b, block_size: int | None, columns: "_ColumnMinima | None" = None):
+    """Nearest and second nearest row of `b` for each row of `a`, -1 for none.
+
+    Also returns the computed squared distance to the nearest and the bound on its error.
+    """
+    n, m = len(a), len(b)
+    nearest = a.new_full((2, n), -1, dtype=torch.int64)
+    value = a.new_full((n,), torch.inf)
+    if n == 0 or m == 0:
+        return *nearest, value, 0.0
+    left, right, error = _factors(a, b)
+    value = value.to(left.dtype)
+    if block_size is None:
+        block_size = _BLOCK_ENTRIES.get(a.device.type, _BLOCK_ENTRIES["cpu"]) // len(right)
+    block_size = min(max(_GROUP, block_size // _GROUP * _GROUP), len(left))
+    # Memory is reused: fresh pages for every block would cost more than the minima.
+    buffer = left.new_empty((block_size, len(right)))
+    for start in range(0, len(left), block_size):
+        # Entry (i, j) is the squared distance of a[start + i] and b[j]; inf in the padding.
+        factor = left[start : start + block_size]
+        block = torch.mm(factor, right.T, out=buffer[: len(factor)])
+        if columns is not None:
+            columns.update(block, start)
+        rows = slice(start, min(start + block_size, n))
+        nearest[:, rows], value[rows] = _two_nearest(block[: n - start], a[rows], b, error)
+    if m < 2:
+        nearest[1] = -1
+    return *nearest, value, error
+
+
+def _factors(a, b):
+    """Matrices whose product is the squared distances, and a bound on the error of an entry.
+
+    |a - b|^2 = [-2a, |a|^2, 1] . [b, 1, |b|^2]
+    """
+    double = torch.get_float32_matmul_precision() != "highest"
+    dtype = torch.float64 if double else torch.float32
+    norm_a, norm_b = a.double().square().sum(1), b.double().square().sum(1)
+    left = _padded(torch.cat([-2 * a, norm_a[:, None], torch.ones_like(a[:, :1])], 1).to(dtype), -2)
+    right = _padded(torch.cat([b, torch.ones_like(b[:, :1]), norm_b[:, None]], 1).to(dtype), -1)
+    scale = float(norm_a.max() + norm_b.max())
+    if not double and scale < 2**24 and _integers(a) and _integers(b):
+        return left, right, 0.0  # every partial sum is an integer that float32 holds exactly
+    # A sum of k products has a relative error of at most about k u in any order of summation, and
+    # the absolute values of the products add up to at most twice the squared norms.
+    terms = left.shape[1] + 2
+    return left, right, 2 * terms * torch.finfo(dtype).eps / 2 * scale
+
+
+def _integers(x: torch.Tensor) -> bool:
+    return bool((x == x.round()).all())
+
+
+def _padded(factor: torch.Tensor, norm_column: int) -> torch.Tensor:
+    """Rows up to a multiple of _GROUP, the new ones infinitely far from everything."""
+    padding = factor.new_zeros((-len(factor) % _GROUP, factor.shape[1]))
+    padding[:, -2:] = 1
+    padding[:, norm_column] = torch.inf
+    return torch.cat([factor, padding])
+
+
+def _two_nearest(block, a, b, error: float):
+    """(2, n) indices of the two smallest entries of each row, truly ordered; the smallest entry."""
+    groups = block.shape[1] // _GROUP
+    minima = block.unflatten(1, (_GROUP, groups)).amin(1)
+    chosen = []
+    for _ in range(min(2, groups)):
+        chosen.append(minima.argmin(1, keepdim=True))
+        minima.scatter_(1, chosen[-1], torch.inf)
+    steps = torch.arange(_GROUP, device=block.device) * groups
+    members = torch.cat([group + steps for group in chosen], dim=1)
+    values, where = block.gather(1, members).topk(3, dim=1, largest=False)
+    nearest = members.gather(1, where[:, :2]).T
+    third = torch.minimum(values[:, 2], minima.amin(1))
+
+    # Entries further apart than two errors are in their true order. Exactly that far, which is 0
+    # for integers, may still be a tie, to be given to the lowest index.
+    open_rows = (values[:, 1] - values[:, 0] <= 2 * error) | (third - values[:, 1] <= 2 * error)
+    open_rows = torch.nonzero(open_rows)[:, 0]
+    if len(open_rows):
+        rival = block[open_rows] <= values[open_rows, 1:2] + 2 * error
+        row, candidate = torch.nonzero(rival).unbind(1)
+        if error:
+            exact = _squared_differences(a, open_rows[row], b, candidate)
+        else:
+            exact = block[open_rows[row], candidate]
+        # By row, then distance, then index, by which candidates come sorted.
+        order = exact.argsort(stable=True)
+        order = order[row[order].argsort(stable=True)]
+        first = torch.searchsorted(row, torch.arange(len(open_rows), device=row.device))
+        nearest[:, open_rows] = candidate[order[torch.stack([first, first + 1])]]
+    return nearest, values[:, 0]
+
+
+class _ColumnMinima:
+    """The smallest entry of each column over blocks of rows, to the group of rows it lies in."""
+
+    def __init__(self, columns: int, like: torch.Tensor):
+        self.value = like.new_full((columns,), torch.inf)
+        self.second = self.value.clone()  # smallest entry of any other group
+        self.base = like.new_zeros((columns,), dtype=torch.int64)  # first row of the group
+        self.step = self.base.clone()  # between its rows
+
+    def update(self, block: torch.Tensor, start: int) -> None:
+        step = len(block) // _GROUP
+        minima = block.unflatten(0, (_GROUP, step)).amin(0)[:, : len(self.value)]
+        value, group = minima.min(0)
+        second = minima.scatter(0, group[None], torch.inf).amin(0)
+        better = value < self.value
+        rest = torch.minimum(torch.where(better, self.value, value), self.second)
+        self.second = torch.where(better, torch.minimum(self.value, second), rest)
+        self.value = torch.where(better, value, self.value)
+        self.base = torch.where(better, group + start, self.base)
+        self.step = torch.where(better, step, self.step)
+
+    def resolve(self, a, b, columns: torch.Tensor, error: float):
+        """Nearest row of `a` for the given rows of `b`, and whether that is certain."""
+        rank = torch.arange(_GROUP, device=columns.device)[:, None]
+        rows = self.base[columns] + self.step[columns] * rank
+        padding = rows >= len(a)
+        pairs = (rows.masked_fill(padding, 0).flatten(), columns.repeat(_GROUP))
+        exact = _squared_differences(a, pairs[0], b, pairs[1]).view_as(rows)
+        nearest = exact.masked_fill(padding, torch.inf).argmin(0, keepdim=True)
+        certain = self.second[columns] - self.value[columns] > 2 * error
+        return rows.gather(0, nearest)[0], certain
+
+
+def _squared_differences(a, i, b, j) -> torch.Tensor:
+    """|a[i] - b[j]|^2 in float64."""
+    parts = [
+        (a[i_].double() - b[j_].double()).square().sum(1)
+        for i_, j_ in zip(i.split(_CHUNK), j.split(_CHUNK))
+    ]
+    return torch.cat(parts)
+
+
+def _distances(a, b, index) -> torch.Tensor:
+    """Euclidean distances of rows of `a` to the given rows of `b`, inf where the index is -1."""
+    distance = a.new_full((len(a),), torch.inf)
+    rows = torch.nonzero(index >= 0)[:, 0]
+    distance[rows] = _squared_differences(a, rows, b, index[rows]).sqrt().float()
+    return distance

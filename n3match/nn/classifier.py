@@ -125,13 +125,7 @@ class MatchClassifier(nn.Module):
         Raises:
             ValueError, TypeError: for shapes and types that don't fit, naming the argument.
         """
-        check_matches(points0, points1, side, mask, self.config.side_information)
-        columns = [points0, points1]
-        if self.config.side_information:
-            columns.append(neutral_side(points0, self.config) if side is None else side)
-        matches = torch.cat(columns, -1)
-        if mask is not None:
-            matches = matches.masked_fill(~mask[..., None], 0.0)
+        matches = self._inputs(points0, points1, side, mask)
         logits = self.logits(matches, mask)
         weights = torch.relu(torch.tanh(logits))
         if mask is not None:
@@ -139,6 +133,25 @@ class MatchClassifier(nn.Module):
             weights = weights.masked_fill(~mask, 0.0)
         essential = weighted_eight_point(matches[..., :2], matches[..., 2:4], weights)
         return FilterOutput(logits, weights, essential)
+
+    def score(
+        self,
+        points0: Tensor,
+        points1: Tensor,
+        side: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """The logits of `forward` alone, (B, N), without the eight-point algorithm."""
+        logits = self.logits(self._inputs(points0, points1, side, mask), mask)
+        return logits if mask is None else logits.masked_fill(~mask, float("-inf"))
+
+    def _inputs(self, points0, points1, side, mask) -> Tensor:
+        check_matches(points0, points1, side, mask, self.config.side_information)
+        columns = [points0, points1]
+        if self.config.side_information:
+            columns.append(neutral_side(points0, self.config) if side is None else side)
+        matches = torch.cat(columns, -1)
+        return matches if mask is None else matches.masked_fill(~mask[..., None], 0.0)
 
 
 # What a column holds where nothing is known of it, as in training with side information dropped.

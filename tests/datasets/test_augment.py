@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+
 from n3match.datasets import augment as aug
 from n3match.datasets.two_view import (
     TRUE_MATCH_DISTANCE,

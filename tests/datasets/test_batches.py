@@ -4,6 +4,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+
 from n3match.datasets.augment import NO_AUGMENTATION
 from n3match.datasets.batches import MixedPairs, collate
 from n3match.datasets.synthetic import SyntheticPairs

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+
 from n3match.datasets.synthetic import SyntheticPairs, random_keypoints
 from n3match.datasets.synthetic_scenes import (
     SCENE_WEIGHTS,
@@ -16,7 +17,6 @@ from n3match.datasets.two_view import (
     essential_matrix,
     squared_epipolar_distances,
 )
-
 from n3match.geometry import symmetric_epipolar_distance
 
 

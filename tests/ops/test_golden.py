@@ -1,4 +1,12 @@
-"""The operator against arrays computed by an independent port of the authors' formulas."""
+"""The operator against arrays computed by an independent port of the authors' formulas.
+
+The authors' backward pass of log(1 − w) adds a guard of 1e-7 to 1 − w where w > ½, which shifts
+gradients visibly where w nears 1 (by 4 % in "exttemp_k_gt_o"). Ours is the gradient of the formula
+itself. So gradients are compared in two steps: the golden ones equal the plain formula with that
+guard, and ours equal the plain formula without it.
+"""
+
+import math
 
 import numpy as np
 import pytest
@@ -9,45 +17,81 @@ from n3match import ops
 CASES = ("plain", "exttemp", "exttemp_k_gt_o", "ties", "peaky")
 
 
+class _Log1mExp(torch.autograd.Function):
+    """log(1 − exp(x)) with a guard in its backward pass where exp(x) > ½."""
+
+    @staticmethod
+    def forward(ctx, x, guard):
+        ctx.save_for_backward(x)
+        ctx.guard = guard
+        large = x > -math.log(2)
+        return torch.where(large, torch.log(-torch.expm1(x)), torch.log1p(-x.exp()))
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        w = x.exp()
+        large = w / (-torch.expm1(x) + ctx.guard)
+        return -grad * torch.where(x > -math.log(2), large, w / (1 - w)), None
+
+
+def _plain_weights(d, tau, k, guard):
+    logits, steps = -d / tau.exp(), []
+    for _ in range(k):
+        log_w = logits.log_softmax(-1)
+        steps.append(log_w.exp())
+        logits = logits + _Log1mExp.apply(log_w, guard)
+    return torch.stack(steps, -1)
+
+
 @pytest.fixture(scope="module")
 def golden(shared_data):
     with np.load(shared_data / "golden" / "weighting.npz") as file:
         return dict(file)
 
 
-def _case(golden, name, dtype):
+def _run(golden, name, dtype, weights):
+    """(weights, gradient of d, gradient of the log temperature)."""
+
     def get(key):
         return torch.from_numpy(np.asarray(golden[f"{name}/{key}"])).to(dtype)
 
-    tau = get("log_temp") if f"{name}/log_temp" in golden else torch.zeros(1, 1, 1, dtype=dtype)
-    bias = float(golden[f"{name}/temp_bias"])
-    return get("d"), tau, get("R"), int(golden[f"{name}/k"]), np.log(bias)
+    d = get("d").requires_grad_()
+    given = f"{name}/log_temp" in golden
+    tau = (get("log_temp") if given else torch.zeros(1, dtype=dtype)).requires_grad_()
+    shift = math.log(float(golden[f"{name}/temp_bias"]))
+    w = weights(d, (tau + shift).expand(*d.shape[:2], 1), int(golden[f"{name}/k"]))
+    return [w, *torch.autograd.grad((w * get("R")).sum(), [d, tau])]
+
+
+def _expected(golden, name):
+    key = "grad_log_temp_f64" if f"{name}/log_temp" in golden else "grad_log_temp_param_f64"
+    return [torch.from_numpy(golden[f"{name}/{part}"]) for part in ("W_f64", "grad_d_f64", key)]
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-6)])
-def test_weights_and_gradients(golden, name, dtype, tolerance):
-    d, tau, cotangent, k, log_bias = _case(golden, name, dtype)
-    d.requires_grad_()
-    tau.requires_grad_()
-    w = ops.n3_weights(d, k, (tau + log_bias).expand(*d.shape[:2], 1))
-    expected = torch.from_numpy(golden[f"{name}/W_f64"])
-    assert (w.double() - expected).abs().max() < tolerance
-    (w * cotangent).sum().backward()
-    # The authors' backward pass guards log(1 − w) by 1e-7, so only that much agreement is there
-    # to be had where a weight nears 1.
-    close = {"rtol": 1e-5 if name == "peaky" else 10 * tolerance, "atol": 10 * tolerance}
-    torch.testing.assert_close(d.grad.double(), torch.from_numpy(golden[f"{name}/grad_d_f64"]),
-                               **close)
-    key = f"{name}/grad_log_temp_f64"
-    if key in golden:
-        torch.testing.assert_close(tau.grad.double(), torch.from_numpy(golden[key]), **close)
+def test_golden_is_the_plain_formula_with_the_authors_guard(golden, name):
+    found = _run(golden, name, torch.float64, lambda d, t, k: _plain_weights(d, t, k, 1e-7))
+    for a, b in zip(found, _expected(golden, name)):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+def test_weights_and_exact_gradients(golden, name, dtype, tolerance):
+    wanted = _run(golden, name, torch.float64, lambda d, t, k: _plain_weights(d, t, k, 0.0))
+    found = _run(golden, name, dtype, lambda d, t, k: ops.n3_weights(d, k, t))
+    if name == "peaky" and dtype == torch.float64:
+        # There the plain formula itself is good to 1e-8 only: log(−expm1(x)) of x = −8e-9.
+        tolerance = 2e-8
+    for a, b in zip(found, wanted):
+        torch.testing.assert_close(a.double(), b, rtol=tolerance, atol=tolerance)
+    assert (found[0].double() - _expected(golden, name)[0]).abs().max() < tolerance
 
 
 def test_the_authors_float32_is_off_where_ours_is_right(golden):
     """Shows that "peaky" is the hard case it is meant to be."""
-    gap = np.abs(golden["peaky/W_f32"] - golden["peaky/W_f64"]).max()
-    assert gap > 0.25
+    assert np.abs(golden["peaky/W_f32"] - golden["peaky/W_f64"]).max() > 0.25
 
 
 @pytest.mark.parametrize("backend", ops.backends())
@@ -64,7 +108,7 @@ def test_aggregation(shared_data, backend, dtype, tolerance):
     }
     b, m, o = index.shape
     rows = torch.arange(b)[:, None, None]
-    log_t = leaves["log_temp"] + float(np.log(golden["temp_bias"]))
+    log_t = leaves["log_temp"] + math.log(float(golden["temp_bias"]))
     z = ops.n3_aggregate(
         leaves["ye"].reshape(b * m, 1, -1),
         leaves["xe"][rows, index].reshape(b * m, o, -1),
@@ -76,11 +120,8 @@ def test_aggregation(shared_data, backend, dtype, tolerance):
     expected = torch.from_numpy(golden["z_eval_f64"]).transpose(2, 3)
     torch.testing.assert_close(z.double(), expected, rtol=tolerance, atol=tolerance)
     cotangent = torch.from_numpy(golden["R"]).to(dtype).transpose(2, 3)
-    (z * cotangent).sum().backward()
-    for name, leaf in leaves.items():
-        torch.testing.assert_close(
-            leaf.grad.double(),
-            torch.from_numpy(golden[f"grad_{name}_eval_f64"]),
-            rtol=10 * tolerance,
-            atol=10 * tolerance,
-        )
+    found = torch.autograd.grad((z * cotangent).sum(), list(leaves.values()))
+    for name, grad in zip(leaves, found):
+        wanted = torch.from_numpy(golden[f"grad_{name}_eval_f64"])
+        # The authors' guard (see above) shows where a query has one dominant candidate.
+        torch.testing.assert_close(grad.double(), wanted, rtol=1e-4, atol=1e-5)
