@@ -13,13 +13,14 @@ import json
 import math
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from n3match.datasets.batches import MixedPairs
+from n3match.datasets.augment import Augmentation
+from n3match.datasets.batches import GENERATED_AUGMENTATION, MixedPairs
 from n3match.datasets.pair_dataset import PairDataset
 from n3match.datasets.synthetic import SyntheticPairs
 from n3match.nn import ClassifierConfig, MatchClassifier
@@ -28,6 +29,12 @@ from n3match.pipelines.losses import balanced_classification_loss, essential_los
 from n3match.weights import save_weights
 
 NETWORKS = {"n3": (6,), "cnnet": ()}  # blocks that an N³ block follows
+
+# Options of the run that are plain numbers, each a flag of the same name.
+NUMBERS = (
+    "steps", "batch", "min_matches", "max_matches", "drop_side", "rate", "warmup",
+    "label_threshold", "essential_weight", "essential_after", "clip", "seed",
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class TrainingConfig:
     batch: int = 8  # pairs per step
     min_matches: int = 500  # per pair; each batch draws a number in between
     max_matches: int = 2000
+    drop_side: float = 0.2  # share of pairs whose side information is withheld
     rate: float = 1e-3
     warmup: int = 200  # steps of linear warm-up; a cosine follows
     label_threshold: float = 1e-4  # squared symmetric epipolar distance of a right match
@@ -112,6 +120,8 @@ def make_batches(config: TrainingConfig) -> MixedPairs:
         num_matches=(config.min_matches, config.max_matches),
         synthetic_share=config.generated,
         seed=config.seed,
+        augmentation=Augmentation(drop_side=config.drop_side),
+        synthetic_augmentation=replace(GENERATED_AUGMENTATION, drop_side=config.drop_side),
         scenes=scenes,
     )
 
@@ -223,14 +233,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--generated", type=float, default=None,
         help="share of generated pairs (default: 0.5 with --pairs, else 1)",
     )
-    for name in ("steps", "batch", "min_matches", "max_matches", "warmup", "essential_after", "seed"):
-        parser.add_argument(
-            "--" + name.replace("_", "-"), type=int, default=getattr(default, name)
-        )
-    for name in ("rate", "label_threshold", "essential_weight", "clip"):
-        parser.add_argument(
-            "--" + name.replace("_", "-"), type=float, default=getattr(default, name)
-        )
+    for name in NUMBERS:
+        value = getattr(default, name)
+        parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
     parser.add_argument("--threads", type=int, default=None, help="CPU threads")
 
 
@@ -240,14 +245,11 @@ def main(arguments: argparse.Namespace) -> int:
     generated = arguments.generated
     if generated is None:
         generated = 0.5 if arguments.pairs else 1.0
-    names = (
-        "network", "steps", "batch", "min_matches", "max_matches", "rate", "warmup", "label_threshold",
-        "essential_weight", "essential_after", "clip", "seed",
-    )
     config = TrainingConfig(
         pairs=tuple(arguments.pairs),
         generated=generated,
-        **{name: getattr(arguments, name) for name in names},
+        network=arguments.network,
+        **{name: getattr(arguments, name) for name in NUMBERS},
     )
     print(train(config, arguments.out), file=sys.stdout)
     return 0

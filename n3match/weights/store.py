@@ -20,8 +20,8 @@ _MAX_HEADER_TEXT = 1 << 16
 def shipped() -> tuple[str, ...]:
     """Names of the weights inside the package."""
     folder = resources.files(__package__)
-    names = [entry.name for entry in folder.iterdir()]
-    return tuple(sorted(n.removesuffix(".safetensors") for n in names if n.endswith(".safetensors")))
+    files = (Path(entry.name) for entry in folder.iterdir())
+    return tuple(sorted(file.stem for file in files if file.suffix == ".safetensors"))
 
 
 def find(name_or_path: str | os.PathLike) -> Path:
