@@ -97,6 +97,8 @@ class MatchClassifier(nn.Module):
 
     def logits(self, matches: Tensor, mask: Tensor | None = None) -> Tensor:
         """matches (B, N, 4 + S) -> (B, N); mask (B, N) bool, True for real matches."""
+        if mask is not None and bool(mask.all()):
+            mask = None  # nothing is padding: spare every layer the masking
         weight = None if mask is None else mask[..., None].to(matches)
         x = self.lift(matches)
         for index, block in enumerate(self.blocks, 1):

@@ -17,12 +17,17 @@ import torch
 from torch import Tensor, nn
 
 
+def _total(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Sum over the real matches, (B, C)."""
+    return x.sum(1) if mask is None else (x * mask).sum(1)
+
+
 class _CentreScaleRelu(torch.autograd.Function):
     """relu((x − mean) · scale(var)) where scale is a function of the (B, C) variances."""
 
     @staticmethod
     def forward(ctx, x, mask, inverse_count, scale_of_variance):
-        centred = x - (x.sum(1) * inverse_count)[:, None]
+        centred = x - _total(x, mask).mul_(inverse_count)[:, None]
         if mask is not None:
             centred.mul_(mask)
         variance = centred.square().sum(1).mul_(inverse_count)
@@ -38,10 +43,12 @@ class _CentreScaleRelu(torch.autograd.Function):
     def backward(ctx, grad):
         centred, out, mask, inverse_count, variance, scale = ctx.saved_tensors
         grad = torch.ops.aten.threshold_backward(grad, out, 0)
-        d_scale = torch.einsum("bnc,bnc->bc", grad, centred)
+        d_scale = (grad * centred).sum(1)
         mean_grad = grad.sum(1).mul_(inverse_count)
         with torch.enable_grad():
-            (d_variance,) = torch.autograd.grad(scale, variance, d_scale)
+            (d_variance,) = torch.autograd.grad(
+                scale, variance, d_scale, retain_graph=True
+            )
         scale = scale.detach()
         d_x = grad * scale[:, None]
         d_x.sub_((mean_grad * scale)[:, None])
@@ -94,10 +101,10 @@ class ContextNormReLU(nn.Module):
 
         if torch.is_grad_enabled() and x.requires_grad:
             return _CentreScaleRelu.apply(x, mask, 1 / count, scale_of_variance)
-        centred = x - (x.sum(1) / count)[:, None]
+        centred = x - (_total(x, mask) / count)[:, None]
         if mask is not None:
             centred.mul_(mask)
-        variance = torch.einsum("bnc,bnc->bc", centred, centred) / count
+        variance = centred.square().sum(1) / count
         return centred.mul_(scale_of_variance(variance)[:, None]).relu_()
 
     @torch.no_grad()

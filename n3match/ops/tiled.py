@@ -178,10 +178,9 @@ def _forward_tile(p: _Problem, rows: slice, k: int, z_out: Tensor, saved: _Saved
         if step == 1:
             mass, spare = _second_mass(mass, nearest, s, g, z, spare), mass
         else:
-            mass, spare = _next_mass(mass, 1 / total, spare), mass
-        total = _rescale(mass, step).sum(1, keepdim=True)
-        saved.sums[rows, step] = total[:, 0]
-        torch.div(torch.mm(mass, p.value), total, out=z_out[:, step])
+            mass, spare = _next_mass(mass, 1 / saved.sums[rows, step - 1, None], spare), mass
+        torch.sum(_rescale(mass, step), 1, out=saved.sums[rows, step])
+        torch.div(torch.mm(mass, p.value), saved.sums[rows, step, None], out=z_out[:, step])
 
 
 def _backward_tile(

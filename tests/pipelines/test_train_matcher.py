@@ -1,0 +1,120 @@
+"""Training: losses with known values, a curve that survives a kill, weights that load."""
+
+import csv
+import math
+
+import pytest
+import torch
+
+from n3match import MatchFilter
+from n3match.pipelines import train_matcher
+from n3match.pipelines.losses import balanced_classification_loss, essential_loss
+from n3match.pipelines.train_matcher import TrainingConfig, learning_rate, train
+
+TINY = TrainingConfig(
+    generated=1.0, steps=6, batch=2, min_matches=64, max_matches=96, warmup=2, essential_after=3
+)
+
+
+def test_classification_loss_weighs_right_and_wrong_alike():
+    logits = torch.tensor([[0.0, 0.0, 0.0, 0.0, 9.0]])
+    positive = torch.tensor([[True, False, False, False, False]])
+    mask = torch.tensor([[True, True, True, True, False]])
+    loss = balanced_classification_loss(logits, positive, mask)
+    torch.testing.assert_close(loss, torch.tensor(math.log(2)))
+    # Three wrong matches scored wrongly weigh as much as one right match scored wrongly.
+    a = balanced_classification_loss(torch.tensor([[-5.0, -5, -5, -5, 0]]), positive, mask)
+    b = balanced_classification_loss(torch.tensor([[5.0, 5, 5, 5, 0]]), positive, mask)
+    torch.testing.assert_close(a, b)
+
+
+def test_padding_with_infinite_logits_has_no_gradient():
+    logits = torch.tensor([[1.0, float("-inf")]], requires_grad=True)
+    mask = torch.tensor([[True, False]])
+    balanced_classification_loss(logits, mask, mask).backward()
+    assert logits.grad[0, 1] == 0
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_essential_loss_ignores_sign_scale_and_unusable_pairs():
+    gen = torch.Generator().manual_seed(0)
+    e = torch.randn(3, 3, 3, generator=gen)
+    unit = e / torch.linalg.matrix_norm(e)[:, None, None]
+    usable = torch.tensor([True, True, False])
+    truth = torch.stack([-7 * unit[0], 0.5 * unit[1], torch.full((3, 3), 1.0)])
+    assert essential_loss(unit, truth, usable) < 1e-12
+
+
+def test_learning_rate_warms_up_and_decays():
+    config = TrainingConfig(generated=1.0, steps=100, warmup=10)
+    assert learning_rate(0, config) == pytest.approx(1e-4)
+    assert learning_rate(9, config) == pytest.approx(1e-3)
+    assert learning_rate(99, config) < 2e-5
+
+
+def _curve(folder):
+    with (folder / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("network", ["n3", "cnnet"])
+def test_resumed_run_gives_the_same_curve_and_weights(tmp_path, monkeypatch, network):
+    config = TrainingConfig(**{**TINY.__dict__, "network": network})
+    whole = train(config, tmp_path / "whole", save_every=2, device="cpu")
+
+    real = train_matcher.losses
+
+    def dies(net, batch, config, step):
+        if step == 5:
+            raise KeyboardInterrupt
+        return real(net, batch, config, step)
+
+    monkeypatch.setattr(train_matcher, "losses", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "cut", save_every=2, device="cpu")
+    monkeypatch.setattr(train_matcher, "losses", real)
+    resumed = train(config, tmp_path / "cut", save_every=2, device="cpu")
+
+    assert _curve(tmp_path / "cut") == _curve(tmp_path / "whole")
+    a, b = (MatchFilter.from_pretrained(path).state_dict() for path in (whole, resumed))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert [int(row["step"]) for row in _curve(tmp_path / "cut")] == list(range(6))
+
+
+def test_essential_loss_starts_when_told(tmp_path):
+    train(TINY, tmp_path, device="cpu")
+    essential = [float(row["essential"]) for row in _curve(tmp_path)]
+    assert all(value == 0 for value in essential[:3])
+    assert all(value > 0 for value in essential[3:])
+
+
+def test_other_options_are_refused(tmp_path):
+    train(TINY, tmp_path, device="cpu")
+    with pytest.raises(ValueError, match="run with other options"):
+        train(TrainingConfig(**{**TINY.__dict__, "seed": 5}), tmp_path, device="cpu")
+
+
+def test_foreign_state_is_refused(tmp_path):
+    (tmp_path / "state.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match="not a training checkpoint"):
+        train(TINY, tmp_path, device="cpu")
+
+
+def test_steps_without_finite_gradients_are_skipped(tmp_path, monkeypatch):
+    real = train_matcher.losses
+
+    def sometimes_nan(net, batch, config, step):
+        total, numbers = real(net, batch, config, step)
+        return (total * float("nan") if step == 1 else total), numbers
+
+    monkeypatch.setattr(train_matcher, "losses", sometimes_nan)
+    state = MatchFilter.from_pretrained(train(TINY, tmp_path, device="cpu")).state_dict()
+    assert all(torch.isfinite(value).all() for value in state.values())
+
+
+@pytest.mark.parametrize(
+    "options", [{"network": "other"}, {"generated": 2.0}, {"generated": 0.5}, {"steps": 0}]
+)
+def test_impossible_configurations(options):
+    with pytest.raises(ValueError, match=r"network|generated|pairs|steps"):
+        TrainingConfig(**options)

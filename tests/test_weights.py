@@ -1,0 +1,65 @@
+"""Weights on disk: a round trip, and refusal of anything else."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from n3match import MatchFilter, weights
+from n3match.nn import ClassifierConfig, MatchClassifier
+
+CONFIG = ClassifierConfig(width=8, blocks=2, n3_after=(1,), side_information=("ratio",))
+
+
+def test_round_trip(tmp_path):
+    torch.manual_seed(0)
+    net = MatchClassifier(CONFIG)
+    path = tmp_path / "mine.safetensors"
+    weights.save_weights(path, net, trained_on="nothing")
+    loaded = MatchFilter.from_pretrained(path)
+    assert not loaded.training
+    assert loaded.side_information == ("ratio",)
+    points = torch.randn(2, 1, 9, 2)
+    torch.testing.assert_close(loaded(*points).logits, net.eval()(*points).logits)
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.safetensors"]
+
+
+def test_unknown_name():
+    with pytest.raises(FileNotFoundError, match="neither a file nor one of the shipped"):
+        MatchFilter.from_pretrained("no-such-weights")
+
+
+def test_pickle_is_refused(tmp_path):
+    path = tmp_path / "evil.safetensors"
+    torch.save({"a": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match="holds no weights of n3match"):
+        MatchFilter.from_pretrained(path)
+
+
+def test_foreign_safetensors_are_refused(tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match="format None"):
+        MatchFilter.from_pretrained(path)
+
+
+def test_truncated_file(tmp_path):
+    path = tmp_path / "cut.safetensors"
+    weights.save_weights(path, MatchClassifier(CONFIG))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="cut.safetensors"):
+        MatchFilter.from_pretrained(path)
+
+
+def test_weights_that_do_not_fit_their_configuration(tmp_path):
+    path = tmp_path / "wrong.safetensors"
+    metadata = {
+        "format": weights.store.FORMAT,
+        "network": "MatchClassifier",
+        "config": json.dumps({"width": 8, "blocks": 2, "n3_after": [1]}),
+        "notes": "{}",
+    }
+    save_file({"lift.weight": torch.zeros(3, 3)}, path, metadata=metadata)
+    with pytest.raises(ValueError, match="doesn't fit"):
+        MatchFilter.from_pretrained(path)
