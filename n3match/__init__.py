@@ -1,21 +1,35 @@
 """n3match: learned match filtering and relative pose with neural nearest neighbours (N³)."""
 
-from n3match import geometry, matching, nn, ops, plugins, weights
-from n3match.filtering import score_matches
-from n3match.geometry import PoseStatus, RelativePose
-from n3match.match_filter import MatchFilter
-from n3match.pose import estimate_relative_pose
+from importlib import import_module
 
-__all__ = [
-    "MatchFilter",
-    "PoseStatus",
-    "RelativePose",
-    "estimate_relative_pose",
-    "geometry",
-    "matching",
-    "nn",
-    "ops",
-    "plugins",
-    "score_matches",
-    "weights",
-]
+# Imported when first used: torch takes seconds to load, `n3match --help` should not.
+_MODULES = {
+    "MatchFilter": "n3match.match_filter",
+    "PoseStatus": "n3match.geometry",
+    "RelativePose": "n3match.geometry",
+    "estimate_relative_pose": "n3match.pose",
+    "geometry": "n3match",
+    "matching": "n3match",
+    "nn": "n3match",
+    "ops": "n3match",
+    "plugins": "n3match",
+    "score_matches": "n3match.filtering",
+    "weights": "n3match",
+}
+
+__all__ = [*_MODULES]
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module 'n3match' has no attribute {name!r}")
+    module = _MODULES[name]
+    if module == "n3match":
+        return import_module(f"n3match.{name}")
+    value = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

@@ -67,6 +67,24 @@ def estimate_relative_pose(
         points0, points1, K0, K1,
         side=side, filter=filter, distortion0=distortion0, distortion1=distortion1,
     )
+    return pose_from_logits(points0, points1, K0, K1, logits, **options)
+
+
+def pose_from_logits(
+    points0: np.ndarray,
+    points1: np.ndarray,
+    K0: np.ndarray,
+    K1: np.ndarray,
+    logits: np.ndarray,
+    **options,
+) -> RelativePose:
+    """`estimate_relative_pose` for matches that `score_matches` has scored already.
+
+    Args:
+        points0, points1, K0, K1: as there.
+        logits: (N,) of the N putative matches; those above 0 are kept.
+        options: `estimator`, `threshold`, `distortion0`, `distortion1`, `seed`, as there.
+    """
     scores = 1 / (1 + np.exp(-logits))
     kept = logits > 0
     points0 = np.asarray(points0, dtype=np.float64).reshape(-1, 2)
