@@ -1,10 +1,9 @@
-"""Read COLMAP reconstructions (cameras, poses, covisibility) without COLMAP.
+"""Cameras, poses and covisibility from a COLMAP reconstruction, without COLMAP.
 
-Formats: https://colmap.github.io/format.html (binary). COLMAP puts the centre of the first pixel at
-(0.5, 0.5); here, as in OpenCV, it is at (0, 0): principal points are moved by -0.5 on reading.
+COLMAP puts the centre of the first pixel at (0.5, 0.5); here, as in OpenCV, it is at (0, 0):
+principal points are moved by -0.5 on reading.
 """
 
-import struct
 from collections import Counter
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-# model id -> (name, number of parameters)
-_MODELS = {
-    0: ("SIMPLE_PINHOLE", 3),
-    1: ("PINHOLE", 4),
-    2: ("SIMPLE_RADIAL", 4),
-    3: ("RADIAL", 5),
-    4: ("OPENCV", 8),
-}
+from n3match.datasets.colmap_files import (
+    RawCamera,
+    RawImage,
+    read_cameras_binary,
+    read_cameras_text,
+    read_images_binary,
+    read_images_text,
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class ColmapCamera:
     Attributes:
         width, height: image size in pixels.
         K: (3, 3) float64, pixel centres at integers.
-        distortion: (4,) float64, OpenCV's k1, k2, p1, p2.
+        distortion: (4,) or (8,) float64, OpenCV's k1, k2, p1, p2[, k3, k4, k5, k6].
     """
 
     width: int
@@ -67,65 +66,44 @@ class ColmapModel:
         return self.cameras[self.images[image_id].camera_id]
 
 
-class _Reader:
-    """Little-endian fields from a file held in memory; names file and field when it ends early."""
-
-    def __init__(self, path: Path):
-        self.path, self.data, self.offset = path, path.read_bytes(), 0
-
-    def take(self, fmt: str, field: str) -> tuple:
-        size = struct.calcsize("<" + fmt)
-        self._need(size, field)
-        values = struct.unpack_from("<" + fmt, self.data, self.offset)
-        self.offset += size
-        return values
-
-    def array(self, dtype: np.dtype, count: int, field: str) -> np.ndarray:
-        self._need(count * dtype.itemsize, field)
-        values = np.frombuffer(self.data, dtype, count, self.offset)
-        self.offset += count * dtype.itemsize
-        return values
-
-    def name(self, field: str) -> str:
-        end = self.data.find(b"\0", self.offset)
-        if end < 0:
-            raise ValueError(f"{self.path}: ends inside {field}")
-        value = self.data[self.offset : end]
-        self.offset = end + 1
-        try:
-            return value.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{self.path}: {field} is not UTF-8") from error
-
-    def finish(self) -> None:
-        if self.offset != len(self.data):
-            extra = len(self.data) - self.offset
-            raise ValueError(f"{self.path}: {extra} bytes left over after the last entry")
-
-    def _need(self, size: int, field: str) -> None:
-        if self.offset + size > len(self.data):
-            raise ValueError(f"{self.path}: ends inside {field} (truncated, or another format)")
+def has_colmap_model(path: str | Path) -> bool:
+    """Whether the folder has `cameras` and `images` as .bin or as .txt."""
+    return _suffix(Path(path)) is not None
 
 
 def read_colmap_model(path: str | Path) -> ColmapModel:
-    """Read `cameras.bin` and `images.bin` of a reconstruction.
+    """Read `cameras` and `images` of a reconstruction, the .bin files where both kinds exist.
 
-    Covisibility needs only the point ids in `images.bin`; `points3D.bin` is not read.
+    Covisibility needs only the point ids in `images`; `points3D` is not read.
 
     Args:
         path: the folder of the model.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: truncated or foreign file, unsupported camera model, image of unknown camera.
+        FileNotFoundError: the folder has no model.
+        ValueError: truncated or foreign file, unsupported camera model, image of an unknown
+            camera; the message names the file and the field.
     """
     path = Path(path)
-    cameras = _read_cameras(path / "cameras.bin")
-    images = _read_images(path / "images.bin")
-    for image in images.values():
-        if image.camera_id not in cameras:
-            raise ValueError(f"{path}: image {image.name!r} has unknown camera {image.camera_id}")
-    return ColmapModel(cameras, images)
+    suffix = _suffix(path)
+    if suffix is None:
+        raise FileNotFoundError(f"{path}: has no cameras and images as .bin or .txt")
+    cameras_path, images_path = path / f"cameras{suffix}", path / f"images{suffix}"
+    if suffix == ".bin":
+        cameras, images = read_cameras_binary(cameras_path), read_images_binary(images_path)
+    else:
+        cameras, images = read_cameras_text(cameras_path), read_images_text(images_path)
+    known = {camera.camera_id for camera in cameras}
+    for image in images:
+        if image.camera_id not in known:
+            raise ValueError(
+                f"{images_path}: image {image.name!r} has camera {image.camera_id}, "
+                f"which {cameras_path.name} lacks"
+            )
+    return ColmapModel(
+        {camera.camera_id: _camera(cameras_path, camera) for camera in cameras},
+        {image.image_id: _image(images_path, image) for image in images},
+    )
 
 
 def relative_pose(image0: ColmapImage, image1: ColmapImage) -> tuple[np.ndarray, np.ndarray]:
@@ -140,69 +118,49 @@ def covisible_pairs(model: ColmapModel, min_shared: int = 20) -> list[tuple[int,
     Returns:
         (id0, id1, number of shared points) with name0 < name1 and at least `min_shared` points.
     """
-    by_point: dict[int, list[int]] = {}
-    for image_id in sorted(model.images, key=lambda i: model.images[i].name):
+    names = {image_id: image.name for image_id, image in model.images.items()}
+    seen_by: dict[int, list[int]] = {}
+    for image_id in sorted(model.images, key=names.__getitem__):
         for point in model.images[image_id].point_ids.tolist():
-            by_point.setdefault(point, []).append(image_id)
-    shared = Counter(pair for seen in by_point.values() for pair in combinations(seen, 2))
-    names = {i: image.name for i, image in model.images.items()}
+            seen_by.setdefault(point, []).append(image_id)
+    shared = Counter(pair for images in seen_by.values() for pair in combinations(images, 2))
     pairs = [(a, b, count) for (a, b), count in shared.items() if count >= min_shared]
-    return sorted(pairs, key=lambda p: (names[p[0]], names[p[1]]))
+    return sorted(pairs, key=lambda pair: (names[pair[0]], names[pair[1]]))
 
 
-def _read_cameras(path: Path) -> dict[int, ColmapCamera]:
-    reader = _Reader(path)
-    cameras = {}
-    (count,) = reader.take("Q", "the number of cameras")
-    for i in range(count):
-        field = f"camera {i}"
-        camera_id, model, width, height = reader.take("iiQQ", field)
-        if model not in _MODELS:
-            names = ", ".join(name for name, _ in _MODELS.values())
-            raise ValueError(f"{path}: {field} has model id {model}; supported are {names}")
-        name, size = _MODELS[model]
-        params = reader.take(f"{size}d", field)
-        cameras[camera_id] = _camera(name, width, height, params)
-    reader.finish()
-    return cameras
+def _suffix(path: Path) -> str | None:
+    for suffix in (".bin", ".txt"):
+        if all((path / f"{stem}{suffix}").is_file() for stem in ("cameras", "images")):
+            return suffix
+    return None
 
 
-def _camera(name: str, width: int, height: int, params: tuple[float, ...]) -> ColmapCamera:
-    if name in ("PINHOLE", "OPENCV"):
-        (fx, fy, cx, cy), rest = params[:4], params[4:]
+def _camera(path: Path, raw: RawCamera) -> ColmapCamera:
+    if raw.model in ("PINHOLE", "OPENCV", "FULL_OPENCV"):
+        (fx, fy, cx, cy), coefficients = raw.params[:4], raw.params[4:]
     else:
-        fx, cx, cy = params[:3]
-        fy, rest = fx, params[3:]
-    distortion = np.zeros(4)
-    distortion[: len(rest)] = rest
+        (fx, cx, cy), coefficients = raw.params[:3], raw.params[3:]
+        fy = fx
+    if not (np.isfinite(raw.params).all() and fx > 0 and fy > 0):
+        raise ValueError(f"{path}: camera {raw.camera_id} has parameters {raw.params}")
+    distortion = np.zeros(max(4, len(coefficients)))
+    distortion[: len(coefficients)] = coefficients
     K = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
-    return ColmapCamera(int(width), int(height), K, distortion)
+    return ColmapCamera(raw.width, raw.height, K, distortion)
 
 
-def _read_images(path: Path) -> dict[int, ColmapImage]:
-    reader = _Reader(path)
-    observation = np.dtype([("xy", "<f8", 2), ("point", "<i8")])
-    images = {}
-    (count,) = reader.take("Q", "the number of images")
-    for i in range(count):
-        field = f"image {i}"
-        image_id, *pose, camera_id = reader.take("i7di", field)
-        name = reader.name(f"the name of {field}")
-        (num_points,) = reader.take("Q", field)
-        points = reader.array(observation, num_points, f"the points of {field}")["point"]
-        quaternion = np.array(pose[:4])
-        norm = np.linalg.norm(quaternion)
-        if not (np.isfinite(pose).all() and 0.99 < norm < 1.01):
-            raise ValueError(f"{path}: the pose of {field} is not a unit quaternion and a vector")
-        images[image_id] = ColmapImage(
-            name=name,
-            camera_id=camera_id,
-            R=_rotation(quaternion / norm),
-            t=np.array(pose[4:]),
-            point_ids=np.unique(points[points >= 0]),
-        )
-    reader.finish()
-    return images
+def _image(path: Path, raw: RawImage) -> ColmapImage:
+    pose = np.array(raw.pose)
+    norm = np.linalg.norm(pose[:4])
+    if not (np.isfinite(pose).all() and 0.99 < norm < 1.01):
+        raise ValueError(f"{path}: image {raw.name!r}: pose {raw.pose} has no unit quaternion")
+    return ColmapImage(
+        name=raw.name,
+        camera_id=raw.camera_id,
+        R=_rotation(pose[:4] / norm),
+        t=pose[4:],
+        point_ids=np.unique(raw.point_ids[raw.point_ids >= 0]),
+    )
 
 
 def _rotation(quaternion: np.ndarray) -> np.ndarray:

@@ -1,15 +1,16 @@
-"""Make a pair store from folders with photographs and a COLMAP model.
+"""Make a pair store from photographs with COLMAP models: SIFT, putative matches, labels.
 
-Each scene is `<scenes>/<name>/images/*` and `<scenes>/<name>/sparse/{cameras,images}.bin`.
+A scene is a folder with `images/` and a model (`cameras` and `images`, .bin or .txt) in `sparse/`
+or `sparse/0/`.
 """
 
 import argparse
 import multiprocessing
 import zlib
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -21,12 +22,13 @@ from n3match.datasets.colmap import (
     ColmapCamera,
     ColmapModel,
     covisible_pairs,
+    has_colmap_model,
     read_colmap_model,
     relative_pose,
 )
 from n3match.datasets.images import read_image_gray
 from n3match.datasets.pair_store import PairRecord, PairStoreWriter
-from n3match.geometry import essential_from_pose, symmetric_epipolar_distance
+from n3match.geometry import essential_from_pose, symmetric_epipolar_distance, undistort_points
 from n3match.matching import Features, extract_sift, putative_matches
 
 # Numbers of shared 3-D points that part easy from hard pairs; all bands get an equal share.
@@ -64,7 +66,7 @@ def build_pairs(
     May be stopped at any moment and started again: finished parts are kept.
 
     Args:
-        scenes: folder of scene folders.
+        scenes: folder of scene folders, or one scene folder.
         out: the store to write.
         max_keypoints: SIFT keypoints per image.
         max_pairs: at most so many pairs of one scene, an equal share from each band of
@@ -73,26 +75,27 @@ def build_pairs(
         exclude: names of scenes to leave out.
         fixed_direction: image 0 is the one whose name comes first; else it is drawn.
         seed: of the draws.
-        processes: that detect keypoints.
+        processes: that detect keypoints; with 1 all happens in this one.
         source, licence: kept in the store.
+        progress: show a bar on standard error.
 
     Returns:
         `out`.
 
     Raises:
+        FileNotFoundError: `scenes` or an image of a model does not exist.
         ValueError: no scene found, a malformed model or image, an image whose size is not its
-            camera's, or `out` exists and was made with other settings.
+            camera's, a count out of range, or `out` exists and was made with other settings.
     """
-    scenes = Path(scenes)
-    found = sorted(
-        p for p in scenes.iterdir() if (p / "sparse" / "images.bin").is_file()
-    )
-    missing = sorted(set(exclude) - {p.name for p in found})
-    if missing:
-        raise ValueError(f"exclude: found {missing}, wanted names of scenes in {scenes}")
-    chosen = [p for p in found if p.name not in exclude]
-    if not chosen:
-        raise ValueError(f"{scenes}: no scene with sparse/images.bin below it")
+    for name, value in (
+        ("max_keypoints", max_keypoints),
+        ("max_pairs", max_pairs),
+        ("min_shared", min_shared),
+        ("processes", processes),
+    ):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: found {value}, wanted at least 1")
+    chosen = _find_scenes(Path(scenes), exclude)
     settings = {
         "scenes": [p.name for p in chosen],
         "feature": "opencv-sift-root",
@@ -148,13 +151,40 @@ def choose_pairs(
     return [pairs[i] for i in sorted(chosen)]
 
 
+def _find_scenes(scenes: Path, exclude: Sequence[str]) -> list[Path]:
+    if not scenes.is_dir():
+        raise FileNotFoundError(f"{scenes}: no such folder")
+    candidates = [scenes] if _model_folder(scenes) else sorted(scenes.iterdir())
+    found = [path for path in candidates if _model_folder(path)]
+    missing = sorted(set(exclude) - {path.name for path in found})
+    if missing:
+        raise ValueError(f"exclude: found {missing}, wanted names of scenes in {scenes}")
+    chosen = [path for path in found if path.name not in exclude]
+    if not chosen:
+        raise ValueError(f"{scenes}: no scene in it, wanted <scene>/images and <scene>/sparse")
+    return chosen
+
+
+def _model_folder(scene: Path) -> Path | None:
+    for folder in (scene / "sparse", scene / "sparse" / "0"):
+        if has_colmap_model(folder):
+            return folder
+    return None
+
+
 def _plan_scene(
     scene: Path, max_pairs: int | None, min_shared: int, fixed_direction: bool, seed: int
 ) -> list[_Part]:
-    model = read_colmap_model(scene / "sparse")
+    model = read_colmap_model(_model_folder(scene))
     # A scene's draws depend on its name, not on which other scenes there are.
     rng = np.random.default_rng([seed, zlib.crc32(scene.name.encode())])
-    pairs = choose_pairs(covisible_pairs(model, min_shared), max_pairs, rng)
+    pairs = [
+        (a, b, shared)
+        for a, b, shared in covisible_pairs(model, min_shared)
+        # Two photographs from one spot have no direction of translation, so no label.
+        if np.linalg.norm(relative_pose(model.images[a], model.images[b])[1]) > 0
+    ]
+    pairs = choose_pairs(pairs, max_pairs, rng)
     if not fixed_direction:
         swap = rng.random(len(pairs)) < 0.5
         pairs = [(b, a, n) if s else (a, b, n) for (a, b, n), s in zip(pairs, swap)]
@@ -171,27 +201,39 @@ def _extract_all(
     by_scene: dict[Path, list[_Part]] = {}
     for part in parts:
         by_scene.setdefault(part.scene, []).append(part)
-    needed = {
-        scene: sorted({i for part in group for a, b, _ in part.pairs for i in (a, b)})
-        for scene, group in by_scene.items()
-    }
-    jobs = [
-        (scene / "images" / group[0].model.images[i].name, group[0].model.camera_of(i))
-        for scene, group in by_scene.items()
-        for i in needed[scene]
-    ]
     work = partial(_extract, max_keypoints=max_keypoints)
+    if processes == 1:
+        for group in by_scene.values():
+            ids, jobs = _jobs(group)
+            features = dict(zip(ids, map(work, jobs)))
+            for part in group:
+                yield part, features
+        return
     # Spawned, not forked: a forked child of a process with torch threads may hang.
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        results = pool.imap(work, jobs, chunksize=2)
-        for scene, group in by_scene.items():
-            features = dict(zip(needed[scene], islice(results, len(needed[scene]))))
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(processes, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        # One scene ahead: the pool works while this process matches, and memory stays bounded.
+        waiting = deque(by_scene.values())
+        running = deque()
+        while waiting or running:
+            while waiting and len(running) < 2:
+                group = waiting.popleft()
+                ids, jobs = _jobs(group)
+                running.append((group, ids, pool.map_async(work, jobs, chunksize=1)))
+            group, ids, result = running.popleft()
+            features = dict(zip(ids, result.get()))
             for part in group:
                 yield part, features
 
 
+def _jobs(group: Sequence[_Part]) -> tuple[list[int], list[tuple[Path, ColmapCamera]]]:
+    """Ids of the images that a scene's parts need, and where each is and by which camera."""
+    ids = sorted({i for part in group for a, b, _ in part.pairs for i in (a, b)})
+    scene, model = group[0].scene, group[0].model
+    return ids, [(scene / "images" / model.images[i].name, model.camera_of(i)) for i in ids]
+
+
 def _extract(job: tuple[Path, ColmapCamera], max_keypoints: int) -> Features:
-    cv2.setNumThreads(1)
     path, camera = job
     image = read_image_gray(path)
     if image.shape != (camera.height, camera.width):
@@ -200,15 +242,6 @@ def _extract(job: tuple[Path, ColmapCamera], max_keypoints: int) -> Features:
             f"its camera has {camera.width} x {camera.height}"
         )
     return extract_sift(image, max_keypoints)
-
-
-def undistort_points(points, K, distortion):
-    criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 50, 1e-12)
-    if len(points) == 0:
-        return np.zeros((0, 2))
-    return cv2.undistortPoints(
-        points.astype(np.float64)[:, None], K, distortion, criteria=criteria
-    )[:, 0]
 
 
 def _make_record(
@@ -271,13 +304,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--licence", default="", help="text kept in the store")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """`python -m n3match.pipelines.build_pairs SCENES OUT`"""
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser)
-    args = parser.parse_args(argv)
-    build_pairs(**vars(args))
-
-
-if __name__ == "__main__":
-    main()
+def main(arguments: argparse.Namespace) -> int:
+    print(build_pairs(**vars(arguments)))
+    return 0

@@ -80,9 +80,9 @@ def nearest_neighbors(
         raise ValueError(f"block_size: found {block_size}, wanted at least 1")
     # Products must be true float32, whatever autocast region this is called in.
     with torch.autocast(desc0.device.type, enabled=False):
-        index, second, mutual = _search(desc0, desc1, block_size)
-    distance = _distances(desc0, desc1, index)
-    second_distance = _distances(desc0, desc1, second)
+        index, second, mutual, error = _search(desc0, desc1, block_size)
+    distance = _distances(desc0, desc1, index, error)
+    second_distance = _distances(desc0, desc1, second, error)
     ratio = torch.where(
         torch.isfinite(second_distance) & (second_distance > 0), distance / second_distance, 1.0
     )
@@ -94,13 +94,16 @@ def _checked(name: str, desc, device) -> torch.Tensor:
     if desc.ndim != 2:
         raise ValueError(f"{name}: found shape {tuple(desc.shape)}, wanted (N, D)")
     desc = desc.to(device=device, dtype=torch.float32)
-    if not torch.isfinite(desc).all():
+    if desc.numel() and not torch.isfinite(torch.stack(torch.aminmax(desc))).all():
         raise ValueError(f"{name}: found NaN or inf, wanted finite descriptors")
     return desc
 
 
 def _search(a, b, block_size: int | None):
-    """Indices of the two nearest rows of `b` for each row of `a` (-1 for none), mutual flags."""
+    """Indices of the two nearest rows of `b` for each row of `a` (-1 for none), mutual flags.
+
+    Also the bound on the error of a computed squared distance: 0 where they are exact.
+    """
     columns = _ColumnMinima(len(b), a)
     index, second, value, error = _scan(a, b, block_size, columns)
     # Whom the nearest has as its own nearest matters only where it could be oneself.
@@ -111,7 +114,7 @@ def _search(a, b, block_size: int | None):
         back[~certain] = _scan(b[claimed[~certain]], a, block_size)[0]
     mutual = torch.zeros_like(index, dtype=torch.bool)
     mutual[claims] = back[torch.searchsorted(claimed, index[claims])] == claims
-    return index, second, mutual
+    return index, second, mutual, error
 
 
 def _scan(a, b, block_size: int | None, columns: "_ColumnMinima | None" = None):
@@ -131,6 +134,7 @@ def _scan(a, b, block_size: int | None, columns: "_ColumnMinima | None" = None):
     block_size = min(max(_GROUP, block_size // _GROUP * _GROUP), len(left))
     # Memory is reused: fresh pages for every block would cost more than the minima.
     buffer = left.new_empty((block_size, len(right)))
+    minima = left.new_empty((block_size, len(right) // _GROUP))
     for start in range(0, len(left), block_size):
         # Entry (i, j) is the squared distance of a[start + i] and b[j]; inf in the padding.
         factor = left[start : start + block_size]
@@ -138,7 +142,9 @@ def _scan(a, b, block_size: int | None, columns: "_ColumnMinima | None" = None):
         if columns is not None:
             columns.update(block, start)
         rows = slice(start, min(start + block_size, n))
-        nearest[:, rows], value[rows] = _two_nearest(block[: n - start], a[rows], b, error)
+        nearest[:, rows], value[rows] = _two_nearest(
+            block[: n - start], a[rows], b, error, out=minima[: n - start]
+        )
     if m < 2:
         nearest[1] = -1
     return *nearest, value, error
@@ -151,7 +157,7 @@ def _factors(a, b):
     """
     double = torch.get_float32_matmul_precision() != "highest"
     dtype = torch.float64 if double else torch.float32
-    norm_a, norm_b = a.double().square().sum(1), b.double().square().sum(1)
+    norm_a, norm_b = a.double().square_().sum(1), b.double().square_().sum(1)
     left = _padded(torch.cat([-2 * a, norm_a[:, None], torch.ones_like(a[:, :1])], 1).to(dtype), -2)
     right = _padded(torch.cat([b, torch.ones_like(b[:, :1]), norm_b[:, None]], 1).to(dtype), -1)
     scale = float(norm_a.max() + norm_b.max())
@@ -175,10 +181,10 @@ def _padded(factor: torch.Tensor, norm_column: int) -> torch.Tensor:
     return torch.cat([factor, padding])
 
 
-def _two_nearest(block, a, b, error: float):
+def _two_nearest(block, a, b, error: float, out):
     """(2, n) indices of the two smallest entries of each row, truly ordered; the smallest entry."""
     groups = block.shape[1] // _GROUP
-    minima = block.unflatten(1, (_GROUP, groups)).amin(1)
+    minima = torch.amin(block.unflatten(1, (_GROUP, groups)), 1, out=out)
     chosen = []
     for _ in range(min(2, groups)):
         chosen.append(minima.argmin(1, keepdim=True))
@@ -196,8 +202,8 @@ def _two_nearest(block, a, b, error: float):
     if len(open_rows):
         rival = block[open_rows] <= values[open_rows, 1:2] + 2 * error
         row, candidate = torch.nonzero(rival).unbind(1)
-        if error:
-            exact = _squared_differences(a, open_rows[row], b, candidate)
+        if error > 0:
+            exact = _squared_differences(a, open_rows[row], b, candidate, error)
         else:
             exact = block[open_rows[row], candidate]
         # By row, then distance, then index, by which candidates come sorted.
@@ -216,12 +222,17 @@ class _ColumnMinima:
         self.second = self.value.clone()  # smallest entry of any other group
         self.base = like.new_zeros((columns,), dtype=torch.int64)  # first row of the group
         self.step = self.base.clone()  # between its rows
+        self._minima: torch.Tensor | None = None
 
     def update(self, block: torch.Tensor, start: int) -> None:
         step = len(block) // _GROUP
-        minima = block.unflatten(0, (_GROUP, step)).amin(0)[:, : len(self.value)]
+        if self._minima is None:
+            self._minima = block.new_empty((step, block.shape[1]))
+        minima = self._minima[:step]
+        torch.amin(block.unflatten(0, (_GROUP, step)), 0, out=minima)
+        minima = minima[:, : len(self.value)]
         value, group = minima.min(0)
-        second = minima.scatter(0, group[None], torch.inf).amin(0)
+        second = minima.scatter_(0, group[None], torch.inf).amin(0)
         better = value < self.value
         rest = torch.minimum(torch.where(better, self.value, value), self.second)
         self.second = torch.where(better, torch.minimum(self.value, second), rest)
@@ -235,24 +246,27 @@ class _ColumnMinima:
         rows = self.base[columns] + self.step[columns] * rank
         padding = rows >= len(a)
         pairs = (rows.masked_fill(padding, 0).flatten(), columns.repeat(_GROUP))
-        exact = _squared_differences(a, pairs[0], b, pairs[1]).view_as(rows)
+        exact = _squared_differences(a, pairs[0], b, pairs[1], error).view_as(rows)
         nearest = exact.masked_fill(padding, torch.inf).argmin(0, keepdim=True)
         certain = self.second[columns] - self.value[columns] > 2 * error
         return rows.gather(0, nearest)[0], certain
 
 
-def _squared_differences(a, i, b, j) -> torch.Tensor:
-    """|a[i] - b[j]|^2 in float64."""
+def _squared_differences(a, i, b, j, error: float) -> torch.Tensor:
+    """|a[i] - b[j]|^2 in float64; in float32 for integers (error 0), for which that is exact."""
+    dtype = torch.float64 if error > 0 else torch.float32
     parts = [
-        (a[i_].double() - b[j_].double()).square().sum(1)
+        (a[i_].to(dtype) - b[j_].to(dtype)).square_().sum(1)
         for i_, j_ in zip(i.split(_CHUNK), j.split(_CHUNK))
     ]
     return torch.cat(parts)
 
 
-def _distances(a, b, index) -> torch.Tensor:
+def _distances(a, b, index, error: float) -> torch.Tensor:
     """Euclidean distances of rows of `a` to the given rows of `b`, inf where the index is -1."""
     distance = a.new_full((len(a),), torch.inf)
     rows = torch.nonzero(index >= 0)[:, 0]
-    distance[rows] = _squared_differences(a, rows, b, index[rows]).sqrt().float()
+    squared = _squared_differences(a, rows, b, index[rows], error)
+    # The root in float64 rounds to the nearest float32 for either.
+    distance[rows] = squared.double().sqrt().float()
     return distance

@@ -1,0 +1,175 @@
+"""Parse the two files of a COLMAP model that poses and covisibility need, binary or text.
+
+Formats: https://colmap.github.io/format.html. Nothing is interpreted here: numbers come out as
+COLMAP stores them.
+"""
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+# name -> (id in binary files, number of parameters); the models that OpenCV's distortion covers
+CAMERA_MODELS = {
+    "SIMPLE_PINHOLE": (0, 3),
+    "PINHOLE": (1, 4),
+    "SIMPLE_RADIAL": (2, 4),
+    "RADIAL": (3, 5),
+    "OPENCV": (4, 8),
+    "FULL_OPENCV": (6, 12),
+}
+_NAMES = {model_id: name for name, (model_id, _) in CAMERA_MODELS.items()}
+_OBSERVATION = np.dtype([("xy", "<f8", 2), ("point", "<i8")])
+
+
+@dataclass(frozen=True)
+class RawCamera:
+    camera_id: int
+    model: str
+    width: int
+    height: int
+    params: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RawImage:
+    """`pose` is qw, qx, qy, qz, tx, ty, tz; `point_ids` (P,) int64 has -1 for untriangulated."""
+
+    image_id: int
+    pose: tuple[float, ...]
+    camera_id: int
+    name: str
+    point_ids: np.ndarray
+
+
+def read_cameras_binary(path: Path) -> list[RawCamera]:
+    """`cameras.bin`; ValueError names file and field where it ends early or is foreign."""
+    reader = _BinaryReader(path)
+    cameras = []
+    for i in range(reader.take("Q", "the number of cameras")[0]):
+        field = f"camera {i}"
+        camera_id, model_id, width, height = reader.take("iiQQ", field)
+        model = _NAMES.get(model_id, f"id {model_id}")
+        _check_model(path, field, model)
+        params = reader.take(f"{CAMERA_MODELS[model][1]}d", field)
+        cameras.append(RawCamera(camera_id, model, width, height, params))
+    reader.finish()
+    return cameras
+
+
+def read_images_binary(path: Path) -> list[RawImage]:
+    """`images.bin`; ValueError names file and field where it ends early or is foreign."""
+    reader = _BinaryReader(path)
+    images = []
+    for i in range(reader.take("Q", "the number of images")[0]):
+        field = f"image {i}"
+        image_id, *pose, camera_id = reader.take("i7di", field)
+        name = reader.name(f"the name of {field}")
+        (count,) = reader.take("Q", field)
+        points = reader.array(_OBSERVATION, count, f"the points of {field}")["point"]
+        images.append(RawImage(image_id, tuple(pose), camera_id, name, points.astype(np.int64)))
+    reader.finish()
+    return images
+
+
+def read_cameras_text(path: Path) -> list[RawCamera]:
+    """`cameras.txt`: a line each with CAMERA_ID MODEL WIDTH HEIGHT PARAMS."""
+    cameras = []
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        field = f"line {number}"
+        words = line.split()
+        if len(words) < 4:
+            raise ValueError(f"{path}: {field}: found {line!r}, wanted ID MODEL WIDTH HEIGHT ...")
+        _check_model(path, field, words[1])
+        camera_id, width, height = _numbers(path, field, [words[0], *words[2:4]], int)
+        params = _numbers(path, field, words[4:], float)
+        wanted = CAMERA_MODELS[words[1]][1]
+        if len(params) != wanted:
+            raise ValueError(f"{path}: {field}: found {len(params)} parameters, wanted {wanted}")
+        cameras.append(RawCamera(camera_id, words[1], width, height, params))
+    return cameras
+
+
+def read_images_text(path: Path) -> list[RawImage]:
+    """`images.txt`: two lines each, ID Q(4) T(3) CAMERA_ID NAME and triples X Y POINT3D_ID."""
+    lines = list(_lines(path))
+    # A blank line can be an image without points, but not the first of its two.
+    while lines and not lines[-1][1].strip() and len(lines) % 2:
+        lines.pop()
+    images = []
+    for (number, line), (_, points) in zip(lines[::2], [*lines[1::2], (0, "")]):
+        field = f"line {number}"
+        words = line.split(maxsplit=9)
+        if len(words) != 10:
+            raise ValueError(f"{path}: {field}: found {line!r}, wanted ID Q(4) T(3) CAMERA NAME")
+        image_id, camera_id = _numbers(path, field, [words[0], words[8]], int)
+        pose = _numbers(path, field, words[1:8], float)
+        observations = points.split()
+        if len(observations) % 3:
+            raise ValueError(f"{path}: line {number + 1}: wanted triples X Y POINT3D_ID")
+        ids = _numbers(path, f"line {number + 1}", observations[2::3], int)
+        name = words[9].rstrip()
+        images.append(RawImage(image_id, pose, camera_id, name, np.array(ids, dtype=np.int64)))
+    return images
+
+
+class _BinaryReader:
+    """Little-endian fields of a file held in memory; says which field a file ends in."""
+
+    def __init__(self, path: Path):
+        self.path, self.data, self.offset = path, path.read_bytes(), 0
+
+    def take(self, layout: str, field: str) -> tuple:
+        start = self._advance(struct.calcsize("<" + layout), field)
+        return struct.unpack_from("<" + layout, self.data, start)
+
+    def array(self, dtype: np.dtype, count: int, field: str) -> np.ndarray:
+        start = self._advance(count * dtype.itemsize, field)
+        return np.frombuffer(self.data, dtype, count, start)
+
+    def name(self, field: str) -> str:
+        end = self.data.find(b"\0", self.offset)
+        start = self._advance((end if end >= 0 else len(self.data)) + 1 - self.offset, field)
+        try:
+            return self.data[start:end].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.path}: {field} is not UTF-8") from error
+
+    def finish(self) -> None:
+        if self.offset != len(self.data):
+            extra = len(self.data) - self.offset
+            raise ValueError(f"{self.path}: {extra} bytes left over after the last entry")
+
+    def _advance(self, size: int, field: str) -> int:
+        start = self.offset
+        if start + size > len(self.data):
+            raise ValueError(f"{self.path}: ends inside {field} (truncated, or another format)")
+        self.offset += size
+        return start
+
+
+def _lines(path: Path):
+    """Numbered lines without comments."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file in UTF-8") from error
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.startswith("#"):
+            yield number, line
+
+
+def _numbers(path: Path, field: str, words: list[str], kind: type) -> tuple:
+    try:
+        return tuple(kind(word) for word in words)
+    except ValueError as error:
+        raise ValueError(f"{path}: {field}: found {error}, wanted {kind.__name__}s") from error
+
+
+def _check_model(path: Path, field: str, model: str) -> None:
+    if model not in CAMERA_MODELS:
+        wanted = ", ".join(CAMERA_MODELS)
+        raise ValueError(f"{path}: {field} has camera model {model}, supported are {wanted}")
