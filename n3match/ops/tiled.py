@@ -37,12 +37,16 @@ from n3match.ops import checks, reference
 _TILE_ELEMENTS = {"cpu": 1 << 19}
 _TILE_ELEMENTS_DEVICE = 1 << 24
 _MAX_INVERSE_T = 1e30
+_BLOCK = 64  # columns are padded to a multiple of this many, see `_row_max`
 _RESCALE_EVERY = 64  # masses halve at most: rescaling this often keeps them in range for any K
 
 
 @dataclass
 class _Problem:
-    """One batch element, shifted and laid out for the tile products."""
+    """One batch element, shifted and laid out for the tile products.
+
+    N is padded to a multiple of `_BLOCK` by items that can't be selected.
+    """
 
     query: Tensor  # (M, E)
     key: Tensor  # (N, E)
@@ -51,7 +55,7 @@ class _Problem:
     value: Tensor  # (N, F)
     inverse_t: Tensor  # (M, 1)
     log_t: Tensor  # (M, 1)
-    mask: Tensor | None  # (N,)
+    mask: Tensor | None  # (N,); None: all may be selected
     exclude_self: bool
     reading: str
 
@@ -88,11 +92,18 @@ class _Problem:
 
 
 def _problem(query, key, value, log_t, mask, exclude_self, reading) -> _Problem:
+    padding = -len(key) % _BLOCK
+    if padding:
+        if mask is None:
+            mask = torch.ones(len(key), dtype=torch.bool, device=key.device)
+        mask = torch.nn.functional.pad(mask, (0, padding))
+        key, value = (torch.nn.functional.pad(x, (0, 0, 0, padding)) for x in (key, value))
     if mask is not None:
         hidden = ~mask[:, None]
         key = key.masked_fill(hidden, 0.0)
         value = value.masked_fill(hidden, 0.0)
-    centre = key.mean(0, keepdim=True)
+    selectable = len(key) if mask is None else mask.sum().clamp(min=1)
+    centre = key.sum(0, keepdim=True) / selectable
     query, key = query - centre, key - centre
     norm = key.square().sum(1, keepdim=True)
     if mask is not None:
@@ -143,6 +154,18 @@ class _Saved:
         return self.nearest[rows], s, g, 1 + g * s
 
 
+def _row_max(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Largest element of each row and its index, both (R, 1).
+
+    A maximum with index over a long row is far slower than one without: find the largest of each
+    block first, then search one block.
+    """
+    blocks = x.view(len(x), -1, _BLOCK)
+    top, block = blocks.amax(2).max(1, keepdim=True)
+    inside = blocks.gather(1, block[..., None].expand(-1, 1, _BLOCK))[:, 0].argmax(1, keepdim=True)
+    return top, block * _BLOCK + inside
+
+
 def _next_mass(mass: Tensor, scale: Tensor, out: Tensor) -> Tensor:
     """mass · (1 − mass · scale) into `out` (another tensor)."""
     torch.mul(mass, scale, out=out)
@@ -161,7 +184,7 @@ def _forward_tile(p: _Problem, rows: slice, k: int, z_out: Tensor, saved: _Saved
     """Fills z_out (R, K, F) and the tile's part of `saved`."""
     mass, spare = (buffer[: len(z_out)] for buffer in buffers)
     p.logits(rows, mass)
-    top, nearest = mass.max(1, keepdim=True)
+    top, nearest = _row_max(mass)
     mass.scatter_(1, nearest, float("-inf"))
     second = mass.amax(1, keepdim=True)
     # Fewer than two candidates: any finite base will do, the row is recomputed exactly.
@@ -339,6 +362,8 @@ class _TiledAggregate(torch.autograd.Function):
         d_query, d_key, d_value, d_log_t = (
             torch.stack(g) if g[0] is not None else None for g in zip(*grads)
         )
+        n = key.shape[1]
+        d_key, d_value = d_key[:, :n], d_value[:, :n]
         if mask is not None:
             hidden = ~mask[..., None]
             d_key, d_value = d_key.masked_fill(hidden, 0.0), d_value.masked_fill(hidden, 0.0)

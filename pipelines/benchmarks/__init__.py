@@ -1,0 +1,1 @@
+"""What `python -m n3match.pipelines.benchmark` measures."""

@@ -1,0 +1,45 @@
+"""The filter's own time beside SIFT extraction on the bundled pair of photographs."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from n3match import MatchFilter
+from n3match.datasets.images import read_image_gray
+from n3match.matching import extract_sift
+from n3match.pipelines.benchmarks.measure import median_seconds
+from n3match.pipelines.demo import demo_images
+
+
+def run(matches: list[int], repeats: int) -> list[dict]:
+    images = [read_image_gray(path) for path in demo_images()]
+    rows = []
+    for n in matches:
+        rng = np.random.default_rng(0)
+        points0, points1, side = (
+            torch.from_numpy(rng.random((1, n, 2), dtype=np.float32)) for _ in range(3)
+        )
+        nets = {name: MatchFilter.from_pretrained(name) for name in ("sift", "sift-cnnet")}
+
+        def score(net, points0=points0, points1=points1, side=side):
+            with torch.inference_mode():
+                return net.score(points0, points1, side)
+
+        seconds = median_seconds(
+            {
+                "SIFT": lambda n=n: [extract_sift(image, max_keypoints=n) for image in images],
+                **{name: lambda net=net: score(net) for name, net in nets.items()},
+            },
+            repeats,
+        )
+        rows.append(
+            {
+                "filter": f"{n} matches",
+                "SIFT of the pair, ms": round(1e3 * seconds["SIFT"]),
+                "sift, ms": round(1e3 * seconds["sift"], 1),
+                "sift-cnnet, ms": round(1e3 * seconds["sift-cnnet"], 1),
+                "sift / SIFT": round(seconds["sift"] / seconds["SIFT"], 3),
+            }
+        )
+    return rows

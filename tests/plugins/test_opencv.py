@@ -1,0 +1,52 @@
+"""The OpenCV plug: the same DMatch objects come back, wrong use is told."""
+
+import cv2
+import numpy as np
+import pytest
+from two_view_scenes import K0, K1, SIZE0, SIZE1, make_scene
+
+from n3match.plugins.opencv import filter_matches
+
+
+def _as_opencv(scene):
+    keypoints0 = [cv2.KeyPoint(float(x), float(y), 3.0) for x, y in scene.points0]
+    keypoints1 = [cv2.KeyPoint(float(x), float(y), 3.0) for x, y in scene.points1]
+    matches = [cv2.DMatch(i, i, 1.0) for i in range(len(keypoints0))]
+    return keypoints0, keypoints1, matches
+
+
+@pytest.mark.parametrize("cameras", [True, False])
+@pytest.mark.parametrize("with_side", [True, False])
+def test_keeps_the_right_ones_of_the_same_objects(cameras, with_side):
+    scene = make_scene(200, 600, seed=2)
+    keypoints0, keypoints1, matches = _as_opencv(scene)
+    # Given in another order than the keypoints.
+    matches = [matches[i] for i in np.random.default_rng(0).permutation(len(matches))]
+    options = {"K1": K0, "K2": K1} if cameras else {}
+    if with_side:
+        options["side"] = scene.side[[m.queryIdx for m in matches]]
+    kept = filter_matches(SIZE0, SIZE1, keypoints0, keypoints1, matches, **options)
+    given = {id(match) for match in matches}
+    assert all(id(match) in given for match in kept)
+    right = scene.right[[match.queryIdx for match in kept]]
+    assert right.mean() > 0.7
+    assert right.sum() > 0.7 * scene.right.sum()
+    order = [id(match) for match in matches]
+    positions = [order.index(id(match)) for match in kept]
+    assert positions == sorted(positions)
+
+
+def test_no_matches():
+    assert filter_matches(SIZE0, SIZE1, [], [], []) == []
+
+
+def test_index_past_the_keypoints():
+    keypoints0, keypoints1, matches = _as_opencv(make_scene(10, 0))
+    with pytest.raises(ValueError, match=r"matches1to2: trainIdx .* keypoints2 holds 5"):
+        filter_matches(SIZE0, SIZE1, keypoints0, keypoints1[:5], matches)
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5,), (-1, 3)])
+def test_bad_size(size):
+    with pytest.raises(ValueError, match="size1 must be"):
+        filter_matches(size, SIZE1, [], [], [])
