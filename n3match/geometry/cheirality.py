@@ -13,6 +13,8 @@ from n3match.geometry.essential import decompose_essential
 # Parallax angle (radians) at which a match has half a vote on the sign of t: about one pixel at
 # a focal length of 1000 pixels. Far below it the sign of a depth is noise.
 _HALF_VOTE_PARALLAX = 1e-3
+# A match on the wrong side counts as behind only with more than half a vote.
+_TOO_FAR_TO_TELL = -0.5
 
 
 def recover_pose(
@@ -69,8 +71,25 @@ def recover_pose(
     R = torch.where(first[..., None], R1, R2)
 
     sign = torch.where((side * same * votes).sum(-1, keepdim=True) >= 0, 1.0, -1.0).to(t.dtype)
-    in_front = same & (side * sign > -0.5)
-    return R.to(dtype), (t * sign).to(dtype), in_front
+    return R.to(dtype), (t * sign).to(dtype), same & (side * sign > _TOO_FAR_TO_TELL)
+
+
+def in_front_of_both(
+    R: torch.Tensor, t: torch.Tensor, x0: torch.Tensor, x1: torch.Tensor
+) -> torch.Tensor:
+    """Which matches have positive depth in both cameras of a given pose, or are too far to tell.
+
+    Args:
+        R: (..., 3, 3), t: (..., 3) unit length, x1 ~ R x0 + t. x0, x1: (..., N, 2) calibrated.
+
+    Returns:
+        (..., N) bool.
+    """
+    check_tensor("R", R, 3, 3)
+    check_tensor("t", t, 3)
+    check_same_length("x0", x0, "x1", x1)
+    same, side = _sides(*(a.to(torch.float64) for a in (R, t, x0, x1)))
+    return same & (side > _TOO_FAR_TO_TELL)
 
 
 def _sides(
@@ -89,8 +108,8 @@ def _sides(
     ray1 = torch.nn.functional.normalize(torch.cat((x1, ones), -1), dim=-1)
     t = t[..., None, :]
     n = torch.linalg.cross(ray0, ray1)
-    depth1 = (n * torch.linalg.cross(ray0, t.expand_as(ray0))).sum(-1)
-    depth0 = (n * torch.linalg.cross(ray1, t.expand_as(ray1))).sum(-1)
+    depth1 = (n * torch.linalg.cross(ray0, t)).sum(-1)
+    depth0 = (n * torch.linalg.cross(ray1, t)).sum(-1)
     parallax = n.square().sum(-1)  # squared sine
     # Rays that coincide are a point at infinity; the rounding of n must not decide there.
     coincide = (parallax < 1e-20) & ((ray0 * ray1).sum(-1) > 0)

@@ -10,20 +10,13 @@ from n3match.geometry._checks import (
     check_points_array,
     check_scores,
 )
-from n3match.geometry.degeneracy import (
-    SIGNIFICANT,
-    essential_of,
-    fit_homography,
-    plane_dominates,
-    plane_has_rival_pose,
-    points_on_a_line,
-    rotation_alone,
-)
-from n3match.geometry.estimators import ESTIMATORS, Estimate, TwoViewProblem, choose_estimator
+from n3match.geometry.estimators import ESTIMATORS, TwoViewProblem, choose_estimator
 from n3match.geometry.estimators.registry import FEWEST_MATCHES, MAX_ITERATIONS
+from n3match.geometry.planarity import points_on_a_line
+from n3match.geometry.pose_support import essential_of
 from n3match.geometry.relative_pose import PoseStatus, RelativePose
-from n3match.geometry.support import epipolar_distance, log10_false_alarms
 from n3match.geometry.undistort import undistort_checked
+from n3match.geometry.verification import verify_pose
 
 
 def estimate_relative_pose_from_matches(
@@ -119,95 +112,46 @@ def estimate_relative_pose_from_matches(
     )
     if threshold_calibrated is not None:
         problem = problem.with_threshold_calibrated(threshold_calibrated)
-    nothing = np.zeros(n, dtype=bool)
 
-    def failure(status: PoseStatus, detail: str, **fields) -> RelativePose:
-        fields = {"R": None, "inliers": nothing, **fields}
+    def result(status: PoseStatus, R=None, t=None, inliers=None, **fields) -> RelativePose:
         return RelativePose(
-            t=None, E=None, scores=scores, status=status, estimator=name, detail=detail, **fields
+            R=R,
+            t=t,
+            E=None if t is None else essential_of(R, t),
+            inliers=np.zeros(n, dtype=bool) if inliers is None else inliers,
+            scores=scores,
+            status=status,
+            estimator=name,
+            **fields,
         )
 
     usable = n if scores is None or name != "eight_point" else int(np.count_nonzero(scores))
     if usable < FEWEST_MATCHES[name]:
-        return failure(
+        return result(
             PoseStatus.TOO_FEW_MATCHES,
-            f"{name} needs at least {FEWEST_MATCHES[name]} matches, got {usable}",
+            detail=f"{name} needs at least {FEWEST_MATCHES[name]} matches, got {usable}",
         )
     limit = problem.threshold_calibrated
     if points_on_a_line(x0, limit) or points_on_a_line(x1, limit):
-        return failure(PoseStatus.DEGENERATE, "all points of an image are on one line or point")
-
+        return result(
+            PoseStatus.DEGENERATE, detail="all points of an image are on one line or point"
+        )
     estimate = ESTIMATORS[name](problem)
     if estimate is None:
-        return failure(PoseStatus.ESTIMATION_FAILED, f"{name} found no model")
+        return result(PoseStatus.ESTIMATION_FAILED, detail=f"{name} found no model")
     if not verify:
-        return _success(estimate, scores, name)
-
-    R, t, inliers = estimate.R, estimate.t, estimate.inliers
-    count = int(np.count_nonzero(inliers))
-    E = essential_of(R, t)
-    H, on_plane = None, nothing.copy()
-    homography_support = None
-    if count:
-        H, on_plane[inliers] = fit_homography(x0[inliers], x1[inliers], limit)
-        homography_support = np.count_nonzero(on_plane) / count
-        rotation = rotation_alone(x0, x1, R, t, inliers, limit, num_putative)
-        if rotation is not None:
-            return failure(
-                PoseStatus.NO_PARALLAX,
-                "a rotation explains the matches; the translation is not determined",
-                R=rotation[0],
-                inliers=rotation[1],
-                homography_support=homography_support,
-            )
-
-    everything = np.ones(n, dtype=bool)
-    alarms = log10_false_alarms(x0, x1, epipolar_distance(E), everything, limit, num_putative)
-    told = {
-        "inliers": inliers,
-        "homography_support": homography_support,
-        "log10_false_alarms": alarms,
-    }
-    if alarms > SIGNIFICANT:
-        return failure(
-            PoseStatus.INSUFFICIENT_SUPPORT,
-            f"{count} inliers of {num_putative} putative matches are no more than chance gives",
-            **told,
-        )
-    if count and (points_on_a_line(x0[inliers], limit) or points_on_a_line(x1[inliers], limit)):
-        return failure(PoseStatus.DEGENERATE, "all inliers of an image are on one line", **told)
-    if H is not None and plane_dominates(x0, x1, R, t, inliers, on_plane, limit, num_putative):
-        if name == "eight_point":
-            return failure(
-                PoseStatus.DEGENERATE,
-                "the eight-point algorithm can't tell poses of a plane",
-                **told,
-            )
-        if plane_has_rival_pose(x0[inliers], x1[inliers], R, t, H, limit):
-            return failure(
-                PoseStatus.DEGENERATE, "the matches are on a plane that two poses explain", **told
-            )
-    return _success(estimate, scores, name, homography_support, alarms)
-
-
-def _success(
-    estimate: Estimate,
-    scores: np.ndarray | None,
-    name: str,
-    homography_support: float | None = None,
-    alarms: float | None = None,
-) -> RelativePose:
-    return RelativePose(
-        R=estimate.R,
-        t=estimate.t,
-        E=essential_of(estimate.R, estimate.t),
-        inliers=estimate.inliers,
-        scores=scores,
-        status=PoseStatus.OK,
-        estimator=name,
-        homography_support=homography_support,
-        log10_false_alarms=alarms,
+        return result(PoseStatus.OK, estimate.R, estimate.t, estimate.inliers)
+    verdict = verify_pose(
+        x0,
+        x1,
+        estimate.R,
+        estimate.t,
+        estimate.inliers,
+        threshold=limit,
+        num_putative=num_putative,
+        linear=name == "eight_point",
     )
+    return result(**vars(verdict))
 
 
 def _check_options(

@@ -26,7 +26,8 @@ class PoseStatus(str, enum.Enum):
 class RelativePose:
     """The pose of camera 1 relative to camera 0: x1 ~ R x0 + t.
 
-    R, t and E are None unless `status` is "ok"; only "no_parallax" has an R without t.
+    R, t and E are None unless `status` is "ok"; only "no_parallax" has an R without t (and as
+    inliers the matches that this rotation explains).
     """
 
     R: np.ndarray | None  # (3, 3) float64

@@ -17,12 +17,15 @@ from scipy.stats import binom
 
 from n3match.geometry.epipolar import sampson_distance
 
-_RANDOM_PAIRS = 10_000
+_RANDOM_PAIRS = 5000
 # A threshold this many times wider, divided by the same number, steadies the estimate of
 # small probabilities.
 _WIDER = 8
 # Distances are tested at these multiples of the inlier threshold; each is one more test.
 _MULTIPLES = (1.0, 2.0, 4.0)
+
+# log10 of expected false alarms below which support is more than chance: one in a thousand.
+SIGNIFICANT = -3.0
 
 # (matches that fix the model, solutions they leave)
 ESSENTIAL_MODEL = (5, 10)
@@ -111,7 +114,13 @@ def rotation_distance(R: np.ndarray) -> Distance:
 
 def count_distinct(x0: np.ndarray, x1: np.ndarray, mask: np.ndarray, cell: float) -> int:
     """How many different points the selected matches have, in the image that has fewer."""
-    return min(len(np.unique(np.round(x[mask] / cell), axis=0)) for x in (x0, x1))
+    return min(len(np.unique(_cells(x[mask], cell))) for x in (x0, x1))
+
+
+def _cells(x: np.ndarray, cell: float) -> np.ndarray:
+    """One complex number per grid cell: sorting those is much faster than sorting rows."""
+    grid = np.round(x / cell)
+    return grid[:, 0] + 1j * grid[:, 1]
 
 
 def _log_binomial_tail(k: int, n: int, p: float) -> float:
@@ -135,10 +144,16 @@ def _chance(wrong: np.ndarray, limit: float) -> float:
 
 
 def _mismatched(x0: np.ndarray, x1: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points of image 0 with points of image 1 that are not their matches."""
+    """Points of image 0 with points of image 1 that are not their matches, each pair once.
+
+    All such pairs if there are few: repeating them would feign a larger sample.
+    """
     n = len(x0)
-    rng = np.random.default_rng(seed)
-    i = rng.integers(n, size=_RANDOM_PAIRS)
-    j = rng.integers(n, size=_RANDOM_PAIRS)
-    different = i != j
-    return x0[i[different]], x1[j[different]]
+    if n * (n - 1) <= _RANDOM_PAIRS:
+        i, j = np.nonzero(~np.eye(n, dtype=bool))
+    else:
+        rng = np.random.default_rng(seed)
+        i = rng.integers(n, size=_RANDOM_PAIRS)
+        # A step of 1 to n − 1 never ends where it began.
+        j = (i + rng.integers(1, n, size=_RANDOM_PAIRS)) % n
+    return x0[i], x1[j]

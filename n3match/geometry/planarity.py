@@ -1,0 +1,145 @@
+"""Scenes that are a plane, which two poses may explain; points on a line (numpy).
+
+N matches; all coordinates and thresholds are calibrated.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from n3match.geometry.pose_error import pose_error_deg
+from n3match.geometry.pose_support import TRANSFER_FACTOR, essential_of, inliers_of
+from n3match.geometry.support import (
+    SIGNIFICANT,
+    TRANSLATION_MODEL,
+    epipolar_distance,
+    log10_false_alarms,
+)
+
+# A plane is dominant with this share of the inliers.
+_DOMINANT_SHARE = 0.95
+# A rival pose of a plane is as good with this share of the pose's own inliers, and better when
+# the pose has less than this share of the rival's.
+_AS_GOOD, _WORSE = 0.95, 0.8
+# Poses closer together than this (degrees) are one answer.
+_SAME_POSE_DEG = 5.0
+
+
+class PlaneVerdict(enum.Enum):
+    KEEP = "keep"  # no plane, or no other pose explains it as well
+    AMBIGUOUS = "ambiguous"  # another pose explains the plane as well
+    REPLACE = "replace"  # another pose explains it clearly better
+
+
+@dataclass(frozen=True)
+class PlaneModel:
+    """A homography with x1 ~ H x0, and the matches (N,) bool that it explains."""
+
+    H: np.ndarray
+    explained: np.ndarray
+
+
+def points_on_a_line(x: np.ndarray, threshold: float) -> bool:
+    """Whether all points (N, 2), N ≥ 1, are within about a threshold of one line (or point)."""
+    centred = x - x.mean(axis=0)
+    # Root mean square distance from the best line through the centre.
+    minor = np.sqrt(max(0.0, np.linalg.eigvalsh(centred.T @ centred / len(x))[0]))
+    return bool(minor < threshold)
+
+
+def find_plane(
+    x0: np.ndarray, x1: np.ndarray, inliers: np.ndarray, threshold: float
+) -> PlaneModel | None:
+    """The homography that most inliers (N,) bool agree with; None with fewer than 4 of them."""
+    if np.count_nonzero(inliers) < 4:
+        return None
+    H, mask = cv2.findHomography(
+        x0[inliers],
+        x1[inliers],
+        method=cv2.RANSAC,
+        ransacReprojThreshold=TRANSFER_FACTOR * threshold,
+        maxIters=200,
+        confidence=0.99,
+    )
+    if H is None or mask is None or not np.isfinite(H).all():
+        return None
+    explained = np.zeros(len(x0), dtype=bool)
+    explained[inliers] = mask.ravel() > 0
+    return PlaneModel(H, explained)
+
+
+def plane_dominates(
+    x0: np.ndarray,
+    x1: np.ndarray,
+    R: np.ndarray,
+    t: np.ndarray,
+    inliers: np.ndarray,
+    plane: PlaneModel,
+    threshold: float,
+    num_putative: int,
+) -> bool:
+    """Whether nearly all inliers are on one plane, and those off it no more than chance gives."""
+    on_plane = int(np.count_nonzero(plane.explained))
+    if on_plane < _DOMINANT_SHARE * np.count_nonzero(inliers):
+        return False
+    alarms = log10_false_alarms(
+        x0,
+        x1,
+        epipolar_distance(essential_of(R, t)),
+        inliers & ~plane.explained,
+        threshold,
+        max(0, num_putative - on_plane),
+        TRANSLATION_MODEL,
+    )
+    return alarms > SIGNIFICANT
+
+
+def compare_with_rival(
+    x0: np.ndarray,
+    x1: np.ndarray,
+    R: np.ndarray,
+    t: np.ndarray,
+    plane: PlaneModel,
+    threshold: float,
+) -> tuple[PlaneVerdict, np.ndarray, np.ndarray]:
+    """The pose (R, t) beside the other poses that the plane's homography allows.
+
+    A plane seen by two cameras has up to two poses with all points in front of both
+    (Longuet-Higgins 1986), and its points alone can't tell which. Often the second has part of
+    the points behind a camera: sampling estimators that don't look at that may have chosen it.
+
+    Returns:
+        The verdict, and the R and t to go on with (those given unless REPLACE).
+    """
+    limit = TRANSFER_FACTOR * threshold
+
+    def support(pose: tuple[np.ndarray, np.ndarray]) -> int:
+        return int(np.count_nonzero(inliers_of(*pose, x0, x1, limit)))
+
+    rivals = [
+        pose for pose in _poses(plane.H) if float(pose_error_deg(*pose, R, t)) > _SAME_POSE_DEG
+    ]
+    if not rivals:
+        return PlaneVerdict.KEEP, R, t
+    rival = max(rivals, key=support)
+    own, other = support((R, t)), support(rival)
+    if own < _WORSE * other:
+        return PlaneVerdict.REPLACE, *rival
+    if other >= _AS_GOOD * own:
+        return PlaneVerdict.AMBIGUOUS, R, t
+    return PlaneVerdict.KEEP, R, t
+
+
+def _poses(H: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The up to four poses of a homography; those with no translation are left out."""
+    count, rotations, translations, _ = cv2.decomposeHomographyMat(H, np.eye(3))
+    poses = []
+    for R, t in zip(rotations[:count], translations[:count]):
+        length = float(np.linalg.norm(t))
+        if np.isfinite(R).all() and np.isfinite(length) and length > 0:
+            poses.append((np.ascontiguousarray(R), t.ravel() / length))
+    return poses
