@@ -27,14 +27,12 @@ def read_image_gray(path: str | Path) -> np.ndarray:
         ValueError: a folder, an empty file, not an image, truncated beyond repair, or larger than
             OpenCV reads (2^30 pixels).
     """
-    data = np.frombuffer(_read_bytes(path), dtype=np.uint8)
-    try:
-        image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error as error:
-        raise ValueError(f"{path}: OpenCV refuses this image ({error.err})") from error
-    if image is None:
-        raise ValueError(f"{path}: not an image that OpenCV can read")
-    return image
+    return _decode(path, cv2.IMREAD_GRAYSCALE)
+
+
+def read_image_rgb(path: str | Path) -> np.ndarray:
+    """(H, W, 3) uint8 red, green, blue; otherwise as `read_image_gray`."""
+    return cv2.cvtColor(_decode(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 def read_focal_px(path: str | Path, width: int, height: int) -> float | None:
@@ -95,6 +93,17 @@ def intrinsics_from_focal(focal: float, width: int, height: int) -> np.ndarray:
 def default_intrinsics(width: int, height: int) -> np.ndarray:
     """(3, 3) K for an unknown camera: focal length 1.2 x the longer side, as COLMAP assumes."""
     return intrinsics_from_focal(1.2 * max(width, height), width, height)
+
+
+def _decode(path: str | Path, mode: int) -> np.ndarray:
+    data = np.frombuffer(_read_bytes(path), dtype=np.uint8)
+    try:
+        image = cv2.imdecode(data, mode | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:
+        raise ValueError(f"{path}: OpenCV refuses this image ({error.err})") from error
+    if image is None:
+        raise ValueError(f"{path}: not an image that OpenCV can read")
+    return image
 
 
 def _read_bytes(path: str | Path) -> bytes:

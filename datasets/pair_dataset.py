@@ -1,6 +1,6 @@
 """A torch dataset over one or several pair stores."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -62,9 +62,12 @@ class PairDataset(torch.utils.data.Dataset):
         file, row = self._locate(index)
         core, cameras = read_core(file, row), read_cameras(file, row)
         t = core["ts"][:, 0]
+        length = np.linalg.norm(t)
+        if length == 0:
+            raise ValueError(f"{file.filename}: ts/{row}: found a zero vector, wanted a direction")
         focal = [np.nan] * 2 if cameras is None else [(K[0, 0] + K[1, 1]) / 2 for K in cameras]
         R = torch.from_numpy(core["Rs"])
-        t = torch.from_numpy(t / np.linalg.norm(t))
+        t = torch.from_numpy(t / length)
         return {
             "x": torch.from_numpy(core["xs"][0]),
             "side": torch.from_numpy(
@@ -95,28 +98,3 @@ class PairDataset(torch.utils.data.Dataset):
         if path not in self._files:
             self._files[path] = open_store(path)
         return self._files[path], row
-
-
-def collate_padded(items: Iterable[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Stack pairs of unequal size: per-match tensors are padded with zeros to the longest.
-
-    Adds `mask` (B, N) bool, true at real matches. `ys` of padding is zero too: use the mask.
-    """
-    items = list(items)
-    longest = max(len(item["x"]) for item in items)
-    batch = {}
-    for key in items[0]:
-        values = [item[key] for item in items]
-        if key in ("x", "side", "ys"):
-            values = [_pad(v, longest) for v in values]
-        batch[key] = torch.stack(values)
-    batch["mask"] = torch.stack(
-        [torch.arange(longest) < len(item["x"]) for item in items]
-    )
-    return batch
-
-
-def _pad(values: torch.Tensor, length: int) -> torch.Tensor:
-    padded = values.new_zeros((length, *values.shape[1:]))
-    padded[: len(values)] = values
-    return padded

@@ -25,11 +25,6 @@ that come from OANet.
     attributes    schema_version, settings (JSON text of how it was made), source, licence
 """
 
-import contextlib
-import json
-import os
-import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +34,7 @@ import numpy as np
 SCHEMA_VERSION = 1
 
 # group -> (shape, dtype); "N" is the number of matches of the pair, "D" any length
-_CORE = {
+CORE_GROUPS = {
     "xs": ((1, "N", 4), "f4"),
     "ys": (("N", 1), "f4"),
     "Rs": ((3, 3), "f8"),
@@ -47,7 +42,7 @@ _CORE = {
     "ratios": (("N",), "f4"),
     "mutuals": (("N",), "u1"),
 }
-_CAMERA = {
+CAMERA_GROUPS = {
     "cx1s": ((1,), "f4"),
     "cy1s": ((1,), "f4"),
     "cx2s": ((1,), "f4"),
@@ -55,7 +50,7 @@ _CAMERA = {
     "f1s": ((1, 2), "f4"),
     "f2s": ((1, 2), "f4"),
 }
-_EXTRA = {
+EXTRA_GROUPS = {
     "px0s": (("N", 2), "f4"),
     "px1s": (("N", 2), "f4"),
     "shapes0": (("N", 2), "f4"),
@@ -69,6 +64,8 @@ _EXTRA = {
     "dist1s": (("D",), "f8"),
     "sizes": ((2, 2), "i4"),
 }
+_FINITE = ("xs", "Rs", "ts")
+_TABLE = ("scene", "name0", "name1", "num_shared")
 
 
 @dataclass(frozen=True)
@@ -114,73 +111,6 @@ class PairRecord:
     size1: tuple[int, int]
 
 
-class PairStoreWriter:
-    """Writes a store in parts, so that a run killed at any moment goes on where it was.
-
-    HDF5 files can be left unreadable when a writer dies, so no file that counts is ever open for
-    writing: each part is a small store of its own in `<path>.parts/`, renamed into place when
-    complete, and `finish` joins the parts into `path` in the same way. Parts are readable stores.
-
-    Args:
-        path: the store to make.
-        settings: how the pairs are made, JSON-able; a resumed run must have the same.
-        source, licence: free text kept in the file.
-
-    Raises:
-        ValueError: `path` or its parts exist and were made with other settings.
-    """
-
-    def __init__(self, path: str | Path, settings: dict, source: str = "", licence: str = ""):
-        self.path = Path(path)
-        self.parts_dir = self.path.with_name(self.path.name + ".parts")
-        self._attrs = {
-            "schema_version": SCHEMA_VERSION,
-            "settings": json.dumps(settings, sort_keys=True),
-            "source": source,
-            "licence": licence,
-        }
-        if self.path.exists():
-            self._check_settings(self.path)
-        for part in sorted(self.parts_dir.glob("*.h5")):
-            self._check_settings(part)
-
-    @property
-    def finished(self) -> bool:
-        return self.path.exists()
-
-    def part_path(self, name: str) -> Path:
-        return self.parts_dir / f"{name}.h5"
-
-    def has_part(self, name: str) -> bool:
-        return self.part_path(name).exists()
-
-    def write_part(self, name: str, records: Iterable[PairRecord]) -> None:
-        """Write the pairs of one part; it exists afterwards, or not at all."""
-        self.parts_dir.mkdir(parents=True, exist_ok=True)
-        with _replacing(self.part_path(name)) as temporary, h5py.File(temporary, "w") as file:
-            _write_records(file, list(records))
-            file.attrs.update(self._attrs)
-
-    def finish(self, part_names: Iterable[str]) -> Path:
-        """Join the parts, in the order given, into the store; then remove them."""
-        if not self.finished:
-            parts = [self.part_path(name) for name in part_names]
-            with _replacing(self.path) as temporary, h5py.File(temporary, "w") as file:
-                _join(file, parts)
-                file.attrs.update(self._attrs)
-        shutil.rmtree(self.parts_dir, ignore_errors=True)
-        return self.path
-
-    def _check_settings(self, path: Path) -> None:
-        with open_store(path) as file:
-            found = file.attrs.get("settings")
-        if found != self._attrs["settings"]:
-            raise ValueError(
-                f"{path}: made with settings {found}, now asked for {self._attrs['settings']}; "
-                "give another path or remove it"
-            )
-
-
 def open_store(path: str | Path) -> h5py.File:
     """Open a store, or an OANet dump, for reading, checking its outline.
 
@@ -216,22 +146,24 @@ def read_core(file: h5py.File, index: int) -> dict[str, np.ndarray]:
         ValueError: a field of another shape or type than the layout says; the message names the
             file and the field.
     """
-    return _read(file, index, _CORE)
+    return _read(file, index, CORE_GROUPS)
 
 
 def read_cameras(file: h5py.File, index: int) -> tuple[np.ndarray, np.ndarray] | None:
     """K0 and K1 (3, 3) of one pair, pixels; None where the file has none."""
     if "K0s" in file:
-        found = _read(file, index, {k: _EXTRA[k] for k in ("K0s", "K1s")})
+        found = _read(file, index, {k: EXTRA_GROUPS[k] for k in ("K0s", "K1s")})
         return found["K0s"], found["K1s"]
-    if any(group not in file for group in _CAMERA):
+    if any(group not in file for group in CAMERA_GROUPS):
         return None
-    found = {group: _dataset(file, group, index)[()].ravel() for group in _CAMERA}
+    found = {group: _dataset(file, group, index)[()].ravel() for group in CAMERA_GROUPS}
+    for group, values in found.items():
+        sizes = (1, 2) if group.startswith("f") else (1,)
+        if values.size not in sizes:
+            raise _malformed(file, group, index, f"{values.size} numbers", f"{sizes}")
     return tuple(
         np.array([[f[0], 0, cx[0]], [0, f[-1], cy[0]], [0, 0, 1]], dtype=np.float64)
-        for f, cx, cy in (
-            (found[f"f{i}s"], found[f"cx{i}s"], found[f"cy{i}s"]) for i in (1, 2)
-        )
+        for f, cx, cy in ((found[f"f{i}s"], found[f"cx{i}s"], found[f"cy{i}s"]) for i in (1, 2))
     )
 
 
@@ -243,122 +175,40 @@ def read_record(file: h5py.File, index: int) -> PairRecord:
     """
     if not has_extras(file):
         raise ValueError(f"{file.filename}: has no pixels, cameras and names (an OANet dump?)")
-    core, extra = _read(file, index, _CORE), _read(file, index, _EXTRA)
-    num = core["xs"].shape[1]
-    for group in ("px0s", "px1s", "shapes0", "shapes1", "index0s", "index1s", "distances"):
-        if len(extra[group]) != num:
-            raise _malformed(file, group, index, f"{len(extra[group])} rows", f"{num} as in xs")
+    found = _read(file, index, CORE_GROUPS | EXTRA_GROUPS)
     pairs = file["pairs"]
     return PairRecord(
         scene=pairs["scene"].asstr()[index],
         name0=pairs["name0"].asstr()[index],
         name1=pairs["name1"].asstr()[index],
         num_shared=int(pairs["num_shared"][index]),
-        points0=extra["px0s"],
-        points1=extra["px1s"],
-        xs=core["xs"][0],
-        distances_squared=core["ys"][:, 0],
-        R=core["Rs"],
-        t=core["ts"][:, 0],
-        ratio=core["ratios"],
-        mutual=core["mutuals"].astype(bool),
-        descriptor_distance=extra["distances"],
-        index0=extra["index0s"],
-        index1=extra["index1s"],
-        shapes0=extra["shapes0"],
-        shapes1=extra["shapes1"],
-        K0=extra["K0s"],
-        K1=extra["K1s"],
-        distortion0=extra["dist0s"],
-        distortion1=extra["dist1s"],
-        size0=tuple(extra["sizes"][0].tolist()),
-        size1=tuple(extra["sizes"][1].tolist()),
+        points0=found["px0s"],
+        points1=found["px1s"],
+        xs=found["xs"][0],
+        distances_squared=found["ys"][:, 0],
+        R=found["Rs"],
+        t=found["ts"][:, 0],
+        ratio=found["ratios"],
+        mutual=found["mutuals"].astype(bool),
+        descriptor_distance=found["distances"],
+        index0=found["index0s"],
+        index1=found["index1s"],
+        shapes0=found["shapes0"],
+        shapes1=found["shapes1"],
+        K0=found["K0s"],
+        K1=found["K1s"],
+        distortion0=found["dist0s"],
+        distortion1=found["dist1s"],
+        size0=tuple(found["sizes"][0].tolist()),
+        size1=tuple(found["sizes"][1].tolist()),
     )
-
-
-@contextlib.contextmanager
-def _replacing(path: Path):
-    """A temporary path beside `path` that takes its place when the block ends well."""
-    temporary = path.with_name(path.name + ".tmp")
-    yield temporary
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _write_records(file: h5py.File, records: list[PairRecord]) -> None:
-    layout = {**_CORE, **_CAMERA, **_EXTRA}
-    for group in layout:
-        file.create_group(group)
-    for index, record in enumerate(records):
-        for group, values in _to_groups(record).items():
-            file[group].create_dataset(str(index), data=np.asarray(values, layout[group][1]))
-    _write_table(
-        file,
-        {name: [getattr(r, name) for r in records] for name in ("scene", "name0", "name1")},
-        [r.num_shared for r in records],
-    )
-
-
-def _write_table(file: h5py.File, names: dict[str, list[str]], num_shared: list[int]) -> None:
-    table = file.create_group("pairs")
-    for name, values in names.items():
-        table.create_dataset(name, data=values, shape=len(values), dtype=h5py.string_dtype())
-    table.create_dataset("num_shared", data=np.asarray(num_shared, np.int32))
-
-
-def _to_groups(record: PairRecord) -> dict[str, np.ndarray]:
-    K0, K1 = record.K0, record.K1
-    return {
-        "xs": record.xs[None],
-        "ys": record.distances_squared[:, None],
-        "Rs": record.R,
-        "ts": record.t[:, None],
-        "ratios": record.ratio,
-        "mutuals": record.mutual,
-        "cx1s": K0[0, 2:],
-        "cy1s": K0[1, 2:],
-        "cx2s": K1[0, 2:],
-        "cy2s": K1[1, 2:],
-        "f1s": [[K0[0, 0], K0[1, 1]]],
-        "f2s": [[K1[0, 0], K1[1, 1]]],
-        "px0s": record.points0,
-        "px1s": record.points1,
-        "shapes0": record.shapes0,
-        "shapes1": record.shapes1,
-        "index0s": record.index0,
-        "index1s": record.index1,
-        "distances": record.descriptor_distance,
-        "K0s": K0,
-        "K1s": K1,
-        "dist0s": record.distortion0,
-        "dist1s": record.distortion1,
-        "sizes": [record.size0, record.size1],
-    }
-
-
-def _join(file: h5py.File, parts: list[Path]) -> None:
-    names: dict[str, list[str]] = {"scene": [], "name0": [], "name1": []}
-    num_shared: list[int] = []
-    groups = [file.create_group(group) for group in (*_CORE, *_CAMERA, *_EXTRA)]
-    for path in parts:
-        with open_store(path) as part:
-            offset = len(num_shared)
-            for group in groups:
-                source = part[group.name]
-                for index in range(len(source)):
-                    part.copy(source[str(index)], group, name=str(offset + index))
-            for name, values in names.items():
-                values.extend(part["pairs"][name].asstr()[:])
-            num_shared.extend(part["pairs"]["num_shared"][:].tolist())
-    _write_table(file, names, num_shared)
 
 
 def _check_outline(path: Path, file: h5py.File) -> None:
     version = file.attrs.get("schema_version")
     if version is not None and version != SCHEMA_VERSION:
         raise ValueError(f"{path}: has schema version {version}, wanted {SCHEMA_VERSION}")
-    wanted = [*_CORE, *(_EXTRA if "pairs" in file else ())]
+    wanted = [*CORE_GROUPS, *(EXTRA_GROUPS if "pairs" in file else ())]
     for group in wanted:
         if not isinstance(file.get(group), h5py.Group):
             raise ValueError(f"{path}: has no group {group!r}, wanted {', '.join(wanted)}")
@@ -366,34 +216,48 @@ def _check_outline(path: Path, file: h5py.File) -> None:
             raise ValueError(
                 f"{path}: {group} has {len(file[group])} pairs where xs has {len(file['xs'])}"
             )
+    for name in _TABLE if "pairs" in file else ():
+        column = file["pairs"].get(name) if isinstance(file["pairs"], h5py.Group) else None
+        if not isinstance(column, h5py.Dataset) or column.shape != (len(file["xs"]),):
+            raise ValueError(f"{path}: pairs/{name}: wanted one entry for each pair in xs")
 
 
 def _dataset(file: h5py.File, group: str, index: int) -> h5py.Dataset:
     dataset = file[group].get(str(index))
     if not isinstance(dataset, h5py.Dataset):
         raise _malformed(file, group, index, "no dataset", "one")
+    if dataset.dtype.kind not in "fiub":
+        raise _malformed(file, group, index, f"type {dataset.dtype}", "numbers")
     return dataset
 
 
+def shape_fits(found: tuple[int, ...], wanted: tuple, num_matches: int) -> bool:
+    """Whether a shape is the layout's for a pair of N matches; "D" stands for any length."""
+    sizes = tuple(num_matches if size == "N" else size for size in wanted)
+    return len(found) == len(sizes) and all(s in ("D", f) for f, s in zip(found, sizes))
+
+
 def _read(file: h5py.File, index: int, layout: dict) -> dict[str, np.ndarray]:
+    num_matches = None
     found = {}
-    lengths = {}
-    for group, (shape, dtype) in layout.items():
+    for group, (wanted, dtype) in layout.items():
         dataset = _dataset(file, group, index)
-        # OANet's own dumps have (N, 1) where others have (N,), (1, 2) or (2,): sizes decide.
-        if dataset.dtype.kind not in "fiub":
-            raise _malformed(file, group, index, f"type {dataset.dtype}", "numbers")
-        wanted = tuple(lengths.get(s, s) for s in shape)
-        actual = dataset.shape
-        if len(wanted) == 1 and len(actual) == 2 and actual[1] == 1:
-            actual = actual[:1]
-        if len(actual) != len(wanted) or any(
-            isinstance(w, int) and w != a for w, a in zip(wanted, actual)
-        ):
-            raise _malformed(file, group, index, f"shape {dataset.shape}", f"{wanted}")
-        if "N" in shape and "N" not in lengths:
-            lengths["N"] = actual[shape.index("N")]
-        found[group] = dataset[()].reshape(actual).astype(dtype, copy=False)
+        shape = dataset.shape
+        # Some dumps keep ratios and flags as (N, 1).
+        if len(wanted) == 1 and len(shape) == 2 and shape[1] == 1:
+            shape = shape[:1]
+        if group == "xs" and len(shape) == 3:
+            num_matches = shape[1]
+        if not shape_fits(shape, wanted, num_matches):
+            with_n = "" if num_matches is None else f" with N = {num_matches} as in xs"
+            raise _malformed(file, group, index, f"shape {shape}", f"{wanted}{with_n}")
+        try:
+            values = dataset[()]
+        except (OSError, RuntimeError) as error:
+            raise _malformed(file, group, index, f"damage ({error})", "readable data") from error
+        found[group] = values.reshape(shape).astype(dtype, copy=False)
+        if group in _FINITE and not np.isfinite(found[group]).all():
+            raise _malformed(file, group, index, "NaN or inf", "finite numbers")
     return found
 
 

@@ -27,7 +27,8 @@ from n3match.datasets.colmap import (
     relative_pose,
 )
 from n3match.datasets.images import read_image_gray
-from n3match.datasets.pair_store import PairRecord, PairStoreWriter
+from n3match.datasets.pair_store import PairRecord
+from n3match.datasets.pair_store_writer import PairStoreWriter
 from n3match.geometry import essential_from_pose, symmetric_epipolar_distance, undistort_points
 from n3match.matching import Features, extract_sift, putative_matches
 
@@ -107,7 +108,7 @@ def build_pairs(
     }
     writer = PairStoreWriter(out, settings, source=source, licence=licence)
     if writer.finished:
-        return writer.path
+        return writer.finish(())
     parts = [
         part
         for scene in chosen

@@ -1,0 +1,175 @@
+"""Write pair stores so that a run killed at any moment can go on where it was."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from n3match.datasets.pair_store import (
+    CAMERA_GROUPS,
+    CORE_GROUPS,
+    EXTRA_GROUPS,
+    SCHEMA_VERSION,
+    PairRecord,
+    open_store,
+    shape_fits,
+)
+
+
+class PairStoreWriter:
+    """Writes a store in parts, so that a run killed at any moment goes on where it was.
+
+    HDF5 files can be left unreadable when a writer dies, so no file that counts is ever open for
+    writing: each part is a small store of its own in `<path>.parts/`, renamed into place when
+    complete, and `finish` joins the parts into `path` in the same way. Parts are readable stores.
+
+    Args:
+        path: the store to make.
+        settings: how the pairs are made, JSON-able; a resumed run must have the same.
+        source, licence: free text kept in the file.
+
+    Raises:
+        ValueError: `path` or its parts exist and were made with other settings.
+    """
+
+    def __init__(self, path: str | Path, settings: dict, source: str = "", licence: str = ""):
+        self.path = Path(path)
+        self.parts_dir = self.path.with_name(self.path.name + ".parts")
+        self._attrs = {
+            "schema_version": SCHEMA_VERSION,
+            "settings": json.dumps(settings, sort_keys=True),
+            "source": source,
+            "licence": licence,
+        }
+        if self.path.exists():
+            self._check_settings(self.path)
+        for part in sorted(self.parts_dir.glob("*.h5")):
+            self._check_settings(part)
+
+    @property
+    def finished(self) -> bool:
+        return self.path.exists()
+
+    def part_path(self, name: str) -> Path:
+        return self.parts_dir / f"{name}.h5"
+
+    def has_part(self, name: str) -> bool:
+        return self.part_path(name).exists()
+
+    def write_part(self, name: str, records: Iterable[PairRecord]) -> None:
+        """Write the pairs of one part; it exists afterwards, or not at all.
+
+        Raises:
+            ValueError: a field of a record whose shape is not the layout's.
+        """
+        self.parts_dir.mkdir(parents=True, exist_ok=True)
+        with _replacing(self.part_path(name)) as temporary, h5py.File(temporary, "w") as file:
+            _write_records(file, list(records))
+            file.attrs.update(self._attrs)
+
+    def finish(self, part_names: Iterable[str]) -> Path:
+        """Join the parts, in the order given, into the store; then remove them."""
+        if not self.finished:
+            parts = [self.part_path(name) for name in part_names]
+            with _replacing(self.path) as temporary, h5py.File(temporary, "w") as file:
+                _join(file, parts)
+                file.attrs.update(self._attrs)
+        shutil.rmtree(self.parts_dir, ignore_errors=True)
+        return self.path
+
+    def _check_settings(self, path: Path) -> None:
+        with open_store(path) as file:
+            found = file.attrs.get("settings")
+        if found != self._attrs["settings"]:
+            raise ValueError(
+                f"{path}: made with settings {found}, now asked for {self._attrs['settings']}; "
+                "give another path or remove it"
+            )
+
+
+@contextlib.contextmanager
+def _replacing(path: Path):
+    """A temporary path beside `path` that takes its place when the block ends well."""
+    temporary = path.with_name(path.name + ".tmp")
+    yield temporary
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _write_records(file: h5py.File, records: list[PairRecord]) -> None:
+    layout = {**CORE_GROUPS, **CAMERA_GROUPS, **EXTRA_GROUPS}
+    for group in layout:
+        file.create_group(group)
+    for index, record in enumerate(records):
+        for group, values in _to_groups(record).items():
+            shape, dtype = layout[group]
+            values = np.asarray(values, dtype)
+            if not shape_fits(values.shape, shape, len(record.xs)):
+                pair = f"{record.scene}: {record.name0}, {record.name1}"
+                raise ValueError(f"{pair}: {group}: found shape {values.shape}, wanted {shape}")
+            file[group].create_dataset(str(index), data=values)
+    _write_table(
+        file,
+        {name: [getattr(r, name) for r in records] for name in ("scene", "name0", "name1")},
+        [r.num_shared for r in records],
+    )
+
+
+def _write_table(file: h5py.File, names: dict[str, list[str]], num_shared: list[int]) -> None:
+    table = file.create_group("pairs")
+    for name, values in names.items():
+        table.create_dataset(name, data=values, shape=len(values), dtype=h5py.string_dtype())
+    table.create_dataset("num_shared", data=np.asarray(num_shared, np.int32))
+
+
+def _to_groups(record: PairRecord) -> dict[str, np.ndarray]:
+    K0, K1 = record.K0, record.K1
+    return {
+        "xs": record.xs[None],
+        "ys": record.distances_squared[:, None],
+        "Rs": record.R,
+        "ts": record.t[:, None],
+        "ratios": record.ratio,
+        "mutuals": record.mutual,
+        "cx1s": K0[0, 2:],
+        "cy1s": K0[1, 2:],
+        "cx2s": K1[0, 2:],
+        "cy2s": K1[1, 2:],
+        "f1s": [[K0[0, 0], K0[1, 1]]],
+        "f2s": [[K1[0, 0], K1[1, 1]]],
+        "px0s": record.points0,
+        "px1s": record.points1,
+        "shapes0": record.shapes0,
+        "shapes1": record.shapes1,
+        "index0s": record.index0,
+        "index1s": record.index1,
+        "distances": record.descriptor_distance,
+        "K0s": K0,
+        "K1s": K1,
+        "dist0s": record.distortion0,
+        "dist1s": record.distortion1,
+        "sizes": [record.size0, record.size1],
+    }
+
+
+def _join(file: h5py.File, parts: list[Path]) -> None:
+    names: dict[str, list[str]] = {"scene": [], "name0": [], "name1": []}
+    num_shared: list[int] = []
+    groups = [file.create_group(group) for group in (*CORE_GROUPS, *CAMERA_GROUPS, *EXTRA_GROUPS)]
+    for path in parts:
+        with open_store(path) as part:
+            offset = len(num_shared)
+            for group in groups:
+                source = part[group.name]
+                for index in range(len(source)):
+                    part.copy(source[str(index)], group, name=str(offset + index))
+            for name, values in names.items():
+                values.extend(part["pairs"][name].asstr()[:])
+            num_shared.extend(part["pairs"]["num_shared"][:].tolist())
+    _write_table(file, names, num_shared)
