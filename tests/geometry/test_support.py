@@ -1,0 +1,225 @@
+"""The parts of the verification, each with what it must and must not notice."""
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+from two_view_scenes import K_A, make_scene, random_matches
+
+from n3match.geometry import PoseStatus, rotation_error_deg, undistort_points
+from n3match.geometry.planarity import (
+    PlaneVerdict,
+    compare_with_rival,
+    find_plane,
+    plane_dominates,
+    points_on_a_line,
+)
+from n3match.geometry.pose_support import essential_of, inliers_of
+from n3match.geometry.rotation_only import (
+    find_rotation,
+    fit_rotation,
+    has_parallax,
+    translation_beside_rotation,
+)
+from n3match.geometry.support import (
+    _log_binomial_tail,
+    count_distinct,
+    epipolar_distance,
+    log10_false_alarms,
+    rotation_distance,
+)
+from n3match.geometry.verification import verify_pose
+
+PX = 1e-3  # one pixel in calibrated units
+
+
+def _calibrated(scene):
+    return tuple(undistort_points(p, K_A) for p in (scene.points0, scene.points1))
+
+
+def _angle(a, b):
+    return np.degrees(np.arccos(np.clip(a @ b, -1, 1)))
+
+
+def test_alarms_fall_with_support_and_rise_with_putative_matches():
+    alarms = []
+    for count in (0, 15, 40, 120):
+        scene = make_scene("general", count=count, outliers=500 - count)
+        x0, x1 = _calibrated(scene)
+        everything = np.ones(len(x0), bool)
+        distance = epipolar_distance(essential_of(scene.R, scene.t))
+        alarms.append(log10_false_alarms(x0, x1, distance, everything, PX, len(x0)))
+    assert alarms[0] == 0.0
+    assert alarms[0] > alarms[2] > alarms[3]
+    more = log10_false_alarms(x0, x1, distance, everything, PX, 5000)
+    assert alarms[3] < more <= 0
+    nobody = np.zeros(len(x0), bool)
+    assert log10_false_alarms(x0, x1, distance, nobody, PX, len(x0)) == 0.0
+
+
+def test_a_fixed_model_has_its_chance_share_of_random_matches():
+    """The heart of the test: the measured probability is the one that wrong matches have."""
+    scene = random_matches(5000, 0)
+    x0, x1 = _calibrated(scene)
+    distance = epipolar_distance(essential_of(np.eye(3), np.array([0.6, 0.8, 0.0])))
+    inside = np.count_nonzero(distance(x0, x1) < PX)
+    from n3match.geometry.support import _chance, _mismatched
+
+    p = _chance(distance(*_mismatched(x0, x1, 0)), PX)
+    assert binom.cdf(inside, 5000, p) > 1e-4
+    assert p < 3 * inside / 5000
+
+
+def test_log_tail_has_no_underflow():
+    assert _log_binomial_tail(30, 1000, 0.01) == pytest.approx(
+        np.log(binom.sf(29, 1000, 0.01)), rel=1e-6
+    )
+    tail = _log_binomial_tail(900, 1000, 1e-3)
+    assert np.isfinite(tail)
+    assert tail < _log_binomial_tail(200, 1000, 1e-3) < _log_binomial_tail(50, 1000, 1e-3)
+    assert _log_binomial_tail(12, 10, 0.5) == pytest.approx(10 * np.log(0.5))
+
+
+def test_points_count_once_in_the_image_with_fewer():
+    x0 = np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [2.0, 1e-6]])
+    x1 = np.array([[5.0, 5.0], [5.0, 5.0], [6.0, 5.0], [7.0, 5.0]])
+    mask = np.ones(4, bool)
+    assert count_distinct(x0, x1, mask, 1e-3) == 3
+    assert count_distinct(x0, x1, np.array([1, 1, 0, 0], bool), 1e-3) == 1
+    assert count_distinct(x0, x1, ~mask, 1e-3) == 0
+
+
+def test_rotation_distance_is_infinite_behind_the_camera():
+    half_turn = np.diag([1.0, -1.0, -1.0])
+    x = np.array([[0.1, 0.2]])
+    assert rotation_distance(half_turn)(x, x) == np.inf
+    assert rotation_distance(np.eye(3))(x, x + np.array([3.0, 4.0])) == pytest.approx(5.0)
+
+
+def test_rotation_fit_ignores_a_third_of_outliers():
+    scene = make_scene("rotation", count=200, outliers=100)
+    x0, x1 = _calibrated(scene)
+    turned = scene.R @ np.array([[1, -0.01, 0], [0.01, 1, 0.005], [0, -0.005, 1]])
+    assert rotation_error_deg(fit_rotation(x0, x1, turned, PX), scene.R) < 0.03
+
+
+def test_rotation_is_found_only_where_more_than_chance_agrees():
+    for kind in ("rotation", "far"):
+        scene = make_scene(kind, count=200, outliers=50)
+        x0, x1 = _calibrated(scene)
+        rotation = find_rotation(x0, x1, scene.R, scene.true, PX, 250)
+        assert rotation.explained[scene.true].mean() > 0.8
+        assert rotation.explained[~scene.true].mean() < 0.05
+    scene = random_matches(250, 0)
+    x0, x1 = _calibrated(scene)
+    assert find_rotation(x0, x1, np.eye(3), np.ones(250, bool), PX, 250) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "noise", "expected"),
+    [
+        ("near_and_far", 0.3, True),  # a few near points prove it
+        ("far", 0.001, True),  # below the threshold, but far above the noise
+        ("far", 0.5, False),  # drowned in noise
+        ("rotation", 0.5, False),
+    ],
+)
+def test_parallax(kind, noise, expected):
+    scene = make_scene(kind, count=300, noise=noise)
+    x0, x1 = _calibrated(scene)
+    t = scene.t if kind != "rotation" else np.array([1.0, 0.0, 0.0])
+    inliers = inliers_of(scene.R, t, x0, x1, PX)
+    rotation = find_rotation(x0, x1, scene.R, inliers, PX, len(x0))
+    assert rotation is not None
+    assert has_parallax(x0, x1, scene.R, t, inliers, rotation, PX, len(x0)) == expected
+
+
+def test_translation_that_the_estimator_missed_is_found():
+    scene = make_scene("near_and_far", count=500, outliers=60, noise=0.3)
+    x0, x1 = _calibrated(scene)
+    wrong_t = np.array([0.0, 1.0, 0.0])
+    verdict = verify_pose(
+        x0,
+        x1,
+        scene.R,
+        wrong_t,
+        inliers_of(scene.R, wrong_t, x0, x1, PX),
+        threshold=PX,
+        num_putative=len(x0),
+        linear=False,
+    )
+    assert verdict.status is PoseStatus.OK
+    assert _angle(verdict.t, scene.t) < 3
+    assert rotation_error_deg(verdict.R, scene.R) < 0.2
+    assert "off the rotation" in verdict.detail
+
+
+def test_no_translation_is_made_up_from_outliers():
+    for seed in range(5):
+        scene = make_scene("rotation", count=300, outliers=300, seed=seed)
+        x0, x1 = _calibrated(scene)
+        rotation = find_rotation(x0, x1, scene.R, scene.true, PX, 600)
+        assert translation_beside_rotation(x0, x1, rotation, PX, 600) is None
+
+
+def test_points_on_a_line():
+    x = np.random.default_rng(0).uniform(-0.5, 0.5, 50)
+    line = np.c_[x, 0.3 * x + 0.1]
+    assert points_on_a_line(line, PX)
+    assert points_on_a_line(line[:1], PX)
+    line[0, 1] += 0.2
+    assert not points_on_a_line(line, PX)
+
+
+def test_plane_is_found_and_dominates_only_flat_scenes():
+    for kind, expected in (("planar", True), ("general", False)):
+        scene = make_scene(kind, noise=0.3)
+        x0, x1 = _calibrated(scene)
+        plane = find_plane(x0, x1, scene.true, PX)
+        dominates = plane_dominates(x0, x1, scene.R, scene.t, scene.true, plane, PX, len(x0))
+        assert dominates == expected
+    assert find_plane(x0, x1, np.arange(len(x0)) < 3, PX) is None
+
+
+def test_a_dozen_points_off_the_plane_settle_it():
+    flat, solid = make_scene("planar", noise=0.3), make_scene("general", noise=0.3, count=12)
+    x0, x1 = (np.r_[a, b] for a, b in zip(_calibrated(flat), _calibrated(solid)))
+    inliers = inliers_of(flat.R, flat.t, x0, x1, 2 * PX)
+    plane = find_plane(x0, x1, inliers, PX)
+    assert not plane_dominates(x0, x1, flat.R, flat.t, inliers, plane, PX, len(x0))
+
+
+def test_the_two_poses_of_a_plane():
+    # Sideways: the second pose has points behind a camera, and is replaced by the first.
+    scene = make_scene("planar", noise=0.2)
+    x0, x1 = _calibrated(scene)
+    plane = find_plane(x0, x1, scene.true, PX)
+    verdict, *_ = compare_with_rival(x0, x1, scene.R, scene.t, plane, PX)
+    assert verdict is PlaneVerdict.KEEP
+    wrong_R, wrong_t = _second_pose(plane.H, scene)
+    verdict, R, t = compare_with_rival(x0, x1, wrong_R, wrong_t, plane, PX)
+    assert verdict is PlaneVerdict.REPLACE
+    assert rotation_error_deg(R, scene.R) < 0.5
+    assert _angle(t, scene.t) < 2
+    # Forward: both poses have all points in front.
+    scene = make_scene("forward_planar", noise=0.2)
+    x0, x1 = _calibrated(scene)
+    plane = find_plane(x0, x1, scene.true, PX)
+    verdict, *_ = compare_with_rival(x0, x1, scene.R, scene.t, plane, PX)
+    assert verdict is PlaneVerdict.AMBIGUOUS
+
+
+def _second_pose(H, scene):
+    from n3match.geometry.planarity import _poses
+
+    x0, x1 = _calibrated(scene)
+    others = [p for p in _poses(H) if rotation_error_deg(p[0], scene.R) > 2]
+    return max(others, key=lambda p: np.count_nonzero(inliers_of(*p, x0, x1, 2 * PX)))
+
+
+def test_inliers_of_a_pose_are_close_and_in_front():
+    scene = make_scene("general", outliers=100, noise=0.2)
+    x0, x1 = _calibrated(scene)
+    inliers = inliers_of(scene.R, scene.t, x0, x1, PX)
+    assert inliers[scene.true].mean() > 0.97
+    assert inliers[~scene.true].mean() < 0.05
+    assert not inliers_of(scene.R, -scene.t, x0, x1, PX)[scene.true].any()
