@@ -25,6 +25,8 @@ _DOMINANT_SHARE = 0.95
 # A rival pose of a plane is as good with this share of the pose's own inliers, and better when
 # the pose has less than this share of the rival's.
 _AS_GOOD, _WORSE = 0.95, 0.8
+# Rounds of fitting a homography to all matches that agree with it.
+_REFITS = 4
 # Poses closer together than this (degrees) are one answer.
 _SAME_POSE_DEG = 5.0
 
@@ -57,19 +59,42 @@ def find_plane(
     """The homography that most inliers (N,) bool agree with; None with fewer than 4 of them."""
     if np.count_nonzero(inliers) < 4:
         return None
-    H, mask = cv2.findHomography(
-        x0[inliers],
-        x1[inliers],
+    # In units of the threshold: OpenCV's solver expects numbers the size of pixels.
+    a, b = x0[inliers] / threshold, x1[inliers] / threshold
+    H, _ = cv2.findHomography(
+        a,
+        b,
         method=cv2.RANSAC,
-        ransacReprojThreshold=TRANSFER_FACTOR * threshold,
+        ransacReprojThreshold=TRANSFER_FACTOR,
         maxIters=200,
         confidence=0.99,
     )
-    if H is None or mask is None or not np.isfinite(H).all():
+    # OpenCV's mask is that of the best sample before its refinement (in some versions), which
+    # misses many. Refit to all that agree until no more do.
+    on_plane = _near_homography(H, a, b)
+    for _ in range(_REFITS):
+        if np.count_nonzero(on_plane) < 4:
+            return None
+        refit, _ = cv2.findHomography(a[on_plane], b[on_plane], method=0)
+        agreeing = _near_homography(refit, a, b)
+        if np.count_nonzero(agreeing) <= np.count_nonzero(on_plane):
+            break
+        H, on_plane = refit, agreeing
+    if np.count_nonzero(on_plane) < 4:
         return None
     explained = np.zeros(len(x0), dtype=bool)
-    explained[inliers] = mask.ravel() > 0
-    return PlaneModel(H, explained)
+    explained[inliers] = on_plane
+    scale = np.diag((threshold, threshold, 1.0))
+    return PlaneModel(scale @ H @ np.linalg.inv(scale), explained)
+
+
+def _near_homography(H: np.ndarray | None, x0: np.ndarray, x1: np.ndarray) -> np.ndarray:
+    """(N,) bool: transfer errors below the factor, in units of the threshold."""
+    if H is None or not np.isfinite(H).all():
+        return np.zeros(len(x0), dtype=bool)
+    moved = np.c_[x0, np.ones(len(x0))] @ H.T
+    depth = np.where(np.abs(moved[:, 2]) > 1e-12, moved[:, 2], np.nan)
+    return np.linalg.norm(moved[:, :2] / depth[:, None] - x1, axis=1) < TRANSFER_FACTOR
 
 
 def plane_dominates(
