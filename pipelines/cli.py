@@ -1,0 +1,105 @@
+"""The command `n3match`: one subcommand per pipeline."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import re
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+# Subcommand -> (module of this package with add_arguments and main, help). The module of the
+# chosen one alone is imported: torch takes seconds to load.
+COMMANDS = {
+    "demo": ("demo", "a bundled pair of photographs from SIFT to a relative pose, with a picture"),
+    "pose": ("pose", "relative pose of two photographs"),
+    "match": ("match", "filtered matches of two photographs, to HDF5 or CSV"),
+    "evaluate-pose": ("evaluate_pose", "compare filters and estimators on pairs with known pose"),
+    "train-matcher": ("train_matcher", "train a match filter"),
+    "build-pairs": ("build_pairs", "make a training store from photographs with COLMAP models"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        # One line, like all other errors of this command.
+        self.exit(2, f"n3match: error: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `n3match` with these arguments (None: the command line's).
+
+    Returns:
+        The exit status: 0; 1 where a pose was asked for and none can be trusted; 2 after an error
+        in the arguments or files, told by one line on standard error.
+    """
+    argv = _join_negative_lists(sys.argv[1:] if argv is None else argv)
+    try:
+        arguments = _parse(argv)
+    except SystemExit as stop:  # argparse's way to say --help or an error
+        return stop.code or 0
+    module = import_module(f"n3match.pipelines.{COMMANDS[arguments.command][0]}")
+    traceback = arguments.traceback
+    del arguments.command, arguments.traceback
+    try:
+        status = module.main(arguments)
+        sys.stdout.flush()  # here, where a closed pipe is expected
+        return status
+    except KeyboardInterrupt:
+        print("n3match: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError, ImportError) as error:
+        if traceback:
+            raise
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"n3match: error: {message}", file=sys.stderr)
+        return 2
+
+
+def _join_negative_lists(argv: Sequence[str]) -> list[str]:
+    """`--distortion0 -0.1,0,0,0` as `--distortion0=-0.1,0,0,0`.
+
+    argparse takes a word that starts with a dash for an option unless it is one number.
+    """
+    joined: list[str] = []
+    for word in argv:
+        if joined and joined[-1].startswith("--") and re.match(r"-[\d.]+(e[-+]?\d+)?,", word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="n3match",
+        description="Learned filtering of feature matches and relative pose (N³).",
+        epilog="Exit status: 0; 1 where a pose was asked for and none can be trusted; 2 after an "
+        "error, told by one line on standard error.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"n3match {importlib.metadata.version('n3match')}"
+    )
+    parser.add_argument(
+        "--traceback", action="store_true", help="after an error, show where it came from"
+    )
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((word for word in argv if not word.startswith("-")), None)
+    for name, (module_name, help_text) in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name, help=help_text, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        if name == chosen:
+            module = import_module(f"n3match.pipelines.{module_name}")
+            subparser.description = module.__doc__
+            module.add_arguments(subparser)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""The bundled photographs as files, and arguments that keep tests short."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+FOLDER = Path(str(resources.files("n3match.pipelines"))) / "demo_data"
+PHOTO0, PHOTO1 = FOLDER / "img_4885.jpg", FOLDER / "img_4929.jpg"
+PAIR = json.loads((FOLDER / "pair.json").read_text(encoding="utf-8"))
+R, T = np.array(PAIR["R"]), np.array(PAIR["t"])
+
+
+def intrinsics(scale: float = 1.0) -> str:
+    """--intrinsics of the demo's camera for an image resized by `scale`."""
+    K = np.array(PAIR["images"][0]["K"])
+    focal = K[0, 0] * scale
+    cx, cy = (K[:2, 2] + 0.5) * scale - 0.5
+    return f"{focal},{focal},{cx},{cy}"
+
+
+CAMERAS = ["--intrinsics0", intrinsics(), "--intrinsics1", intrinsics()]
+
+
+def write_image(path: Path, image: np.ndarray) -> Path:
+    assert cv2.imwrite(str(path), image)
+    return path
+
+
+def blank(path: Path, height: int = 240, width: int = 320) -> Path:
+    return write_image(path, np.full((height, width), 127, np.uint8))
+
+
+def one_thread() -> dict[str, str]:
+    """This environment, for a subprocess that shares the machine with other tests."""
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def run_command(*argv, cwd: Path) -> subprocess.CompletedProcess:
+    """`n3match ARGV` as a process of its own."""
+    command = [sys.executable, "-m", "n3match.pipelines.cli", *map(str, argv)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=one_thread())

@@ -1,0 +1,196 @@
+"""The command line: what users see when all is well, and when it isn't."""
+
+import os
+import subprocess
+import sys
+import zlib
+
+import pytest
+from demo_photos import PHOTO0, PHOTO1, blank
+
+from n3match.pipelines import pose
+from n3match.pipelines.cli import COMMANDS, main
+
+
+def error_line(capsys, *argv) -> str:
+    """The one line on standard error of a command that must end with status 2."""
+    assert main([str(word) for word in argv]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("n3match: error: ") and err.endswith("\n") and err.count("\n") == 1
+    return err
+
+
+def test_help_lists_all_commands_without_loading_torch():
+    code = (
+        "import sys; from n3match.pipelines.cli import main; status = main(['--help']); "
+        "sys.exit(status or 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0
+    for command in ("demo", "pose", "match", "evaluate-pose", "train-matcher", "build-pairs"):
+        assert f"\n    {command} " in done.stdout or f"\n    {command}\n" in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each_command_names_the_command(command, capsys):
+    assert main([command, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: n3match {command}")
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("n3match 0.")
+
+
+def test_no_command_or_an_unknown_one_is_an_error(capsys):
+    assert "COMMAND" in error_line(capsys)
+    assert "'poze'" in error_line(capsys, "poze", "a.jpg", "b.jpg")
+    assert "--frobnicate" in error_line(capsys, "demo", "--frobnicate")
+
+
+def test_missing_photograph_is_named(capsys, tmp_path):
+    line = error_line(capsys, "pose", PHOTO0, tmp_path / "absent.jpg")
+    assert "absent.jpg" in line
+
+
+def test_folder_as_photograph_is_named(capsys, tmp_path):
+    assert str(tmp_path) in error_line(capsys, "pose", tmp_path, PHOTO1)
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no photograph\n" * 50])
+@pytest.mark.parametrize("command", [("pose",), ("match", "-o", "matches.h5")])
+def test_empty_and_text_files_named_jpg_are_errors(
+    capsys, tmp_path, monkeypatch, content, command
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "note.jpg").write_bytes(content)
+    assert "note.jpg" in error_line(capsys, *command, PHOTO0, "note.jpg")
+    assert not (tmp_path / "matches.h5").exists()
+
+
+def test_image_header_that_promises_terapixels_is_an_error(capsys, tmp_path):
+    # A PNG whose header says 2 000 000 × 2 000 000 pixels, and nothing else.
+    size = (2_000_000).to_bytes(4, "big")
+    header = b"IHDR" + size + size + bytes([8, 0, 0, 0, 0])
+    chunk = (13).to_bytes(4, "big") + header + zlib.crc32(header).to_bytes(4, "big")
+    (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+    assert "huge.png" in error_line(capsys, "pose", tmp_path / "huge.png", PHOTO1)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "800", "800,800,400", "a,b,c,d", "nan,800,400,300", "800,inf,1,1", "0,0,0,0",
+             "-8e2,800,400,300", "800,800,400,300,0", "800;800;400;300"],
+)
+def test_malformed_intrinsics_name_the_option_and_the_form(capsys, text):
+    line = error_line(capsys, "pose", PHOTO0, PHOTO1, f"--intrinsics1={text}")
+    assert "--intrinsics1" in line and "fx,fy,cx,cy" in line
+
+
+def test_malformed_intrinsics_as_a_word_of_their_own(capsys):
+    # argparse alone would take the list for an option.
+    line = error_line(capsys, "pose", PHOTO0, PHOTO1, "--intrinsics1", "-800,800,400,300")
+    assert "--intrinsics1" in line and "fx,fy,cx,cy" in line
+
+
+def test_malformed_distortion_names_the_option(capsys):
+    line = error_line(capsys, "match", PHOTO0, PHOTO1, "-o", "m.csv", "--distortion0", "0.1,0.2")
+    assert "--distortion0" in line and "k1,k2,p1,p2" in line
+
+
+@pytest.mark.parametrize(
+    "option, value, wanted",
+    [
+        ("--max-keypoints", "0", "max_keypoints"),
+        ("--max-keypoints", "many", "--max-keypoints"),
+        ("--max-size", "0", "max_size"),
+        ("--seed", "-1", "seed"),
+        ("--estimator", "ransack", "poselib"),
+        ("--filter", "no-such-weights", "no-such-weights"),
+    ],
+)
+def test_options_out_of_range_are_named(capsys, tmp_path, option, value, wanted):
+    photo = blank(tmp_path / "blank.png")
+    assert wanted in error_line(capsys, "pose", photo, photo, f"{option}={value}")
+
+
+def test_weights_that_are_no_weights_are_named(capsys, tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(b"nothing of the kind")
+    line = error_line(capsys, "pose", PHOTO0, PHOTO1, "--filter", tmp_path / "w.safetensors")
+    assert "w.safetensors" in line
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("pose", "missing0.jpg", "missing1.jpg", "--plot"),
+        ("match", "missing0.jpg", "missing1.jpg", "-o"),
+        ("match", "missing0.jpg", "missing1.jpg", "-o", "fine.csv", "--plot"),
+        ("demo", "--out"),
+    ],
+)
+def test_unwritable_outputs_are_errors_before_any_photograph_is_read(
+    capsys, tmp_path, monkeypatch, argv
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "folder.csv").mkdir()
+    for target in ("no-such-folder/out.csv", "file/out.csv", "folder.csv"):
+        assert target in error_line(capsys, *argv, target)
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder.csv"]
+
+
+def test_read_only_folder_is_an_error(capsys, tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("the superuser may write everywhere")
+    tmp_path.chmod(0o500)
+    assert "not writable" in error_line(capsys, "demo", "--out", tmp_path / "picture.png")
+
+
+def test_match_refuses_other_endings(capsys):
+    assert ".csv" in error_line(capsys, "match", PHOTO0, PHOTO1, "-o", "matches.txt")
+
+
+def test_traceback_option_shows_where_an_error_came_from(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.jpg"):
+        main(["--traceback", "pose", str(PHOTO0), str(tmp_path / "absent.jpg")])
+
+
+def test_interruption_ends_quietly(capsys, monkeypatch):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pose, "main", interrupted)
+    assert main(["pose", "a.jpg", "b.jpg"]) == 130
+    assert capsys.readouterr().err == "n3match: interrupted\n"
+
+
+def test_errors_of_our_own_making_keep_their_traceback(monkeypatch):
+    def broken(arguments):
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr(pose, "main", broken)
+    with pytest.raises(AssertionError, match="a bug"):
+        main(["pose", "a.jpg", "b.jpg"])
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_that_stops_reading_gets_no_traceback(lines):
+    code = f"""
+import sys, types
+from n3match.pipelines.cli import main
+talker = types.ModuleType("n3match.pipelines.pose")
+talker.add_arguments = lambda parser: None
+talker.main = lambda arguments: print("line\\n" * {lines}) or 0
+sys.modules["n3match.pipelines.pose"] = talker
+sys.stdin.readline()
+sys.exit(main(["pose"]))
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )
+    process.stdout.close()  # nobody reads what it is about to write
+    process.stdout = None
+    _, err = process.communicate(b"go\n")
+    assert (process.returncode, err) == (1, b"")
