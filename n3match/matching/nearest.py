@@ -49,8 +49,8 @@ class Matches:
 
 @torch.no_grad()
 def nearest_neighbors(
-    desc0: torch.Tensor | np.ndarray,
-    desc1: torch.Tensor | np.ndarray,
+    desc0: torch.Tensor | np.ndarray | None,
+    desc1: torch.Tensor | np.ndarray | None,
     *,
     block_size: int | None = None,
     device: torch.device | str | None = None,
@@ -61,8 +61,9 @@ def nearest_neighbors(
     arithmetic on the float32 values given: ties go to the lowest index on every machine.
 
     Args:
-        desc0: (N, D) descriptors of image 0, any real dtype (used as float32).
-        desc1: (M, D) of image 1.
+        desc0: (N, D) descriptors of image 0, any real dtype (used as float32). None, which OpenCV
+            gives for an image without keypoints, stands for N = 0.
+        desc1: (M, D) of image 1, likewise.
         block_size: rows of `desc0` per matrix product; None chooses by the size of the cache.
             It does not change the result.
         device: where to compute; None for the device of `desc0` (the CPU for an array).
@@ -70,6 +71,10 @@ def nearest_neighbors(
     Raises:
         ValueError: not two-dimensional, unequal D, a non-finite number, or block_size < 1.
     """
+    if desc0 is None:
+        desc0 = np.zeros((0, 0 if desc1 is None else np.shape(desc1)[-1]), np.float32)
+    if desc1 is None:
+        desc1 = np.zeros((0, np.shape(desc0)[-1]), np.float32)
     desc0 = _checked("desc0", desc0, device)
     desc1 = _checked("desc1", desc1, desc0.device)
     if desc0.shape[1] != desc1.shape[1]:

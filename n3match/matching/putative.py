@@ -35,8 +35,8 @@ def putative_matches(keypoints0, desc0, keypoints1, desc1, *, device=None) -> Pu
     """Match each keypoint of image 0 to its nearest in image 1, without any ratio test.
 
     Args:
-        keypoints0: (N0, 2) positions; desc0: (N0, D) descriptors.
-        keypoints1: (N1, 2) positions; desc1: (N1, D) descriptors.
+        keypoints0: (N0, 2) positions; desc0: (N0, D) descriptors, None for none at all.
+        keypoints1: (N1, 2) positions; desc1: (N1, D) descriptors, likewise.
         device: where the distances are computed; None for that of the descriptors.
 
     Returns:
@@ -45,9 +45,9 @@ def putative_matches(keypoints0, desc0, keypoints1, desc1, *, device=None) -> Pu
     Raises:
         ValueError: a shape that does not fit, or non-finite numbers.
     """
-    keypoints0 = _checked_keypoints("keypoints0", keypoints0, len(desc0))
-    keypoints1 = _checked_keypoints("keypoints1", keypoints1, len(desc1))
     found = nearest_neighbors(desc0, desc1, device=device)
+    keypoints0 = _checked_keypoints("keypoints0", keypoints0, len(found.index))
+    keypoints1 = _checked_keypoints("keypoints1", keypoints1, 0 if desc1 is None else len(desc1))
     index0 = np.arange(len(keypoints0) if len(keypoints1) else 0)
     index1 = found.index.cpu().numpy()[index0]
     return PutativeMatches(
