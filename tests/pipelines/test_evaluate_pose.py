@@ -1,0 +1,521 @@
+"""Pose evaluation: tables checked by hand, filters against their own libraries, resumed runs."""
+
+import argparse
+import csv
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from n3match import score_matches
+from n3match.datasets.pair_store import PairRecord
+from n3match.datasets.pair_store_writer import PairStoreWriter
+from n3match.nn import ClassifierConfig, MatchClassifier
+from n3match.pipelines import evaluate_pose as module
+from n3match.pipelines import match_filters
+from n3match.pipelines.evaluate_pose import evaluate_pose, make_report, make_stores
+from n3match.pipelines.match_filters import CLASSICAL, Filtered, FilterSource
+from n3match.pipelines.pose_report import bootstrap_interval, hardest_third
+from n3match.pipelines.pose_results import read_results
+from n3match.pipelines.tables import markdown_table
+from n3match.weights import save_weights
+
+SIZE = (1280, 960)
+K = np.array([[1000.0, 0, 640], [0, 1000, 480], [0, 0, 1]])
+R_TRUE = Rotation.from_rotvec([0.03, 0.2, -0.05]).as_matrix()
+T_TRUE = np.array([-0.95, 0.1, 0.2]) / np.linalg.norm([-0.95, 0.1, 0.2])
+
+
+def make_record(true=100, false=0, turned_deg=0.0, seed=0, name="0") -> PairRecord:
+    """Exact matches, then wrong ones; the stored rotation may be turned away from the one seen.
+
+    True matches are mutual with ratio 0.5; wrong ones, in thirds: mutual with ratio 0.85, mutual
+    with 0.95, not mutual with 0.7. Labels go with the matches, not with the stored pose.
+    """
+    rng = np.random.default_rng(seed)
+    points = rng.uniform([-4, -3, 6], [4, 3, 12], size=(true, 3))
+    seen = [points, points @ R_TRUE.T + T_TRUE]
+    pixels = [(p / p[:, 2:]) @ K.T for p in seen]
+    px0, px1 = (
+        np.concatenate([p[:, :2], rng.uniform(0, SIZE, (false, 2))]) for p in pixels
+    )
+    kind = np.concatenate([np.full(true, -1), np.arange(false) % 3])
+    n = true + false
+    turn = Rotation.from_rotvec([0, 0, np.radians(turned_deg)]).as_matrix()
+    shapes = np.stack([np.full(n, 4.0), np.full(n, 90.0)], axis=1)
+    calibrated = [(p - K[:2, 2]) / 1000 for p in (px0, px1)]
+    return PairRecord(
+        scene="toy",
+        name0=f"{name}a",
+        name1=f"{name}b",
+        num_shared=true,
+        points0=px0,
+        points1=px1,
+        xs=np.concatenate(calibrated, axis=1),
+        distances_squared=np.where(kind < 0, 0.0, 1.0),
+        R=R_TRUE @ turn,
+        t=T_TRUE,
+        ratio=np.choose(kind + 1, [0.5, 0.85, 0.95, 0.7]),
+        mutual=kind < 2,
+        descriptor_distance=np.full(n, 0.3),
+        index0=np.arange(n),
+        index1=np.arange(n),
+        shapes0=shapes,
+        shapes1=shapes,
+        K0=K,
+        K1=K,
+        distortion0=np.zeros(4),
+        distortion1=np.zeros(4),
+        size0=SIZE,
+        size1=SIZE,
+    )
+
+
+def write_store(path, records):
+    writer = PairStoreWriter(path, {"made": "by a test"})
+    writer.write_part("all", records)
+    return writer.finish(["all"])
+
+
+def run(store, filters, estimators, **options):
+    return evaluate_pose(
+        [store], filters=filters, estimators=estimators, progress=False, **options
+    )
+
+
+def save_net(path, seed=0):
+    """Untrained, but its logits on 80 true and 60 wrong matches are of both signs."""
+    torch.manual_seed(seed)
+    config = ClassifierConfig(
+        width=16, blocks=3, n3_after=(1,), embedding_width=8, embedding_channels=4,
+        side_information=("ratio", "mutual"),
+    )
+    net = MatchClassifier(config).eval()
+    record = make_record(true=80, false=60)
+    columns = np.concatenate([record.xs, record.ratio[:, None], record.mutual[:, None]], 1)
+    with torch.no_grad():
+        logits = net.logits(torch.tensor(columns[None], dtype=torch.float32))
+        net.head.bias -= logits.median()
+    save_weights(path, net)
+    return path
+
+
+def table_rows(report):
+    """{(title of the table, filter): its other cells}"""
+    rows, title = {}, ""
+    for line in report.splitlines():
+        if line.endswith(":"):
+            title = line
+        elif line.startswith("|") and not line.startswith(("| ---", "| filter")):
+            label, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+            rows[title, label] = cells
+    return rows
+
+
+@pytest.mark.parametrize("estimator", ["eight_point", "opencv_ransac", "opencv_usac", "poselib"])
+def test_exact_matches_have_all_marks(tmp_path, estimator):
+    if estimator == "poselib":
+        pytest.importorskip("poselib")
+    store = write_store(tmp_path / "s.h5", [make_record(seed=s) for s in range(3)])
+    results = run(store, ["none"], [estimator])
+    assert [r.status for r in results] == ["ok"] * 3
+    assert max(r.error_deg for r in results) < 0.01
+    assert results[0].matches == results[0].right == results[0].kept == results[0].kept_right == 100
+    rows = table_rows(make_report(results, ["none"], [estimator]))
+    assert rows["", "none"][:3] == ["100", "100.0", "100.0"]
+    cells = rows[f"{module.PROTOCOLS[estimator].title}:", "none"]
+    assert cells[:3] == ["100.0 [100, 100]", "100.0", "100.0"]
+    assert min(map(float, cells[3:6])) > 99.8
+    assert cells[6] == "0"
+
+
+def test_marks_of_known_errors_are_those_worked_out_by_hand(tmp_path):
+    """Errors of 7°, 0° and 180°: acc(5) = 1/3, acc(10) = acc(15) = acc(20) = 2/3."""
+    records = [make_record(turned_deg=7), make_record(), make_record(true=4)]
+    results = run(write_store(tmp_path / "s.h5", records), ["none"], ["opencv_ransac"])
+    turned, exact, few = results
+    assert turned.rotation_error_deg == pytest.approx(7, abs=1e-2)
+    assert turned.error_deg == turned.rotation_error_deg
+    assert exact.error_deg < 1e-2
+    assert (few.status, few.error_deg, few.rotation_error_deg) == ("too_few_matches", 180, None)
+    cells = next(
+        cells
+        for (title, _), cells in table_rows(
+            make_report(results, ["none"], ["opencv_ransac"])
+        ).items()
+        if title
+    )
+    # The curve of AUC starts at 1/3 and, where 7 is below the threshold, rises to 2/3 there.
+    areas = {5: 5 / 3, 10: 7 * (1 / 3 + 2 / 3) / 2 + 3 * 2 / 3, 20: 3.5 + 13 * 2 / 3}
+    low, high = bootstrap_interval(1, 3)
+    assert cells[0] == f"33.3 [{100 * low:.0f}, {100 * high:.0f}]"
+    mean_precision = (1 / 3 + 2 / 3) / 2, (1 / 3 + 3 * 2 / 3) / 4
+    assert cells[1:3] == [f"{100 * p:.1f}" for p in mean_precision]
+    assert [float(c) for c in cells[3:6]] == pytest.approx(
+        [100 * area / t for t, area in areas.items()], abs=0.1
+    )
+    assert cells[6] == "1"
+
+
+def test_hopeless_matches_count_180_degrees(tmp_path):
+    store = write_store(tmp_path / "s.h5", [make_record(true=0, false=n) for n in (0, 1, 4)])
+    filters = list(CLASSICAL)
+    results = run(store, filters, ["eight_point", "opencv_ransac", "opencv_usac"])
+    assert len(results) == 3 * len(filters) * 3
+    assert {r.error_deg for r in results} == {180.0}
+    for (title, _), cells in table_rows(
+        make_report(results, filters, ["eight_point", "opencv_ransac", "opencv_usac"])
+    ).items():
+        if title:
+            assert cells[0].startswith("0.0 [0, 0]")
+            assert cells[1:7] == ["0.0"] * 5 + ["3"]
+        else:
+            assert cells[1:3] == ["0.0", "–"]  # nothing right to be found
+
+
+@pytest.mark.parametrize(
+    ("label", "kept_false"), [("none", 90), ("ratio", 30), ("mutual", 60), ("mutual-ratio", 30)]
+)
+def test_kept_precision_and_recall_are_those_of_the_rule(tmp_path, label, kept_false):
+    """The second pair has half as many true matches, so means over pairs and matches differ."""
+    records = [make_record(true=120, false=90), make_record(true=60, false=90)]
+    if label == "ratio":  # a true match that the ratio test loses
+        records[0].ratio[:12] = 0.8
+    results = run(write_store(tmp_path / "s.h5", records), [label], ["eight_point"])
+    kept = [(120 - 12 * (label == "ratio")), 60]
+    assert [r.kept_right for r in results] == kept
+    assert [r.kept for r in results] == [k + kept_false for k in kept]
+    cells = table_rows(make_report(results, [label], ["eight_point"]))["", label]
+    precision = np.mean([k / (k + kept_false) for k in kept])
+    recall = np.mean([kept[0] / 120, kept[1] / 60])
+    assert cells[0] == f"{np.mean(kept) + kept_false:.0f}"
+    assert cells[1:3] == [f"{100 * precision:.1f}", f"{100 * recall:.1f}"]
+
+
+@pytest.mark.parametrize("name", list(CLASSICAL))
+@pytest.mark.parametrize("count", [0, 1, 2, 7])
+def test_filters_take_any_number_of_matches(name, count):
+    filtered = CLASSICAL[name](make_record(true=count))()
+    assert filtered.kept.shape == (count,)
+    assert filtered.kept.dtype == bool
+
+
+def test_gms_keeps_matches_that_move_together():
+    rng = np.random.default_rng(0)
+    record = make_record(true=3000, false=300)
+    start = rng.uniform((0, 0), (1180, 860), (3000, 2))
+    record.points0[:3000], record.points1[:3000] = start, start + np.array([60, 40])
+    kept = CLASSICAL["gms"](record)().kept
+    assert kept[:3000].mean() > 0.9
+    assert kept[3000:].mean() < 0.2
+
+
+def test_adalam_is_what_kornia_makes_of_the_descriptors():
+    """From stored matches alone: the matches that kornia's own matcher returns."""
+    feature = pytest.importorskip("kornia.feature")
+    from n3match.matching import putative_matches
+
+    rng = np.random.default_rng(1)
+    n = 300
+    points0 = rng.uniform((100, 100), (800, 600), (n, 2))
+    angle, scale = 25.0, 1.2
+    turn = Rotation.from_rotvec([0, 0, np.radians(angle)]).as_matrix()[:2, :2]
+    points1 = scale * points0 @ turn.T + (200, 10) + rng.normal(0, 0.5, (n, 2))
+    desc0 = rng.random((n, 32), dtype=np.float32)
+    desc0 /= np.linalg.norm(desc0, axis=1, keepdims=True)
+    desc1 = desc0 + rng.normal(0, 0.05, desc0.shape).astype(np.float32)
+    angles0 = rng.uniform(0, 360, n)
+    sizes0 = rng.uniform(3, 9, n)
+    angles1, sizes1 = (angles0 + angle + rng.normal(0, 4, n)) % 360, scale * sizes0
+    lost = rng.permutation(n)[: n // 2]  # of these, everything in image 1 is wrong
+    points1[lost] = rng.uniform((0, 0), SIZE, (len(lost), 2))
+    desc1[lost] = rng.random((len(lost), 32), dtype=np.float32)
+    matches = putative_matches(points0, desc0, points1, desc1)
+    record = replace(
+        make_record(true=n),
+        points0=matches.points0,
+        points1=matches.points1,
+        ratio=matches.ratio,
+        mutual=matches.mutual,
+        shapes0=np.stack([sizes0, angles0], 1)[matches.index0],
+        shapes1=np.stack([sizes1, angles1], 1)[matches.index1],
+    )
+    kept = CLASSICAL["adalam"](record)().kept
+
+    def lafs(points, sizes, angles):
+        tensors = (torch.tensor(a, dtype=torch.float32) for a in (points, sizes, angles))
+        xy, size, angle = tensors
+        # OpenCV's angle is clockwise, kornia's is not.
+        return feature.laf_from_center_scale_ori(
+            xy[None], size.view(1, -1, 1, 1), -angle.view(1, -1, 1)
+        )
+
+    _, found = feature.match_adalam(
+        torch.tensor(desc0),
+        torch.tensor(desc1),
+        lafs(points0, sizes0, angles0),
+        lafs(points1, sizes1, angles1),
+        hw1=SIZE,
+        hw2=SIZE,
+    )
+    assert 80 < kept.sum() < 200
+    expected = np.zeros(n, dtype=bool)
+    expected[found[:, 0].numpy()] = True
+    np.testing.assert_array_equal(kept, expected)
+
+
+def test_learned_filter_keeps_what_score_matches_keeps(tmp_path):
+    path = save_net(tmp_path / "net.safetensors")
+    record = make_record(true=80, false=60)
+    filtered = FilterSource.parse(f"mine={path}").load()(record)()
+    logits = score_matches(
+        record.points0, record.points1, K, K,
+        side=np.stack([record.ratio, record.mutual], 1), filter=path,
+    )
+    assert 0 < filtered.kept.sum() < 140
+    np.testing.assert_array_equal(filtered.kept, logits > 0)
+    np.testing.assert_allclose(filtered.weights, np.maximum(np.tanh(logits), 0), atol=1e-5)
+
+
+def test_eight_point_uses_the_weights_of_the_filter(tmp_path, monkeypatch):
+    """Everything kept, but wrong matches have no weight: exact. Kept alike, they ruin it."""
+
+    def oracle(record):
+        right = record.distances_squared < 1e-4
+        return lambda: Filtered(np.ones_like(right), np.where(right, 0.9, 0.0))
+
+    monkeypatch.setitem(match_filters.CLASSICAL, "oracle", oracle)
+    store = write_store(tmp_path / "s.h5", [make_record(true=80, false=60)])
+    all_alike, weighted = run(store, ["none", "oracle"], ["eight_point"])
+    assert all_alike.kept == weighted.kept == 140
+    assert weighted.error_deg < 0.01
+    assert all_alike.error_deg > 5
+
+
+def test_a_second_run_reads_its_results_back(tmp_path):
+    store = write_store(tmp_path / "s.h5", [make_record(false=50, seed=s) for s in range(4)])
+    out = tmp_path / "out"
+    filters, estimators = ["ratio", "none"], ["eight_point", "opencv_ransac"]
+    first = run(store, filters, estimators, out=out)
+    file = out / "results.csv"
+    text = file.read_bytes()
+    assert run(store, filters, estimators, out=out) == first
+    assert file.read_bytes() == text
+
+    # Half of the rows lost: these alone are worked out again, to the same errors.
+    lines = text.decode().splitlines(keepends=True)
+    file.write_text("".join(lines[:9]), newline="")
+    third = run(store, filters, estimators, out=out)
+    assert third[:8] == first[:8]
+    assert [replace(r, filter_ms=0, estimator_ms=0) for r in third] == [
+        replace(r, filter_ms=0, estimator_ms=0) for r in first
+    ]
+    assert file.read_text().splitlines()[:9] == text.decode().splitlines()[:9]
+
+    # Other filters are added beside the rows that are there.
+    run(store, ["mutual"], ["eight_point"], out=out, limit=2)
+    assert len(read_results(file)) == 16 + 2
+    assert not [p for p in out.iterdir() if p.suffix == ".tmp"]
+
+
+def test_rows_made_otherwise_are_not_used_again(tmp_path, monkeypatch):
+    store = write_store(tmp_path / "s.h5", [make_record(false=50)])
+    net, out = save_net(tmp_path / "net.safetensors"), tmp_path / "out"
+    (before,) = run(store, [f"n={net}"], ["eight_point"], out=out)
+    save_net(net, seed=1)
+    (after,) = run(store, [f"n={net}"], ["eight_point"], out=out)
+    assert (after.kept, after.error_deg) != (before.kept, before.error_deg)
+    (seeded,) = run(store, [f"n={net}"], ["eight_point"], out=out, seed=1)
+    assert seeded.settings != after.settings
+    assert read_results(out / "results.csv") == [seeded]
+
+
+def test_a_run_that_is_stopped_keeps_what_it_has(tmp_path, monkeypatch):
+    store = write_store(tmp_path / "s.h5", [make_record(seed=s) for s in range(5)])
+    calls = []
+
+    def stops(record):
+        calls.append(record)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return CLASSICAL["none"](record)
+
+    monkeypatch.setitem(match_filters.CLASSICAL, "stops", stops)
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        run(store, ["stops"], ["eight_point"], out=out)
+    assert [r.pair for r in read_results(out / "results.csv")] == [0, 1]
+    assert len(run(store, ["stops"], ["eight_point"], out=out)) == 5
+    assert len(calls) == 3 + 3
+
+
+def test_processes_give_the_same_results(tmp_path):
+    store = write_store(tmp_path / "s.h5", [make_record(true=40, false=20, seed=s) for s in (0, 1)])
+    net = save_net(tmp_path / "net.safetensors")
+    options = (["mutual", f"n={net}"], ["eight_point", "opencv_ransac"])
+    alone, together = run(store, *options), run(store, *options, workers=2)
+    assert [replace(r, filter_ms=0, estimator_ms=0) for r in together] == [
+        replace(r, filter_ms=0, estimator_ms=0) for r in alone
+    ]
+
+
+def test_limit_spreads_over_all_stores(tmp_path):
+    stores = [
+        write_store(tmp_path / name, [make_record(true=20, seed=s) for s in range(4)])
+        for name in ("a.h5", "b.h5")
+    ]
+    results = evaluate_pose(
+        stores, filters=["none"], estimators=["eight_point"], limit=4, progress=False
+    )
+    assert [(r.store, r.pair) for r in results] == [
+        ("a.h5", 0), ("a.h5", 2), ("b.h5", 0), ("b.h5", 2)
+    ]
+
+
+def test_hardest_third_has_the_smallest_shares_of_right_matches(tmp_path):
+    records = [make_record(true=50, false=f) for f in (0, 80, 30, 90, 10)]
+    results = run(write_store(tmp_path / "s.h5", records), ["none", "ratio"], ["eight_point"])
+    hardest = hardest_third(results)
+    assert {r.pair for r in hardest} == {1, 3}
+    assert len(hardest) == 4
+    report = make_report(results, ["none", "ratio"], ["eight_point"], hardest=True)
+    assert report.startswith("5 pairs of 1 scene, ")
+    assert "The third with the smallest share of right matches: 2 pairs of 1 scene, " in report
+    assert "hardest" not in make_report(results, ["none", "ratio"], ["eight_point"])
+
+
+def test_bootstrap_interval_is_that_of_drawn_pairs():
+    rng = np.random.default_rng(3)
+    hits = np.arange(60) < 40
+    shares = hits[rng.integers(0, 60, (10_000, 60))].mean(1)
+    expected = np.percentile(shares, (2.5, 97.5))
+    assert bootstrap_interval(40, 60) == pytest.approx(expected, abs=0.018)
+    assert bootstrap_interval(40, 60, seed=5) == bootstrap_interval(40, 60, seed=5)
+    assert bootstrap_interval(0, 60) == (0, 0)
+
+
+def test_markdown_table_lines_up():
+    assert markdown_table(["a|b", "n"], [["x", 1.5], ["longer", "22"]]).splitlines() == [
+        "| a\\|b   |   n |",
+        "| ------ | --: |",
+        "| x      | 1.5 |",
+        "| longer |  22 |",
+    ]
+    with pytest.raises(ValueError, match="found one of 1 cells, wanted 2"):
+        markdown_table(["a", "b"], [["x"]])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"filters": ["nonesuch"]}, "filters: 'nonesuch' is none of none, ratio, mutual"),
+        ({"filters": ["a=nonesuch.safetensors"]}, "filters: 'a=nonesuch.safetensors' is none of"),
+        ({"filters": []}, "filters: none given"),
+        ({"estimators": ["lmeds"]}, "estimators: 'lmeds' is none of eight_point, opencv_ransac"),
+        ({"estimators": []}, "estimators: none given"),
+        ({"limit": 0}, "limit must be at least 1, got 0"),
+        ({"workers": 0}, "workers must be at least 1, got 0"),
+    ],
+)
+def test_wrong_options_are_named(tmp_path, change, message):
+    store = write_store(tmp_path / "s.h5", [make_record(true=20)])
+    options = {"filters": ["none"], "estimators": ["eight_point"], **change}
+    with pytest.raises(ValueError, match=message):
+        evaluate_pose([store], **options)
+
+
+def test_wrong_files_are_named(tmp_path):
+    options = {"filters": ["none"], "estimators": ["eight_point"], "progress": False}
+    store = write_store(tmp_path / "s.h5", [make_record(true=20)])
+    with pytest.raises(FileNotFoundError, match=r"absent\.h5: no such pair store"):
+        evaluate_pose([tmp_path / "absent.h5"], **options)
+    with pytest.raises(FileNotFoundError, match=r"absent\.h5: no such pair store, nor a folder"):
+        make_stores([tmp_path / "absent.h5"], tmp_path, max_keypoints=100, workers=1)
+    text = tmp_path / "notes.txt"
+    text.write_text("no store")
+    with pytest.raises(ValueError, match=r"notes\.txt: not a readable HDF5 file"):
+        evaluate_pose([text], **options)
+    with pytest.raises(ValueError, match=r"notes\.txt holds no weights"):
+        evaluate_pose([store], **{**options, "filters": [str(text)]})
+    dump = tmp_path / "oanet.h5"
+    with h5py.File(store) as source, h5py.File(dump, "w") as target:
+        for group in ("xs", "ys", "Rs", "ts", "ratios", "mutuals"):
+            source.copy(group, target)
+    with pytest.raises(ValueError, match=r"oanet\.h5: has no pixels"):
+        evaluate_pose([dump], **options)
+    empty = write_store(tmp_path / "empty.h5", [])
+    with pytest.raises(ValueError, match=r"no pairs in empty\.h5"):
+        evaluate_pose([empty], **options)
+    (tmp_path / "other").mkdir()
+    namesake = write_store(tmp_path / "other" / "s.h5", [make_record(true=20)])
+    with pytest.raises(ValueError, match=r"several are called s\.h5"):
+        evaluate_pose([store, namesake], **options)
+    nets = [save_net(tmp_path / f"{i}.safetensors") for i in range(2)]
+    with pytest.raises(ValueError, match="the label 'n' stands for several filters"):
+        evaluate_pose([store], **{**options, "filters": [f"n={net}" for net in nets]})
+
+
+def test_results_of_something_else_are_refused(tmp_path):
+    store = write_store(tmp_path / "s.h5", [make_record(true=20)])
+    out = tmp_path / "out"
+    run(store, ["none"], ["eight_point"], out=out)
+    file = out / "results.csv"
+    good = list(csv.reader(file.open(newline="")))
+    kept = [*good[0][:-1], "other"]
+    for rows, message in (
+        ([kept], r"results\.csv: not results of evaluate-pose"),
+        ([good[0], good[1][:-1]], r"results\.csv, line 2: "),
+        ([good[0], [*good[1][:1], "x", *good[1][2:]]], r"results\.csv, line 2: .*'x'"),
+    ):
+        with file.open("w", newline="") as stream:
+            csv.writer(stream).writerows(rows)
+        with pytest.raises(ValueError, match=message):
+            run(store, ["none"], ["eight_point"], out=out)
+
+
+def parse(*arguments):
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    return parser.parse_args([str(a) for a in arguments])
+
+
+def test_command_prints_and_writes_the_table(tmp_path, capsys):
+    store = write_store(tmp_path / "s.h5", [make_record(true=60, false=30, seed=s) for s in (0, 1)])
+    out = tmp_path / "out"
+    arguments = parse(
+        store, "--filters", "none", "mutual-ratio", "--estimators", "opencv_ransac",
+        "--out", out, "--workers", 1, "--hardest",
+    )
+    assert module.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert printed == (out / "table.md").read_text()
+    rows = table_rows(printed)
+    assert rows["OpenCV five-point RANSAC, 1e-3 in calibrated units:", "mutual-ratio"][0] == (
+        "100.0 [100, 100]"
+    )
+    assert len(read_results(out / "results.csv")) == 4
+    with pytest.raises(ValueError, match="estimators: 'none' is none of"):
+        module.main(parse(store, "--estimators", "none"))
+
+
+def test_a_folder_of_scenes_becomes_a_store_once(tmp_path, shared_data, capsys):
+    scenes = tmp_path / "scenes"
+    scenes.mkdir()
+    (scenes / "chalmers7").symlink_to(shared_data / "scenes" / "dev" / "chalmers7")
+    out = tmp_path / "out"
+    arguments = parse(
+        scenes, "--filters", "mutual-ratio", "--estimators", "opencv_usac",
+        "--out", out, "--keypoints", 300, "--limit", 4, "--workers", 1,
+    )
+    assert module.main(arguments) == 0
+    store = out / "scenes-300.h5"
+    with h5py.File(store) as file:
+        assert len(file["xs"]) == 21  # all pairs with 20 common points, by the data's own list
+    made = store.stat().st_mtime_ns
+    assert module.main(arguments) == 0
+    assert store.stat().st_mtime_ns == made
+    first, second = capsys.readouterr().out.split("4 pairs of 1 scene")[1:]
+    assert first == second
