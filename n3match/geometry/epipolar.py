@@ -28,7 +28,8 @@ def essential_from_pose(R: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """
     check_tensor("R", R, 3, 3)
     check_tensor("t", t, 3)
-    return skew_symmetric(t) @ R
+    # Column by column t × R: unlike a matrix product exact under autocast too.
+    return torch.linalg.cross(t[..., None], R, dim=-2)
 
 
 def symmetric_epipolar_distance(
@@ -78,11 +79,20 @@ def _epipolar_terms(
     if dtype in (torch.float16, torch.bfloat16):
         dtype = torch.float32
     x0, x1, E = x0.to(dtype), x1.to(dtype), E.to(dtype)
-    # The affine parts by themselves: no homogeneous copies of the points are made.
-    lines1 = x0 @ E[..., :, :2].transpose(-1, -2) + E[..., None, :, 2]
-    lines0 = x1 @ E[..., :2, :2] + E[..., None, 2, :2]
-    residual = (x1 * lines1[..., :2]).sum(-1) + lines1[..., 2]
-    return residual, lines0.square().sum(-1), lines1[..., :2].square().sum(-1)
+    # Written out rather than as matrix products: with rows of 2 that is faster, and under
+    # autocast a product would drop to half precision.
+    (a, b, c), (d, e, f), (g, h, i) = (
+        [E[..., row, column, None] for column in range(3)] for row in range(3)
+    )
+    (x, y), (u, v) = x0.unbind(-1), x1.unbind(-1)
+    line1_x, line1_y = a * x + b * y + c, d * x + e * y + f
+    line0_x, line0_y = a * u + d * v + g, b * u + e * v + h
+    residual = u * line1_x + v * line1_y + (g * x + h * y + i)
+    return (
+        residual,
+        line0_x.square() + line0_y.square(),
+        line1_x.square() + line1_y.square(),
+    )
 
 
 def _floor(dtype: torch.dtype) -> float:

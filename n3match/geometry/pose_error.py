@@ -20,8 +20,8 @@ def rotation_error_deg(
     (arccos of the trace alone loses half of them).
     """
     R, R_gt = _pair("R", R, "R_gt", R_gt, (3, 3))
-    difference = R_gt.transpose(-1, -2) @ R
-    d = difference
+    # R_gtᵀ R written out: under autocast a matrix product would drop to half precision.
+    d = (R_gt[..., :, :, None] * R[..., :, None, :]).sum(-3)
     axis = torch.stack(
         (
             d[..., 2, 1] - d[..., 1, 2],

@@ -227,3 +227,13 @@ def test_cuda_agrees_with_cpu():
     torch.testing.assert_close(_same_sign(on_gpu.cpu(), on_cpu), on_cpu)
     on_gpu.square()[:, 0].sum().backward()
     assert all(a.grad.isfinite().all() for a in inputs)
+
+
+def test_autocast_does_not_lower_the_precision():
+    x0, x1, _ = _batch(11, noise=0.01, dtype=torch.float32)
+    w = torch.rand(3, 40, requires_grad=True)
+    expected = weighted_eight_point(x0, x1, w)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = weighted_eight_point(x0, x1, w)
+    torch.testing.assert_close(result, expected, atol=0, rtol=0)
+    assert torch.autograd.grad(result.square()[:, 0].sum(), w)[0].isfinite().all()

@@ -128,3 +128,12 @@ def test_shapes_broadcast_and_mismatches_are_named():
         sampson_distance(x0, x1, E[0, :, :2])
     with pytest.raises(TypeError, match=r"x0 must be a torch\.Tensor, got ndarray"):
         sampson_distance(x0.numpy(), x1, E[0])
+
+
+def test_autocast_does_not_lower_the_precision():
+    x0, x1 = (x.float() for x in _matches(6))
+    R, t = (a.float() for a in _pose(6))
+    expected = symmetric_epipolar_distance(x0, x1, essential_from_pose(R, t))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = symmetric_epipolar_distance(x0, x1, essential_from_pose(R, t))
+    torch.testing.assert_close(result, expected)
