@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 import time
 from dataclasses import dataclass
 from importlib import resources
@@ -29,11 +30,10 @@ from n3match.geometry import (
 )
 from n3match.match_filter import MatchFilter
 from n3match.pipelines.photograph import Photograph, read_photograph
-from n3match.pipelines.plot import plot_two_view
+from n3match.pipelines.plot import check_picture_target, plot_two_view
 from n3match.pipelines.pose import pose_lines, pose_note
 from n3match.pipelines.two_view import Stopwatch, TwoView, match_photographs, pose_of
 from n3match.pipelines.view_arguments import describe_seconds
-from n3match.pipelines.whole_file import check_target
 
 RATIO = 0.8  # Lowe's
 # A match is counted as right within so many pixels of its epipolar line under the known pose.
@@ -93,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    check_target(arguments.out)
+    check_picture_target(arguments.out)
     watch = Stopwatch()
     with watch.stage("weights"):
         filter = MatchFilter.from_pretrained("sift")
@@ -105,8 +105,8 @@ def main(arguments: argparse.Namespace) -> int:
     plot_two_view(arguments.out, view, note=pose_note(pose))
 
     about = pair.about
-    print(f"{about['title']} (© {about['author']}, {about['attribution']}, {about['licence']}):")
-    print(f"{about['choice']}.")
+    credit = f"© {about['author']}, {about['attribution']}, {about['licence']}"
+    print(textwrap.fill(f"{about['title']} ({credit}): {about['choice']}.", width=90))
     print()
     print("\n".join(pose_lines(view, pose)))
     if pose.ok:

@@ -22,7 +22,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from n3match.pipelines.plot import plot_two_view
+from n3match.pipelines.plot import check_picture_target, plot_two_view
 from n3match.pipelines.two_view import Stopwatch, TwoView
 from n3match.pipelines.view_arguments import (
     add_view_arguments,
@@ -44,9 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     write = writer_for(arguments.out)
-    for path in (arguments.out, arguments.plot):
-        if path is not None:
-            check_target(path)
+    check_target(arguments.out)
+    if arguments.plot is not None:
+        check_picture_target(arguments.plot)
     watch = Stopwatch()
     view = match_from_arguments(arguments, watch)
     write(arguments.out, view, arguments.filter)

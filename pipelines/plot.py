@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from n3match.datasets.images import read_image_rgb
 from n3match.pipelines.two_view import TwoView
-from n3match.pipelines.whole_file import whole_file
+from n3match.pipelines.whole_file import check_target, whole_file
 
 KEPT_COLOUR = "#ffd60a"
 REJECTED_COLOUR = "#ffffff"
@@ -26,6 +27,17 @@ _BAND_INCHES = 0.75  # above the photographs, for the title and the legend
 # More lines than these make a plane of colour; then they get more transparent.
 _OPAQUE_KEPT = 150
 _OPAQUE_REJECTED = 500
+
+
+def check_picture_target(path: str | os.PathLike) -> None:
+    """Asked before the work that a picture is drawn of.
+
+    Raises:
+        ValueError: another ending than .png. OSError: no file can be written there.
+    """
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"{path}: pictures are PNG files, wanted a name that ends in .png")
+    check_target(path)
 
 
 def plot_two_view(path: str | os.PathLike, view: TwoView, *, note: str = "") -> None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from n3match.geometry import RelativePose
 from n3match.pipelines.photograph import Photograph
-from n3match.pipelines.plot import plot_two_view
+from n3match.pipelines.plot import check_picture_target, plot_two_view
 from n3match.pipelines.two_view import Stopwatch, TwoView, pose_of
 from n3match.pipelines.view_arguments import (
     add_view_arguments,
@@ -28,7 +28,6 @@ from n3match.pipelines.view_arguments import (
     describe_seconds,
     match_from_arguments,
 )
-from n3match.pipelines.whole_file import check_target
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None:
-        check_target(arguments.plot)
+        check_picture_target(arguments.plot)
     watch = Stopwatch()
     view = match_from_arguments(arguments, watch)
     pose = pose_of(view, estimator=arguments.estimator, seed=arguments.seed, stopwatch=watch)

@@ -25,8 +25,8 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> None:
     for i in (0, 1):
         parser.add_argument(
             f"--intrinsics{i}", type=parse_intrinsics, metavar="FX,FY,CX,CY",
-            help=f"focal lengths and principal point of image {i} in pixels; default: the focal "
-            "length in the file's EXIF data, else 1.2 × the longer side",
+            help=f"focal lengths and principal point of image {i} in the file's pixels; default: "
+            "the focal length in the file's EXIF data, else 1.2 × the longer side",
         )
         parser.add_argument(
             f"--distortion{i}", type=parse_distortion, metavar="K1,K2,P1,P2[,K3]",
