@@ -106,7 +106,8 @@ def main(arguments: argparse.Namespace) -> int:
 
     about = pair.about
     credit = f"© {about['author']}, {about['attribution']}, {about['licence']}"
-    print(textwrap.fill(f"{about['title']} ({credit}): {about['choice']}.", width=90))
+    print(f"{about['title']} ({credit}):")
+    print(textwrap.fill(f"{about['choice']}.", width=90))
     print()
     print("\n".join(pose_lines(view, pose)))
     if pose.ok:
