@@ -18,6 +18,8 @@ _BLOCK_ENTRIES = {"cpu": 1 << 22, "cuda": 1 << 26}
 # The smallest entry of a line is sought among the minima of interleaved groups of so many, which
 # are cheap as they carry no indices; descriptors are padded to a multiple of it.
 _GROUP = 16
+# Minima along rows go fast in full vector registers: the number of groups is a multiple of this.
+_LANES = 32
 # Pairs of descriptors whose differences are formed at a time.
 _CHUNK = 1 << 13
 
@@ -138,7 +140,8 @@ def _scan(a, b, block_size: int | None, columns: "_ColumnMinima | None" = None):
         block_size = _BLOCK_ENTRIES.get(a.device.type, _BLOCK_ENTRIES["cpu"]) // len(right)
     block_size = min(max(_GROUP, block_size // _GROUP * _GROUP), len(left))
     # Memory is reused: fresh pages for every block would cost more than the minima.
-    buffer = left.new_empty((block_size, len(right)))
+    # Rows lie an odd number of cache lines apart: at powers of two they would share few sets.
+    buffer = left.new_empty((block_size, len(right) + 16))[:, : len(right)]
     minima = left.new_empty((block_size, len(right) // _GROUP))
     for start in range(0, len(left), block_size):
         # Entry (i, j) is the squared distance of a[start + i] and b[j]; inf in the padding.
@@ -160,12 +163,15 @@ def _factors(a, b):
 
     |a - b|^2 = [-2a, |a|^2, 1] . [b, 1, |b|^2]
     """
-    double = torch.get_float32_matmul_precision() != "highest"
-    dtype = torch.float64 if double else torch.float32
     norm_a, norm_b = a.double().square_().sum(1), b.double().square_().sum(1)
-    left = _padded(torch.cat([-2 * a, norm_a[:, None], torch.ones_like(a[:, :1])], 1).to(dtype), -2)
-    right = _padded(torch.cat([b, torch.ones_like(b[:, :1]), norm_b[:, None]], 1).to(dtype), -1)
     scale = float(norm_a.max() + norm_b.max())
+    # The bound below takes true float32 products, and numbers far from its limits.
+    double = torch.get_float32_matmul_precision() != "highest" or not 1e-30 < scale < 1e30
+    dtype = torch.float64 if double else torch.float32
+    one_a, one_b = torch.ones_like(a[:, :1]), torch.ones_like(b[:, :1])
+    left = torch.cat([-2 * a.to(dtype), norm_a[:, None].to(dtype), one_a.to(dtype)], 1)
+    right = torch.cat([b.to(dtype), one_b.to(dtype), norm_b[:, None].to(dtype)], 1)
+    left, right = _padded(left, _GROUP, -2), _padded(right, _GROUP * _LANES, -1)
     if not double and scale < 2**24 and _integers(a) and _integers(b):
         return left, right, 0.0  # every partial sum is an integer that float32 holds exactly
     # A sum of k products has a relative error of at most about k u in any order of summation, and
@@ -178,9 +184,9 @@ def _integers(x: torch.Tensor) -> bool:
     return bool((x == x.round()).all())
 
 
-def _padded(factor: torch.Tensor, norm_column: int) -> torch.Tensor:
-    """Rows up to a multiple of _GROUP, the new ones infinitely far from everything."""
-    padding = factor.new_zeros((-len(factor) % _GROUP, factor.shape[1]))
+def _padded(factor: torch.Tensor, multiple: int, norm_column: int) -> torch.Tensor:
+    """Rows up to a multiple of a number, the new ones infinitely far from everything."""
+    padding = factor.new_zeros((-len(factor) % multiple, factor.shape[1]))
     padding[:, -2:] = 1
     padding[:, norm_column] = torch.inf
     return torch.cat([factor, padding])
@@ -190,15 +196,12 @@ def _two_nearest(block, a, b, error: float, out):
     """(2, n) indices of the two smallest entries of each row, truly ordered; the smallest entry."""
     groups = block.shape[1] // _GROUP
     minima = torch.amin(block.unflatten(1, (_GROUP, groups)), 1, out=out)
-    chosen = []
-    for _ in range(min(2, groups)):
-        chosen.append(minima.argmin(1, keepdim=True))
-        minima.scatter_(1, chosen[-1], torch.inf)
+    group_values, chosen = minima.topk(3, dim=1, largest=False)
     steps = torch.arange(_GROUP, device=block.device) * groups
-    members = torch.cat([group + steps for group in chosen], dim=1)
+    members = (chosen[:, :2, None] + steps).flatten(1)
     values, where = block.gather(1, members).topk(3, dim=1, largest=False)
     nearest = members.gather(1, where[:, :2]).T
-    third = torch.minimum(values[:, 2], minima.amin(1))
+    third = torch.minimum(values[:, 2], group_values[:, 2])
 
     # Entries further apart than two errors are in their true order. Exactly that far, which is 0
     # for integers, may still be a tie, to be given to the lowest index.

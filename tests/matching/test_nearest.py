@@ -113,6 +113,13 @@ def test_integers_too_large_for_exact_float32_products():
     assert_as_defined(a, b)
 
 
+@pytest.mark.parametrize("scale", [1e-36, 1e-22, 1e18, 1e25])
+def test_squares_beyond_the_range_of_float32(scale):
+    rng = np.random.default_rng(6)
+    a, b = ((rng.random((40, 8)) * scale).astype(np.float32) for _ in range(2))
+    assert_as_defined(a, b)
+
+
 def test_all_descriptors_equal():
     found = nearest_neighbors(np.full((40, 8), 0.1, np.float32), np.full((50, 8), 0.1, np.float32))
     assert (found.index == 0).all() and (found.ratio == 1).all() and (found.distance == 0).all()
