@@ -7,20 +7,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def balanced_classification_loss(logits: Tensor, positive: Tensor, mask: Tensor) -> Tensor:
-    """Cross-entropy with, in each pair, half the weight on right and half on wrong matches.
+def classification_loss(
+    logits: Tensor, positive: Tensor, mask: Tensor, balance: float = 1.0
+) -> Tensor:
+    """Cross-entropy in which the right matches of a pair share n₊^(1−b) of the weight and the wrong
+    ones n₋^(1−b), averaged over pairs.
+
+    b = 1 gives either half (the published, class-balanced loss): a logit above 0 then says little
+    where nearly all matches are wrong. b = 0 is the plain mean, whose logits are probabilities.
 
     Args:
         logits: (B, N); positive: (B, N) bool; mask: (B, N) bool, False for padding.
+        balance: b in [0, 1].
     """
     loss = F.binary_cross_entropy_with_logits(
         logits.masked_fill(~mask, 0.0), positive.to(logits), reduction="none"
     )
+    right, wrong = mask & positive, mask & ~positive
+    share_right = right.sum(1).to(logits) ** (1 - balance)
+    share_wrong = wrong.sum(1).to(logits) ** (1 - balance)
 
     def mean_over(which: Tensor) -> Tensor:
         return (loss * which).sum(1) / which.sum(1).clamp(min=1)
 
-    return 0.5 * (mean_over(mask & positive) + mean_over(mask & ~positive)).mean()
+    weighted = share_right * mean_over(right) + share_wrong * mean_over(wrong)
+    return (weighted / (share_right + share_wrong).clamp(min=1e-6)).mean()
 
 
 def essential_loss(essential: Tensor, truth: Tensor, usable: Tensor) -> Tensor:

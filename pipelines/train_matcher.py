@@ -25,15 +25,15 @@ from n3match.datasets.pair_dataset import PairDataset
 from n3match.datasets.synthetic import SyntheticPairs
 from n3match.nn import ClassifierConfig, MatchClassifier
 from n3match.pipelines.checkpoint import load_checkpoint, save_checkpoint
-from n3match.pipelines.losses import balanced_classification_loss, essential_loss
-from n3match.weights import save_weights
+from n3match.pipelines.losses import classification_loss, essential_loss
+from n3match.weights import load_weights, save_weights
 
 NETWORKS = {"n3": (6,), "cnnet": ()}  # blocks that an N³ block follows
 
 # Options of the run that are plain numbers, each a flag of the same name.
 NUMBERS = (
     "steps", "batch", "min_matches", "max_matches", "drop_side", "rate", "warmup",
-    "label_threshold", "essential_weight", "essential_after", "clip", "seed",
+    "label_threshold", "balance", "essential_weight", "essential_after", "clip", "seed",
 )
 
 
@@ -42,6 +42,7 @@ class TrainingConfig:
     """What determines a run's curve."""
 
     network: str = "n3"
+    initial: str = ""  # weights to start from: a shipped name or a file; "": random
     pairs: tuple[str, ...] = ()  # HDF5 stores of real pairs
     generated: float = 0.5  # share of generated pairs in a batch
     steps: int = 4000
@@ -52,6 +53,7 @@ class TrainingConfig:
     rate: float = 1e-3
     warmup: int = 200  # steps of linear warm-up; a cosine follows
     label_threshold: float = 1e-4  # squared symmetric epipolar distance of a right match
+    balance: float = 1.0  # of right and wrong matches in the loss, see losses.py; 1: published
     essential_weight: float = 0.1
     essential_after: int = 1500  # step from which the essential loss counts
     clip: float = 1.0  # largest gradient norm
@@ -81,7 +83,9 @@ def losses(net: MatchClassifier, batch: dict[str, Tensor], config: TrainingConfi
     """Total loss and the numbers for the log."""
     out = net(batch["points0"], batch["points1"], batch["side"], batch["mask"])
     positive = (batch["distances"] < config.label_threshold) & batch["mask"]
-    classification = balanced_classification_loss(out.logits, positive, batch["mask"])
+    classification = classification_loss(
+        out.logits, positive, batch["mask"], config.balance
+    )
     total, essential = classification, classification.new_zeros(())
     if config.essential_weight > 0 and step >= config.essential_after:
         # Fewer than eight right matches don't determine E: nothing to learn from.
@@ -142,7 +146,10 @@ def train(config: TrainingConfig, folder: Path, *, save_every: int = 100, device
         ClassifierConfig(
             n3_after=NETWORKS[config.network], side_information=("ratio", "mutual")
         )
-    ).to(device)
+    )
+    if config.initial:
+        _load_initial(net, config.initial)
+    net = net.to(device)
     optimizer = torch.optim.Adam(net.parameters(), lr=config.rate)
     batches = make_batches(config)
     start, skipped = 0, 0
@@ -196,8 +203,22 @@ def train(config: TrainingConfig, folder: Path, *, save_every: int = 100, device
             print(f"step {step + 1}/{config.steps} {shown} ({left / 60:.0f} min left)", flush=True)
     net.eval()
     path = folder / "filter.safetensors"
-    save_weights(path, net, training=asdict(config))
+    # Only names: where files lay on the machine that trained is nobody's business.
+    notes = asdict(config) | {
+        "pairs": [Path(store).name for store in config.pairs],
+        "initial": Path(config.initial).name,
+    }
+    save_weights(path, net, training=notes)
     return path
+
+
+def _load_initial(net: MatchClassifier, name_or_path: str) -> None:
+    _, described, state = load_weights(name_or_path)
+    if ClassifierConfig(**described) != net.config:
+        raise ValueError(
+            f"initial: {name_or_path} is a network of {described}, {asdict(net.config)} wanted"
+        )
+    net.load_state_dict(state)
 
 
 def _cut_log(path: Path, start: int) -> None:
@@ -230,6 +251,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--network", choices=tuple(NETWORKS), default=default.network)
     parser.add_argument(
+        "--initial", default="", metavar="WEIGHTS",
+        help="fine-tune these weights (a shipped name or a file) instead of starting at random",
+    )
+    parser.add_argument(
         "--generated", type=float, default=None,
         help="share of generated pairs (default: 0.5 with --pairs, else 1)",
     )
@@ -249,6 +274,7 @@ def main(arguments: argparse.Namespace) -> int:
         pairs=tuple(arguments.pairs),
         generated=generated,
         network=arguments.network,
+        initial=arguments.initial,
         **{name: getattr(arguments, name) for name in NUMBERS},
     )
     print(train(config, arguments.out), file=sys.stdout)

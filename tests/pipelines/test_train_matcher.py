@@ -8,7 +8,7 @@ import torch
 
 from n3match import MatchFilter
 from n3match.pipelines import train_matcher
-from n3match.pipelines.losses import balanced_classification_loss, essential_loss
+from n3match.pipelines.losses import classification_loss, essential_loss
 from n3match.pipelines.train_matcher import TrainingConfig, learning_rate, train
 
 TINY = TrainingConfig(
@@ -20,18 +20,35 @@ def test_classification_loss_weighs_right_and_wrong_alike():
     logits = torch.tensor([[0.0, 0.0, 0.0, 0.0, 9.0]])
     positive = torch.tensor([[True, False, False, False, False]])
     mask = torch.tensor([[True, True, True, True, False]])
-    loss = balanced_classification_loss(logits, positive, mask)
+    loss = classification_loss(logits, positive, mask)
     torch.testing.assert_close(loss, torch.tensor(math.log(2)))
     # Three wrong matches scored wrongly weigh as much as one right match scored wrongly.
-    a = balanced_classification_loss(torch.tensor([[-5.0, -5, -5, -5, 0]]), positive, mask)
-    b = balanced_classification_loss(torch.tensor([[5.0, 5, 5, 5, 0]]), positive, mask)
+    a = classification_loss(torch.tensor([[-5.0, -5, -5, -5, 0]]), positive, mask)
+    b = classification_loss(torch.tensor([[5.0, 5, 5, 5, 0]]), positive, mask)
     torch.testing.assert_close(a, b)
+
+
+def test_unbalanced_loss_is_the_plain_mean():
+    gen = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 9, generator=gen)
+    positive = torch.arange(9)[None] < 2
+    mask = torch.arange(9)[None] < 7
+    plain = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits[mask], positive[mask].float()
+    )
+    torch.testing.assert_close(classification_loss(logits, positive, mask, 0.0), plain)
+    # In between, the share of right matches lies in between.
+    shares = [
+        classification_loss(torch.full((1, 9), 30.0), positive, mask, balance).item() / 30
+        for balance in (0.0, 0.5, 1.0)
+    ]
+    assert shares == pytest.approx([5 / 7, 5**0.5 / (5**0.5 + 2**0.5), 0.5], abs=1e-5)
 
 
 def test_padding_with_infinite_logits_has_no_gradient():
     logits = torch.tensor([[1.0, float("-inf")]], requires_grad=True)
     mask = torch.tensor([[True, False]])
-    balanced_classification_loss(logits, mask, mask).backward()
+    classification_loss(logits, mask, mask).backward()
     assert logits.grad[0, 1] == 0
     assert torch.isfinite(logits.grad).all()
 
@@ -79,6 +96,17 @@ def test_resumed_run_gives_the_same_curve_and_weights(tmp_path, monkeypatch, net
     a, b = (MatchFilter.from_pretrained(path).state_dict() for path in (whole, resumed))
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert [int(row["step"]) for row in _curve(tmp_path / "cut")] == list(range(6))
+
+
+def test_fine_tuning_starts_from_the_weights_given(tmp_path):
+    first = train(TINY, tmp_path / "first", device="cpu")
+    still = TrainingConfig(**{**TINY.__dict__, "initial": str(first), "rate": 0.0, "steps": 1})
+    second = train(still, tmp_path / "second", device="cpu")
+    a, b = (MatchFilter.from_pretrained(path).state_dict() for path in (first, second))
+    assert all(torch.equal(a[n], b[n]) for n in a if "running_var" not in n)
+    other = TrainingConfig(**{**TINY.__dict__, "initial": str(first), "network": "cnnet"})
+    with pytest.raises(ValueError, match="initial"):
+        train(other, tmp_path / "third", device="cpu")
 
 
 def test_essential_loss_starts_when_told(tmp_path):
