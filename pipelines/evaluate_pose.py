@@ -72,9 +72,11 @@ def evaluate_pose(
     Raises:
         FileNotFoundError: no such store. ValueError: an unknown name, a malformed store or
             results.csv, naming it. ImportError: "poselib" is not installed.
+        NotADirectoryError: `out` is a file.
     """
     sources = parse_filters(filters)
     check_estimators(estimators)
+    check_folder(out)
     for name, value in (("limit", limit), ("workers", workers)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
@@ -121,6 +123,12 @@ def evaluate_pose(
         if path is not None and jobs:
             write_results(path, list(on_file.values()))
     return [on_file[key] for key in sorted(wanted)]
+
+
+def check_folder(out: str | Path | None) -> None:
+    """Raises NotADirectoryError where `out` is a file; it need not exist."""
+    if out is not None and Path(out).exists() and not Path(out).is_dir():
+        raise NotADirectoryError(f"out: {out} is a file, wanted a folder")
 
 
 def parse_filters(filters: Sequence[str]) -> list[FilterSource]:
@@ -351,6 +359,7 @@ def main(arguments: argparse.Namespace) -> int:
     estimators = list(dict.fromkeys(arguments.estimators or default_estimators()))
     parse_filters(filters)  # before minutes are spent on a store
     check_estimators(estimators)
+    check_folder(arguments.out)
     workers = _cores() if arguments.workers is None else arguments.workers
     with tempfile.TemporaryDirectory() as temporary:
         stores = make_stores(

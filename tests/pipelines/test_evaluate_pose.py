@@ -440,6 +440,8 @@ def test_wrong_files_are_named(tmp_path):
         evaluate_pose([text], **options)
     with pytest.raises(ValueError, match=r"notes\.txt holds no weights"):
         evaluate_pose([store], **{**options, "filters": [str(text)]})
+    with pytest.raises(NotADirectoryError, match=r"out: .*notes\.txt is a file, wanted a folder"):
+        evaluate_pose([store], **options, out=text)
     dump = tmp_path / "oanet.h5"
     with h5py.File(store) as source, h5py.File(dump, "w") as target:
         for group in ("xs", "ys", "Rs", "ts", "ratios", "mutuals"):
