@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import n3match
+from n3match import geometry, matching, nn, ops, plugins, weights
 
 
 def test_public_names_are_these_and_all_of_them_load():
@@ -25,6 +26,8 @@ def test_public_names_are_these_and_all_of_them_load():
     for name in n3match.__all__:
         assert getattr(n3match, name) is not None
         assert name in dir(n3match)
+    for module in (geometry, matching, nn, ops, plugins, weights):
+        assert all(hasattr(module, name) for name in module.__all__)
     assert callable(n3match.plugins.opencv.filter_matches)
 
 
@@ -36,3 +39,34 @@ def test_unknown_name_is_an_attribute_error():
 def test_importing_the_package_alone_does_not_load_torch():
     code = "import sys, n3match; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_library_needs_no_pipeline_and_no_dataset():
+    """Dependencies point one way."""
+    code = (
+        "import sys, n3match\n"
+        "for name in n3match.__all__:\n"
+        "    getattr(n3match, name)\n"
+        "n3match.plugins.opencv\n"
+        "assert 'n3match.pose' in sys.modules\n"
+        "sys.exit(any(m.startswith(('n3match.pipelines', 'n3match.datasets')) for m in "
+        "sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_folders_do_not_become_top_level_packages():
+    code = (
+        "import importlib.util as u, n3match.pipelines, n3match.datasets\n"
+        "assert u.find_spec('pipelines') is None"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd="/").returncode == 0
+
+
+@pytest.mark.parametrize("name", ["sift", "sift-cnnet"])
+def test_shipped_weights_load_and_have_a_model_card(name):
+    assert name in weights.shipped()
+    net = n3match.MatchFilter.from_pretrained(name)
+    assert not net.training
+    assert net.side_information == ("ratio", "mutual")
+    assert weights.find(name).with_suffix(".md").is_file()

@@ -48,7 +48,7 @@ def test_truncated_file(tmp_path):
     path = tmp_path / "cut.safetensors"
     weights.save_weights(path, MatchClassifier(CONFIG))
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="cut.safetensors"):
+    with pytest.raises(ValueError, match=r"cut\.safetensors"):
         MatchFilter.from_pretrained(path)
 
 

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 FORMAT = "n3match-weights-1"
@@ -57,7 +57,8 @@ def save_weights(path: os.PathLike, net: nn.Module, **notes) -> None:
     tensors = {name: t.detach().cpu().contiguous() for name, t in net.state_dict().items()}
     temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
     try:
-        save_file(tensors, temporary, metadata=metadata)
+        # Written by ourselves: the library's own writer makes files that only their owner reads.
+        temporary.write_bytes(save(tensors, metadata=metadata))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -6,14 +6,13 @@ import numpy as np
 import torch
 
 from n3match import MatchFilter
-from n3match.datasets.images import read_image_gray
 from n3match.matching import extract_sift
 from n3match.pipelines.benchmarks.measure import median_seconds
-from n3match.pipelines.demo import demo_images
+from n3match.pipelines.demo import load_demo_pair
 
 
 def run(matches: list[int], repeats: int) -> list[dict]:
-    images = [read_image_gray(path) for path in demo_images()]
+    images = [photograph.image for photograph in load_demo_pair().photographs]
     rows = []
     for n in matches:
         rng = np.random.default_rng(0)
