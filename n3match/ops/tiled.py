@@ -34,7 +34,7 @@ from torch import Tensor
 from n3match.ops import checks, reference
 
 # Elements of one row tile: large enough to hide the cost of a call, small enough for the caches.
-_TILE_ELEMENTS = {"cpu": 1 << 19}
+_TILE_ELEMENTS = {"cpu": 1 << 20}
 _TILE_ELEMENTS_DEVICE = 1 << 24
 _MAX_INVERSE_T = 1e30
 _BLOCK = 64  # columns are padded to a multiple of this many, see `_row_max`

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 
 def median_seconds(
@@ -27,12 +27,22 @@ def median_seconds(
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def _peak_resident() -> int:
+    """Largest resident memory of this process so far, bytes.
+
+    Not ru_maxrss: on Linux a started process inherits that of the one that started it.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("/proc/self/status has no VmHWM: peak memory can't be measured here")
+
+
 def _measure(prepare, arguments, connection) -> None:
     function = prepare(*arguments)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _peak_resident()
     function()
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    connection.send((after - before) * 1024)
+    connection.send(_peak_resident() - before)
 
 
 def peak_bytes(prepare: Callable[..., Callable[[], object]], *arguments) -> int:
