@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from two_view_scenes import K0, K1, SIZE0, SIZE1, make_scene
+from putative_scenes import K0, K1, SIZE0, SIZE1, make_scene
 
 from n3match.plugins.opencv import filter_matches
 
