@@ -25,7 +25,7 @@ class MatchFilter(MatchClassifier):
         """Loads shipped weights by name ("sift", "sift-cnnet") or any weights file by path.
 
         Returns:
-            The filter in eval mode, on the CPU, without gradients to its weights' history.
+            The filter in eval mode, on the CPU.
 
         Raises:
             FileNotFoundError: no such name or file. ValueError: the file holds something else.

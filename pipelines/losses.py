@@ -8,7 +8,11 @@ from torch import Tensor
 
 
 def classification_loss(
-    logits: Tensor, positive: Tensor, mask: Tensor, balance: float = 1.0
+    logits: Tensor,
+    positive: Tensor,
+    mask: Tensor,
+    balance: float = 1.0,
+    importance: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy in which the right matches of a pair share n₊^(1−b) of the weight and the wrong
     ones n₋^(1−b), averaged over pairs.
@@ -19,16 +23,18 @@ def classification_loss(
     Args:
         logits: (B, N); positive: (B, N) bool; mask: (B, N) bool, False for padding.
         balance: b in [0, 1].
+        importance: (B, N) non-negative, how much each match counts among its kind; None: alike.
     """
     loss = F.binary_cross_entropy_with_logits(
         logits.masked_fill(~mask, 0.0), positive.to(logits), reduction="none"
     )
-    right, wrong = mask & positive, mask & ~positive
-    share_right = right.sum(1).to(logits) ** (1 - balance)
-    share_wrong = wrong.sum(1).to(logits) ** (1 - balance)
+    count = mask.to(logits) if importance is None else importance * mask
+    right, wrong = count * positive, count * ~positive
+    share_right = right.sum(1) ** (1 - balance)
+    share_wrong = wrong.sum(1) ** (1 - balance)
 
     def mean_over(which: Tensor) -> Tensor:
-        return (loss * which).sum(1) / which.sum(1).clamp(min=1)
+        return (loss * which).sum(1) / which.sum(1).clamp(min=1e-6)
 
     weighted = share_right * mean_over(right) + share_wrong * mean_over(wrong)
     return (weighted / (share_right + share_wrong).clamp(min=1e-6)).mean()

@@ -28,12 +28,14 @@ from n3match.pipelines.checkpoint import load_checkpoint, save_checkpoint
 from n3match.pipelines.losses import classification_loss, essential_loss
 from n3match.weights import load_weights, save_weights
 
+SIDE_INFORMATION = ("ratio", "mutual")  # columns of `side` in a batch
 NETWORKS = {"n3": (6,), "cnnet": ()}  # blocks that an N³ block follows
 
 # Options of the run that are plain numbers, each a flag of the same name.
 NUMBERS = (
     "steps", "batch", "min_matches", "max_matches", "drop_side", "rate", "warmup",
-    "label_threshold", "balance", "essential_weight", "essential_after", "clip", "seed",
+    "label_threshold", "balance", "not_mutual", "essential_weight", "essential_after", "clip",
+    "seed",
 )
 
 
@@ -54,6 +56,7 @@ class TrainingConfig:
     warmup: int = 200  # steps of linear warm-up; a cosine follows
     label_threshold: float = 1e-4  # squared symmetric epipolar distance of a right match
     balance: float = 1.0  # of right and wrong matches in the loss, see losses.py; 1: published
+    not_mutual: float = 1.0  # weight in the loss of right matches that aren't mutual
     essential_weight: float = 0.1
     essential_after: int = 1500  # step from which the essential loss counts
     clip: float = 1.0  # largest gradient norm
@@ -79,12 +82,23 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     return config.rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
+def importance(batch: dict[str, Tensor], positive: Tensor, config: TrainingConfig) -> Tensor:
+    """Less than 1 for right matches that aren't mutual, in pairs where that is known.
+
+    Wrong matches fall near their epipolar line by chance, and few of those are mutual.
+    """
+    mutual = batch["side"][..., SIDE_INFORMATION.index("mutual")] > 0
+    known = mutual.any(1, keepdim=True)
+    doubtful = positive & ~mutual & known
+    return torch.ones_like(batch["distances"]).masked_fill(doubtful, config.not_mutual)
+
+
 def losses(net: MatchClassifier, batch: dict[str, Tensor], config: TrainingConfig, step: int):
     """Total loss and the numbers for the log."""
     out = net(batch["points0"], batch["points1"], batch["side"], batch["mask"])
     positive = (batch["distances"] < config.label_threshold) & batch["mask"]
     classification = classification_loss(
-        out.logits, positive, batch["mask"], config.balance
+        out.logits, positive, batch["mask"], config.balance, importance(batch, positive, config)
     )
     total, essential = classification, classification.new_zeros(())
     if config.essential_weight > 0 and step >= config.essential_after:
@@ -144,7 +158,7 @@ def train(config: TrainingConfig, folder: Path, *, save_every: int = 100, device
     torch.manual_seed(config.seed)
     net = MatchClassifier(
         ClassifierConfig(
-            n3_after=NETWORKS[config.network], side_information=("ratio", "mutual")
+            n3_after=NETWORKS[config.network], side_information=SIDE_INFORMATION
         )
     )
     if config.initial:

@@ -45,6 +45,22 @@ def test_unbalanced_loss_is_the_plain_mean():
     assert shares == pytest.approx([5 / 7, 5**0.5 / (5**0.5 + 2**0.5), 0.5], abs=1e-5)
 
 
+def test_right_matches_that_are_not_mutual_count_less_where_that_is_known():
+    config = TrainingConfig(generated=1.0, not_mutual=0.25)
+    side = torch.zeros(2, 4, 2)
+    side[0, :2, 1] = 1  # nothing is known of the second pair
+    positive = torch.tensor([[True, False, True, False]] * 2)
+    batch = {"side": side, "distances": torch.zeros(2, 4)}
+    found = train_matcher.importance(batch, positive, config)
+    assert found.tolist() == [[1, 1, 0.25, 1], [1, 1, 1, 1]]
+    # Weights act within a kind: two right matches of weight 1 and ¼.
+    logits = torch.tensor([[30.0, 30.0, -30.0, 30.0]])
+    loss = classification_loss(
+        logits, positive[:1], torch.ones(1, 4, dtype=torch.bool), 1.0, found[:1]
+    )
+    assert loss.item() == pytest.approx(0.5 * 30 * 0.25 / 1.25 + 0.5 * 30, abs=1e-4)
+
+
 def test_padding_with_infinite_logits_has_no_gradient():
     logits = torch.tensor([[1.0, float("-inf")]], requires_grad=True)
     mask = torch.tensor([[True, False]])
