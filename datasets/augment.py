@@ -33,6 +33,7 @@ class Augmentation:
     outliers: float = 0.2  # chance that wrong matches among the pair's own keypoints are added
     ratio: float = 0.1  # spread of the log of the power that the ratios of a pair are raised to
     drop_side: float = 0.05  # chance that ratio and mutual flag are made unknown
+    drop_shape: float = 0.05  # chance that turn and change of size are made unknown
 
     def __post_init__(self):
         for name, value in vars(self).items():
@@ -43,7 +44,7 @@ class Augmentation:
 
 
 #: Changes nothing but the number of matches.
-NO_AUGMENTATION = Augmentation(*([0.0] * 12))
+NO_AUGMENTATION = Augmentation(*([0.0] * 13))
 
 
 def augment(
@@ -55,13 +56,13 @@ def augment(
     """At most ``num_matches`` matches of the sample, changed in the ways of ``config``.
 
     The order is: crop, outliers, choice of matches, swap, mirror, camera rotations, focal error,
-    side information. The matches of the answer are in random order when any were left out.
+    side information, shapes. The matches of the answer are in random order when any were left out.
     """
     config = Augmentation() if config is None else config
     if num_matches < 1:
         raise ValueError(f"num_matches: got {num_matches}, wanted 1 or more")
     # All lots are drawn first: the same pair under another config then differs only where it must.
-    lots = rng.random(7)
+    lots = rng.random(8)
     if lots[0] < config.crop:
         sample = crop(sample, rng, least=max(1, min(num_matches, len(sample["x"])) // 2))
     if lots[1] < config.outliers:
@@ -84,7 +85,9 @@ def augment(
         side = sample["side"].copy()
         side[:, 0] **= power
         sample = {**sample, "side": side}
-    return drop_side(sample) if lots[6] < config.drop_side else sample
+    if lots[6] < config.drop_side:
+        sample = drop_side(sample)
+    return drop_shape(sample) if lots[7] < config.drop_shape else sample
 
 
 def _rotations(
@@ -117,7 +120,7 @@ def _tilt_rotation(tilt: np.ndarray) -> np.ndarray:
 
 def take(sample: dict, index: np.ndarray) -> dict:
     """The matches of the given indices (or bool mask), in that order."""
-    return {**sample, **{k: sample[k][index] for k in ("x", "side", "distances")}}
+    return {**sample, **{k: sample[k][index] for k in ("x", "side", "shape", "distances")}}
 
 
 def subsample(
@@ -179,7 +182,8 @@ def swap_images(sample: dict) -> dict:
     """
     R = sample["R"].astype(np.float64)
     t = sample["t"].astype(np.float64)
-    swapped = make_sample(sample["x"][:, [2, 3, 0, 1]], sample["side"], R.T, -R.T @ t)
+    shape = sample["shape"] * np.array([1, -1, -1], np.float32)
+    swapped = make_sample(sample["x"][:, [2, 3, 0, 1]], sample["side"], shape, R.T, -R.T @ t)
     return {**sample, **swapped, "distances": sample["distances"]}
 
 
@@ -188,7 +192,8 @@ def mirror(sample: dict) -> dict:
     flip = np.array([-1.0, 1.0, 1.0])
     x = sample["x"] * np.array([-1, 1, -1, 1], np.float32)
     R = flip[:, None] * sample["R"] * flip
-    mirrored = make_sample(x, sample["side"], R, flip * sample["t"])
+    shape = sample["shape"] * np.array([1, -1, 1], np.float32)
+    mirrored = make_sample(x, sample["side"], shape, R, flip * sample["t"])
     return {**sample, **mirrored, "distances": sample["distances"]}
 
 
@@ -217,7 +222,20 @@ def rotate_cameras(sample: dict, rotation0: np.ndarray, rotation1: np.ndarray) -
         turned = [rays[kept] for rays in turned]
     x = np.concatenate([rays[:, :2] / rays[:, 2:] for rays in turned], 1)
     R = rotation1 @ sample["R"].astype(np.float64) @ rotation0.T
-    return {**sample, **make_sample(x, sample["side"], R, rotation1 @ sample["t"])}
+    shape = turn(sample["shape"], _roll_of(rotation1) - _roll_of(rotation0))
+    return {**sample, **make_sample(x, sample["side"], shape, R, rotation1 @ sample["t"])}
+
+
+def _roll_of(Q: np.ndarray) -> float:
+    """Angle (radians) of the in-plane rotation nearest to a rotation."""
+    return float(np.arctan2(Q[1, 0] - Q[0, 1], Q[0, 0] + Q[1, 1]))
+
+
+def turn(shape: np.ndarray, angle: float) -> np.ndarray:
+    """Relative shapes (N, 3) with ``angle`` (radians) added to every turn; unknown ones stay so."""
+    cosine, sine, log_scale = shape.T
+    c, s = np.cos(angle), np.sin(angle)
+    return np.stack([c * cosine - s * sine, s * cosine + c * sine, log_scale], 1)
 
 
 def focal_error(sample: dict, scale0: float, scale1: float) -> dict:
@@ -227,14 +245,15 @@ def focal_error(sample: dict, scale0: float, scale1: float) -> dict:
     for a few percent at most.
     """
     scale = np.array([scale0, scale0, scale1, scale1], np.float32)
-    return {**sample, "x": sample["x"] * scale}
+    shape = sample["shape"] + np.float32([0, 0, np.log(scale1 / scale0)])
+    return {**sample, "x": sample["x"] * scale, "shape": shape}
 
 
 def add_outliers(sample: dict, rng: np.random.Generator, count: int) -> dict:
     """``count`` more matches between the pair's own keypoints, at random; their distances too.
 
-    Their side information is that of wrong matches of the pair, or typical values where it has
-    none. By chance a few are near their epipolar lines, and are labelled so.
+    Their side information and shapes are those of wrong matches of the pair, or typical values
+    where it has none. By chance a few are near their epipolar lines, and are labelled so.
     """
     total = len(sample["x"])
     if count < 1 or total == 0:
@@ -243,12 +262,14 @@ def add_outliers(sample: dict, rng: np.random.Generator, count: int) -> dict:
     x = np.concatenate([sample["x"][first, :2], sample["x"][second, 2:]], 1)
     wrong = np.flatnonzero(sample["distances"] >= TRUE_MATCH_DISTANCE)
     if len(wrong):
-        side = sample["side"][wrong[rng.integers(0, len(wrong), count)]]
+        like = wrong[rng.integers(0, len(wrong), count)]
+        side, shape = sample["side"][like], sample["shape"][like]
     else:
         mutual = rng.random(count) < 0.15
         side = np.stack([rng.beta(18, 1.7, count), mutual], 1).astype(np.float32)
+        shape = turn(sample["shape"][first], rng.uniform(-np.pi, np.pi, count)).astype(np.float32)
     distances = squared_epipolar_distances(x, sample["E"])
-    added = {"x": x, "side": side, "distances": distances}
+    added = {"x": x, "side": side, "shape": shape, "distances": distances}
     return {**sample, **{k: np.concatenate([sample[k], v]) for k, v in added.items()}}
 
 
@@ -257,3 +278,8 @@ def drop_side(sample: dict) -> dict:
     side = np.empty_like(sample["side"])
     side[:] = UNKNOWN_SIDE
     return {**sample, "side": side}
+
+
+def drop_shape(sample: dict) -> dict:
+    """Turn and change of size of the whole pair made unknown: zeros."""
+    return {**sample, "shape": np.zeros_like(sample["shape"])}

@@ -82,9 +82,10 @@ class MixedPairs:
         """The batch of this step (0 or more).
 
         Returns:
-            float32 ``points0`` (B, N, 2), ``points1`` (B, N, 2), ``side`` (B, N, 2), ``distances``
-            (B, N), ``R`` (B, 3, 3), ``t`` (B, 3), ``E`` (B, 3, 3), and bool ``mask`` (B, N), true
-            where there is a match. N is the longest of the batch; the rest is zeros.
+            float32 ``points0`` (B, N, 2), ``points1`` (B, N, 2), ``side`` (B, N, 2), ``shape``
+            (B, N, 3), ``distances`` (B, N), ``R`` (B, 3, 3), ``t`` (B, 3), ``E`` (B, 3, 3), and
+            bool ``mask`` (B, N), true where there is a match. N is the longest of the batch; the
+            rest is zeros.
         """
         rng = np.random.default_rng((self.seed, int(step)))
         low, high = self.num_matches
@@ -127,6 +128,7 @@ class MixedPairs:
 GENERATED_AUGMENTATION = Augmentation(
     swap=0.0, mirror=0.0, small_roll=0.0, common_roll=0.2, free_roll=0.0, tilt=2.0, focal=0.01,
     reshare=0.0, crop=0.1, outliers=0.0, ratio=0.0, drop_side=0.05,
+    drop_shape=0.05,
 )
 
 
@@ -144,7 +146,8 @@ def _balance(scenes: Sequence[str] | None, count: int) -> tuple[list[np.ndarray]
 def _as_arrays(sample: dict) -> dict:
     """A sample of two_view.py from one of a PairDataset, which calls its distances ``ys``."""
     labels = sample["distances"] if "distances" in sample else sample["ys"]
-    arrays = {key: np.asarray(sample[key], np.float32) for key in ("x", "side", "R", "t", "E")}
+    keys = ("x", "side", "shape", "R", "t", "E")
+    arrays = {key: np.asarray(sample[key], np.float32) for key in keys}
     arrays["E"] = arrays["E"] / np.linalg.norm(arrays["E"])
     return {**arrays, "distances": np.asarray(labels, np.float32)}
 
@@ -157,16 +160,19 @@ def collate(samples: Sequence[dict]) -> dict[str, torch.Tensor]:
     size = len(samples)
     x = np.zeros((size, longest, 4), np.float32)
     side = np.zeros((size, longest, 2), np.float32)
+    shape = np.zeros((size, longest, 3), np.float32)
     distances = np.zeros((size, longest), np.float32)
     mask = np.zeros((size, longest), bool)
     for i, sample in enumerate(samples):
         count = len(sample["x"])
         x[i, :count], side[i, :count] = sample["x"], sample["side"]
+        shape[i, :count] = sample["shape"]
         distances[i, :count], mask[i, :count] = sample["distances"], True
     arrays = {
         "points0": np.ascontiguousarray(x[..., :2]),
         "points1": np.ascontiguousarray(x[..., 2:]),
         "side": side,
+        "shape": shape,
         "mask": mask,
         "distances": distances,
         **{

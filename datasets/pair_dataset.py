@@ -14,7 +14,9 @@ from n3match.datasets.pair_store import (
     read_cameras,
     read_core,
     read_record,
+    read_shapes,
 )
+from n3match.matching import relative_shape
 
 
 class PairDataset(torch.utils.data.Dataset):
@@ -23,6 +25,8 @@ class PairDataset(torch.utils.data.Dataset):
     Item i is a dictionary of tensors (N matches):
         x: (N, 4) float32, calibrated x0, y0, x1, y1
         side: (N, 2) float32, ratio in [0, 1] and mutual flag 0/1
+        shape: (N, 3) float32, see `n3match.matching.relative_shape`; zeros where the store has no
+            keypoint shapes or cameras
         ys: (N,) float32, squared symmetric epipolar distance, calibrated units
         R: (3, 3), t: (3,) unit norm, E = [t]x R: (3, 3), all float64
         focal: (2,) float32, mean focal length of each camera in pixels; NaN where not known
@@ -73,6 +77,7 @@ class PairDataset(torch.utils.data.Dataset):
             "side": torch.from_numpy(
                 np.stack([core["ratios"], core["mutuals"].astype(np.float32)], axis=1)
             ),
+            "shape": torch.from_numpy(self._relative_shape(file, row, len(core["ys"]), focal)),
             "ys": torch.from_numpy(core["ys"][:, 0]),
             "R": R,
             "t": t,
@@ -80,6 +85,13 @@ class PairDataset(torch.utils.data.Dataset):
             "focal": torch.tensor(focal, dtype=torch.float32),
             "index": torch.tensor(index),
         }
+
+    @staticmethod
+    def _relative_shape(file: h5py.File, row: int, count: int, focal: list[float]) -> np.ndarray:
+        shapes = read_shapes(file, row)
+        if shapes is None or not np.isfinite(focal).all():
+            return np.zeros((count, 3), np.float32)
+        return relative_shape(*shapes, *focal).astype(np.float32)
 
     def record(self, index: int) -> PairRecord:
         """Everything about pair `index`; ValueError for an OANet dump, which has no pixels."""

@@ -167,6 +167,15 @@ def read_cameras(file: h5py.File, index: int) -> tuple[np.ndarray, np.ndarray] |
     )
 
 
+def read_shapes(file: h5py.File, index: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Keypoint size and angle (N, 2) of each match in both images; None where the file has none."""
+    if "shapes0" not in file or "shapes1" not in file:
+        return None
+    layout = {"xs": CORE_GROUPS["xs"], **{k: EXTRA_GROUPS[k] for k in ("shapes0", "shapes1")}}
+    found = _read(file, index, layout)
+    return found["shapes0"], found["shapes1"]
+
+
 def read_record(file: h5py.File, index: int) -> PairRecord:
     """Everything about one pair.
 

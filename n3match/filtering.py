@@ -10,6 +10,7 @@ import torch
 
 from n3match.geometry import undistort_points
 from n3match.match_filter import MatchFilter
+from n3match.matching import relative_shape
 
 
 @functools.lru_cache(maxsize=4)
@@ -33,6 +34,8 @@ def score_matches(
     K1: np.ndarray,
     *,
     side: np.ndarray | None = None,
+    shapes0: np.ndarray | None = None,
+    shapes1: np.ndarray | None = None,
     filter: MatchFilter | str | os.PathLike = "sift",
     distortion0: np.ndarray | None = None,
     distortion1: np.ndarray | None = None,
@@ -45,6 +48,8 @@ def score_matches(
         side: (N, S) what is known of each match, columns named by the filter's
             `side_information` (for "sift": ratio of nearest to second nearest descriptor distance
             in [0, 1], and 1 where the match is mutual, else 0); None where nothing is known.
+        shapes0, shapes1: (N, 2) keypoint size (pixels) and angle (degrees) of each match, as
+            OpenCV's; both or None. See `n3match.matching.relative_shape`.
         filter: a `MatchFilter`, a shipped name, or a path.
         distortion0, distortion1: lens coefficients in OpenCV's order, or None.
 
@@ -71,6 +76,14 @@ def score_matches(
             )
         if not np.isfinite(side).all():
             raise ValueError("side holds NaN or infinite numbers: finite numbers wanted")
+    if (shapes0 is None) != (shapes1 is None):
+        raise ValueError("shapes0 and shapes1: found one of them, wanted both or neither")
+    shape = None
+    if shapes0 is not None:
+        # Focal lengths that undistort_points has checked above.
+        shape = relative_shape(shapes0, shapes1, *(_mean_focal(K) for K in (K0, K1)))
+        if len(shape) != len(x0):
+            raise ValueError(f"shapes0 must hold a row per match, {len(x0)}, got {len(shape)}")
     if not len(x0):
         return np.zeros(0)
     like = next(net.parameters())
@@ -80,6 +93,14 @@ def score_matches(
 
     with torch.inference_mode():
         logits = net.score(
-            batch_of_one(x0), batch_of_one(x1), None if side is None else batch_of_one(side)
+            batch_of_one(x0),
+            batch_of_one(x1),
+            None if side is None else batch_of_one(side),
+            shape=None if shape is None else batch_of_one(shape),
         )
     return logits[0].double().cpu().numpy()
+
+
+def _mean_focal(K: np.ndarray) -> float:
+    K = np.asarray(K, dtype=np.float64)
+    return float(abs(K[0, 0]) + abs(K[1, 1])) / 2

@@ -11,8 +11,8 @@ from n3match.nn import ClassifierConfig, MatchClassifier
 class MatchFilter(MatchClassifier):
     """Scores putative matches: keep those with ``logits > 0``.
 
-    Call it with calibrated coordinates ``(points0, points1, side=None, mask=None)``, see
-    `MatchClassifier.forward`; `n3match.filter_matches` takes pixels.
+    Call it with calibrated coordinates ``(points0, points1, side=None, mask=None, shape=None)``,
+    see `MatchClassifier.forward`; `n3match.score_matches` takes pixels.
     """
 
     @property

@@ -22,6 +22,8 @@ def estimate_relative_pose(
     K1: np.ndarray,
     *,
     side: np.ndarray | None = None,
+    shapes0: np.ndarray | None = None,
+    shapes1: np.ndarray | None = None,
     filter: MatchFilter | str | os.PathLike | None = "sift",
     estimator: str = "auto",
     threshold: float = 1.0,
@@ -38,6 +40,7 @@ def estimate_relative_pose(
         points0, points1: (N, 2) matched pixels; integers are pixel centres.
         K0, K1: (3, 3) camera matrices.
         side: (N, S) side information for the filter, see `score_matches`; None if unknown.
+        shapes0, shapes1: (N, 2) keypoint sizes and angles for the filter, likewise.
         filter: "sift" (shipped), another name, a path or a `MatchFilter`; None for no filter.
         estimator: "poselib", "opencv_usac", "opencv_ransac", "eight_point", or "auto": PoseLib
             where installed, else OpenCV.
@@ -65,7 +68,8 @@ def estimate_relative_pose(
         return estimate_relative_pose_from_matches(points0, points1, K0, K1, **options)
     logits = score_matches(
         points0, points1, K0, K1,
-        side=side, filter=filter, distortion0=distortion0, distortion1=distortion1,
+        side=side, shapes0=shapes0, shapes1=shapes1, filter=filter,
+        distortion0=distortion0, distortion1=distortion1,
     )
     return pose_from_logits(points0, points1, K0, K1, logits, **options)
 

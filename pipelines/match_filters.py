@@ -19,6 +19,7 @@ import torch
 from n3match import weights
 from n3match.datasets.pair_store import PairRecord
 from n3match.match_filter import MatchFilter
+from n3match.matching import relative_shape
 
 
 @dataclass(frozen=True)
@@ -146,11 +147,15 @@ def learned(net: MatchFilter, record: PairRecord) -> PreparedFilter:
     columns = [torch.tensor(known[name], dtype=torch.float32) for name in net.side_information]
     side = torch.stack(columns, dim=-1)[None] if columns else None
 
+    focal = [(K[0, 0] + K[1, 1]) / 2 for K in (record.K0, record.K1)]
+    shape = relative_shape(record.shapes0, record.shapes1, *focal)
+    shape = torch.tensor(shape, dtype=torch.float32)[None]
+
     def run() -> Filtered:
         if not x.shape[1]:
             return Filtered(np.zeros(0, dtype=bool), np.zeros(0))
         with torch.inference_mode():
-            logits = net.score(x[..., :2], x[..., 2:], side)[0].double().numpy()
+            logits = net.score(x[..., :2], x[..., 2:], side, shape=shape)[0].double().numpy()
         return Filtered(logits > 0, np.maximum(np.tanh(logits), 0.0))
 
     return run

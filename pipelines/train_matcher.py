@@ -24,6 +24,7 @@ from n3match.datasets.batches import GENERATED_AUGMENTATION, MixedPairs
 from n3match.datasets.pair_dataset import PairDataset
 from n3match.datasets.synthetic import SyntheticPairs
 from n3match.nn import ClassifierConfig, MatchClassifier
+from n3match.nn.classifier import SHAPE_COLUMNS
 from n3match.pipelines.checkpoint import load_checkpoint, save_checkpoint
 from n3match.pipelines.losses import classification_loss, essential_loss
 from n3match.weights import load_weights, save_weights
@@ -33,7 +34,7 @@ NETWORKS = {"n3": (6,), "cnnet": ()}  # blocks that an N³ block follows
 
 # Options of the run that are plain numbers, each a flag of the same name.
 NUMBERS = (
-    "steps", "batch", "min_matches", "max_matches", "drop_side", "rate", "warmup",
+    "steps", "batch", "min_matches", "max_matches", "drop_side", "drop_shape", "rate", "warmup",
     "label_threshold", "balance", "not_mutual", "essential_weight", "essential_after", "clip",
     "seed",
 )
@@ -52,6 +53,7 @@ class TrainingConfig:
     min_matches: int = 500  # per pair; each batch draws a number in between
     max_matches: int = 2000
     drop_side: float = 0.2  # share of pairs whose side information is withheld
+    drop_shape: float = 0.2  # share of pairs whose keypoint shapes are withheld
     rate: float = 1e-3
     warmup: int = 200  # steps of linear warm-up; a cosine follows
     label_threshold: float = 1e-4  # squared symmetric epipolar distance of a right match
@@ -95,7 +97,7 @@ def importance(batch: dict[str, Tensor], positive: Tensor, config: TrainingConfi
 
 def losses(net: MatchClassifier, batch: dict[str, Tensor], config: TrainingConfig, step: int):
     """Total loss and the numbers for the log."""
-    out = net(batch["points0"], batch["points1"], batch["side"], batch["mask"])
+    out = net(batch["points0"], batch["points1"], batch["side"], batch["mask"], batch["shape"])
     positive = (batch["distances"] < config.label_threshold) & batch["mask"]
     classification = classification_loss(
         out.logits, positive, batch["mask"], config.balance, importance(batch, positive, config)
@@ -138,8 +140,10 @@ def make_batches(config: TrainingConfig) -> MixedPairs:
         num_matches=(config.min_matches, config.max_matches),
         synthetic_share=config.generated,
         seed=config.seed,
-        augmentation=Augmentation(drop_side=config.drop_side),
-        synthetic_augmentation=replace(GENERATED_AUGMENTATION, drop_side=config.drop_side),
+        augmentation=Augmentation(drop_side=config.drop_side, drop_shape=config.drop_shape),
+        synthetic_augmentation=replace(
+            GENERATED_AUGMENTATION, drop_side=config.drop_side, drop_shape=config.drop_shape
+        ),
         scenes=scenes,
     )
 
@@ -158,7 +162,9 @@ def train(config: TrainingConfig, folder: Path, *, save_every: int = 100, device
     torch.manual_seed(config.seed)
     net = MatchClassifier(
         ClassifierConfig(
-            n3_after=NETWORKS[config.network], side_information=SIDE_INFORMATION
+            n3_after=NETWORKS[config.network],
+            side_information=SIDE_INFORMATION,
+            keypoint_shape=True,
         )
     )
     if config.initial:
@@ -228,7 +234,13 @@ def train(config: TrainingConfig, folder: Path, *, save_every: int = 100, device
 
 def _load_initial(net: MatchClassifier, name_or_path: str) -> None:
     _, described, state = load_weights(name_or_path)
-    if ClassifierConfig(**described) != net.config:
+    found = ClassifierConfig(**described)
+    if not found.keypoint_shape:
+        # Weights that don't know of shapes yet: they start by not looking at them.
+        found = replace(found, keypoint_shape=True)
+        weight = state["lift.weight"]
+        state["lift.weight"] = torch.cat([weight, weight.new_zeros(len(weight), SHAPE_COLUMNS)], 1)
+    if found != net.config:
         raise ValueError(
             f"initial: {name_or_path} is a network of {described}, {asdict(net.config)} wanted"
         )

@@ -104,6 +104,8 @@ def match_photographs(
                 photo0.K,
                 photo1.K,
                 side=side_columns(putative, filter.side_information),
+                shapes0=features[0].shapes[putative.index0],
+                shapes1=features[1].shapes[putative.index1],
                 filter=filter,
                 distortion0=photo0.distortion,
                 distortion1=photo1.distortion,

@@ -32,6 +32,11 @@ class Features:
     def __len__(self) -> int:
         return len(self.keypoints)
 
+    @property
+    def shapes(self) -> np.ndarray:
+        """(N, 2) float32 sizes and angles."""
+        return np.stack([self.sizes, self.angles], axis=1)
+
 
 def extract_sift(
     image: np.ndarray,

@@ -1,9 +1,10 @@
 """The match classifier: CNNet (Yi et al., CVPR 2018) and its N³ version, one class configured.
 
-A linear layer lifts each match (x0, y0, x1, y1, side information) to `width` channels; residual
-blocks of two per-match linear layers follow, each with context normalisation, batch normalisation
-and ReLU; a linear head gives a logit per match. With `n3_after`, the block before each N³ block
-narrows to width/(K+1) channels, so that features and K neighbours together are `width` again.
+A linear layer lifts each match (x0, y0, x1, y1, side information, change of keypoint shape) to
+`width` channels; residual blocks of two per-match linear layers follow, each with context
+normalisation, batch normalisation and ReLU; a linear head gives a logit per match. With
+`n3_after`, the block before each N³ block narrows to width/(K+1) channels, so that features and K
+neighbours together are `width` again.
 
 The published networks are the defaults: ``ClassifierConfig()`` is N³ after block 6 of 12,
 ``ClassifierConfig(n3_after=())`` is CNNet.
@@ -32,6 +33,7 @@ class ClassifierConfig:
     embedding_width: int = 128  # of the embedding and temperature networks
     embedding_channels: int = 32
     side_information: tuple[str, ...] = ()  # names of extra input columns
+    keypoint_shape: bool = False  # three more: how the keypoint turns and changes its size
 
     def __post_init__(self):
         # Configurations come back from JSON as lists.
@@ -82,7 +84,8 @@ class MatchClassifier(nn.Module):
     def __init__(self, config: ClassifierConfig | None = None):
         super().__init__()
         self.config = config = config or ClassifierConfig()
-        self.lift = nn.Linear(4 + len(config.side_information), config.width)
+        columns = 4 + len(config.side_information) + SHAPE_COLUMNS * config.keypoint_shape
+        self.lift = nn.Linear(columns, config.width)
         narrow = config.width // (config.neighbours + 1)
         self.blocks = nn.ModuleList()
         self.n3_blocks = nn.ModuleDict()
@@ -113,6 +116,7 @@ class MatchClassifier(nn.Module):
         points1: Tensor,
         side: Tensor | None = None,
         mask: Tensor | None = None,
+        shape: Tensor | None = None,
     ) -> FilterOutput:
         """
         Args:
@@ -120,6 +124,9 @@ class MatchClassifier(nn.Module):
             side: (B, N, S) side information, columns named by `config.side_information`; None
                 where it isn't known: its columns are then neutral (see `neutral_side`).
             mask: (B, N) bool, True for real matches, False for padding.
+            shape: (B, N, 3) change of the keypoints' orientation and size, see
+                `n3match.matching.relative_shape`; None where it isn't known. Only for networks
+                with `config.keypoint_shape`; others don't look at it.
 
         Returns:
             `FilterOutput` of (B, N) logits and weights and (B, 3, 3) essential matrices.
@@ -127,7 +134,7 @@ class MatchClassifier(nn.Module):
         Raises:
             ValueError, TypeError: for shapes and types that don't fit, naming the argument.
         """
-        matches = self._inputs(points0, points1, side, mask)
+        matches = self._inputs(points0, points1, side, mask, shape)
         logits = self.logits(matches, mask)
         weights = torch.relu(torch.tanh(logits))
         if mask is not None:
@@ -142,19 +149,25 @@ class MatchClassifier(nn.Module):
         points1: Tensor,
         side: Tensor | None = None,
         mask: Tensor | None = None,
+        shape: Tensor | None = None,
     ) -> Tensor:
         """The logits of `forward` alone, (B, N), without the eight-point algorithm."""
-        logits = self.logits(self._inputs(points0, points1, side, mask), mask)
+        logits = self.logits(self._inputs(points0, points1, side, mask, shape), mask)
         return logits if mask is None else logits.masked_fill(~mask, float("-inf"))
 
-    def _inputs(self, points0, points1, side, mask) -> Tensor:
-        check_matches(points0, points1, side, mask, self.config.side_information)
+    def _inputs(self, points0, points1, side, mask, shape) -> Tensor:
+        check_matches(points0, points1, side, mask, shape, self.config.side_information)
         columns = [points0, points1]
         if self.config.side_information:
             columns.append(neutral_side(points0, self.config) if side is None else side)
+        if self.config.keypoint_shape:
+            unknown = points0.new_zeros(*points0.shape[:2], SHAPE_COLUMNS)
+            columns.append(unknown if shape is None else shape)
         matches = torch.cat(columns, -1)
         return matches if mask is None else matches.masked_fill(~mask[..., None], 0.0)
 
+
+SHAPE_COLUMNS = 3  # cosine, sine, log scale
 
 # What a column holds where nothing is known of it, as in training with side information dropped.
 NEUTRAL = {"ratio": 1.0, "mutual": 0.0}
@@ -166,7 +179,7 @@ def neutral_side(like: Tensor, config: ClassifierConfig) -> Tensor:
     return like.new_tensor(values).expand(*like.shape[:2], len(values))
 
 
-def check_matches(points0, points1, side, mask, side_names) -> None:
+def check_matches(points0, points1, side, mask, shape, side_names) -> None:
     for name, points in (("points0", points0), ("points1", points1)):
         if not isinstance(points, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(points).__name__}")
@@ -185,11 +198,17 @@ def check_matches(points0, points1, side, mask, side_names) -> None:
             f"side must have shape (B, N, S) = {(b, n, len(side_names))} "
             f"with columns {tuple(side_names)}, got {tuple(side.shape)}"
         )
+    if shape is not None and tuple(shape.shape) != (b, n, SHAPE_COLUMNS):
+        raise ValueError(
+            f"shape must have shape (B, N, 3) = {(b, n, SHAPE_COLUMNS)}, got {tuple(shape.shape)}"
+        )
     if mask is not None and (mask.dtype != torch.bool or tuple(mask.shape) != (b, n)):
         raise ValueError(
             f"mask must be bool of shape (B, N) = {(b, n)}, got {mask.dtype} {tuple(mask.shape)}"
         )
-    for name, tensor in (("points0", points0), ("points1", points1), ("side", side)):
+    for name, tensor in (
+        ("points0", points0), ("points1", points1), ("side", side), ("shape", shape)
+    ):
         if tensor is None:
             continue
         shown = tensor if mask is None else tensor[mask]

@@ -30,7 +30,8 @@ def filter_matches(
 
     Args:
         size1, size2: (width, height) of the images in pixels.
-        keypoints1, keypoints2: of image 1 and image 2.
+        keypoints1, keypoints2: of image 1 and image 2; their sizes and angles help where the
+            detector gives them.
         matches1to2: putative matches, queryIdx into keypoints1 and trainIdx into keypoints2; best
             without a ratio test.
         K1, K2: (3, 3) camera matrices; None: focal length 1.2 × the longer side, principal point
@@ -57,6 +58,8 @@ def filter_matches(
         K1,
         K2,
         side=side,
+        shapes0=_shapes(keypoints1, [m.queryIdx for m in matches]),
+        shapes1=_shapes(keypoints2, [m.trainIdx for m in matches]),
         filter=filter,
         distortion0=distortion1,
         distortion1=distortion2,
@@ -85,3 +88,8 @@ def _points(name: str, keypoints, index: list[int], index_name: str) -> np.ndarr
             f"but {name} holds {len(keypoints)} keypoints"
         )
     return np.array([keypoints[i].pt for i in index], dtype=np.float64).reshape(-1, 2)
+
+
+def _shapes(keypoints, index: list[int]) -> np.ndarray:
+    shapes = [(keypoints[i].size, keypoints[i].angle) for i in index]
+    return np.array(shapes, dtype=np.float64).reshape(-1, 2)

@@ -22,7 +22,27 @@ def exact():
     moved = points @ R.T + t
     x = np.c_[points[:, :2] / points[:, 2:], moved[:, :2] / moved[:, 2:]]
     side = np.c_[rng.uniform(0.3, 1, 31), rng.random(31) < 0.5]
-    return frozen(make_sample(x, side, R, t))
+    sample = make_sample(x, side, np.zeros((31, 3)), R, t)
+    return frozen({**sample, "shape": geometric_shape(sample)})
+
+
+def geometric_shape(sample, step=1e-5):
+    """Relative shapes (N, 3) of small patches parallel to image 0, by finite differences."""
+    x, R, t = (sample[key].astype(np.float64) for key in ("x", "R", "t"))
+    shapes = []
+    for x0, y0, x1, y1 in x:
+        system = np.stack([-R @ [x0, y0, 1], [x1, y1, 1]], 1)
+        depth = np.linalg.lstsq(system, t, rcond=None)[0][0]
+
+        def seen(x, y, depth=depth):
+            moved = R @ (depth * np.array([x, y, 1])) + t
+            return moved[:2] / moved[2]
+
+        J = np.stack([seen(x0 + step, y0) - seen(x0, y0), seen(x0, y0 + step) - seen(x0, y0)], 1)
+        J /= step
+        mirrored = np.array([J[0, 0] + J[1, 1], J[1, 0] - J[0, 1]])
+        shapes.append([*(mirrored / np.hypot(*mirrored)), 0.5 * np.log(abs(np.linalg.det(J)))])
+    return np.array(shapes, np.float32)
 
 
 @pytest.fixture
@@ -84,6 +104,29 @@ def test_swap_and_mirror_undo_themselves(mixed):
             np.testing.assert_allclose(twice[key], mixed[key], atol=1e-6)
 
 
+@pytest.mark.parametrize(("name", "tolerance"), [("mirror", 2e-3), ("roll", 2e-3), ("swap", 0.25)])
+def test_shapes_follow_the_geometry(exact, name, tolerance):
+    """Exactly where a patch parallel to image 0 stays so; it is another one after a swap."""
+    changed = ISOMETRIES[name](exact)
+    np.testing.assert_allclose(changed["shape"], geometric_shape(changed), atol=tolerance)
+    assert np.abs(changed["shape"] - exact["shape"]).max() > 0.3
+
+
+def test_shapes_follow_tilted_and_rescaled_cameras(exact):
+    tilts = aug._tilt_rotation(np.array([0.05, 0.03])), aug._tilt_rotation(np.array([-0.04, 0.05]))
+    changed = aug.rotate_cameras(exact, aug.roll_rotation(2) @ tilts[0], tilts[1])
+    np.testing.assert_allclose(changed["shape"], geometric_shape(changed), atol=0.15)
+    scaled = aug.focal_error(exact, 1.1, 0.9)["shape"] - exact["shape"]
+    np.testing.assert_allclose(scaled, np.tile([0, 0, np.log(0.9 / 1.1)], (31, 1)), atol=1e-6)
+
+
+def test_unknown_shapes_stay_unknown(exact):
+    unknown = aug.drop_shape(exact)
+    assert not unknown["shape"].any()
+    for change in ISOMETRIES.values():
+        assert not change(unknown)["shape"].any()
+
+
 def test_roll_turns_x_towards_y(exact):
     turned = aug.rotate_in_plane(exact, np.pi / 2, 0.0)
     np.testing.assert_allclose(turned["x"][:, 0], -exact["x"][:, 1], atol=1e-6)
@@ -105,7 +148,7 @@ def test_rotated_cameras_stay_exact(exact, mixed):
 
 def test_points_turned_out_of_view_are_left_out(exact):
     turned = aug.rotate_cameras(exact, aug._tilt_rotation(np.array([np.pi, 0])), np.eye(3))
-    assert len(turned["x"]) == len(turned["side"]) == len(turned["distances"]) == 0
+    assert len(turned["x"]) == len(turned["side"]) == len(turned["shape"]) == 0
 
 
 def test_focal_error_keeps_labels_and_pose(mixed):
@@ -118,15 +161,15 @@ def test_focal_error_keeps_labels_and_pose(mixed):
 def test_subsample_takes_matching_rows(mixed):
     chosen = aug.subsample(mixed, np.random.default_rng(0), 40)
     assert len(chosen["x"]) == 40
-    rows = {tuple(np.r_[x, s, d]) for x, s, d in zip(*(mixed[k] for k in aug_keys()))}
-    got = {tuple(np.r_[x, s, d]) for x, s, d in zip(*(chosen[k] for k in aug_keys()))}
+    rows = {tuple(np.r_[row]) for row in zip(*(mixed[k] for k in aug_keys()))}
+    got = {tuple(np.r_[row]) for row in zip(*(chosen[k] for k in aug_keys()))}
     assert got <= rows
     assert len(got) == 40
     assert aug.subsample(mixed, np.random.default_rng(0), 131) is mixed
 
 
 def aug_keys():
-    return ("x", "side", "distances")
+    return ("x", "side", "shape", "distances")
 
 
 @pytest.mark.parametrize("share", [0.05, 0.24, 0.5])
@@ -172,6 +215,12 @@ def test_outliers_use_the_keypoints_of_the_pair(mixed, exact):
     more = aug.add_outliers(mixed, np.random.default_rng(1), 50)
     wrong = mixed["side"][mixed["distances"] >= TRUE_MATCH_DISTANCE]
     assert {tuple(row) for row in more["side"][131:]} <= {tuple(row) for row in wrong}
+
+
+def test_shapes_of_added_outliers_are_those_of_wrong_matches(mixed):
+    more = aug.add_outliers(mixed, np.random.default_rng(1), 50)
+    wrong = mixed["shape"][mixed["distances"] >= TRUE_MATCH_DISTANCE]
+    assert {tuple(row) for row in more["shape"][131:]} <= {tuple(row) for row in wrong}
 
 
 def test_dropped_side_is_neutral(mixed):

@@ -9,7 +9,7 @@ from n3match.datasets.augment import NO_AUGMENTATION
 from n3match.datasets.batches import MixedPairs, collate
 from n3match.datasets.synthetic import SyntheticPairs
 
-KEYS = {"points0", "points1", "side", "mask", "distances", "R", "t", "E"}
+KEYS = {"points0", "points1", "side", "shape", "mask", "distances", "R", "t", "E"}
 
 
 def real_pairs(counts):
@@ -17,7 +17,7 @@ def real_pairs(counts):
     items = []
     for index, count in enumerate(counts):
         sample = SyntheticPairs(11, (count, count)).sample(index)
-        item = {key: torch.from_numpy(sample[key]) for key in ("x", "side", "R", "t")}
+        item = {key: torch.from_numpy(sample[key]) for key in ("x", "side", "shape", "R", "t")}
         item["ys"] = torch.from_numpy(sample["distances"])
         item["E"] = torch.from_numpy(sample["E"]).double() * 2**0.5
         items.append(item)
@@ -42,6 +42,7 @@ def test_ragged_pairs_are_padded_with_zeros():
         x = torch.cat([batch["points0"][i], batch["points1"][i]], 1)
         np.testing.assert_array_equal(x[:count], sample["x"])
         np.testing.assert_array_equal(batch["side"][i, :count], sample["side"])
+        np.testing.assert_array_equal(batch["shape"][i, :count], sample["shape"])
         np.testing.assert_array_equal(batch["distances"][i, :count], sample["distances"])
         assert not x[count:].any()
         assert not batch["side"][i, count:].any()
@@ -60,7 +61,7 @@ def test_shapes_and_dtypes():
     assert longest <= 101
     want = {
         "points0": (5, longest, 2), "points1": (5, longest, 2), "side": (5, longest, 2),
-        "mask": (5, longest), "distances": (5, longest),
+        "shape": (5, longest, 3), "mask": (5, longest), "distances": (5, longest),
         "R": (5, 3, 3), "t": (5, 3), "E": (5, 3, 3),
     }
     assert {key: tuple(value.shape) for key, value in batch.items()} == want

@@ -8,6 +8,7 @@ from toy_scene import make_record
 
 from n3match.datasets.pair_dataset import PairDataset
 from n3match.datasets.pair_store_writer import PairStoreWriter
+from n3match.matching import relative_shape
 
 
 def make_store(path, records):
@@ -44,6 +45,9 @@ def test_items(tmp_path):
         np.testing.assert_array_equal(item["side"][:, 0], record.ratio)
         np.testing.assert_array_equal(item["side"][:, 1], record.mutual)
         np.testing.assert_array_equal(item["ys"], record.distances_squared)
+        focal = [(K[0, 0] + K[1, 1]) / 2 for K in (record.K0, record.K1)]
+        shape = relative_shape(record.shapes0, record.shapes1, *focal)
+        np.testing.assert_allclose(item["shape"], shape, atol=1e-6)
         np.testing.assert_allclose(item["R"], record.R)
         np.testing.assert_allclose(item["t"], record.t)
         np.testing.assert_allclose(item["focal"], [505, 508.5])

@@ -51,7 +51,7 @@ def depths(sample, chosen):
 def test_sample_of_every_scene(kind):
     sample = SyntheticPairs(1, (301, 301), scenes=[kind]).sample(4)
     shapes = {"x": (301, 4), "side": (301, 2), "R": (3, 3), "t": (3,), "E": (3, 3)}
-    shapes["distances"] = (301,)
+    shapes |= {"shape": (301, 3), "distances": (301,)}
     assert {key: value.shape for key, value in sample.items()} == shapes
     for key, value in sample.items():
         assert value.dtype == np.float32, key
@@ -65,6 +65,42 @@ def test_sample_of_every_scene(kind):
     assert (ratio > 0).all()
     assert (ratio <= 1).all()
     assert set(np.unique(mutual)) <= {0.0, 1.0}
+
+
+def test_keypoint_shapes_tell_right_matches_from_wrong_ones():
+    """As on real photographs: right ones turn alike and keep their size within some 20 %."""
+    pairs = SyntheticPairs(3, (1000, 1000))
+    for index in range(6):
+        sample = pairs.sample(index)
+        cosine, sine, log_scale = sample["shape"].T
+        np.testing.assert_allclose(np.hypot(cosine, sine), 1, atol=1e-6)
+        right = (sample["distances"] < 1e-6) & (sample["side"] @ [-1, 1] > 0.3)
+        wrong = sample["distances"] > 1e-3
+        assert right.sum() >= 10
+        length = [np.hypot(cosine[chosen].mean(), sine[chosen].mean()) for chosen in (right, wrong)]
+        assert length[0] > 0.7 > length[1]
+        spread = [
+            np.subtract(*np.percentile(log_scale[chosen], [75, 25])) for chosen in (right, wrong)
+        ]
+        assert spread[0] < 0.6 * spread[1]
+
+
+def test_keypoint_shapes_are_those_of_the_geometry():
+    """Image 1 of a rolled camera turns every right match by the roll (no tilt, far scene)."""
+    samples = SyntheticPairs(5, (800, 800), scenes=["plane"])
+    differences = []
+    for index in range(30):
+        sample = samples.sample(index)
+        right = (sample["distances"] < 1e-6) & (sample["side"] @ [-1, 1] > 0.3)
+        R = sample["R"]
+        if R[2, 2] < 0.97 or right.sum() < 10:
+            continue
+        roll = np.arctan2(R[1, 0] - R[0, 1], R[0, 0] + R[1, 1])
+        cosine, sine, _ = sample["shape"][right].T
+        differences.append(abs(np.angle(np.median(cosine) + 1j * np.median(sine)) - roll))
+    differences = np.minimum(differences, 2 * np.pi - np.array(differences))
+    assert len(differences) >= 5
+    assert np.median(differences) < np.radians(8)
 
 
 def test_distances_agree_with_the_library():

@@ -140,6 +140,8 @@ def test_no_matches():
         ({"points0": torch.zeros(1, 5, 2, dtype=torch.int32)}, TypeError, "points0 must be float"),
         ({"points0": torch.full((1, 5, 2), float("nan"))}, ValueError, "points0 holds NaN"),
         ({"side": torch.zeros(1, 5, 3)}, ValueError, "side must have shape"),
+        ({"shape": torch.zeros(1, 5, 2)}, ValueError, r"shape must have shape \(B, N, 3\)"),
+        ({"shape": torch.full((1, 5, 3), float("nan"))}, ValueError, "shape holds NaN"),
         ({"mask": torch.zeros(1, 5)}, ValueError, "mask must be bool"),
         ({"points0": [[1, 2]]}, TypeError, "points0 must be a torch.Tensor"),
     ],

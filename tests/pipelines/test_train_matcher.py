@@ -1,15 +1,24 @@
 """Training: losses with known values, a curve that survives a kill, weights that load."""
 
 import csv
+import dataclasses
 import math
 
 import pytest
 import torch
 
 from n3match import MatchFilter
+from n3match.nn import ClassifierConfig, MatchClassifier
 from n3match.pipelines import train_matcher
 from n3match.pipelines.losses import classification_loss, essential_loss
-from n3match.pipelines.train_matcher import TrainingConfig, learning_rate, train
+from n3match.pipelines.train_matcher import (
+    SIDE_INFORMATION,
+    TrainingConfig,
+    _load_initial,
+    learning_rate,
+    train,
+)
+from n3match.weights import save_weights
 
 TINY = TrainingConfig(
     generated=1.0, steps=6, batch=2, min_matches=64, max_matches=96, warmup=2, essential_after=3
@@ -123,6 +132,22 @@ def test_fine_tuning_starts_from_the_weights_given(tmp_path):
     other = TrainingConfig(**{**TINY.__dict__, "initial": str(first), "network": "cnnet"})
     with pytest.raises(ValueError, match="initial"):
         train(other, tmp_path / "third", device="cpu")
+
+
+def test_weights_that_know_no_shapes_are_widened(tmp_path):
+    """The start of a run from older weights scores as those did, whatever the shapes."""
+    torch.manual_seed(0)
+    config = ClassifierConfig(side_information=SIDE_INFORMATION)
+    old = MatchFilter(config).eval()
+    path = tmp_path / "old.safetensors"
+    save_weights(path, old)
+    new = MatchClassifier(dataclasses.replace(config, keypoint_shape=True)).eval()
+    _load_initial(new, str(path))
+    points, side, shape = torch.rand(1, 30, 4), torch.rand(1, 30, 2), torch.rand(1, 30, 3)
+    torch.testing.assert_close(
+        new.score(points[..., :2], points[..., 2:], side, shape=shape),
+        old.score(points[..., :2], points[..., 2:], side),
+    )
 
 
 def test_essential_loss_starts_when_told(tmp_path):
