@@ -200,10 +200,12 @@ def train(config: TrainingConfig, folder: Path, *, save_every: int = 100, device
 
     began = time.monotonic()
     net.train()
+    # The next batches are made by a thread while the network is busy.
+    stream = batches.batches(start)
     for step in range(start, config.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config)
-        batch = {k: v.to(device) for k, v in batches.batch(step).items()}
+        batch = {k: v.to(device) for k, v in next(stream).items()}
         total, numbers = losses(net, batch, config, step)
         optimizer.zero_grad(set_to_none=True)
         total.backward()
@@ -221,6 +223,7 @@ def train(config: TrainingConfig, folder: Path, *, save_every: int = 100, device
             left = (time.monotonic() - began) / (step + 1 - start) * (config.steps - step - 1)
             shown = " ".join(f"{k} {v:.4f}" for k, v in numbers.items())
             print(f"step {step + 1}/{config.steps} {shown} ({left / 60:.0f} min left)", flush=True)
+    stream.close()
     net.eval()
     path = folder / "filter.safetensors"
     # Only names: where files lay on the machine that trained is nobody's business.
