@@ -25,6 +25,7 @@ from n3match.datasets.pair_dataset import PairDataset
 from n3match.datasets.synthetic import SyntheticPairs
 from n3match.nn import ClassifierConfig, MatchClassifier
 from n3match.nn.classifier import SHAPE_COLUMNS
+from n3match.nn.refinement import EVIDENCE_COLUMNS
 from n3match.pipelines.checkpoint import load_checkpoint, save_checkpoint
 from n3match.pipelines.losses import classification_loss, essential_loss
 from n3match.weights import load_weights, save_weights
@@ -45,6 +46,7 @@ class TrainingConfig:
     """What determines a run's curve."""
 
     network: str = "n3"
+    refine: bool = False  # a second pass over the better matches
     initial: str = ""  # weights to start from: a shipped name or a file; "": random
     pairs: tuple[str, ...] = ()  # HDF5 stores of real pairs
     generated: float = 0.5  # share of generated pairs in a batch
@@ -103,6 +105,11 @@ def losses(net: MatchClassifier, batch: dict[str, Tensor], config: TrainingConfi
         out.logits, positive, batch["mask"], config.balance, importance(batch, positive, config)
     )
     total, essential = classification, classification.new_zeros(())
+    if net.config.refine:
+        total = total + classification_loss(
+            out.first_logits, positive, batch["mask"], config.balance,
+            importance(batch, positive, config),
+        )
     if config.essential_weight > 0 and step >= config.essential_after:
         # Fewer than eight right matches don't determine E: nothing to learn from.
         usable = positive.sum(1) >= 8
@@ -165,6 +172,7 @@ def train(config: TrainingConfig, folder: Path, *, save_every: int = 100, device
             n3_after=NETWORKS[config.network],
             side_information=SIDE_INFORMATION,
             keypoint_shape=True,
+            refine=config.refine,
         )
     )
     if config.initial:
@@ -241,13 +249,24 @@ def _load_initial(net: MatchClassifier, name_or_path: str) -> None:
     if not found.keypoint_shape:
         # Weights that don't know of shapes yet: they start by not looking at them.
         found = replace(found, keypoint_shape=True)
-        weight = state["lift.weight"]
-        state["lift.weight"] = torch.cat([weight, weight.new_zeros(len(weight), SHAPE_COLUMNS)], 1)
+        _add_columns(state, "trunk.lift.weight", SHAPE_COLUMNS)
+    if net.config.refine and not found.refine:
+        # The second pass starts as a copy of the first.
+        found = replace(found, refine=True)
+        trunk = {name: t for name, t in state.items() if name.startswith("trunk.")}
+        state |= {f"refinement.{name}": t.clone() for name, t in trunk.items()}
+        _add_columns(state, "refinement.trunk.lift.weight", EVIDENCE_COLUMNS)
     if found != net.config:
         raise ValueError(
             f"initial: {name_or_path} is a network of {described}, {asdict(net.config)} wanted"
         )
     net.load_state_dict(state)
+
+
+def _add_columns(state: dict[str, Tensor], name: str, count: int) -> None:
+    """More input columns for a layer, which it doesn't look at as yet."""
+    weight = state[name]
+    state[name] = torch.cat([weight, weight.new_zeros(len(weight), count)], 1)
 
 
 def _cut_log(path: Path, start: int) -> None:
@@ -280,6 +299,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--network", choices=tuple(NETWORKS), default=default.network)
     parser.add_argument(
+        "--refine", action="store_true", help="add a second pass over the better matches"
+    )
+    parser.add_argument(
         "--initial", default="", metavar="WEIGHTS",
         help="fine-tune these weights (a shipped name or a file) instead of starting at random",
     )
@@ -303,6 +325,7 @@ def main(arguments: argparse.Namespace) -> int:
         pairs=tuple(arguments.pairs),
         generated=generated,
         network=arguments.network,
+        refine=arguments.refine,
         initial=arguments.initial,
         **{name: getattr(arguments, name) for name in NUMBERS},
     )

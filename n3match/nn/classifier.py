@@ -7,7 +7,8 @@ normalisation, batch normalisation and ReLU; a linear head gives a logit per mat
 neighbours together are `width` again.
 
 The published networks are the defaults: ``ClassifierConfig()`` is N³ after block 6 of 12,
-``ClassifierConfig(n3_after=())`` is CNNet.
+``ClassifierConfig(n3_after=())`` is CNNet. With `refine`, a second network looks at the better
+matches again (`refinement`).
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from n3match.geometry import weighted_eight_point
-from n3match.nn.context_norm import ContextNormReLU
-from n3match.nn.n3_block import PointN3Block
+from n3match.nn.refinement import Refinement
+from n3match.nn.trunk import Trunk
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class ClassifierConfig:
     embedding_channels: int = 32
     side_information: tuple[str, ...] = ()  # names of extra input columns
     keypoint_shape: bool = False  # three more: how the keypoint turns and changes its size
+    refine: bool = False  # a second pass over the better matches, see refinement.py
+    refined_share: float = 0.5  # of the matches that the second pass looks at
 
     def __post_init__(self):
         # Configurations come back from JSON as lists.
@@ -42,6 +45,8 @@ class ClassifierConfig:
         for name in ("width", "blocks", "neighbours", "embedding_width", "embedding_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0.0 < self.refined_share <= 1.0:
+            raise ValueError(f"refined_share must lie in 0 … 1, got {self.refined_share}")
         for block in self.n3_after:
             if not 1 <= block < self.blocks:
                 raise ValueError(f"n3_after must lie in 1 … {self.blocks - 1}, got {block}")
@@ -59,23 +64,7 @@ class FilterOutput:
     logits: Tensor  # (B, N); positive: keep. −inf where the mask is False
     weights: Tensor  # (B, N) relu(tanh(logits)), in [0, 1)
     essential: Tensor  # (B, 3, 3) weighted eight-point, unit norm: x1ᵀ E x0 = 0
-
-
-class ResidualBlock(nn.Module):
-    """Two (linear, context norm, batch norm, ReLU) layers with a skip where the widths agree."""
-
-    def __init__(self, channels_in: int, channels_out: int):
-        super().__init__()
-        self.linear1 = nn.Linear(channels_in, channels_out)
-        self.norm1 = ContextNormReLU(channels_out)
-        self.linear2 = nn.Linear(channels_out, channels_out)
-        self.norm2 = ContextNormReLU(channels_out)
-        self.residual = channels_in == channels_out
-
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        y = self.norm1(self.linear1(x), mask)
-        y = self.norm2(self.linear2(y), mask)
-        return x + y if self.residual else y
+    first_logits: Tensor  # (B, N) of the first pass; the same as `logits` without a second
 
 
 class MatchClassifier(nn.Module):
@@ -85,30 +74,8 @@ class MatchClassifier(nn.Module):
         super().__init__()
         self.config = config = config or ClassifierConfig()
         columns = 4 + len(config.side_information) + SHAPE_COLUMNS * config.keypoint_shape
-        self.lift = nn.Linear(columns, config.width)
-        narrow = config.width // (config.neighbours + 1)
-        self.blocks = nn.ModuleList()
-        self.n3_blocks = nn.ModuleDict()
-        for index in range(1, config.blocks + 1):
-            has_n3 = index in config.n3_after
-            self.blocks.append(ResidualBlock(config.width, narrow if has_n3 else config.width))
-            if has_n3:
-                self.n3_blocks[str(index)] = PointN3Block(
-                    narrow, config.neighbours, config.embedding_width, config.embedding_channels
-                )
-        self.head = nn.Linear(config.width, 1)
-
-    def logits(self, matches: Tensor, mask: Tensor | None = None) -> Tensor:
-        """matches (B, N, 4 + S) -> (B, N); mask (B, N) bool, True for real matches."""
-        if mask is not None and bool(mask.all()):
-            mask = None  # nothing is padding: spare every layer the masking
-        weight = None if mask is None else mask[..., None].to(matches)
-        x = self.lift(matches)
-        for index, block in enumerate(self.blocks, 1):
-            x = block(x, weight)
-            if str(index) in self.n3_blocks:
-                x = self.n3_blocks[str(index)](x, mask)
-        return self.head(x)[..., 0]
+        self.trunk = Trunk(columns, config)
+        self.refinement = Refinement(columns, config) if config.refine else None
 
     def forward(
         self,
@@ -135,13 +102,10 @@ class MatchClassifier(nn.Module):
             ValueError, TypeError: for shapes and types that don't fit, naming the argument.
         """
         matches = self._inputs(points0, points1, side, mask, shape)
-        logits = self.logits(matches, mask)
+        first, logits = self._logits(matches, mask)
         weights = torch.relu(torch.tanh(logits))
-        if mask is not None:
-            logits = logits.masked_fill(~mask, float("-inf"))
-            weights = weights.masked_fill(~mask, 0.0)
         essential = weighted_eight_point(matches[..., :2], matches[..., 2:4], weights)
-        return FilterOutput(logits, weights, essential)
+        return FilterOutput(logits, weights, essential, first)
 
     def score(
         self,
@@ -152,8 +116,16 @@ class MatchClassifier(nn.Module):
         shape: Tensor | None = None,
     ) -> Tensor:
         """The logits of `forward` alone, (B, N), without the eight-point algorithm."""
-        logits = self.logits(self._inputs(points0, points1, side, mask, shape), mask)
-        return logits if mask is None else logits.masked_fill(~mask, float("-inf"))
+        return self._logits(self._inputs(points0, points1, side, mask, shape), mask)[1]
+
+    def _logits(self, matches: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Logits (B, N) of the first pass and of the last, −inf where the mask is False."""
+        logits = self.trunk(matches, mask)
+        if mask is not None:
+            logits = logits.masked_fill(~mask, float("-inf"))
+        if self.refinement is None or not matches.shape[1]:
+            return logits, logits
+        return logits, self.refinement(matches, logits, mask)
 
     def _inputs(self, points0, points1, side, mask, shape) -> Tensor:
         check_matches(points0, points1, side, mask, shape, self.config.side_information)

@@ -10,6 +10,7 @@ CONFIGS = [
     ClassifierConfig(**SMALL, n3_after=()),
     ClassifierConfig(**SMALL, n3_after=(2,)),
     ClassifierConfig(**SMALL, n3_after=(1, 3), side_information=("ratio", "mutual")),
+    ClassifierConfig(**SMALL, n3_after=(2,), refine=True),
 ]
 
 
@@ -21,7 +22,9 @@ def _net(config, dtype=torch.float64):
         if hasattr(module, "running_var"):
             module.running_var.uniform_(0.5, 1.0)
     # Positive weights for most matches, so that they determine an essential matrix.
-    torch.nn.init.ones_(net.head.bias)
+    torch.nn.init.ones_(net.trunk.head.bias)
+    if config.refine:
+        torch.nn.init.ones_(net.refinement.trunk.head.bias)
     return net.to(dtype).eval()
 
 
@@ -154,8 +157,11 @@ def test_bad_input_is_named(change, error, message):
 
 @pytest.mark.parametrize(
     "options",
-    [{"width": 0}, {"n3_after": (12,)}, {"n3_after": (0,)}, {"width": 30}, {"neighbours": 0}],
+    [
+        {"width": 0}, {"n3_after": (12,)}, {"n3_after": (0,)}, {"width": 30}, {"neighbours": 0},
+        {"refined_share": 0.0}, {"refined_share": 1.5},
+    ],
 )
 def test_impossible_configurations(options):
-    with pytest.raises(ValueError, match=r"width|n3_after|neighbours"):
+    with pytest.raises(ValueError, match=r"width|n3_after|neighbours|refined_share"):
         ClassifierConfig(**options)

@@ -98,7 +98,7 @@ def save_net(path, seed=0):
     columns = np.concatenate([record.xs, record.ratio[:, None], record.mutual[:, None]], 1)
     with torch.no_grad():
         logits = net.logits(torch.tensor(columns[None], dtype=torch.float32))
-        net.head.bias -= logits.median()
+        net.trunk.head.bias -= logits.median()
     save_weights(path, net)
     return path
 

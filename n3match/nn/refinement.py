@@ -1,0 +1,78 @@
+"""A second pass over the matches that the first one liked best.
+
+Among all putative matches most are wrong, and context normalisation averages over them. Leaving
+out the worse half by the first pass's logits doubles the share of right ones; the second network
+also sees those logits, and how far each match is from the first pass's epipolar geometry. The idea
+of going over the survivors again is that of OANet (Zhang et al., ICCV 2019: residuals and weights
+as inputs) and CLNet (Zhao et al., ICCV 2021: pruning).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from n3match.geometry import symmetric_epipolar_distance, weighted_eight_point
+from n3match.nn.trunk import Trunk
+
+if TYPE_CHECKING:
+    from n3match.nn.classifier import ClassifierConfig
+
+_FEWEST = 64  # matches that the second pass looks at, where there are so many
+EVIDENCE_COLUMNS = 2  # tanh of the logit, logarithm of the distance
+
+
+class Refinement(nn.Module):
+    """Logits again, for the better share of the matches.
+
+    Args:
+        columns: numbers C known of each match, calibrated x0, y0, x1, y1 first.
+        config: of the second network too; its `refined_share` is looked at again. Matches that
+            the first pass keeps (logit above 0) always are.
+    """
+
+    def __init__(self, columns: int, config: ClassifierConfig):
+        super().__init__()
+        self.share = config.refined_share
+        self.trunk = Trunk(columns + EVIDENCE_COLUMNS, config)
+
+    def forward(self, matches: Tensor, first: Tensor, mask: Tensor | None) -> Tensor:
+        """
+        Args:
+            matches: (B, N, C) with N > 0.
+            first: (B, N) logits of the first pass, −inf where the mask is False. No gradient
+                flows back into them.
+            mask: (B, N) bool or None.
+
+        Returns:
+            (B, N) logits; those of the first pass (not above 0) where a match was left out.
+        """
+        first = first.detach()
+        counts = self._counts(first, mask)
+        chosen = first.argsort(dim=1, descending=True, stable=True)[:, : int(counts.max())]
+        real = torch.arange(chosen.shape[1], device=first.device) < counts[:, None]
+        columns = torch.cat([matches, self._evidence(matches, first, mask)], -1)
+        columns = columns.gather(1, chosen[..., None].expand(-1, -1, columns.shape[-1]))
+        again = self.trunk(columns.masked_fill(~real[..., None], 0.0), real)
+        kept = first.gather(1, chosen)
+        return first.scatter(1, chosen, torch.where(real, again, kept))
+
+    def _counts(self, first: Tensor, mask: Tensor | None) -> Tensor:
+        """(B,) how many matches of each pair are looked at again."""
+        total = torch.full_like(first[:, 0], first.shape[1]) if mask is None else mask.sum(1)
+        wanted = torch.ceil(total * self.share).clamp(min=_FEWEST).long()
+        return torch.maximum(wanted, (first > 0).sum(1)).minimum(total.long())
+
+    def _evidence(self, matches: Tensor, first: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, N, 2) what the first pass says of each match, within −1 … 1."""
+        with torch.no_grad():
+            x0, x1 = matches[..., :2], matches[..., 2:4]
+            essential = weighted_eight_point(x0, x1, torch.relu(torch.tanh(first)))
+            distance = symmetric_epipolar_distance(x0, x1, essential)
+            # 1e-7 … 1 to −1 … 1: from a tenth of a pixel to anywhere.
+            closeness = (torch.log10(distance.clamp(1e-7, 1.0)) + 3.5) / 3.5
+            evidence = torch.stack([torch.tanh(first / math.e), closeness], -1)
+            return evidence if mask is None else evidence.masked_fill(~mask[..., None], 0.0)

@@ -1,0 +1,66 @@
+"""One pass of the match classifier: per-match columns in, a logit per match out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from n3match.nn.context_norm import ContextNormReLU
+from n3match.nn.n3_block import PointN3Block
+
+if TYPE_CHECKING:
+    from n3match.nn.classifier import ClassifierConfig
+
+
+class ResidualBlock(nn.Module):
+    """Two (linear, context norm, batch norm, ReLU) layers with a skip where the widths agree."""
+
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__()
+        self.linear1 = nn.Linear(channels_in, channels_out)
+        self.norm1 = ContextNormReLU(channels_out)
+        self.linear2 = nn.Linear(channels_out, channels_out)
+        self.norm2 = ContextNormReLU(channels_out)
+        self.residual = channels_in == channels_out
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        y = self.norm1(self.linear1(x), mask)
+        y = self.norm2(self.linear2(y), mask)
+        return x + y if self.residual else y
+
+
+class Trunk(nn.Module):
+    """A linear layer, residual blocks with N³ blocks in between, a linear head.
+
+    Args:
+        columns: numbers C known of each match.
+        config: width, number of blocks, where the N³ blocks are.
+    """
+
+    def __init__(self, columns: int, config: ClassifierConfig):
+        super().__init__()
+        self.lift = nn.Linear(columns, config.width)
+        narrow = config.width // (config.neighbours + 1)
+        self.blocks = nn.ModuleList()
+        self.n3_blocks = nn.ModuleDict()
+        for index in range(1, config.blocks + 1):
+            has_n3 = index in config.n3_after
+            self.blocks.append(ResidualBlock(config.width, narrow if has_n3 else config.width))
+            if has_n3:
+                self.n3_blocks[str(index)] = PointN3Block(
+                    narrow, config.neighbours, config.embedding_width, config.embedding_channels
+                )
+        self.head = nn.Linear(config.width, 1)
+
+    def forward(self, matches: Tensor, mask: Tensor | None = None) -> Tensor:
+        """matches (B, N, C) -> (B, N); mask (B, N) bool, True for real matches."""
+        if mask is not None and bool(mask.all()):
+            mask = None  # nothing is padding: spare every layer the masking
+        weight = None if mask is None else mask[..., None].to(matches)
+        x = self.lift(matches)
+        for index, block in enumerate(self.blocks, 1):
+            x = block(x, weight)
+            if str(index) in self.n3_blocks:
+                x = self.n3_blocks[str(index)](x, mask)
+        return self.head(x)[..., 0]

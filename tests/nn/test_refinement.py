@@ -1,0 +1,79 @@
+"""The second pass: which matches it looks at, and what becomes of the others."""
+
+import pytest
+import torch
+
+from n3match.nn import ClassifierConfig, MatchClassifier
+from n3match.nn.refinement import Refinement
+
+CONFIG = ClassifierConfig(
+    width=16, blocks=3, n3_after=(2,), embedding_width=8, embedding_channels=4, refine=True
+)
+
+
+def _refinement():
+    torch.manual_seed(0)
+    return Refinement(4, CONFIG).double().eval()
+
+
+def _matches(count, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(2, count, 4, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("count", "looked_at"), [(300, 150), (100, 64), (40, 40), (1, 1)])
+def test_the_better_half_is_scored_again(count, looked_at):
+    matches = _matches(count)
+    first = -1 - torch.rand(2, count, dtype=torch.float64)
+    again = _refinement()(matches, first, None)
+    changed = again != first
+    assert changed.sum(1).tolist() == [looked_at, looked_at]
+    for row, scored in zip(first, changed):
+        assert looked_at == count or row[scored].min() >= row[~scored].max()
+
+
+def test_all_that_the_first_pass_keeps_are_scored_again():
+    first = torch.ones(2, 300, dtype=torch.float64)
+    first[0, :100] = -2.0  # 200 kept: more than half
+    changed = _refinement()(_matches(300), first, None) != first
+    assert changed[0, 100:].all()
+    assert not changed[0, :100].any()
+    assert changed[1].all()
+
+
+def test_padding_is_never_scored():
+    mask = torch.arange(200) < torch.tensor([200, 90])[:, None]
+    first = torch.randn(2, 200, dtype=torch.float64).masked_fill(~mask, float("-inf"))
+    again = _refinement()(_matches(200).masked_fill(~mask[..., None], 0.0), first, mask)
+    assert (again[~mask] == float("-inf")).all()
+    assert torch.isfinite(again[mask]).all()
+
+
+def test_both_passes_learn():
+    torch.manual_seed(0)
+    net = MatchClassifier(CONFIG).double().train()
+    points = _matches(80)
+    out = net(points[..., :2], points[..., 2:])
+    (out.logits.square().sum() + out.first_logits.square().sum()).backward()
+    for trunk in (net.trunk, net.refinement.trunk):
+        assert trunk.lift.weight.grad.abs().max() > 0
+        assert trunk.head.weight.grad.abs().max() > 0
+    # The last logits say nothing to the first pass.
+    net.zero_grad(set_to_none=True)
+    net(points[..., :2], points[..., 2:]).logits.sum().backward()
+    assert net.trunk.head.weight.grad is None
+
+
+def test_evidence_tells_near_from_far():
+    """Matches of one exact motion are near its epipolar lines, others far."""
+    generator = torch.Generator().manual_seed(3)
+    X = torch.rand(1, 60, 3, generator=generator, dtype=torch.float64) + torch.tensor([0, 0, 2.0])
+    moved = X + torch.tensor([0.5, 0.1, 0.2])
+    matches = torch.cat([X[..., :2] / X[..., 2:], moved[..., :2] / moved[..., 2:]], -1)
+    matches[:, 40:, 2:] += 0.2 * torch.randn(1, 20, 2, generator=generator, dtype=torch.float64)
+    first = torch.where(torch.arange(60) < 40, 2.0, -2.0).double()[None]
+    evidence = _refinement()._evidence(matches, first, None)[0]
+    assert (evidence[:40, 0] > 0).all() and (evidence[40:, 0] < 0).all()
+    assert evidence[:40, 1].max() < -0.9
+    assert evidence[40:, 1].median() > 0
+    assert evidence.abs().max() <= 1
