@@ -3,6 +3,9 @@
 The pair is a typical hard one: most putative matches are wrong, the right ones fix the pose well.
 The same keypoints are also taken through the usual ratio test (0.8) and RANSAC. Photographs: Andrew
 Zaborowski, attribution to OpenStreetMap-PL, CC BY 3.0; they were not used in training.
+
+With --operator, instead: a picture of how the N³ operator's soft neighbours become the hard K
+nearest ones as the temperature falls.
 """
 
 from __future__ import annotations
@@ -29,12 +32,14 @@ from n3match.geometry import (
     undistort_points,
 )
 from n3match.match_filter import MatchFilter
+from n3match.pipelines.operator_picture import draw_operator, what_to_see
 from n3match.pipelines.photograph import Photograph, read_photograph
 from n3match.pipelines.plot import check_picture_target, plot_two_view
 from n3match.pipelines.pose import pose_lines, pose_note
 from n3match.pipelines.two_view import Stopwatch, TwoView, match_photographs, pose_of
 from n3match.pipelines.view_arguments import describe_seconds
 
+PICTURE, OPERATOR_PICTURE = "n3match-demo.png", "n3match-operator.png"
 RATIO = 0.8  # Lowe's
 # A match is counted as right within so many pixels of its epipolar line under the known pose.
 RIGHT_PX = 3.0
@@ -86,23 +91,41 @@ def load_demo_pair() -> DemoPair:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--out", type=Path, default=Path("n3match-demo.png"), metavar="FILE.png",
-        help="the picture (default: %(default)s)",
+        "--out", type=Path, default=None, metavar="FILE.png",
+        help=f"the picture (default: {PICTURE}, with --operator {OPERATOR_PICTURE})",
+    )
+    parser.add_argument(
+        "--operator", action="store_true",
+        help="draw soft neighbours turning hard on a few points in the plane, and nothing else",
     )
     parser.add_argument("--seed", type=int, default=0, help="same seed, same result")
 
 
 def main(arguments: argparse.Namespace) -> int:
-    check_picture_target(arguments.out)
+    default = OPERATOR_PICTURE if arguments.operator else PICTURE
+    out = arguments.out or Path(default)
+    check_picture_target(out)
+    show = show_operator if arguments.operator else show_pair
+    return show(out, arguments.seed)
+
+
+def show_operator(out: Path, seed: int) -> int:
+    print("\n".join(what_to_see(draw_operator(out, seed))))
+    print()
+    print(f"picture    {out}")
+    return 0
+
+
+def show_pair(out: Path, seed: int) -> int:
     watch = Stopwatch()
     with watch.stage("weights"):
         filter = MatchFilter.from_pretrained("sift")
     with watch.stage("read"):
         pair = load_demo_pair()
     view = match_photographs(*pair.photographs, filter=filter, stopwatch=watch)
-    pose = pose_of(view, seed=arguments.seed, stopwatch=watch)
+    pose = pose_of(view, seed=seed, stopwatch=watch)
 
-    plot_two_view(arguments.out, view, note=pose_note(pose))
+    plot_two_view(out, view, note=pose_note(pose))
 
     about = pair.about
     credit = f"© {about['author']}, {about['attribution']}, {about['licence']}"
@@ -119,9 +142,9 @@ def main(arguments: argparse.Namespace) -> int:
         )
     print(f"seconds    {describe_seconds(watch.seconds)}")
     print()
-    print("\n".join(compare(pair, view, pose, watch.seconds, arguments.seed)))
+    print("\n".join(compare(pair, view, pose, watch.seconds, seed)))
     print()
-    print(f"picture    {arguments.out}")
+    print(f"picture    {out}")
     return 0 if pose.ok else 1
 
 
