@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
@@ -21,10 +21,35 @@ def median_seconds(
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(_seconds(function))
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def seconds_within(
+    functions: dict[str, Callable[[], object]], repeats: int, budget: float
+) -> dict[str, float]:
+    """As `median_seconds`, but each function gets about `budget` seconds at most.
+
+    One that takes long is called fewer times; one whose first call takes half the budget only that
+    once, its warm-up being a small part of it.
+    """
+    seconds: dict[str, list[float]] = {}
+    rounds: dict[str, int] = {}
+    for name, function in functions.items():
+        first = _seconds(function)
+        rounds[name] = min(repeats, int(budget / max(first, 1e-9)) - 1)
+        seconds[name] = [first] if rounds[name] < 1 else []
+    for turn in range(repeats):
+        for name, function in functions.items():
+            if turn < rounds[name]:
+                seconds[name].append(_seconds(function))
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
 
 
 def _peak_resident() -> int:
@@ -39,26 +64,44 @@ def _peak_resident() -> int:
 
 
 def _measure(prepare, arguments, connection) -> None:
-    function = prepare(*arguments)
+    functions = prepare(*arguments)
     before = _peak_resident()
-    function()
-    connection.send(_peak_resident() - before)
+    for function in functions:
+        function()
+        connection.send(_peak_resident() - before)
 
 
-def peak_bytes(prepare: Callable[..., Callable[[], object]], *arguments) -> int:
-    """Growth of the peak resident memory by one call, in a process of its own.
+def peak_bytes_in_turn(
+    prepare: Callable[..., Sequence[Callable[[], object]]], *arguments
+) -> list[int]:
+    """Growth of the peak resident memory by calls made one after the other, in a new process.
 
     Args:
-        prepare: importable function that makes the inputs and returns the call to measure.
+        prepare: importable function that makes the inputs and returns the calls to measure, the
+            one that takes least first: each figure is the peak so far.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(prepare, arguments, theirs))
     process.start()
     theirs.close()
+    peaks = []
     try:
-        return ours.recv()
+        while True:
+            peaks.append(ours.recv())
     except EOFError:
-        raise MemoryError("the measured process died (out of memory?)") from None
+        pass
     finally:
         process.join()
+    if process.exitcode != 0:
+        raise MemoryError("the measured process died (out of memory?)")
+    return peaks
+
+
+def _prepare_one(prepare, *arguments) -> list[Callable[[], object]]:
+    return [prepare(*arguments)]
+
+
+def peak_bytes(prepare: Callable[..., Callable[[], object]], *arguments) -> int:
+    """`peak_bytes_in_turn` of one call, which `prepare` returns."""
+    return peak_bytes_in_turn(_prepare_one, prepare, *arguments)[0]

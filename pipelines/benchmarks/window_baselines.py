@@ -1,0 +1,175 @@
+"""Window aggregation as others would write it: by gathering, and by the authors' algorithm.
+
+Both follow the window rule of `ops.n3_window_aggregate` (with its defaults: released reading, a
+query leaves itself out) in plain float32 tensors. The authors' algorithm is written here from its
+description: distances between *all* patches, the windows' ones picked out, each of the K weights
+scattered into a dense matrix over all patches, and a dense product with all patches.
+
+B batch, C channels, P patch size, S stride, D = C·P² numbers per patch, (n₁, n₂) grid of patches,
+M = N = n₁·n₂ patches, W window, O = W² − 1 candidates of a query.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from n3match.pipelines.benchmarks.plain_baselines import plain_weights, squared_distances
+
+# Queries gathered at once. Each takes O·D numbers (0.7 MB of 8 channels): a forward pass is
+# fastest while they fit a cache; a backward pass writes a gradient of all patches for each chunk.
+_CHUNK, _CHUNK_WITH_GRADIENTS = 32, 128
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the patches of an H×W image are."""
+
+    height: int
+    width: int
+    patch_size: int = 10
+    stride: int = 5
+    window: int = 15
+
+    def _padded(self, length: int) -> int:
+        steps = max(0, -(-(length - self.patch_size) // self.stride))
+        return self.patch_size + steps * self.stride
+
+    @property
+    def padded_shape(self) -> tuple[int, int]:
+        return self._padded(self.height), self._padded(self.width)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n₁, n₂) patches."""
+        rows, columns = ((n - self.patch_size) // self.stride + 1 for n in self.padded_shape)
+        return rows, columns
+
+    @property
+    def padding(self) -> tuple[int, int, int, int]:
+        """Left, right, top, bottom: the odd pixel goes to the right and the bottom."""
+        high, wide = (p - n for p, n in zip(self.padded_shape, (self.height, self.width)))
+        return wide // 2, wide - wide // 2, high // 2, high - high // 2
+
+    def candidates(self, exclude_self: bool = True) -> Tensor:
+        """(M, O) numbers of the patches in each query's window, shifted inwards at the border."""
+
+        def span(n: int) -> Tensor:  # (n, min(W, n)) grid coordinates along one axis
+            inside = min(self.window, n)
+            first = (torch.arange(n) - self.window // 2).clamp(0, n - inside)
+            return first[:, None] + torch.arange(inside)
+
+        rows, columns = map(span, self.shape)
+        index = rows[:, None, :, None] * self.shape[1] + columns[None, :, None, :]
+        index = index.flatten(0, 1).flatten(1)  # (M, W²)
+        if not exclude_self:
+            return index
+        others = index != torch.arange(len(index))[:, None]
+        return index[others].view(len(index), -1)
+
+    def patches(self, image: Tensor) -> Tensor:
+        """(C, H, W) -> (M, C·P²)."""
+        padded = functional.pad(image, self.padding)[None]
+        return functional.unfold(padded, self.patch_size, stride=self.stride)[0].T
+
+    def put_back(self, patches: Tensor) -> Tensor:
+        """(M, C·P²) -> (C, H, W): overlapping patches are averaged."""
+
+        def add(columns: Tensor) -> Tensor:
+            return functional.fold(
+                columns, self.padded_shape, self.patch_size, stride=self.stride
+            )[0]
+
+        count = add(patches.new_ones(1, self.patch_size**2, len(patches)))
+        left, _, top, _ = self.padding
+        image = add(patches.T[None]) / count
+        return image[:, top : top + self.height, left : left + self.width]
+
+
+def gather_windows(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    k: int,
+    log_temperature: float = 0.0,
+    patch_size: int = 10,
+    stride: int = 5,
+    window: int = 15,
+) -> Tensor:
+    """The candidates of some queries are copied side by side; (B, C, H, W) -> (B, K, C, H, W).
+
+    In chunks, each computed anew in the backward pass: all at once would take M·O·D numbers.
+    """
+    grid = Grid(*query.shape[-2:], patch_size, stride, window)
+    index = grid.candidates()
+    tensors = (query, key, value)
+    gradients = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    size = _CHUNK_WITH_GRADIENTS if gradients else _CHUNK
+    scale = -math.exp(-log_temperature)
+
+    # The copies of all chunks in one place: fresh memory for each costs more than the copying.
+    rooms = [None, None] if gradients else [image.new_empty(0) for image in (key, value)]
+
+    def gather(patches: Tensor, near: Tensor, room: Tensor | None) -> Tensor:  # -> (Q, O, D)
+        if room is not None:
+            room.resize_(near.numel(), patches.shape[1])
+            torch.index_select(patches, 0, near.flatten(), out=room)
+            return room.view(*near.shape, -1)
+        return patches.index_select(0, near.flatten()).view(*near.shape, -1)
+
+    def chunk(q: Tensor, x: Tensor, squares: Tensor, v: Tensor, near: Tensor) -> Tensor:
+        products = torch.bmm(q[:, None], gather(x, near, rooms[0]).transpose(1, 2))[:, 0]
+        d = q.square().sum(-1, keepdim=True) + squares[near] - 2 * products
+        weights = torch.stack(list(plain_weights(d * scale, k)), 1)  # (Q, K, O)
+        return torch.bmm(weights, gather(v, near, rooms[1]))  # (Q, K, D)
+
+    images = []
+    for q, x, v in zip(*([grid.patches(image) for image in batch] for batch in tensors)):
+        x, v = x.contiguous(), v.contiguous()
+        squares = x.square().sum(-1)
+        parts = [
+            checkpoint(chunk, *arguments, use_reentrant=False) if gradients else chunk(*arguments)
+            for arguments in (
+                (q[start : start + size], x, squares, v, index[start : start + size])
+                for start in range(0, len(index), size)
+            )
+        ]
+        z = torch.cat(parts)
+        images.append(torch.stack([grid.put_back(z[:, step]) for step in range(k)]))
+    return torch.stack(images)
+
+
+def authors_windows(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    k: int,
+    log_temperature: float = 0.0,
+    patch_size: int = 10,
+    stride: int = 5,
+    window: int = 15,
+) -> Tensor:
+    """Distances of all pairs of patches, K dense M×N weight matrices, K dense products."""
+    grid = Grid(*query.shape[-2:], patch_size, stride, window)
+    index = grid.candidates()
+    scale = -math.exp(-log_temperature)
+    images = []
+    for q, x, v in zip(*([grid.patches(image) for image in b] for b in (query, key, value))):
+        logits = squared_distances(q, x).gather(1, index) * scale
+        steps = []
+        for weights in plain_weights(logits, k):
+            dense = weights.new_zeros(len(q), len(x)).scatter_(1, index, weights)
+            steps.append(grid.put_back(dense @ v))
+        images.append(torch.stack(steps))
+    return torch.stack(images)
+
+
+def authors_bytes(grid: Grid, k: int, gradients: bool) -> int:
+    """About what `authors_windows` holds at once for one image, float32."""
+    patches = grid.shape[0] * grid.shape[1]
+    return 4 * patches**2 * (k + 2 if gradients else 2)
