@@ -13,7 +13,8 @@ Z = Σ p. Then w_i = p_i / Z and the next masses are p_i · (1 − w_i). Two fac
   ahead the nearest is.
 
 Rows in which the nearest is *certain* (see `reference`) or alone are recomputed by the reference
-formula, row by row; so is every row in the "poster" reading of the temperature.
+formula, row by row; so is every row in the "poster" reading of the temperature. Where the compiled
+row loops are there, the tiles are those of `tiled_native`.
 
 Kept for the backward pass, besides inputs and output: for each query the index and logit of the
 nearest, the logit of the second nearest, S and the K − 1 sums Z. Distances and weights are
@@ -31,7 +32,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from n3match.ops import checks, reference
+from n3match.ops import checks, reference, tiled_native
 
 # Elements of one row tile: large enough to hide the cost of a call, small enough for the caches.
 _TILE_ELEMENTS = {"cpu": 1 << 20}
@@ -42,7 +43,7 @@ _RESCALE_EVERY = 64  # masses halve at most: rescaling this often keeps them in 
 
 
 @dataclass
-class _Problem:
+class Problem:
     """One batch element, shifted and laid out for the tile products.
 
     N is padded to a multiple of `_BLOCK` by items that can't be selected.
@@ -91,7 +92,7 @@ class _Problem:
         return torch.einsum("rok,of->rkf", w, value.double()).to(value.dtype)
 
 
-def _problem(query, key, value, log_t, mask, exclude_self, reading) -> _Problem:
+def _problem(query, key, value, log_t, mask, exclude_self, reading) -> Problem:
     padding = -len(key) % _BLOCK
     if padding:
         if mask is None:
@@ -110,7 +111,7 @@ def _problem(query, key, value, log_t, mask, exclude_self, reading) -> _Problem:
         key = key.masked_fill(hidden, 0.0)
         norm = norm.masked_fill(hidden, float("inf"))
     inverse_t = torch.exp(-log_t).clamp(max=_MAX_INVERSE_T)
-    return _Problem(
+    return Problem(
         query=query.contiguous(),
         key=key.contiguous(),
         query_rows=torch.cat([query * (2 * inverse_t), -inverse_t], 1),
@@ -125,7 +126,7 @@ def _problem(query, key, value, log_t, mask, exclude_self, reading) -> _Problem:
 
 
 @dataclass
-class _Saved:
+class Saved:
     """What the forward pass leaves behind, one row a query."""
 
     nearest: Tensor  # (M, 1) index of the nearest candidate
@@ -135,14 +136,18 @@ class _Saved:
     exact: Tensor  # (M,) bool: rows left to the reference formula
 
     @classmethod
-    def empty(cls, queries: int, k: int, like: Tensor) -> _Saved:
+    def empty(cls, batch: int, queries: int, k: int, like: Tensor) -> Saved:
+        """For a whole batch: every field with a batch dimension in front."""
         return cls(
-            torch.empty(queries, 1, dtype=torch.int64, device=like.device),
-            like.new_empty(queries, 1),
-            like.new_empty(queries, 1),
-            like.new_empty(queries, k),
-            torch.ones(queries, dtype=torch.bool, device=like.device),
+            torch.empty(batch, queries, 1, dtype=torch.int64, device=like.device),
+            like.new_empty(batch, queries, 1),
+            like.new_empty(batch, queries, 1),
+            like.new_empty(batch, queries, k),
+            torch.ones(batch, queries, dtype=torch.bool, device=like.device),
         )
+
+    def element(self, index: int) -> Saved:
+        return Saved(*(t[index] for t in self.tensors()))
 
     def tensors(self) -> tuple[Tensor, ...]:
         return self.nearest, self.top, self.second, self.sums, self.exact
@@ -180,7 +185,7 @@ def _rescale(mass: Tensor, step: int) -> Tensor:
     return mass.div_(mass.amax(1, keepdim=True)) if step % _RESCALE_EVERY == 0 else mass
 
 
-def _forward_tile(p: _Problem, rows: slice, k: int, z_out: Tensor, saved: _Saved, buffers) -> None:
+def _forward_tile(p: Problem, rows: slice, k: int, z_out: Tensor, saved: Saved, buffers) -> None:
     """Fills z_out (R, K, F) and the tile's part of `saved`."""
     mass, spare = (buffer[: len(z_out)] for buffer in buffers)
     p.logits(rows, mass)
@@ -207,7 +212,7 @@ def _forward_tile(p: _Problem, rows: slice, k: int, z_out: Tensor, saved: _Saved
 
 
 def _backward_tile(
-    p: _Problem, rows: slice, k: int, z: Tensor, grad_z: Tensor, saved: _Saved, grads, buffers
+    p: Problem, rows: slice, k: int, z: Tensor, grad_z: Tensor, saved: Saved, grads, buffers
 ) -> None:
     """Adds the gradients of one tile; grad_z (R, K, F) is zero in rows left to the reference.
 
@@ -276,98 +281,146 @@ def _chunks(flags: Tensor, size: int):
     return rows.split(size) if len(rows) else ()
 
 
-def _forward(p: _Problem, k: int, out: Tensor) -> _Saved:
-    """One batch element into out (M, K, F)."""
-    saved = _Saved.empty(len(p.query), k, p.query)
-    if p.reading == "released":
-        buffers = p.query.new_empty(2, p.tile_rows(), len(p.key))
-        for rows in p.tiles():
-            _forward_tile(p, rows, k, out[rows], saved, buffers)
-    for rows in _chunks(saved.exact, p.tile_rows()):
-        out[rows] = p.exact_rows(p.query[rows], p.key, p.value, p.log_t[rows], rows, k)
-    return saved
+def _prepare(query, key, value, log_t, mask, exclude_self, reading) -> list[Problem]:
+    return [
+        _problem(
+            query[i], key[i], value[i], log_t[i],
+            None if mask is None else mask[i], exclude_self, reading,
+        )
+        for i in range(len(query))
+    ]
 
 
-def _backward(p: _Problem, k: int, z: Tensor, grad_z: Tensor, saved: _Saved, needs_log_t: bool):
+def dense_forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_t: Tensor,
+    mask: Tensor | None,
+    k: int,
+    exclude_self: bool,
+    reading: str,
+) -> tuple[Tensor, ...]:
+    """The operator on checked input, without autograd.
+
+    Returns:
+        out (B, M, K, F), then what `dense_backward` wants to have kept: the fields of `Saved`,
+        with a batch dimension in front.
+    """
+    b, m, _ = query.shape
+    out = value.new_empty(b, m, k, value.shape[2])
+    batch = Saved.empty(b, m, k, query)
+    saved = [batch.element(i) for i in range(b)]
+    problems = _prepare(query, key, value, log_t, mask, exclude_self, reading)
+    if tiled_native.usable(problems[0], k):
+        tiled_native.forward(problems, k, out, saved)
+    elif reading == "released":
+        buffers = query.new_empty(2, problems[0].tile_rows(), len(problems[0].key))
+        for p, s, z in zip(problems, saved, out):
+            for rows in p.tiles():
+                _forward_tile(p, rows, k, z[rows], s, buffers)
+    for p, s, z in zip(problems, saved, out):
+        for rows in _chunks(s.exact, p.tile_rows()):
+            z[rows] = p.exact_rows(p.query[rows], p.key, p.value, p.log_t[rows], rows, k)
+    return out, *batch.tensors()
+
+
+def dense_backward(
+    grad_out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_t: Tensor,
+    mask: Tensor | None,
+    out: Tensor,
+    saved: tuple[Tensor, ...],
+    k: int,
+    exclude_self: bool,
+    reading: str,
+    needs_log_t: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Gradients of query, key, value and (where needed) log temperature."""
+    problems = _prepare(query, key, value, log_t, mask, exclude_self, reading)
+    batch = [Saved(*saved).element(i) for i in range(len(query))]
+    if tiled_native.usable(problems[0], k):
+        easy = tiled_native.backward(problems, k, out, grad_out.contiguous(), batch, needs_log_t)
+    else:
+        easy = [
+            _tensor_backward(p, k, z, g, s, needs_log_t)
+            for p, z, g, s in zip(problems, out, grad_out, batch)
+        ]
+    grads = []
+    for p, g, s, found in zip(problems, grad_out, batch, easy):
+        d_query, d_key, d_value, d_log_t = found
+        d_key = d_key[:, :-1] + 2 * p.key * d_key[:, -1:]
+        found = (d_query, d_key, d_value, d_log_t)
+        for rows in _chunks(s.exact, p.tile_rows()):
+            _add_exact_gradients(p, rows, k, g, found)
+        grads.append(found)
+    d_query, d_key, d_value, d_log_t = (
+        torch.stack(g) if g[0] is not None else None for g in zip(*grads)
+    )
+    n = key.shape[1]
+    d_key, d_value = d_key[:, :n], d_value[:, :n]
+    if mask is not None:
+        hidden = ~mask[..., None]
+        d_key, d_value = d_key.masked_fill(hidden, 0.0), d_value.masked_fill(hidden, 0.0)
+    return d_query, d_key, d_value, d_log_t
+
+
+def _tensor_backward(
+    p: Problem, k: int, z: Tensor, grad_z: Tensor, saved: Saved, needs_log_t: bool
+):
+    """Gradients from all rows but the exact ones; of the key as the (N, E + 1) sums over tiles."""
     d_query = torch.zeros_like(p.query)
     d_key = p.key.new_zeros(len(p.key), p.key.shape[1] + 1)
     d_value = torch.zeros_like(p.value)
     d_log_t = torch.zeros_like(p.inverse_t) if needs_log_t else None
     exact = saved.exact
-    some_exact = bool(exact.any())
     if not bool(exact.all()):
-        easy = grad_z
-        if some_exact:
-            easy = grad_z.masked_fill(exact[:, None, None], 0.0)
+        if bool(exact.any()):
+            grad_z = grad_z.masked_fill(exact[:, None, None], 0.0)
             # Their saved numbers may not be finite: stand-ins keep 0 · inf out of the products.
-            saved = _Saved(*(t.clone() for t in saved.tensors()))
+            saved = Saved(*(t.clone() for t in saved.tensors()))
             saved.sums[exact] = 1.0
             saved.top[exact] = saved.second[exact]
         buffers = p.query.new_empty(k + 3, p.tile_rows(), len(p.key))
+        grads = (d_query, d_key, d_value, d_log_t)
         for rows in p.tiles():
-            _backward_tile(
-                p, rows, k, z[rows], easy[rows], saved, (d_query, d_key, d_value, d_log_t), buffers
-            )
-    d_key = d_key[:, :-1] + 2 * p.key * d_key[:, -1:]
-    for rows in _chunks(exact, p.tile_rows()):
-        leaves = [
-            t.detach().requires_grad_() for t in (p.query[rows], p.key, p.value, p.log_t[rows])
-        ]
-        with torch.enable_grad():
-            again = p.exact_rows(*leaves, rows, k)
-            grads = torch.autograd.grad(again, leaves, grad_z[rows])
-        d_query[rows] = grads[0]
-        d_key += grads[1]
-        d_value += grads[2]
-        if d_log_t is not None:
-            d_log_t[rows] = grads[3]
+            _backward_tile(p, rows, k, z[rows], grad_z[rows], saved, grads, buffers)
     return d_query, d_key, d_value, d_log_t
+
+
+def _add_exact_gradients(p: Problem, rows: Tensor, k: int, grad_z: Tensor, grads) -> None:
+    d_query, d_key, d_value, d_log_t = grads
+    leaves = [t.detach().requires_grad_() for t in (p.query[rows], p.key, p.value, p.log_t[rows])]
+    with torch.enable_grad():
+        again = p.exact_rows(*leaves, rows, k)
+        found = torch.autograd.grad(again, leaves, grad_z[rows])
+    d_query[rows] = found[0]
+    d_key += found[1]
+    d_value += found[2]
+    if d_log_t is not None:
+        d_log_t[rows] = found[3]
 
 
 class _TiledAggregate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value, log_t, mask, k, exclude_self, reading):
-        b, m, _ = query.shape
-        out = value.new_empty(b, m, k, value.shape[2])
-        saved = []
-        for i in range(b):
-            p = _problem(
-                query[i], key[i], value[i], log_t[i],
-                None if mask is None else mask[i], exclude_self, reading,
-            )
-            saved.append(_forward(p, k, out[i]).tensors())
-        ctx.save_for_backward(
-            query, key, value, log_t, mask, out, *(torch.stack(t) for t in zip(*saved))
-        )
+        out, *saved = dense_forward(query, key, value, log_t, mask, k, exclude_self, reading)
+        ctx.save_for_backward(query, key, value, log_t, mask, out, *saved)
         ctx.options = (k, exclude_self, reading)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_z):
+    def backward(ctx, grad_out):
         query, key, value, log_t, mask, out, *saved = ctx.saved_tensors
-        k, exclude_self, reading = ctx.options
-        grads = []
-        for i in range(len(query)):
-            p = _problem(
-                query[i], key[i], value[i], log_t[i],
-                None if mask is None else mask[i], exclude_self, reading,
-            )
-            grads.append(
-                _backward(
-                    p, k, out[i], grad_z[i], _Saved(*(t[i] for t in saved)),
-                    ctx.needs_input_grad[3],
-                )
-            )
-        d_query, d_key, d_value, d_log_t = (
-            torch.stack(g) if g[0] is not None else None for g in zip(*grads)
+        grads = dense_backward(
+            grad_out, query, key, value, log_t, mask, out, tuple(saved), *ctx.options,
+            needs_log_t=ctx.needs_input_grad[3],
         )
-        n = key.shape[1]
-        d_key, d_value = d_key[:, :n], d_value[:, :n]
-        if mask is not None:
-            hidden = ~mask[..., None]
-            d_key, d_value = d_key.masked_fill(hidden, 0.0), d_value.masked_fill(hidden, 0.0)
-        return d_query, d_key, d_value, d_log_t, None, None, None, None
+        return *grads, None, None, None, None
 
 
 def n3_aggregate(

@@ -1,0 +1,87 @@
+/* Fused element-wise work of the N³ operator, in vectors of 64 bytes that the compiler maps to what
+   the processor has. Called through ctypes with pointers to contiguous rows; see library.py.
+
+   Optional: without a compiler at install time the same is done by tensor operations. */
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if !defined(__GNUC__) /* clang defines it too */
+#error "wants the vector types of GCC and clang: the tensor operations serve instead"
+#endif
+
+#define INTERFACE 1 /* to be raised when a signature changes: see library.py */
+#define INLINE static inline __attribute__((always_inline))
+#define MAX_STEPS 64
+#define CERTAIN_GAP 745.0 /* as in ops/reference.py */
+#define JOIN2(a, b) a##b
+#define JOIN(a, b) JOIN2(a, b)
+
+/* One version for each generation of processors, chosen at the call. */
+#if defined(__x86_64__) && !defined(__clang__)
+#define GENERATIONS 1
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,prefer-vector-width=512")
+#define LEVEL _avx512
+#include "types.inc"
+#undef LEVEL
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define LEVEL _avx2
+#include "types.inc"
+#undef LEVEL
+#pragma GCC pop_options
+
+static int level(void)
+{
+    static int found = -1;
+    if (found < 0) {
+        __builtin_cpu_init();
+        int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+        int avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")
+            && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+        found = avx2 + (avx2 && avx512);
+    }
+    return found;
+}
+#else
+#define GENERATIONS 0
+#endif
+
+#define LEVEL _plain
+#include "types.inc"
+#undef LEVEL
+
+#if GENERATIONS
+#define CALL(name, arguments) \
+    switch (level()) { \
+    case 2: JOIN(name, _avx512) arguments; break; \
+    case 1: JOIN(name, _avx2) arguments; break; \
+    default: JOIN(name, _plain) arguments; \
+    }
+#else
+#define CALL(name, arguments) JOIN(name, _plain) arguments;
+#endif
+
+#define EXPORTS(REAL, type) \
+    void JOIN(n3_weights, type)( \
+        REAL *logits, long rows, long n, int k, long own, REAL *w, int64_t *nearest, REAL *top, \
+        REAL *second, REAL *sums, uint8_t *exact) \
+    { \
+        CALL(JOIN(n3_weights, type), \
+             (logits, rows, n, k, own, w, nearest, top, second, sums, exact)) \
+    } \
+    void JOIN(n3_weights_backward, type)( \
+        REAL *logits, long rows, long n, int k, long own, const REAL *dots, const uint8_t *skip, \
+        REAL *u, REAL *w, REAL *scratch, REAL *d_log_t) \
+    { \
+        CALL(JOIN(n3_weights_backward, type), \
+             (logits, rows, n, k, own, dots, skip, u, w, scratch, d_log_t)) \
+    }
+
+EXPORTS(float, _f32)
+EXPORTS(double, _f64)
+
+int n3match_native_interface(void) { return INTERFACE; }
