@@ -13,7 +13,14 @@ from pathlib import Path
 
 import torch
 
-from n3match.pipelines.benchmarks import match_filter, matching, operator
+from n3match.pipelines.benchmarks import (
+    match_filter,
+    matching,
+    operator_benchmark,
+    operator_dense,
+    operator_window,
+)
+from n3match.pipelines.benchmarks.measurement import Limits
 from n3match.pipelines.tables import markdown_table, write_text_whole
 
 PARTS = ("ops", "matching", "filter")
@@ -23,27 +30,51 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m n3match.pipelines.benchmark",
                                      description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="|".join(PARTS), help="default: all")
-    parser.add_argument("--sizes", type=int, nargs="+", default=None,
+    parser.add_argument("--sizes", type=int, nargs="*", default=None,
                         help="N of the operator, keypoints of matching, matches of the filter")
-    parser.add_argument("--batch", type=int, default=4, help="pairs per call of the operator")
+    parser.add_argument("--images", type=int, nargs="*", default=list(operator_window.SIDES),
+                        metavar="SIDE", help="of the operator's window form (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=1, help="pairs per call of the operator")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--memory-size", type=int, default=20000,
-                        help="N at which the operator's peak memory is taken; 0 for none")
+    parser.add_argument("--seconds", type=float, default=Limits.seconds,
+                        help="for one implementation of the operator at one size: fewer repeats "
+                        "where it takes longer, and baselines that take longer for one call are "
+                        "left out at larger sizes, which the table says (default: %(default)g)")
+    parser.add_argument("--baseline-memory", type=float, default=Limits.baseline_bytes / 1e9,
+                        metavar="GB", help="baselines of the operator that need more are left out, "
+                        "which the table says (default: %(default)g)")
+    parser.add_argument("--no-memory", action="store_true",
+                        help="don't measure the peak memory of the operator")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads of torch")
-    parser.add_argument("--out", type=Path, default=None, help="folder for benchmark-PART.csv")
+    parser.add_argument("--out", type=Path, default=None,
+                        help="folder for benchmark-PART.csv, benchmark-ops.md and .png")
     arguments = parser.parse_args(argv)
     unknown = set(arguments.parts) - set(PARTS)
     if unknown:
         parser.error(f"unknown part {sorted(unknown)}: choose from {PARTS}")
+    if arguments.sizes == [] and arguments.images == [] and "ops" in (arguments.parts or PARTS):
+        parser.error("nothing to measure: neither --sizes nor --images of the operator")
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, "
-          f"median of {arguments.repeats}\n")
+    heading = (
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, "
+        f"median of {arguments.repeats}"
+    )
+    print(heading + "\n")
     for part in arguments.parts or PARTS:
         if part == "ops":
-            rows = operator.run(arguments.sizes or [2000], arguments.batch, arguments.repeats,
-                                arguments.memory_size)
-        elif part == "matching":
+            sizes = operator_dense.SIZES if arguments.sizes is None else arguments.sizes
+            limits = Limits(
+                repeats=arguments.repeats,
+                seconds=arguments.seconds,
+                baseline_bytes=1e9 * arguments.baseline_memory,
+                memory=not arguments.no_memory,
+            )
+            operator_benchmark.run(
+                sizes, arguments.images, arguments.batch, limits, arguments.out, heading
+            )
+            continue
+        if part == "matching":
             rows = matching.run(arguments.sizes or [2000, 8000], arguments.repeats)
         else:
             rows = match_filter.run(arguments.sizes or [2000], arguments.repeats)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 OURS, PRODUCTS, PLAIN = "n3match", "matrix products", "plain formula"
@@ -20,6 +21,10 @@ class Measurement:
     note: str = ""
 
     @property
+    def size_label(self) -> str:
+        return f"{self.size}" if self.form == "dense" else f"{self.size}²"
+
+    @property
     def attained(self) -> float | None:
         """Share of the ceiling, 0 … 1."""
         if self.floor_seconds is None or self.seconds is None:
@@ -30,12 +35,21 @@ class Measurement:
 @dataclass(frozen=True)
 class Limits:
     repeats: int = 5
-    seconds: float = 20.0  # spent on one implementation at one size; the first call always counts
-    baseline_bytes: float = 8e9  # a baseline that takes more is left out, and that is said
+    # Spent on one implementation at one size; the first call always counts. A baseline whose call
+    # takes longer than that isn't run at larger sizes, and that is said.
+    seconds: float = 10.0
+    baseline_bytes: float = 5e9  # a baseline that takes more isn't run, and that is said
     memory: bool = True  # whether peak memory is measured
 
-    def refusal(self, needed: float) -> str:
-        """What is said of a baseline that takes about so many bytes; "" where it may run."""
-        if needed <= self.baseline_bytes:
-            return ""
-        return f"not run: takes about {needed / 1e9:.2g} GB"
+    def refusal(self, needed: float, earlier: Sequence[Measurement] = ()) -> str:
+        """What is said of a baseline that isn't run; "" where it may run.
+
+        Args:
+            needed: about the bytes it takes. earlier: what was measured of it at smaller sizes.
+        """
+        if needed > self.baseline_bytes:
+            return f"not run: takes about {needed / 1e9:.2g} GB"
+        for row in earlier:
+            if row.seconds is not None and row.seconds > self.seconds:
+                return f"not run: took {row.seconds:.2g} s at {row.size_label}"
+        return ""

@@ -27,7 +27,7 @@ def measure_dense(
 ) -> list[Measurement]:
     """Time and memory with N queries and N items, for each N, without and with gradients."""
     rows = []
-    for n in sizes:
+    for n in sorted(sizes):
 
         def needed(name: str, gradients: bool, n: int = n) -> int:
             return plain_bytes(n, n, NEIGHBOURS, gradients) if name == PLAIN else 0
@@ -45,6 +45,7 @@ def measure_dense(
             needed_bytes=needed,
             floor_seconds=floor,
             limits=limits,
+            earlier=rows,
         )
     return rows
 

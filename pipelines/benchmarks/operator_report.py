@@ -54,8 +54,7 @@ def table(rows: Sequence[Measurement]) -> str:
 
 
 def label(row: Measurement) -> str:
-    size = f"{row.size}" if row.form == "dense" else f"{row.size}²"
-    return f"{size} with gradients" if row.gradients else size
+    return f"{row.size_label} with gradients" if row.gradients else row.size_label
 
 
 def _number(value: float | None) -> str:

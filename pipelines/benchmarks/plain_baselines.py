@@ -44,4 +44,4 @@ def plain_aggregate(
 
 def plain_bytes(m: int, n: int, k: int, gradients: bool) -> int:
     """About what `plain_aggregate` holds at once for one pair, float32."""
-    return 4 * m * n * (4 * k if gradients else 4)
+    return 4 * m * n * (3 * k + 1 if gradients else 5)

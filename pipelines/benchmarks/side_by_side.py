@@ -20,6 +20,7 @@ def side_by_side(
     needed_bytes: Callable[[str, bool], float],
     floor_seconds: Callable[[bool], float],
     limits: Limits,
+    earlier: Sequence[Measurement] = (),
 ) -> list[Measurement]:
     """A measurement for each name, without and with gradients.
 
@@ -29,10 +30,18 @@ def side_by_side(
             in the process that measures its memory. Not asked for `PRODUCTS`.
         needed_bytes: (name, gradients) -> about what it takes: too much for `limits`, and it is
             left out with a note.
+        earlier: measurements of the same form at smaller sizes: what was too slow there is left
+            out with a note, except `OURS` and `PRODUCTS`.
         floor_seconds: (gradients) -> the least time that `OURS` can take on this machine.
     """
     passes = (False, True)
-    notes = {(name, g): limits.refusal(needed_bytes(name, g)) for name in names for g in passes}
+    notes = {}
+    for name in names:
+        for g in passes:
+            before = [r for r in earlier if (r.implementation, r.gradients) == (name, g)]
+            if name in (OURS, PRODUCTS):
+                before = []
+            notes[name, g] = limits.refusal(needed_bytes(name, g), before)
     rows = []
     seconds = {}
     for g in passes:

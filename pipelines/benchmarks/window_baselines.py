@@ -172,4 +172,4 @@ def authors_windows(
 def authors_bytes(grid: Grid, k: int, gradients: bool) -> int:
     """About what `authors_windows` holds at once for one image, float32."""
     patches = grid.shape[0] * grid.shape[1]
-    return 4 * patches**2 * (k + 2 if gradients else 2)
+    return 4 * patches**2 * (k + 4 if gradients else 3)

@@ -2,23 +2,78 @@
 
 import csv
 
+import cv2
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from n3match import ops
 from n3match.pipelines import benchmark
-from n3match.pipelines.benchmarks.measure import peak_bytes
+from n3match.pipelines.benchmarks import operator
+from n3match.pipelines.benchmarks.ceilings import Ceilings, Work, dense_work, window_work
+from n3match.pipelines.benchmarks.measure import (
+    peak_bytes,
+    peak_bytes_in_turn,
+    seconds_within,
+)
+from n3match.pipelines.benchmarks.measurement import (
+    AUTHORS,
+    GATHERING,
+    OURS,
+    PRODUCTS,
+    Limits,
+    Measurement,
+)
+from n3match.pipelines.benchmarks.operator_growth import slope
+from n3match.pipelines.benchmarks.operator_report import table
+from n3match.pipelines.benchmarks.window_baselines import Grid
+from n3match.pipelines.benchmarks.window_products import window_products
 
 
-def test_operator_table(tmp_path, capsys):
-    arguments = ["ops", "--sizes", "40", "--batch", "1", "--repeats", "1", "--memory-size", "50"]
-    assert benchmark.main([*arguments, "--out", str(tmp_path)]) == 0
+def read_csv(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.skipif(not hasattr(ops, "n3_window_aggregate"), reason="no window form yet")
+def test_operator_benchmark_measures_what_is_asked_and_says_what_is_left_out(tmp_path, capsys):
+    # 1e-4 GB: enough for everything but the plain formula at N = 900.
+    arguments = "ops --sizes 40 900 --images 20 41 --repeats 1 --baseline-memory 1e-4 --no-memory"
+    assert benchmark.main([*arguments.split(), "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert "tiled / products" in printed
-    with (tmp_path / "benchmark-ops.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["operator"] for row in rows] == [
-        "B=1 N=40", "B=1 N=40 with gradients", "B=1 N=50 with gradients",
-    ]
-    assert all(float(row["tiled, s"]) > 0 for row in rows[:2])
+    assert "ceilings measured in this run" in printed
+    assert "900: plain formula not run: takes about 0.016 GB" in printed
+    report = (tmp_path / "benchmark-ops.md").read_text()
+    assert report.count("| n3match, s |") == 2 and "20² with gradients" in report
+
+    rows = read_csv(tmp_path / "benchmark-ops.csv")
+    for form, sizes, count in (("dense", "40 900", 3), ("window", "20 41", 4)):
+        for size in sizes.split():
+            for run in ("forward", "forward and backward"):
+                mine = [r for r in rows if (r["form"], r["size"], r["pass"]) == (form, size, run)]
+                assert len(mine) == count
+                for row in mine:
+                    assert (row["seconds"] == "") == row["note"].startswith("not run")
+                    assert row["seconds"] == "" or float(row["seconds"]) > 0
+    refused = [row["implementation"] for row in rows if row["note"]]
+    assert refused.count("plain formula") == 2
+    assert cv2.imread(str(tmp_path / "benchmark-ops.png")) is not None
+
+
+def test_one_form_alone_with_memory(tmp_path, capsys):
+    arguments = ["ops", "--sizes", "60", "--images", "--repeats", "1"]
+    assert benchmark.main([*arguments, "--out", str(tmp_path)]) == 0
+    assert "plain, MB" in capsys.readouterr().out
+    rows = read_csv(tmp_path / "benchmark-ops.csv")
+    assert {row["form"] for row in rows} == {"dense"}
+    for row in rows:
+        assert (row["peak_bytes"] == "") == (row["implementation"] == PRODUCTS)
+
+
+def test_nothing_to_measure(capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(["ops", "--sizes", "--images"])
+    assert "nothing to measure" in capsys.readouterr().err
 
 
 def test_matching_table_compares_the_same_answer(capsys):
@@ -30,9 +85,102 @@ def _hold(megabytes):
     return lambda: bytearray(b"\x01" * (megabytes << 20))
 
 
+def _hold_in_turn(sizes):
+    return [_hold(size) for size in sizes]
+
+
+def _fail(_):
+    raise ValueError("on purpose")
+
+
 def test_peak_memory_sees_what_a_call_takes():
     small, large = peak_bytes(_hold, 1), peak_bytes(_hold, 64)
     assert large - small > 48 << 20
+    first, second = peak_bytes_in_turn(_hold_in_turn, [1, 64])
+    assert first < 48 << 20 < second
+
+
+def test_peak_memory_of_a_process_that_fails():
+    with pytest.raises(MemoryError):
+        peak_bytes(_fail, 0)
+
+
+def test_slow_functions_are_called_less_often(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    calls = {"quick": 0, "slow": 0, "endless": 0}
+
+    def function(name, seconds):
+        def run():
+            calls[name] += 1
+            now[0] += seconds
+
+        return run
+
+    seconds = {"quick": 0.5, "slow": 3.0, "endless": 100.0}
+    functions = {name: function(name, value) for name, value in seconds.items()}
+    assert seconds_within(functions, repeats=5, budget=10.0) == seconds
+    assert calls == {"quick": 6, "slow": 3, "endless": 1}
+
+
+def flops_of(function):
+    def addmm(_, a, b, out_shape=None, **scales):  # shapes; not counted by itself in place
+        return 2 * a[0] * a[1] * b[1]
+
+    in_place = {torch.ops.aten.addmm_: addmm}
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_counted_work_is_that_of_the_products(gradients):
+    work = dense_work(2, 50, operator.EMBEDDING, operator.FEATURES, operator.NEIGHBOURS, gradients)
+    assert work.flops == flops_of(operator.products(2, 50, gradients))
+    # One tile of a window that covers all: every cell meets every cell, of which the operator
+    # needs as many as there are patches.
+    grid = Grid(30, 25, window=9)
+    work = window_work(grid, 3, 4, gradients)
+    (n1, n2), depth = grid.shape, 3 * 5**2
+    whole = flops_of(window_products(grid, 3, 4, gradients, tile=16))
+    assert whole == 2 * ((n1 + 1) * (n2 + 1)) ** 2 * depth * (16 if gradients else 5)
+    assert work.flops / whole == n1 * n2 / ((n1 + 1) * (n2 + 1))
+
+
+def test_floor_is_the_larger_of_arithmetic_and_traffic():
+    ceilings = Ceilings(flops_per_second=100.0, bytes_per_second=10.0)
+    assert ceilings.floor_seconds(Work(flops=500.0, bytes=20.0)) == 5.0
+    assert ceilings.floor_seconds(Work(flops=100.0, bytes=20.0)) == 2.0
+
+
+def test_table_gives_ratios_and_the_share_of_the_ceiling():
+    def row(name, seconds, **other):
+        return Measurement("window", 64, False, name, seconds, **other)
+
+    lines = table(
+        [
+            row(OURS, 0.2, floor_seconds=0.05, peak_bytes=3_000_000),
+            row(PRODUCTS, 0.16),
+            row(GATHERING, 3.0, peak_bytes=40_000_000),
+            row(AUTHORS, None, note="not run: takes about 9 GB"),
+        ]
+    ).split("\n")
+    cells = [cell.strip() for cell in lines[2].strip("| ").split("|")]
+    assert cells == ["64²", "0.2", "0.16", "1.25", "3", "15", "—", "—", "25 %", "3", "40", "—"]
+    assert lines[-1] == "64²: authors' algorithm not run: takes about 9 GB."
+
+
+def test_slope_is_the_exponent():
+    assert slope([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
+
+
+def test_limits_refuse_what_is_too_large_or_was_too_slow():
+    limits = Limits(baseline_bytes=5e9)
+    assert limits.refusal(4e9) == ""
+    assert limits.refusal(14.4e9) == "not run: takes about 14 GB"
+    before = [Measurement("window", side, True, GATHERING, s) for side, s in ((64, 2.0), (99, 7.0))]
+    assert Limits(seconds=8.0).refusal(0.0, before) == ""
+    assert Limits(seconds=5.0).refusal(0.0, before) == "not run: took 7 s at 99²"
 
 
 def test_unknown_part(capsys):
