@@ -1,12 +1,8 @@
 """The optional compiled loops; everything else stands in setup.cfg."""
 
-import platform
-
 from setuptools import Extension, setup
 
 FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math"]
-if platform.machine() in ("x86_64", "AMD64"):
-    FLAGS.append("-mprefer-vector-width=512")
 
 setup(
     ext_modules=[

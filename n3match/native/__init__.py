@@ -1,10 +1,25 @@
 """Optional compiled loops for the CPU, built at install time where there is a C compiler.
 
 Everything here can be done by tensor operations too, only slower; `available()` tells which it is.
-The environment variable N3MATCH_NATIVE=0 leaves the library aside.
+The environment variable N3MATCH_NATIVE=0, set before the first use, leaves the library aside.
+
+`masses` and `masses_backward` are the recursion of K distributions in place, row by row: with
+`normal=True` logits (−d/t) become weights, and gradients of the weights gradients of the logits.
+`run_tasks` hands whole tiles to threads.
 """
 
-from n3match.native.library import available, weights, weights_backward
+from n3match.native.library import (
+    LANES,
+    LARGEST_K,
+    available,
+    finish,
+    masses,
+    masses_backward,
+    prepare,
+)
 from n3match.native.workers import run_tasks
 
-__all__ = ["available", "run_tasks", "weights", "weights_backward"]
+__all__ = [
+    "LANES", "LARGEST_K", "available", "finish", "masses", "masses_backward", "prepare",
+    "run_tasks",
+]

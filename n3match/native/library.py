@@ -1,7 +1,10 @@
 """The compiled library through ctypes: tensors in, the same tensors filled.
 
-Rows are contiguous and hold a multiple of `LANES` numbers, float32 or float64, on the CPU. Calls
-release the interpreter's lock, so that several threads can work at once.
+Tensors are contiguous, of one type (float32 or float64) unless said otherwise, and on the CPU; rows
+hold a multiple of `LANES` numbers. Nothing of this is checked here. Calls release the interpreter's
+lock, so that several threads can work at once.
+
+R rows (queries), N candidates, K neighbours, F channels. Only the "released" reading.
 """
 
 from __future__ import annotations
@@ -17,91 +20,142 @@ from torch import Tensor
 
 LANES = 16  # a row's length is a multiple of it
 LARGEST_K = 64
-_INTERFACE = 1  # what kernels.c must answer: another number is a library from another version
-_SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
+_INTERFACE = 2  # what kernels.c must answer: another number is a library from another version
+_NUMBER_TYPES = {torch.float32: "f32", torch.float64: "f64"}
+# Of each function: P a pointer, I an integer.
+_SIGNATURES = {
+    "masses": "PIIIIIPPPPP",
+    "masses_backward": "PPIIIIIPPPPP",
+    "finish": "PPIIIPPPP",
+    "prepare": "PPPIIIPPPPPPPPP",
+}
 
 
 @functools.lru_cache(maxsize=1)
-def _library() -> ctypes.CDLL | None:
+def _functions() -> dict[tuple[str, torch.dtype], ctypes._CFuncPtr] | None:
     if os.environ.get("N3MATCH_NATIVE", "1") == "0":
         return None
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
         path = Path(__file__).with_name("_kernels" + suffix)
-        if not path.is_file():
-            continue
         try:
-            library = ctypes.CDLL(str(path))
-            if library.n3match_native_interface() == _INTERFACE:
-                return library
+            library = ctypes.CDLL(str(path)) if path.is_file() else None
+            if library is None or library.n3match_native_interface() != _INTERFACE:
+                continue
+            return {
+                (name, dtype): _declared(library[f"n3_{name}_{letters}"], signature)
+                for name, signature in _SIGNATURES.items()
+                for dtype, letters in _NUMBER_TYPES.items()
+            }
         except (OSError, AttributeError):
             continue  # built for another machine, or of another version
     return None
 
 
+def _declared(function, signature: str):
+    function.restype = None
+    function.argtypes = [
+        ctypes.c_void_p if letter == "P" else ctypes.c_int64 for letter in signature
+    ]
+    return function
+
+
 def available() -> bool:
     """Whether the compiled library is there and wanted."""
-    return _library() is not None
+    return _functions() is not None
 
 
-def _pointer(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
+def _call(name: str, dtype: torch.dtype, *arguments: Tensor | int | None) -> None:
+    _functions()[name, dtype](
+        *(x.data_ptr() if isinstance(x, Tensor) else x for x in arguments)
+    )
 
 
-def _function(name: str, like: Tensor):
-    return getattr(_library(), f"{name}_{_SUFFIX[like.dtype]}")
-
-
-def weights(
-    logits: Tensor,
-    k: int,
-    w: Tensor,
+def masses(
+    m: Tensor,
     nearest: Tensor,
     top: Tensor,
     second: Tensor,
     sums: Tensor,
     exact: Tensor,
+    *,
     own: int = -1,
+    normal: bool = False,
 ) -> None:
-    """The K weight distributions of R rows of N logits ("released" reading).
+    """The K distributions of each row, up to a factor that `finish` brings in.
 
     Args:
-        logits: (R, N) −d/t up to a constant per row, −inf where not selectable; overwritten.
-        k: 1 … `LARGEST_K`.
-        w: (R, K, N), filled with the weights.
-        nearest: (R,) int64, top, second: (R,), sums: (R, K), exact: (R,) bool; filled as in
-            `ops.tiled._Saved`: rows flagged `exact` must be worked out by the reference formula.
+        m: (R, K, N), m[:, 0] the logits −d/t up to a constant per row, −inf where not selectable;
+            filled with masses, which are 0 for the nearest in m[:, 0].
+        nearest: (R,) int64, top, second: (R,), sums: (R, K), exact: (R,) bool: filled as in
+            `ops.tiled.Saved`. Rows flagged `exact` must be worked out by the reference formula.
         own: column that row 0 may not select, row r not column own + r; −1: none.
+        normal: whether to fill m with the weights themselves (every sum 1).
     """
-    rows, n = logits.shape
-    _function("n3_weights", logits)(
-        _pointer(logits), ctypes.c_long(rows), ctypes.c_long(n), ctypes.c_int(k),
-        ctypes.c_long(own), *(_pointer(t) for t in (w, nearest, top, second, sums, exact)),
+    r, k, n = m.shape
+    _call("masses", m.dtype, m, r, n, k, own, normal, nearest, top, second, sums, exact)
+
+
+def masses_backward(
+    m: Tensor,
+    u: Tensor,
+    skip: Tensor,
+    dots: Tensor | None,
+    u_nearest: Tensor | None,
+    d_log_t: Tensor | None,
+    *,
+    own: int = -1,
+    normal: bool = False,
+) -> None:
+    """Gradients of the logits, into u[:, -1].
+
+    Args:
+        m, own, normal: as in `masses`, logits in m[:, 0]; filled anew.
+        u: (R, K, N) gradients of the weights; of the masses unless `normal`, from the scaled
+            gradients of `prepare`. Overwritten.
+        skip: (R,) bool, rows whose masses and gradients shall be 0.
+        dots, u_nearest: from `prepare`; None if `normal`.
+        d_log_t: (R,), filled with the gradient of the log temperature; or None.
+    """
+    r, k, n = m.shape
+    shifted = None if d_log_t is None else m.new_empty(n)
+    _call(
+        "masses_backward", m.dtype, m, u, r, n, k, own, normal, skip, dots, u_nearest, shifted,
+        d_log_t,
     )
 
 
-def weights_backward(
-    logits: Tensor,
-    k: int,
-    dots: Tensor,
-    skip: Tensor,
-    u: Tensor,
-    w: Tensor,
-    d_log_t: Tensor,
-    own: int = -1,
+def finish(
+    z: Tensor, value: Tensor, nearest: Tensor, top: Tensor, second: Tensor, sums: Tensor
 ) -> None:
-    """Gradients of `weights` with respect to the logits, which they replace.
+    """Products of masses and value (N, F), z (R, K, F), become the weighted means."""
+    _call("finish", z.dtype, z, value, *z.shape, nearest, top, second, sums)
+
+
+def prepare(
+    grad: Tensor,
+    z: Tensor,
+    value: Tensor,
+    nearest: Tensor,
+    top: Tensor,
+    second: Tensor,
+    sums: Tensor,
+    skip: Tensor,
+    scaled: Tensor,
+    dots: Tensor,
+    u_nearest: Tensor,
+    d_value: Tensor,
+) -> None:
+    """The way back through `finish`.
 
     Args:
-        logits, k, own: as there; logits receive ∂L/∂a.
-        dots: (R, K) Σ_i w u of each step.
-        skip: (R,) bool, rows that get zero gradients (and weights).
-        u: (R, K, N) gradients of the weights; overwritten.
-        w: (R, K, N), filled with the weights.
-        d_log_t: (R,), filled with the gradient of the log temperature.
+        grad, z: (R, K, F) gradients of the means, and the means.
+        skip: (R,) bool, rows that contribute nothing.
+        scaled: (R, K, F), filled: times valueᵀ they are the gradients of the masses, and massesᵀ
+            times them is the gradient of value, but for the first weight of the nearest.
+        dots: (R, K), u_nearest: (R,): filled, for `masses_backward`.
+        d_value: (N, F): the part of the nearest is added.
     """
-    rows, n = logits.shape
-    scratch = logits.new_empty(2 * n)
-    _function("n3_weights_backward", logits)(
-        _pointer(logits), ctypes.c_long(rows), ctypes.c_long(n), ctypes.c_int(k),
-        ctypes.c_long(own), *(_pointer(t) for t in (dots, skip, u, w, scratch, d_log_t)),
+    _call(
+        "prepare", z.dtype, grad, z, value, *z.shape, nearest, top, second, sums, skip, scaled,
+        dots, u_nearest, d_value,
     )

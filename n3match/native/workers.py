@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import torch
 
@@ -47,26 +46,45 @@ def _workers(count: int) -> ThreadPoolExecutor:
         return _pool
 
 
-def run_tasks(work: Callable[[int, Sequence], Any], tasks: Sequence) -> list:
-    """`work(worker, its tasks)` in as many threads as torch uses, with a fixed distribution.
+class _Shared:
+    """An iterator over tasks that several threads empty together."""
+
+    def __init__(self, tasks: Iterable):
+        self._tasks = iter(tasks)
+        self._lock = threading.Lock()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        with self._lock:
+            return next(self._tasks)
+
+
+def run_tasks(work: Callable[[Iterator], None], tasks: Sequence) -> None:
+    """`work(tasks)` in as many threads as torch uses, each taking the next task when it is free.
+
+    Which thread does which task is up to chance: where results must be the same bits each time, a
+    task writes to a place of its own.
 
     Args:
-        work: called once a worker, without gradient recording.
-        tasks: worker i of n gets the i-th of n runs of consecutive tasks.
+        work: called once a thread, without gradient recording, with an iterator.
 
-    Returns:
-        What each worker answered, in order. The first exception of a worker is raised.
+    Raises:
+        The first exception of a thread.
     """
-    count = min(torch.get_num_threads(), max(1, len(tasks)))
-    if count == 1:
+    count = min(torch.get_num_threads(), len(tasks))
+    if count <= 1:
         with torch.no_grad():
-            return [work(0, tasks)]
+            work(iter(tasks))
+        return
     inference = torch.is_inference_mode_enabled()
+    shared = _Shared(tasks)
 
-    def run(worker: int):
-        start, stop = (len(tasks) * (worker + i) // count for i in (0, 1))
+    def run():
         with torch.inference_mode() if inference else torch.no_grad():
-            return work(worker, tasks[start:stop])
+            work(shared)
 
     pool = _workers(torch.get_num_threads())
-    return [future.result() for future in [pool.submit(run, i) for i in range(count)]]
+    for future in [pool.submit(run) for _ in range(count)]:
+        future.result()

@@ -32,6 +32,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from n3match import native
 from n3match.ops import checks, reference, tiled_native
 
 # Elements of one row tile: large enough to hide the cost of a call, small enough for the caches.
@@ -46,7 +47,8 @@ _RESCALE_EVERY = 64  # masses halve at most: rescaling this often keeps them in 
 class Problem:
     """One batch element, shifted and laid out for the tile products.
 
-    N is padded to a multiple of `_BLOCK` by items that can't be selected.
+    N is padded by items that can't be selected, to a multiple of `_BLOCK`, or of what the compiled
+    loops want.
     """
 
     query: Tensor  # (M, E)
@@ -92,8 +94,8 @@ class Problem:
         return torch.einsum("rok,of->rkf", w, value.double()).to(value.dtype)
 
 
-def _problem(query, key, value, log_t, mask, exclude_self, reading) -> Problem:
-    padding = -len(key) % _BLOCK
+def _problem(query, key, value, log_t, mask, exclude_self, reading, multiple) -> Problem:
+    padding = -len(key) % multiple
     if padding:
         if mask is None:
             mask = torch.ones(len(key), dtype=torch.bool, device=key.device)
@@ -281,11 +283,14 @@ def _chunks(flags: Tensor, size: int):
     return rows.split(size) if len(rows) else ()
 
 
-def _prepare(query, key, value, log_t, mask, exclude_self, reading) -> list[Problem]:
+def _prepare(
+    query, key, value, log_t, mask, exclude_self, reading, compiled: bool
+) -> list[Problem]:
     return [
         _problem(
             query[i], key[i], value[i], log_t[i],
             None if mask is None else mask[i], exclude_self, reading,
+            native.LANES if compiled else _BLOCK,
         )
         for i in range(len(query))
     ]
@@ -311,8 +316,9 @@ def dense_forward(
     out = value.new_empty(b, m, k, value.shape[2])
     batch = Saved.empty(b, m, k, query)
     saved = [batch.element(i) for i in range(b)]
-    problems = _prepare(query, key, value, log_t, mask, exclude_self, reading)
-    if tiled_native.usable(problems[0], k):
+    compiled = tiled_native.usable(query, k, reading)
+    problems = _prepare(query, key, value, log_t, mask, exclude_self, reading, compiled)
+    if compiled:
         tiled_native.forward(problems, k, out, saved)
     elif reading == "released":
         buffers = query.new_empty(2, problems[0].tile_rows(), len(problems[0].key))
@@ -340,9 +346,10 @@ def dense_backward(
     needs_log_t: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of query, key, value and (where needed) log temperature."""
-    problems = _prepare(query, key, value, log_t, mask, exclude_self, reading)
+    compiled = tiled_native.usable(query, k, reading)
+    problems = _prepare(query, key, value, log_t, mask, exclude_self, reading, compiled)
     batch = [Saved(*saved).element(i) for i in range(len(query))]
-    if tiled_native.usable(problems[0], k):
+    if compiled:
         easy = tiled_native.backward(problems, k, out, grad_out.contiguous(), batch, needs_log_t)
     else:
         easy = [

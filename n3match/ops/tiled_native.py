@@ -1,74 +1,105 @@
 """The tiles of tiled.py by the compiled row loops (n3match.native): CPU, "released" reading.
 
 The same formulas and the same saved numbers. What differs is the order of work: a tile has few
-enough rows to stay in one core's cache, all K weight matrices of it stand one below the other so
-that one product makes all K neighbours, and whole tiles are handed to threads.
+enough rows to stay in one core's cache, the K mass rows of a query stand one below the other so
+that one product makes all its K neighbours, and whole tiles are handed to threads.
+
+Shapes: R rows of a tile, N items, K neighbours, E embedding and F feature channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from n3match import native
-from n3match.native.library import LARGEST_K
 
 if TYPE_CHECKING:
     from n3match.ops.tiled import Problem, Saved
 
-# Numbers of one tile, all its buffers together; found by trying on a few machines.
-_TILE_ELEMENTS = {"forward": 1 << 19, "backward": 1 << 19}
+# Numbers in all the (R, K, N) buffers of one tile: 3 MiB of float32, which stay in the caches of
+# one core; much smaller ones make the products slow. Found by trying.
+_TILE_ELEMENTS = 3 << 18
+_LEAST_ROWS = 8
+_GROUPS_PER_THREAD = 4
 
 
-def usable(problem: Problem, k: int) -> bool:
+def usable(like: Tensor, k: int, reading: str) -> bool:
     return (
-        native.available()
-        and problem.reading == "released"
-        and problem.query.device.type == "cpu"
-        and k <= LARGEST_K
+        like.device.type == "cpu"
+        and reading == "released"
+        and k <= native.LARGEST_K
+        and native.available()
     )
 
 
-def _tiles(problems: Sequence[Problem], rows: int) -> list[tuple[int, slice]]:
+def tile_rows(queries: int, numbers: int) -> int:
+    """Rows of a tile; numbers: of one row, in all buffers."""
+    return min(queries, max(_LEAST_ROWS, _TILE_ELEMENTS // numbers))
+
+
+@dataclass
+class _Tile:
+    problem: Problem
+    own: int  # column that its first row may not select, or −1
+    query_rows: Tensor  # (R, E + 1)
+    saved: tuple[Tensor, ...]
+    more: tuple[Tensor, ...]
+
+
+def _tiles(p: Problem, saved: Saved, step: int, *more: Tensor) -> list[_Tile]:
+    """The rows of one problem, and whatever goes with them, cut every `step`."""
+    pieces = zip(
+        p.query_rows.split(step),
+        zip(*(t.split(step) for t in saved.tensors())),
+        zip(*(t.split(step) for t in more)),
+    )
     return [
-        (index, slice(start, min(start + rows, len(p.query))))
-        for index, p in enumerate(problems)
-        for start in range(0, len(p.query), rows)
+        _Tile(p, number * step if p.exclude_self else -1, *piece)
+        for number, piece in enumerate(pieces)
     ]
-
-
-def _rows(problem: Problem, k: int, direction: str) -> int:
-    buffers = {"forward": k + 1, "backward": 2 * k + 1}[direction]
-    wanted = _TILE_ELEMENTS[direction] // (buffers * len(problem.key))
-    return max(1, min(len(problem.query), max(wanted, 8)))
-
-
-def _own(problem: Problem, rows: slice) -> int:
-    return rows.start if problem.exclude_self else -1
 
 
 def forward(problems: Sequence[Problem], k: int, out: Tensor, saved: Sequence[Saved]) -> None:
     """Fills out (B, M, K, F) and `saved`, but for the rows that this marks `exact`."""
-    first = problems[0]
-    step, n = _rows(first, k, "forward"), len(first.key)
+    n = len(problems[0].key)
+    step = tile_rows(out.shape[1], k * n)
 
-    def work(_: int, tiles: Sequence[tuple[int, slice]]) -> None:
-        logits, weights = first.query.new_empty(step, n), first.query.new_empty(step * k, n)
-        for index, rows in tiles:
-            p, s = problems[index], saved[index]
-            count = rows.stop - rows.start
-            x, w = logits[:count], weights[: count * k]
-            torch.mm(p.query_rows[rows], p.key_columns, out=x)
-            native.weights(
-                x, k, w, s.nearest[rows], s.top[rows], s.second[rows], s.sums[rows],
-                s.exact[rows], own=_own(p, rows),
-            )
-            torch.mm(w, p.value, out=out[index, rows].view(count * k, -1))
+    def work(tiles: Iterator[_Tile]) -> None:
+        buffer = out.new_empty(step, k, n)
+        for tile in tiles:
+            (z,), value = tile.more, tile.problem.value
+            m = buffer[: len(z)]
+            torch.mm(tile.query_rows, tile.problem.key_columns, out=m[:, 0])
+            native.masses(m, *tile.saved, own=tile.own)
+            torch.mm(m.view(-1, n), value, out=z.view(len(z) * k, -1))
+            native.finish(z, value, *tile.saved[:4])
 
-    native.run_tasks(work, _tiles(problems, step))
+    native.run_tasks(
+        work, [tile for p, s, z in zip(problems, saved, out) for tile in _tiles(p, s, step, z)]
+    )
+
+
+class _Group:
+    """Consecutive tiles of one problem that one thread does in order, with sums of their own.
+
+    The groups' sums are added in order, so that it doesn't matter which thread was faster.
+    """
+
+    def __init__(self, tiles: Sequence[_Tile]):
+        self.tiles = tiles
+        p = tiles[0].problem
+        self.d_key = torch.zeros_like(p.key_columns.T, memory_format=torch.contiguous_format)
+        self.d_value = torch.zeros_like(p.value)
+
+
+def _groups(tiles: Sequence[_Tile], wanted: int) -> list[_Group]:
+    size = -(-len(tiles) // wanted)
+    return [_Group(tiles[start : start + size]) for start in range(0, len(tiles), size)]
 
 
 def backward(
@@ -82,38 +113,45 @@ def backward(
     """For each problem gradients of query, key, value and log temperature; that of the key is
     (N, E + 1) sums over tiles, as in `tiled._tensor_backward`. Rows marked `exact` contribute
     nothing."""
-    first = problems[0]
-    step, n = _rows(first, k, "backward"), len(first.key)
-    d_query = [torch.zeros_like(p.query) for p in problems]
-    d_log_t = [torch.zeros_like(p.inverse_t) for p in problems]
+    n, f = problems[0].value.shape
+    step = tile_rows(out.shape[1], 2 * k * n)
+    d_query = [torch.empty_like(p.query) for p in problems]
+    d_log_t = [torch.empty_like(p.inverse_t) for p in problems]
+    # A few groups a thread, so that none waits long for the last.
+    wanted = -(-_GROUPS_PER_THREAD * torch.get_num_threads() // len(problems))
+    groups = [
+        _groups(_tiles(p, s, step, *more), wanted)
+        for p, s, *more in zip(problems, saved, out, grad_out, d_query, d_log_t)
+    ]
 
-    def work(_: int, tiles: Sequence[tuple[int, slice]]) -> dict[int, tuple[Tensor, Tensor]]:
-        logits, new = first.query.new_empty(step, n), first.query.new_empty
-        u, weights, change = new(step * k, n), new(step * k, n), new(step)
-        sums: dict[int, tuple[Tensor, Tensor]] = {}
-        for index, rows in tiles:
-            p, s = problems[index], saved[index]
-            if index not in sums:
-                sums[index] = (new(n, p.key.shape[1] + 1).zero_(), torch.zeros_like(p.value))
-            d_key, d_value = sums[index]
-            count = rows.stop - rows.start
-            x, w, g = logits[:count], weights[: count * k], grad_out[index, rows].flatten(0, 1)
-            torch.mm(p.query_rows[rows], p.key_columns, out=x)
-            torch.mm(g, p.value.T, out=u[: count * k])
-            dots = (grad_out[index, rows] * out[index, rows]).sum(-1)
-            native.weights_backward(
-                x, k, dots, s.exact[rows], u[: count * k], w, change[:count], own=_own(p, rows)
-            )
-            d_value.addmm_(w.T, g)
-            torch.mm(x, p.key, out=d_query[index][rows]).mul_(2 * p.inverse_t[rows])
-            d_key.addmm_(x.T, p.query_rows[rows])
-            d_log_t[index][rows, 0] = change[:count]
-        return sums
+    def backward_tile(tile: _Tile, group: _Group, buffers: Sequence[Tensor]) -> None:
+        p, (z, g, dq, dt), skip = tile.problem, tile.more, tile.saved[-1]
+        m, u, scaled, dots, u_nearest = buffers
+        flat = scaled.view(-1, f)
+        native.prepare(g, z, p.value, *tile.saved, scaled, dots, u_nearest, group.d_value)
+        torch.mm(tile.query_rows, p.key_columns, out=m[:, 0])
+        torch.mm(flat, p.value.T, out=u.view(-1, n))
+        native.masses_backward(
+            m, u, skip, dots, u_nearest, dt if needs_log_t else None, own=tile.own
+        )
+        group.d_value.addmm_(m.view(-1, n).T, flat)
+        d_logits = u[:, -1]
+        torch.mm(d_logits, p.key, out=dq)
+        group.d_key.addmm_(d_logits.T, tile.query_rows)
 
-    parts = native.run_tasks(work, _tiles(problems, step))
+    def work(share: Iterator[_Group]) -> None:
+        new = out.new_empty
+        buffers = new(step, k, n), new(step, k, n), new(step, k, f), new(step, k), new(step)
+        for group in share:
+            for tile in group.tiles:
+                backward_tile(tile, group, [b[: len(tile.query_rows)] for b in buffers])
+
+    native.run_tasks(work, [group for of_problem in groups for group in of_problem])
     found = []
-    for index in range(len(problems)):
-        mine = [part[index] for part in parts if index in part]
-        d_key, d_value = (sum(pair[1:], start=pair[0]) for pair in zip(*mine))
-        found.append((d_query[index], d_key, d_value, d_log_t[index] if needs_log_t else None))
+    for p, dq, dt, first in zip(problems, d_query, d_log_t, groups):
+        for group in first[1:]:
+            first[0].d_key += group.d_key
+            first[0].d_value += group.d_value
+        dq *= 2 * p.inverse_t
+        found.append((dq, first[0].d_key, first[0].d_value, dt if needs_log_t else None))
     return found
