@@ -20,14 +20,14 @@ from torch import Tensor
 
 LANES = 16  # a row's length is a multiple of it
 LARGEST_K = 64
-_INTERFACE = 2  # what kernels.c must answer: another number is a library from another version
+_INTERFACE = 3  # what kernels.c must answer: another number is a library from another version
 _NUMBER_TYPES = {torch.float32: "f32", torch.float64: "f64"}
 # Of each function: P a pointer, I an integer.
 _SIGNATURES = {
     "masses": "PIIIIIPPPPP",
-    "masses_backward": "PPIIIIIPPPPP",
-    "finish": "PPIIIPPPP",
-    "prepare": "PPPIIIPPPPPPPPP",
+    "masses_backward": "PPIIIIIPPPP",
+    "finish": "PIIIPPP",
+    "prepare": "PPIIIPPPPPP",
 }
 
 
@@ -85,7 +85,7 @@ def masses(
 
     Args:
         m: (R, K, N), m[:, 0] the logits −d/t up to a constant per row, −inf where not selectable;
-            filled with masses, which are 0 for the nearest in m[:, 0].
+            filled with masses.
         nearest: (R,) int64, top, second: (R,), sums: (R, K), exact: (R,) bool: filled as in
             `ops.tiled.Saved`. Rows flagged `exact` must be worked out by the reference formula.
         own: column that row 0 may not select, row r not column own + r; −1: none.
@@ -100,7 +100,6 @@ def masses_backward(
     u: Tensor,
     skip: Tensor,
     dots: Tensor | None,
-    u_nearest: Tensor | None,
     d_log_t: Tensor | None,
     *,
     own: int = -1,
@@ -113,49 +112,39 @@ def masses_backward(
         u: (R, K, N) gradients of the weights; of the masses unless `normal`, from the scaled
             gradients of `prepare`. Overwritten.
         skip: (R,) bool, rows whose masses and gradients shall be 0.
-        dots, u_nearest: from `prepare`; None if `normal`.
+        dots: from `prepare`; None if `normal`.
         d_log_t: (R,), filled with the gradient of the log temperature; or None.
     """
     r, k, n = m.shape
     shifted = None if d_log_t is None else m.new_empty(n)
     _call(
-        "masses_backward", m.dtype, m, u, r, n, k, own, normal, skip, dots, u_nearest, shifted,
-        d_log_t,
+        "masses_backward", m.dtype, m, u, r, n, k, own, normal, skip, dots, shifted, d_log_t
     )
 
 
-def finish(
-    z: Tensor, value: Tensor, nearest: Tensor, top: Tensor, second: Tensor, sums: Tensor
-) -> None:
-    """Products of masses and value (N, F), z (R, K, F), become the weighted means."""
-    _call("finish", z.dtype, z, value, *z.shape, nearest, top, second, sums)
+def finish(z: Tensor, top: Tensor, second: Tensor, sums: Tensor) -> None:
+    """Products of masses and values, z (R, K, F), become the weighted means."""
+    _call("finish", z.dtype, z, *z.shape, top, second, sums)
 
 
 def prepare(
     grad: Tensor,
     z: Tensor,
-    value: Tensor,
-    nearest: Tensor,
     top: Tensor,
     second: Tensor,
     sums: Tensor,
     skip: Tensor,
     scaled: Tensor,
     dots: Tensor,
-    u_nearest: Tensor,
-    d_value: Tensor,
 ) -> None:
     """The way back through `finish`.
 
     Args:
         grad, z: (R, K, F) gradients of the means, and the means.
+        top, second, sums: as `masses` filled them.
         skip: (R,) bool, rows that contribute nothing.
         scaled: (R, K, F), filled: times valueᵀ they are the gradients of the masses, and massesᵀ
-            times them is the gradient of value, but for the first weight of the nearest.
-        dots: (R, K), u_nearest: (R,): filled, for `masses_backward`.
-        d_value: (N, F): the part of the nearest is added.
+            times them is the gradient of value.
+        dots: (R, K): filled, for `masses_backward`.
     """
-    _call(
-        "prepare", z.dtype, grad, z, value, *z.shape, nearest, top, second, sums, skip, scaled,
-        dots, u_nearest, d_value,
-    )
+    _call("prepare", z.dtype, grad, z, *z.shape, top, second, sums, skip, scaled, dots)

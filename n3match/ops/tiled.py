@@ -94,37 +94,39 @@ class Problem:
         return torch.einsum("rok,of->rkf", w, value.double()).to(value.dtype)
 
 
-def _problem(query, key, value, log_t, mask, exclude_self, reading, multiple) -> Problem:
-    padding = -len(key) % multiple
+def _prepare(
+    query, key, value, log_t, mask, exclude_self, reading, multiple: int
+) -> list[Problem]:
+    """The batch, one problem for each element; N is padded to a multiple."""
+    n = key.shape[1]
+    padding = -n % multiple
     if padding:
         if mask is None:
-            mask = torch.ones(len(key), dtype=torch.bool, device=key.device)
+            mask = torch.ones(key.shape[:2], dtype=torch.bool, device=key.device)
         mask = torch.nn.functional.pad(mask, (0, padding))
         key, value = (torch.nn.functional.pad(x, (0, 0, 0, padding)) for x in (key, value))
     if mask is not None:
-        hidden = ~mask[:, None]
+        hidden = ~mask[..., None]
         key = key.masked_fill(hidden, 0.0)
         value = value.masked_fill(hidden, 0.0)
-    selectable = len(key) if mask is None else mask.sum().clamp(min=1)
-    centre = key.sum(0, keepdim=True) / selectable
+    selectable = n if mask is None else mask.sum(1).clamp(min=1)[:, None, None]
+    centre = key.sum(1, keepdim=True) / selectable
     query, key = query - centre, key - centre
-    norm = key.square().sum(1, keepdim=True)
+    norm = key.square().sum(2, keepdim=True)
     if mask is not None:
         key = key.masked_fill(hidden, 0.0)
         norm = norm.masked_fill(hidden, float("inf"))
     inverse_t = torch.exp(-log_t).clamp(max=_MAX_INVERSE_T)
-    return Problem(
-        query=query.contiguous(),
-        key=key.contiguous(),
-        query_rows=torch.cat([query * (2 * inverse_t), -inverse_t], 1),
-        key_columns=torch.cat([key, norm], 1).T.contiguous(),
-        value=value.contiguous(),
-        inverse_t=inverse_t,
-        log_t=log_t,
-        mask=mask,
-        exclude_self=exclude_self,
-        reading=reading,
-    )
+    query_rows = torch.cat([query * (2 * inverse_t), -inverse_t], 2)
+    key_columns = torch.cat([key, norm], 2).transpose(1, 2).contiguous()
+    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+    return [
+        Problem(
+            query[i], key[i], query_rows[i], key_columns[i], value[i], inverse_t[i], log_t[i],
+            None if mask is None else mask[i], exclude_self, reading,
+        )
+        for i in range(len(query))
+    ]
 
 
 @dataclass
@@ -283,19 +285,6 @@ def _chunks(flags: Tensor, size: int):
     return rows.split(size) if len(rows) else ()
 
 
-def _prepare(
-    query, key, value, log_t, mask, exclude_self, reading, compiled: bool
-) -> list[Problem]:
-    return [
-        _problem(
-            query[i], key[i], value[i], log_t[i],
-            None if mask is None else mask[i], exclude_self, reading,
-            native.LANES if compiled else _BLOCK,
-        )
-        for i in range(len(query))
-    ]
-
-
 def dense_forward(
     query: Tensor,
     key: Tensor,
@@ -317,7 +306,8 @@ def dense_forward(
     batch = Saved.empty(b, m, k, query)
     saved = [batch.element(i) for i in range(b)]
     compiled = tiled_native.usable(query, k, reading)
-    problems = _prepare(query, key, value, log_t, mask, exclude_self, reading, compiled)
+    multiple = native.LANES if compiled else _BLOCK
+    problems = _prepare(query, key, value, log_t, mask, exclude_self, reading, multiple)
     if compiled:
         tiled_native.forward(problems, k, out, saved)
     elif reading == "released":
@@ -347,7 +337,8 @@ def dense_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of query, key, value and (where needed) log temperature."""
     compiled = tiled_native.usable(query, k, reading)
-    problems = _prepare(query, key, value, log_t, mask, exclude_self, reading, compiled)
+    multiple = native.LANES if compiled else _BLOCK
+    problems = _prepare(query, key, value, log_t, mask, exclude_self, reading, multiple)
     batch = [Saved(*saved).element(i) for i in range(len(query))]
     if compiled:
         easy = tiled_native.backward(problems, k, out, grad_out.contiguous(), batch, needs_log_t)

@@ -72,12 +72,12 @@ def forward(problems: Sequence[Problem], k: int, out: Tensor, saved: Sequence[Sa
     def work(tiles: Iterator[_Tile]) -> None:
         buffer = out.new_empty(step, k, n)
         for tile in tiles:
-            (z,), value = tile.more, tile.problem.value
+            (z,) = tile.more
             m = buffer[: len(z)]
             torch.mm(tile.query_rows, tile.problem.key_columns, out=m[:, 0])
             native.masses(m, *tile.saved, own=tile.own)
-            torch.mm(m.view(-1, n), value, out=z.view(len(z) * k, -1))
-            native.finish(z, value, *tile.saved[:4])
+            torch.mm(m.view(-1, n), tile.problem.value, out=z.view(len(z) * k, -1))
+            native.finish(z, *tile.saved[1:4])
 
     native.run_tasks(
         work, [tile for p, s, z in zip(problems, saved, out) for tile in _tiles(p, s, step, z)]
@@ -126,14 +126,12 @@ def backward(
 
     def backward_tile(tile: _Tile, group: _Group, buffers: Sequence[Tensor]) -> None:
         p, (z, g, dq, dt), skip = tile.problem, tile.more, tile.saved[-1]
-        m, u, scaled, dots, u_nearest = buffers
+        m, u, scaled, dots = buffers
         flat = scaled.view(-1, f)
-        native.prepare(g, z, p.value, *tile.saved, scaled, dots, u_nearest, group.d_value)
+        native.prepare(g, z, *tile.saved[1:], scaled, dots)
         torch.mm(tile.query_rows, p.key_columns, out=m[:, 0])
         torch.mm(flat, p.value.T, out=u.view(-1, n))
-        native.masses_backward(
-            m, u, skip, dots, u_nearest, dt if needs_log_t else None, own=tile.own
-        )
+        native.masses_backward(m, u, skip, dots, dt if needs_log_t else None, own=tile.own)
         group.d_value.addmm_(m.view(-1, n).T, flat)
         d_logits = u[:, -1]
         torch.mm(d_logits, p.key, out=dq)
@@ -141,7 +139,7 @@ def backward(
 
     def work(share: Iterator[_Group]) -> None:
         new = out.new_empty
-        buffers = new(step, k, n), new(step, k, n), new(step, k, f), new(step, k), new(step)
+        buffers = new(step, k, n), new(step, k, n), new(step, k, f), new(step, k)
         for group in share:
             for tile in group.tiles:
                 backward_tile(tile, group, [b[: len(tile.query_rows)] for b in buffers])
