@@ -117,8 +117,13 @@ def _prepare(
         key = key.masked_fill(hidden, 0.0)
         norm = norm.masked_fill(hidden, float("inf"))
     inverse_t = torch.exp(-log_t).clamp(max=_MAX_INVERSE_T)
-    query_rows = torch.cat([query * (2 * inverse_t), -inverse_t], 2)
-    key_columns = torch.cat([key, norm], 2).transpose(1, 2).contiguous()
+    b, n, e = key.shape
+    query_rows = query.new_empty(b, query.shape[1], e + 1)
+    torch.mul(query, 2 * inverse_t, out=query_rows[..., :e])
+    torch.neg(inverse_t, out=query_rows[..., e:])
+    key_columns = key.new_empty(b, e + 1, n)
+    key_columns[:, :e] = key.transpose(1, 2)
+    key_columns[:, e] = norm[..., 0]
     query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     return [
         Problem(
