@@ -27,21 +27,25 @@ if hasattr(os, "register_at_fork"):  # threads don't live on in a forked process
     os.register_at_fork(after_in_child=_forget_pool)
 
 
+def _one_thread() -> None:
+    """Let torch use one thread in this one. Its setting is one of each thread, but the last one
+    made is the default that a thread takes up when it first asks: so ask first."""
+    torch.get_num_threads()
+    torch.set_num_threads(1)
+
+
 def _workers(count: int) -> ThreadPoolExecutor:
     global _pool, _size
     with _lock:
         if _pool is None or _size != count:
             if _pool is not None:
                 _pool.shutdown(wait=False)
-            # The number of threads is a setting of each thread, and the default of later ones.
-            _pool = ThreadPoolExecutor(
-                count, "n3match", initializer=torch.set_num_threads, initargs=(1,)
-            )
+            _pool = ThreadPoolExecutor(count, "n3match", initializer=_one_thread)
             barrier = threading.Barrier(count + 1)
             for _ in range(count):
                 _pool.submit(barrier.wait)
             barrier.wait()
-            torch.set_num_threads(count)
+            torch.set_num_threads(count)  # for later threads, and this one
             _size = count
         return _pool
 
