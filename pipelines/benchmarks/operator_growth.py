@@ -43,7 +43,7 @@ def plot_growth(path: str | os.PathLike, rows: Sequence[Measurement]) -> None:
     forms = [form for form in _UNITS if any(row.form == form for row in rows)]
     memory = any(row.peak_bytes is not None for row in rows)
     height = 2 if memory else 1
-    figure = Figure(figsize=(7.5 * len(forms), 5.2 * height), dpi=100, layout="constrained")
+    figure = Figure(figsize=(7.5 * len(forms), 6.0 * height), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(height, len(forms), squeeze=False)
     for column, form in enumerate(forms):
@@ -76,7 +76,7 @@ def _draw(axes: Axes, rows: Sequence[Measurement], value, name: str) -> None:
             if not points:
                 continue
             x, y = zip(*points)
-            passes = "forward and backward" if gradients else "forward"
+            passes = "with gradients" if gradients else "forward"
             growth = f"  ~ {_UNITS[form]}^{slope(x, y):.2f}" if len(points) > 1 else ""
             axes.plot(
                 x, y, marker="o", markersize=5, color=_COLOURS[implementation],
@@ -92,4 +92,7 @@ def _draw(axes: Axes, rows: Sequence[Measurement], value, name: str) -> None:
     )
     axes.set_xlabel("N queries, N items" if form == "dense" else "pixels")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=9, frameon=False)
+    axes.legend(
+        fontsize=9, frameon=False, ncols=2, handlelength=3.4, loc="upper center",
+        bbox_to_anchor=(0.5, -0.12),
+    )
