@@ -1,5 +1,7 @@
 """The optional compiled loops; everything else stands in setup.cfg."""
 
+from glob import glob
+
 from setuptools import Extension, setup
 
 FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math"]
@@ -9,7 +11,7 @@ setup(
         Extension(
             "n3match.native._kernels",
             sources=["n3match/native/kernels.c"],
-            depends=["n3match/native/rows.inc"],
+            depends=sorted(glob("n3match/native/*.inc")),
             extra_compile_args=FLAGS,
             optional=True,  # without a compiler the package works all the same
         )

@@ -3,7 +3,8 @@
 One matrix product per block of rows gives squared distances that serve both directions. In float32
 these carry a rounding error with a known bound, so each answer comes with a certificate: where the
 runner-up is further behind than the error could account for, the answer is right; the few rows
-where it is not are decided again on the differences themselves.
+where it is not are decided again on the differences themselves. Where the compiled loops are there
+(n3match.native), they search the products; tensor operations do it elsewhere.
 
 Shapes: N descriptors of image 0, M of image 1, D channels.
 """
@@ -12,6 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+
+from n3match import native
+from n3match.matching import nearest_native
 
 # Entries of one block: 16 MiB of float32 stay in the cache of a CPU; a GPU wants larger products.
 _BLOCK_ENTRIES = {"cpu": 1 << 22, "cuda": 1 << 26}
@@ -111,8 +115,11 @@ def _search(a, b, block_size: int | None):
 
     Also the bound on the error of a computed squared distance: 0 where they are exact.
     """
-    columns = _ColumnMinima(len(b), a)
-    index, second, value, error = _scan(a, b, block_size, columns)
+    if len(a) and len(b) and nearest_native.usable(a):
+        index, second, value, error, columns = _compiled_scan(a, b, block_size)
+    else:
+        columns = _ColumnMinima(len(b), a)
+        index, second, value, error = _scan(a, b, block_size, columns)
     # Whom the nearest has as its own nearest matters only where it could be oneself.
     claims = torch.nonzero(value <= columns.value[index] + 2 * error)[:, 0] if len(b) else index[:0]
     claimed = index[claims].unique()
@@ -134,7 +141,7 @@ def _scan(a, b, block_size: int | None, columns: "_ColumnMinima | None" = None):
     value = a.new_full((n,), torch.inf)
     if n == 0 or m == 0:
         return *nearest, value, 0.0
-    left, right, error = _factors(a, b)
+    left, right, error = _factors(a, b, _GROUP, _GROUP * _LANES)
     value = value.to(left.dtype)
     if block_size is None:
         block_size = _BLOCK_ENTRIES.get(a.device.type, _BLOCK_ENTRIES["cpu"]) // len(right)
@@ -158,8 +165,35 @@ def _scan(a, b, block_size: int | None, columns: "_ColumnMinima | None" = None):
     return *nearest, value, error
 
 
-def _factors(a, b):
+def _compiled_scan(a, b, block_size: int | None):
+    """As `_scan`, by the compiled loops; also the minima of the columns."""
+    left, right, error = _factors(a, b, 1, native.LANES)
+    found = nearest_native.minima_of_product(left, right, block_size)
+    nearest = found.at.T.contiguous()
+    first, second, third = found.values.T
+    # As in `_two_nearest`: entries no further apart than two errors may be in the wrong order.
+    doubtful = torch.nonzero((second - first <= 2 * error) | (third - second <= 2 * error))[:, 0]
+    if len(doubtful):
+        nearest[:, doubtful] = torch.stack(_scan(a[doubtful], b, block_size)[:2])
+    if len(b) < 2:
+        nearest[1] = -1
+    return *nearest, first, error, _CompiledColumns(found)
+
+
+class _CompiledColumns:
+    def __init__(self, minima: nearest_native.Minima):
+        self.value = minima.column_value
+        self._second, self._at = minima.column_second, minima.column_at
+
+    def resolve(self, a, b, columns: torch.Tensor, error: float):
+        """As `_ColumnMinima.resolve`."""
+        return self._at[columns], self._second[columns] - self.value[columns] > 2 * error
+
+
+def _factors(a, b, multiple_a: int, multiple_b: int):
     """Matrices whose product is the squared distances, and a bound on the error of an entry.
+
+    Their rows are padded to multiples by descriptors that are infinitely far away.
 
     |a - b|^2 = [-2a, |a|^2, 1] . [b, 1, |b|^2]
     """
@@ -171,7 +205,7 @@ def _factors(a, b):
     one_a, one_b = torch.ones_like(a[:, :1]), torch.ones_like(b[:, :1])
     left = torch.cat([-2 * a.to(dtype), norm_a[:, None].to(dtype), one_a.to(dtype)], 1)
     right = torch.cat([b.to(dtype), one_b.to(dtype), norm_b[:, None].to(dtype)], 1)
-    left, right = _padded(left, _GROUP, -2), _padded(right, _GROUP * _LANES, -1)
+    left, right = _padded(left, multiple_a, -2), _padded(right, multiple_b, -1)
     if not double and scale < 2**24 and _integers(a) and _integers(b):
         return left, right, 0.0  # every partial sum is an integer that float32 holds exactly
     # A sum of k products has a relative error of at most about k u in any order of summation, and

@@ -5,7 +5,8 @@ The environment variable N3MATCH_NATIVE=0, set before the first use, leaves the 
 
 `masses` and `masses_backward` are the recursion of K distributions in place, row by row: with
 `normal=True` logits (−d/t) become weights, and gradients of the weights gradients of the logits.
-`run_tasks` hands whole tiles to threads.
+`nearest` takes minima of rows and columns
+together. `run_tasks` hands whole tiles to threads.
 """
 
 from n3match.native.library import (
@@ -15,11 +16,12 @@ from n3match.native.library import (
     finish,
     masses,
     masses_backward,
+    nearest,
     prepare,
 )
 from n3match.native.workers import run_tasks
 
 __all__ = [
-    "LANES", "LARGEST_K", "available", "finish", "masses", "masses_backward", "prepare",
-    "run_tasks",
+    "LANES", "LARGEST_K", "available", "finish", "masses", "masses_backward", "nearest",
+    "prepare", "run_tasks",
 ]

@@ -11,7 +11,7 @@
 #error "wants the vector types of GCC and clang: the tensor operations serve instead"
 #endif
 
-#define INTERFACE 3 /* to be raised when a signature changes: see library.py */
+#define INTERFACE 4 /* to be raised when a signature changes: see library.py */
 #define INLINE static inline __attribute__((always_inline))
 #define MAX_STEPS 64
 #define CERTAIN_GAP 745.0 /* as in ops/reference.py */
@@ -77,7 +77,7 @@ static int level(void)
 #define CHOOSE(name, arguments) JOIN(name, _plain) arguments;
 #endif
 
-/* n3_NAME_f32 and n3_NAME_f64, the parameters given with REAL for the number type. */
+/* n3_NAME_f32 and n3_NAME_f64, the parameters given with REAL and INTEGER. */
 #define EXPORT(name, parameters, arguments) \
     void JOIN(JOIN(n3_, name), TYPE) parameters \
     { \
@@ -85,11 +85,14 @@ static int level(void)
     }
 
 #define REAL float
+#define INTEGER int32_t
 #define TYPE _f32
 #include "exports.inc"
 #undef REAL
+#undef INTEGER
 #undef TYPE
 #define REAL double
+#define INTEGER int64_t
 #define TYPE _f64
 #include "exports.inc"
 

@@ -4,7 +4,7 @@ Tensors are contiguous, of one type (float32 or float64) unless said otherwise, 
 hold a multiple of `LANES` numbers. Nothing of this is checked here. Calls release the interpreter's
 lock, so that several threads can work at once.
 
-R rows (queries), N candidates, K neighbours, F channels. Only the "released" reading.
+R rows (queries), N candidates, K neighbours, F channels. The operator in its "released" reading.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 LANES = 16  # a row's length is a multiple of it
 LARGEST_K = 64
-_INTERFACE = 3  # what kernels.c must answer: another number is a library from another version
+_INTERFACE = 4  # what kernels.c must answer: another number is a library from another version
 _NUMBER_TYPES = {torch.float32: "f32", torch.float64: "f64"}
 # Of each function: P a pointer, I an integer.
 _SIGNATURES = {
@@ -28,6 +28,7 @@ _SIGNATURES = {
     "masses_backward": "PPIIIIIPPPP",
     "finish": "PIIIPPP",
     "prepare": "PPIIIPPPPPP",
+    "nearest": "PIIIPPPPP",
 }
 
 
@@ -148,3 +149,25 @@ def prepare(
         dots: (R, K): filled, for `masses_backward`.
     """
     _call("prepare", z.dtype, grad, z, *z.shape, top, second, sums, skip, scaled, dots)
+
+
+def nearest(
+    block: Tensor,
+    first: int,
+    value: Tensor,
+    at: Tensor,
+    column_value: Tensor,
+    column_second: Tensor,
+    column_at: Tensor,
+) -> None:
+    """The smallest entries of the rows and columns of a matrix, by blocks of rows.
+
+    Args:
+        block: (R, N), rows `first`, `first` + 1, … of the matrix.
+        value: (R, 3), filled with the smallest entries of each row, in order.
+        at: (R, 2) int64, filled with the columns of the first two; any one of equal entries.
+        column_value, column_second: (N,) the two smallest entries of each column so far.
+        column_at: (N,) row of the first, int32 with float32 and int64 with float64.
+    """
+    _call("nearest", block.dtype, block, *block.shape, first, value, at, column_value,
+          column_second, column_at)
