@@ -11,7 +11,10 @@ import numbers
 import torch
 from torch import Tensor
 
+from n3match.ops.window_grid import WindowGrid
+
 READINGS = ("released", "poster")
+SELECTIONS = ("n3", "knn", "concrete")
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -25,6 +28,17 @@ def check_k(k: int) -> None:
 def check_reading(reading: str) -> None:
     if reading not in READINGS:
         raise ValueError(f"reading must be one of {READINGS}, got {reading!r}")
+
+
+def check_selection(selection: str, generator: torch.Generator | None) -> None:
+    if selection not in SELECTIONS:
+        raise ValueError(f"selection must be one of {SELECTIONS}, got {selection!r}")
+    if generator is None:
+        return
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
+    if selection != "concrete":
+        raise ValueError(f'a generator is for selection="concrete", not for {selection!r}')
 
 
 def check_floating(name: str, tensor: Tensor, ndim: int, wanted: str) -> None:
@@ -69,12 +83,7 @@ def as_log_temperature(value: float | Tensor, batch: int, queries: int, like: Te
         if math.isnan(value):
             raise ValueError("log_temperature is NaN")
         value = torch.tensor(float(value), dtype=like.dtype, device=like.device)
-    if not value.dtype.is_floating_point:
-        raise TypeError(f"log_temperature must be floating point, got {value.dtype}")
-    if value.device != like.device and value.ndim > 0:
-        raise ValueError(
-            f"log_temperature is on {value.device}, the other tensors on {like.device}"
-        )
+    _check_temperature_tensor(value, like)
     if value.numel() == 1:
         value = value.reshape(1, 1, 1).expand(batch, queries, 1)
     if tuple(value.shape) != (batch, queries, 1):
@@ -85,6 +94,95 @@ def as_log_temperature(value: float | Tensor, batch: int, queries: int, like: Te
     return value.to(like)
 
 
+def _check_temperature_tensor(value: Tensor, like: Tensor) -> None:
+    if not value.dtype.is_floating_point:
+        raise TypeError(f"log_temperature must be floating point, got {value.dtype}")
+    if value.device != like.device and value.ndim > 0:
+        raise ValueError(
+            f"log_temperature is on {value.device}, the other tensors on {like.device}"
+        )
+    # Elsewhere a look at the values would wait for the device: there NaN gives NaN for its query.
+    if value.device.type == "cpu" and not torch.compiler.is_compiling() and value.isnan().any():
+        raise ValueError("log_temperature holds NaN")
+
+
+def as_window_log_temperature(value: float | Tensor, batch: int, grid: WindowGrid, like: Tensor):
+    """As `as_log_temperature`, from a number or (B, 1, n₁, n₂): (B, n₁·n₂, 1)."""
+    n1, n2 = grid.shape
+    if isinstance(value, Tensor) and value.numel() != 1:
+        if tuple(value.shape) != (batch, 1, n1, n2):
+            raise ValueError(
+                "log_temperature must be a number or have shape (B, 1, n1, n2) = "
+                f"{(batch, 1, n1, n2)}, one for each query patch, got {tuple(value.shape)}"
+            )
+        value = value.reshape(batch, n1 * n2, 1)
+    return as_log_temperature(value, batch, n1 * n2, like)
+
+
+def check_candidates(candidates: Tensor, batch: int, queries: int, items: int, device) -> None:
+    if not isinstance(candidates, Tensor) or candidates.dtype != torch.int64:
+        found = candidates.dtype if isinstance(candidates, Tensor) else type(candidates).__name__
+        raise TypeError(f"candidates must be an int64 tensor, got {found}")
+    if candidates.ndim != 3 or tuple(candidates.shape[:2]) != (batch, queries):
+        raise ValueError(
+            f"candidates must have shape (B={batch}, M={queries}, O), "
+            f"got {tuple(candidates.shape)}"
+        )
+    if candidates.device != device:
+        raise ValueError(f"candidates is on {candidates.device}, the other tensors on {device}")
+    if candidates.numel() and not torch.compiler.is_compiling():
+        low, high = (int(x) for x in candidates.aminmax())
+        if low < 0 or high >= items:
+            raise ValueError(
+                f"candidates must be numbers of items, 0 to N - 1 = {items - 1}, "
+                f"got {low} to {high}"
+            )
+
+
+def _check_positive(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def window_grid(image: Tensor, patch_size: int, stride: int, window: int) -> WindowGrid:
+    """The grid of patches of (B, C, H, W) images, after checks of its numbers."""
+    for name, number in (("patch_size", patch_size), ("stride", stride), ("window", window)):
+        _check_positive(name, number)
+    if stride > patch_size:
+        raise ValueError(
+            f"stride must be at most patch_size={patch_size}, got {stride}: pixels between the "
+            "patches would have no value"
+        )
+    height, width = image.shape[-2:]
+    if min(height, width) < patch_size:
+        raise ValueError(
+            f"images must be at least as large as a patch, {patch_size}×{patch_size} pixels, "
+            f"got {height}×{width}"
+        )
+    return WindowGrid(height, width, patch_size, stride, window)
+
+
+def check_window_images(query: Tensor, key: Tensor, value: Tensor | None = None) -> None:
+    check_floating("query", query, 4, "(B, E, H, W)")
+    check_floating("key", key, 4, "(B, E, H, W)")
+    check_same("key", key, "query", query)
+    if key.shape != query.shape:
+        raise ValueError(
+            f"key must have the shape of query, {tuple(query.shape)}, got {tuple(key.shape)}"
+        )
+    if value is None:
+        return
+    check_floating("value", value, 4, "(B, C, H, W)")
+    check_same("value", value, "query", query)
+    b, _, h, w = query.shape
+    if value.shape[0] != b or tuple(value.shape[2:]) != (h, w):
+        raise ValueError(
+            f"value must have shape (B={b}, C, H={h}, W={w}), got {tuple(value.shape)}"
+        )
+
+
 def check_aggregate(
     query: Tensor,
     key: Tensor,
@@ -93,6 +191,7 @@ def check_aggregate(
     mask: Tensor | None,
     exclude_self: bool,
     reading: str,
+    candidates: Tensor | None = None,
 ) -> None:
     """Checks of `n3_aggregate` that all its backends share."""
     check_k(k)
@@ -115,3 +214,5 @@ def check_aggregate(
             f"exclude_self needs as many queries as database items, got M={m} and N={n}"
         )
     check_mask(mask, (b, n), "(B, N)", query.device)
+    if candidates is not None:
+        check_candidates(candidates, b, m, n, query.device)

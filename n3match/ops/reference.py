@@ -20,6 +20,14 @@ complete the definition where the formula alone is not finite:
 * *Nothing left.* When the last candidate would be taken out, its distribution is repeated.
 * *No candidate.* A query whose candidates are all masked has weights 0 (and output 0).
 
+Two relatives select by the same distances (`selection`):
+
+* "knn": wᵏ is one-hot at the k-th nearest candidate, the first among equals; with fewer than K
+  candidates the farthest is repeated. No gradient reaches distances or temperature.
+* "concrete": sampling without replacement, relaxed. Gumbel noise γ is added to the logits −d, so
+  that a¹ = (−d + γ)/t, and the recursion is that above. Without a generator there is no noise, and
+  nothing differs from "n3".
+
 B batch, M queries, N database items, O candidates, K neighbours, E/F channels.
 """
 
@@ -29,6 +37,7 @@ import torch
 from torch import Tensor
 
 from n3match.ops import checks
+from n3match.ops.selection_noise import draw_seed, gumbel
 
 # exp(-745.13) is the smallest positive double.
 CERTAIN_GAP = 745.0
@@ -63,6 +72,8 @@ def n3_weights(
     *,
     mask: Tensor | None = None,
     reading: str = "released",
+    selection: str = "n3",
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """The K categorical distributions of each query.
 
@@ -72,6 +83,8 @@ def n3_weights(
         log_temperature: log t: a number, or (B, M, 1).
         mask: (B, M, O) bool, True where a candidate may be selected.
         reading: where the temperature acts, "released" or "poster" (see the module's text).
+        selection: "n3", "knn" or "concrete" (see there).
+        generator: of the noise of "concrete"; None: no noise.
 
     Returns:
         (B, M, O, K) weights in the type of `distances`, summing to 1 over O (0 for a query
@@ -82,6 +95,7 @@ def n3_weights(
     """
     checks.check_k(k)
     checks.check_reading(reading)
+    checks.check_selection(selection, generator)
     checks.check_floating("distances", distances, 3, "(B, M, O)")
     b, m, o = distances.shape
     checks.check_mask(mask, (b, m, o), "(B, M, O)", distances.device)
@@ -90,7 +104,26 @@ def n3_weights(
         return distances.new_zeros(b, m, o, k)
     alive = torch.ones_like(distances, dtype=torch.bool) if mask is None else mask
     d = distances.double().masked_fill(~alive, 0.0)
-    log_t = log_t.double()
+    numbers = torch.arange(b * m * o, device=d.device).view(b, m, o)
+    noise = (draw_seed(generator), numbers)
+    return _weights(d, k, log_t.double(), alive, reading, selection, noise).to(distances.dtype)
+
+
+def _weights(
+    d: Tensor,
+    k: int,
+    log_t: Tensor,
+    alive: Tensor,
+    reading: str,
+    selection: str,
+    noise: tuple[int | None, Tensor],
+) -> Tensor:
+    """In float64; noise: seed, and the number of each query and candidate (see selection_noise)."""
+    if selection == "knn":
+        return nearest_one_hot(d, k, alive)
+    seed, numbers = noise
+    if seed is not None:
+        d = (d - gumbel(seed, numbers, d.dtype)).masked_fill(~alive, 0.0)
     some = alive.any(-1, keepdim=True)
     # Subtracting the nearest distance before dividing keeps all digits at small t.
     nearest = d.detach().masked_fill(~alive, float("inf")).amin(-1, keepdim=True)
@@ -109,7 +142,21 @@ def n3_weights(
         logits = logits + complement
         rest = alive & ~certain
         alive = torch.where(rest.any(-1, keepdim=True), rest, alive)
-    return torch.stack(steps, -1).to(distances.dtype)
+    return torch.stack(steps, -1)
+
+
+def nearest_one_hot(d: Tensor, k: int, alive: Tensor) -> Tensor:
+    """(…, O) -> (…, O, K): 1 at the k-th nearest, without gradient."""
+    left = d.detach().masked_fill(~alive, float("inf"))
+    some = alive.any(-1, keepdim=True)
+    steps, chosen = [], None
+    for _ in range(k):
+        found = left.argmin(-1, keepdim=True)
+        none_left = left.gather(-1, found).isinf()
+        chosen = found if chosen is None else torch.where(none_left, chosen, found)
+        left = left.scatter(-1, chosen, float("inf"))
+        steps.append(torch.zeros_like(left).scatter(-1, chosen, 1.0) * some)
+    return torch.stack(steps, -1)
 
 
 def n3_aggregate(
@@ -118,29 +165,98 @@ def n3_aggregate(
     value: Tensor,
     k: int,
     log_temperature: float | Tensor = 0.0,
-    *,
+    candidates: Tensor | None = None,
     mask: Tensor | None = None,
     exclude_self: bool = False,
+    *,
     reading: str = "released",
+    selection: str = "n3",
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """K soft neighbours of every query: zᵏ = Σ_i wᵏ_i · value_i. Arguments as in `ops`.
 
     Returns:
         (B, M, K, F) in the type of `value`.
     """
-    checks.check_aggregate(query, key, value, k, mask, exclude_self, reading)
+    checks.check_aggregate(query, key, value, k, mask, exclude_self, reading, candidates)
+    checks.check_selection(selection, generator)
     b, m, _ = query.shape
     n = key.shape[1]
-    allowed = torch.ones(b, m, n, dtype=torch.bool, device=query.device)
+    log_t = checks.as_log_temperature(log_temperature, b, m, query).double()
+    device = query.device
+    per_query = n if candidates is None else candidates.shape[2]
+    numbers = torch.arange(b * m * per_query, device=device).view(b, m, per_query)
+    noise = (draw_seed(generator), numbers)
+    return _aggregate(
+        query, key, value, k, log_t, candidates, mask, exclude_self, reading, selection, noise
+    )
+
+
+def _aggregate(
+    query, key, value, k, log_t, candidates, mask, exclude_self, reading, selection, noise
+) -> Tensor:
+    b, m, _ = query.shape
+    of_batch = torch.arange(b, device=query.device)[:, None, None]
+    items = torch.arange(key.shape[1], device=query.device)[None, None]
+    index = items.expand(b, m, -1) if candidates is None else candidates
+    if index.numel() == 0:
+        return value.new_zeros(b, m, k, value.shape[2])
+    allowed = torch.ones_like(index, dtype=torch.bool)
     if mask is not None:
-        allowed = allowed & mask[:, None, :]
+        allowed = allowed & mask[of_batch, index]
         # 0 · NaN is NaN: padding must not reach a product at all.
         key = key.masked_fill(~mask[..., None], 0.0)
         value = value.masked_fill(~mask[..., None], 0.0)
     if exclude_self:
-        allowed = allowed & ~torch.eye(m, dtype=torch.bool, device=query.device)
-    q, x, v = query.double(), key.double(), value.double()
-    distances = (q[:, :, None, :] - x[:, None, :, :]).square().sum(-1)
-    log_t = checks.as_log_temperature(log_temperature, b, m, query).double()
-    weights = n3_weights(distances, k, log_t, mask=allowed, reading=reading)
-    return torch.einsum("bmok,bof->bmkf", weights, v).to(value.dtype)
+        allowed = allowed & (index != items[0, 0, :, None])
+    x, v = key.double()[:, None], value.double()[:, None]
+    if candidates is not None:
+        x, v = x[of_batch, 0, index], v[of_batch, 0, index]
+    d = (query.double()[:, :, None, :] - x).square().sum(-1)
+    weights = _weights(d, k, log_t, allowed, reading, selection, noise)
+    return torch.stack([(weights[:, :, None, :, i] @ v)[:, :, 0] for i in range(k)], 2).to(
+        value.dtype
+    )
+
+
+def n3_window_aggregate(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    k: int,
+    log_temperature: float | Tensor = 0.0,
+    patch_size: int = 10,
+    stride: int = 5,
+    window: int = 15,
+    *,
+    exclude_self: bool = True,
+    reading: str = "released",
+    selection: str = "n3",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Patches are cut out, each one's window gathered, and averaged patches put back.
+
+    Arguments as in `ops`.
+
+    Returns:
+        (B, K, C, H, W) in the type of `value`.
+    """
+    checks.check_k(k)
+    checks.check_reading(reading)
+    checks.check_selection(selection, generator)
+    checks.check_window_images(query, key, value)
+    grid = checks.window_grid(query, patch_size, stride, window)
+    b = len(query)
+    log_t = checks.as_window_log_temperature(log_temperature, b, grid, query).double()
+    if value.numel() * b == 0:
+        return value.new_zeros(b, k, *value.shape[1:])
+    index = grid.candidates(query.device)
+    m = len(index)
+    # A query and a candidate have the number they would have if all patches were candidates.
+    queries = torch.arange(b * m, device=query.device).view(b, m, 1)
+    z = _aggregate(
+        *(grid.patches(image.double()) for image in (query, key, value)),
+        k, log_t, index.expand(b, -1, -1), None, exclude_self, reading, selection,
+        (draw_seed(generator), queries * m + index),
+    )
+    return torch.stack([grid.put_back(z[:, :, step]) for step in range(k)], 1).to(value.dtype)
