@@ -77,11 +77,13 @@ def run_tasks(work: Callable[[Iterator], None], tasks: Sequence) -> None:
     Raises:
         The first exception of a thread.
     """
-    count = min(torch.get_num_threads(), len(tasks))
-    if count <= 1:
+    threads = torch.get_num_threads()
+    if threads == 1 or not tasks:
         with torch.no_grad():
             work(iter(tasks))
         return
+    # Even a single task goes to a worker: where torch shares an operation between threads, these
+    # wait for more for some milliseconds afterwards, and keep the processors from the workers.
     inference = torch.is_inference_mode_enabled()
     shared = _Shared(tasks)
 
@@ -89,6 +91,6 @@ def run_tasks(work: Callable[[Iterator], None], tasks: Sequence) -> None:
         with torch.inference_mode() if inference else torch.no_grad():
             work(shared)
 
-    pool = _workers(torch.get_num_threads())
-    for future in [pool.submit(run) for _ in range(count)]:
+    pool = _workers(threads)
+    for future in [pool.submit(run) for _ in range(min(threads, len(tasks)))]:
         future.result()

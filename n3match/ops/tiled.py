@@ -27,6 +27,7 @@ by the mean key, which changes no distance but keeps the products small.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -78,6 +79,10 @@ class Problem:
             out.diagonal(rows.start).fill_(float("-inf"))
         return out
 
+    def key_gradient(self, sums: Tensor, out: Tensor) -> Tensor:
+        """From Σ_r a (2q/t, −1/t) over all queries, a = ∂L/∂a¹: Σ_r a (2q − 2k)/t."""
+        return torch.addcmul(sums[:, :-1], self.key, sums[:, -1:], value=2.0, out=out)
+
     def exact_rows(
         self, query: Tensor, key: Tensor, value: Tensor, log_t: Tensor, rows: Tensor, k: int
     ) -> Tensor:
@@ -94,44 +99,60 @@ class Problem:
         return torch.einsum("rok,of->rkf", w, value.double()).to(value.dtype)
 
 
-def _prepare(
-    query, key, value, log_t, mask, exclude_self, reading, multiple: int
-) -> list[Problem]:
-    """The batch, one problem for each element; N is padded to a multiple."""
-    n = key.shape[1]
-    padding = -n % multiple
+def _problem(query, key, value, log_t, mask, exclude_self, reading, multiple: int) -> Problem:
+    padding = -len(key) % multiple
     if padding:
         if mask is None:
-            mask = torch.ones(key.shape[:2], dtype=torch.bool, device=key.device)
+            mask = torch.ones(len(key), dtype=torch.bool, device=key.device)
         mask = torch.nn.functional.pad(mask, (0, padding))
         key, value = (torch.nn.functional.pad(x, (0, 0, 0, padding)) for x in (key, value))
     if mask is not None:
-        hidden = ~mask[..., None]
+        hidden = ~mask[:, None]
         key = key.masked_fill(hidden, 0.0)
         value = value.masked_fill(hidden, 0.0)
-    selectable = n if mask is None else mask.sum(1).clamp(min=1)[:, None, None]
-    centre = key.sum(1, keepdim=True) / selectable
+    selectable = len(key) if mask is None else mask.sum().clamp(min=1)
+    centre = key.sum(0, keepdim=True) / selectable
     query, key = query - centre, key - centre
-    norm = key.square().sum(2, keepdim=True)
+    norm = key.square().sum(1)
     if mask is not None:
         key = key.masked_fill(hidden, 0.0)
-        norm = norm.masked_fill(hidden, float("inf"))
+        norm = norm.masked_fill(~mask, float("inf"))
     inverse_t = torch.exp(-log_t).clamp(max=_MAX_INVERSE_T)
-    b, n, e = key.shape
-    query_rows = query.new_empty(b, query.shape[1], e + 1)
-    torch.mul(query, 2 * inverse_t, out=query_rows[..., :e])
-    torch.neg(inverse_t, out=query_rows[..., e:])
-    key_columns = key.new_empty(b, e + 1, n)
-    key_columns[:, :e] = key.transpose(1, 2)
-    key_columns[:, e] = norm[..., 0]
-    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
-    return [
-        Problem(
-            query[i], key[i], query_rows[i], key_columns[i], value[i], inverse_t[i], log_t[i],
-            None if mask is None else mask[i], exclude_self, reading,
+    n, e = key.shape
+    query_rows = query.new_empty(len(query), e + 1)
+    torch.mul(query, 2 * inverse_t, out=query_rows[:, :e])
+    torch.neg(inverse_t, out=query_rows[:, e:])
+    key_columns = key.new_empty(e + 1, n)
+    key_columns[:e] = key.T
+    key_columns[e] = norm
+    return Problem(
+        query.contiguous(), key.contiguous(), query_rows, key_columns, value.contiguous(),
+        inverse_t, log_t, mask, exclude_self, reading,
+    )
+
+
+def _problems(
+    query, key, value, log_t, mask, exclude_self, reading, compiled: bool
+) -> list[Problem]:
+    """One for each batch element."""
+
+    def problem(i: int) -> Problem:
+        return _problem(
+            query[i], key[i], value[i], log_t[i], None if mask is None else mask[i],
+            exclude_self, reading, native.LANES if compiled else _BLOCK,
         )
-        for i in range(len(query))
-    ]
+
+    count = len(query)
+    if not compiled:
+        return [problem(i) for i in range(count)]
+    found: list = [None] * count
+
+    def work(share: Iterator[int]) -> None:
+        for i in share:
+            found[i] = problem(i)
+
+    native.run_tasks(work, range(count))
+    return found
 
 
 @dataclass
@@ -281,7 +302,7 @@ def _backward_tile(
         shifted = p.logits(rows, h).sub_(saved.second[rows]).clamp_(min=-1e30)
         d_log_t[rows] -= shifted.mul_(a).sum(1, keepdim=True)
     torch.mm(a, p.key, out=d_query[rows]).mul_(2 * inverse_t)
-    # Σ_r a (2q − 2k)/t for every key k, by a product that ends with the column Σ_r a/t.
+    # See Problem.key_gradient.
     d_key.addmm_(a.T, p.query_rows[rows])
 
 
@@ -311,8 +332,7 @@ def dense_forward(
     batch = Saved.empty(b, m, k, query)
     saved = [batch.element(i) for i in range(b)]
     compiled = tiled_native.usable(query, k, reading)
-    multiple = native.LANES if compiled else _BLOCK
-    problems = _prepare(query, key, value, log_t, mask, exclude_self, reading, multiple)
+    problems = _problems(query, key, value, log_t, mask, exclude_self, reading, compiled)
     if compiled:
         tiled_native.forward(problems, k, out, saved)
     elif reading == "released":
@@ -342,28 +362,25 @@ def dense_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of query, key, value and (where needed) log temperature."""
     compiled = tiled_native.usable(query, k, reading)
-    multiple = native.LANES if compiled else _BLOCK
-    problems = _prepare(query, key, value, log_t, mask, exclude_self, reading, multiple)
+    problems = _problems(query, key, value, log_t, mask, exclude_self, reading, compiled)
     batch = [Saved(*saved).element(i) for i in range(len(query))]
+    b, n, padded = len(query), key.shape[1], len(problems[0].key)
+    d_query = query.new_empty(query.shape)
+    d_key = key.new_empty(b, padded, key.shape[2])
+    d_value = value.new_empty(b, padded, value.shape[2])
+    d_log_t = log_t.new_empty(log_t.shape) if needs_log_t else None
+    grads = [
+        (d_query[i], d_key[i], d_value[i], None if d_log_t is None else d_log_t[i])
+        for i in range(b)
+    ]
     if compiled:
-        easy = tiled_native.backward(problems, k, out, grad_out.contiguous(), batch, needs_log_t)
+        tiled_native.backward(problems, k, out, grad_out.contiguous(), batch, grads)
     else:
-        easy = [
-            _tensor_backward(p, k, z, g, s, needs_log_t)
-            for p, z, g, s in zip(problems, out, grad_out, batch)
-        ]
-    grads = []
-    for p, g, s, found in zip(problems, grad_out, batch, easy):
-        d_query, d_key, d_value, d_log_t = found
-        d_key = d_key[:, :-1] + 2 * p.key * d_key[:, -1:]
-        found = (d_query, d_key, d_value, d_log_t)
+        for p, z, g, s, found in zip(problems, out, grad_out, batch, grads):
+            _tensor_backward(p, k, z, g, s, found)
+    for p, g, s, found in zip(problems, grad_out, batch, grads):
         for rows in _chunks(s.exact, p.tile_rows()):
             _add_exact_gradients(p, rows, k, g, found)
-        grads.append(found)
-    d_query, d_key, d_value, d_log_t = (
-        torch.stack(g) if g[0] is not None else None for g in zip(*grads)
-    )
-    n = key.shape[1]
     d_key, d_value = d_key[:, :n], d_value[:, :n]
     if mask is not None:
         hidden = ~mask[..., None]
@@ -371,27 +388,25 @@ def dense_backward(
     return d_query, d_key, d_value, d_log_t
 
 
-def _tensor_backward(
-    p: Problem, k: int, z: Tensor, grad_z: Tensor, saved: Saved, needs_log_t: bool
-):
-    """Gradients from all rows but the exact ones; of the key as the (N, E + 1) sums over tiles."""
-    d_query = torch.zeros_like(p.query)
-    d_key = p.key.new_zeros(len(p.key), p.key.shape[1] + 1)
-    d_value = torch.zeros_like(p.value)
-    d_log_t = torch.zeros_like(p.inverse_t) if needs_log_t else None
+def _tensor_backward(p: Problem, k: int, z: Tensor, grad_z: Tensor, saved: Saved, grads) -> None:
+    """Fills `grads` with what all rows but the exact ones contribute."""
+    d_query, d_key, d_value, d_log_t = (g if g is None else g.zero_() for g in grads)
     exact = saved.exact
-    if not bool(exact.all()):
-        if bool(exact.any()):
-            grad_z = grad_z.masked_fill(exact[:, None, None], 0.0)
-            # Their saved numbers may not be finite: stand-ins keep 0 · inf out of the products.
-            saved = Saved(*(t.clone() for t in saved.tensors()))
-            saved.sums[exact] = 1.0
-            saved.top[exact] = saved.second[exact]
-        buffers = p.query.new_empty(k + 3, p.tile_rows(), len(p.key))
-        grads = (d_query, d_key, d_value, d_log_t)
-        for rows in p.tiles():
-            _backward_tile(p, rows, k, z[rows], grad_z[rows], saved, grads, buffers)
-    return d_query, d_key, d_value, d_log_t
+    if bool(exact.all()):
+        return
+    if bool(exact.any()):
+        grad_z = grad_z.masked_fill(exact[:, None, None], 0.0)
+        # Their saved numbers may not be finite: stand-ins keep 0 · inf out of the products.
+        saved = Saved(*(t.clone() for t in saved.tensors()))
+        saved.sums[exact] = 1.0
+        saved.top[exact] = saved.second[exact]
+    buffers = p.query.new_empty(k + 3, p.tile_rows(), len(p.key))
+    key_sums = p.key.new_zeros(len(p.key), p.key.shape[1] + 1)
+    for rows in p.tiles():
+        _backward_tile(
+            p, rows, k, z[rows], grad_z[rows], saved, (d_query, key_sums, d_value, d_log_t), buffers
+        )
+    p.key_gradient(key_sums, out=d_key)
 
 
 def _add_exact_gradients(p: Problem, rows: Tensor, k: int, grad_z: Tensor, grads) -> None:

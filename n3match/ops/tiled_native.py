@@ -92,8 +92,12 @@ class _Group:
 
     def __init__(self, tiles: Sequence[_Tile]):
         self.tiles = tiles
-        p = tiles[0].problem
-        self.d_key = torch.zeros_like(p.key_columns.T, memory_format=torch.contiguous_format)
+        self.problem = tiles[0].problem
+
+    def start(self) -> None:
+        # In the thread that needs them: large fills here would wake torch's other threads.
+        p = self.problem
+        self.key_sums = p.key.new_zeros(len(p.key), p.key.shape[1] + 1)
         self.d_value = torch.zeros_like(p.value)
 
 
@@ -108,48 +112,50 @@ def backward(
     out: Tensor,
     grad_out: Tensor,
     saved: Sequence[Saved],
-    needs_log_t: bool,
-) -> list[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
-    """For each problem gradients of query, key, value and log temperature; that of the key is
-    (N, E + 1) sums over tiles, as in `tiled._tensor_backward`. Rows marked `exact` contribute
-    nothing."""
+    grads: Sequence[tuple[Tensor, Tensor, Tensor, Tensor | None]],
+) -> None:
+    """Fills the gradients of query, key, value and (unless None) log temperature of each problem;
+    rows marked `exact` contribute nothing."""
     n, f = problems[0].value.shape
     step = tile_rows(out.shape[1], 2 * k * n)
-    d_query = [torch.empty_like(p.query) for p in problems]
-    d_log_t = [torch.empty_like(p.inverse_t) for p in problems]
     # A few groups a thread, so that none waits long for the last.
     wanted = -(-_GROUPS_PER_THREAD * torch.get_num_threads() // len(problems))
-    groups = [
-        _groups(_tiles(p, s, step, *more), wanted)
-        for p, s, *more in zip(problems, saved, out, grad_out, d_query, d_log_t)
-    ]
+    groups = []
+    for p, s, z, g, (d_query, _, _, d_log_t) in zip(problems, saved, out, grad_out, grads):
+        more = (z, g, d_query) if d_log_t is None else (z, g, d_query, d_log_t)
+        groups.append(_groups(_tiles(p, s, step, *more), wanted))
 
     def backward_tile(tile: _Tile, group: _Group, buffers: Sequence[Tensor]) -> None:
-        p, (z, g, dq, dt), skip = tile.problem, tile.more, tile.saved[-1]
+        p, (z, g, d_query, *d_log_t), skip = tile.problem, tile.more, tile.saved[-1]
         m, u, scaled, dots = buffers
         flat = scaled.view(-1, f)
         native.prepare(g, z, *tile.saved[1:], scaled, dots)
         torch.mm(tile.query_rows, p.key_columns, out=m[:, 0])
         torch.mm(flat, p.value.T, out=u.view(-1, n))
-        native.masses_backward(m, u, skip, dots, dt if needs_log_t else None, own=tile.own)
+        native.masses_backward(m, u, skip, dots, d_log_t[0] if d_log_t else None, own=tile.own)
         group.d_value.addmm_(m.view(-1, n).T, flat)
         d_logits = u[:, -1]
-        torch.mm(d_logits, p.key, out=dq)
-        group.d_key.addmm_(d_logits.T, tile.query_rows)
+        torch.mm(d_logits, p.key, out=d_query)
+        group.key_sums.addmm_(d_logits.T, tile.query_rows)
 
     def work(share: Iterator[_Group]) -> None:
         new = out.new_empty
         buffers = new(step, k, n), new(step, k, n), new(step, k, f), new(step, k)
         for group in share:
+            group.start()
             for tile in group.tiles:
                 backward_tile(tile, group, [b[: len(tile.query_rows)] for b in buffers])
 
+    def add_up(share: Iterator[int]) -> None:
+        for index in share:
+            d_query, d_key, d_value, _ = grads[index]
+            first, *others = groups[index]
+            for group in others:
+                first.key_sums += group.key_sums
+                first.d_value += group.d_value
+            d_value.copy_(first.d_value)
+            first.problem.key_gradient(first.key_sums, out=d_key)
+            d_query *= 2 * first.problem.inverse_t
+
     native.run_tasks(work, [group for of_problem in groups for group in of_problem])
-    found = []
-    for p, dq, dt, first in zip(problems, d_query, d_log_t, groups):
-        for group in first[1:]:
-            first[0].d_key += group.d_key
-            first[0].d_value += group.d_value
-        dq *= 2 * p.inverse_t
-        found.append((dq, first[0].d_key, first[0].d_value, dt if needs_log_t else None))
-    return found
+    native.run_tasks(add_up, range(len(problems)))
