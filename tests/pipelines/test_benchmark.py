@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from n3match import ops
 from n3match.pipelines import benchmark
 from n3match.pipelines.benchmarks import operator
 from n3match.pipelines.benchmarks.ceilings import Ceilings, Work, dense_work, window_work
@@ -35,7 +34,6 @@ def read_csv(path):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.skipif(not hasattr(ops, "n3_window_aggregate"), reason="no window form yet")
 def test_operator_benchmark_measures_what_is_asked_and_says_what_is_left_out(tmp_path, capsys):
     # 1e-4 GB: enough for everything but the plain formula at N = 900.
     arguments = "ops --sizes 40 900 --images 20 41 --repeats 1 --baseline-memory 1e-4 --no-memory"
