@@ -36,6 +36,34 @@ def test_keeps_the_right_ones_of_the_same_objects(cameras, with_side):
     assert positions == sorted(positions)
 
 
+def test_sizes_and_angles_of_the_keypoints_count():
+    """Right matches that turn alike score higher than with keypoints of unknown orientation."""
+    scene = make_scene(150, 1350, seed=3)
+    plain = _as_opencv(scene)
+    rng = np.random.default_rng(0)
+    count = len(scene.right)
+    angle0, size0 = rng.uniform(0, 360, count), np.exp(rng.normal(1.2, 0.6, count))
+    turn = np.where(scene.right, rng.normal(20, 5, count), rng.uniform(0, 360, count))
+    scale = np.where(scene.right, 0.1, 0.8) * rng.normal(0, 1, count)
+    told = [
+        [
+            cv2.KeyPoint(float(x), float(y), float(size), float(angle % 360))
+            for (x, y), size, angle in zip(points, sizes, angles)
+        ]
+        for points, sizes, angles in (
+            (scene.points0, size0, angle0),
+            (scene.points1, size0 * np.exp(scale), angle0 + turn),
+        )
+    ]
+
+    def quality(keypoints0, keypoints1):
+        kept = filter_matches(SIZE0, SIZE1, keypoints0, keypoints1, plain[2], K1=K0, K2=K1)
+        right = scene.right[[match.queryIdx for match in kept]].sum()
+        return 2 * right / (len(kept) + scene.right.sum())  # F1
+
+    assert quality(*told) > quality(*plain[:2])
+
+
 def test_no_matches():
     assert filter_matches(SIZE0, SIZE1, [], [], []) == []
 
