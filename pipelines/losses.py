@@ -1,10 +1,12 @@
-"""Training losses of the match classifier (Yi et al., CVPR 2018)."""
+"""Training losses of the match classifier (Yi et al., CVPR 2018; Zhang et al., ICCV 2019)."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from n3match.geometry import symmetric_epipolar_distance
 
 
 def classification_loss(
@@ -51,3 +53,64 @@ def essential_loss(essential: Tensor, truth: Tensor, usable: Tensor) -> Tensor:
         (essential - truth).square().sum((1, 2)), (essential + truth).square().sum((1, 2))
     )
     return (error * usable).sum() / usable.sum().clamp(min=1)
+
+
+GRID = 8  # virtual points along each side of an image
+_LARGEST_DISTANCE = 0.3  # calibrated units: farther off is no worse
+
+
+def virtual_matches(points0: Tensor, points1: Tensor, truth: Tensor, seen: Tensor):
+    """Points all over both images that satisfy the true geometry exactly.
+
+    A grid over the extent of the given matches in either image; each grid point of image 1 is
+    moved onto the epipolar line of its partner. Partners are paired in a scrambled order, so that
+    many displacements occur.
+
+    Args:
+        points0, points1: (B, N, 2) calibrated coordinates; truth: (B, 3, 3).
+        seen: (B, N) bool, the matches that span the extent; at least one of each pair.
+
+    Returns:
+        (B, GRID², 2) twice.
+    """
+    grid0, grid1 = (_grid_over(points, seen) for points in (points0, points1))
+    # A step that shares no factor with the number of points visits them all.
+    order = torch.arange(GRID**2, device=truth.device) * (2 * GRID + 5) % GRID**2
+    grid1 = grid1[:, order]
+    line = F.pad(grid0, (0, 1), value=1.0) @ truth.transpose(1, 2)  # (B, GRID², 3)
+    normal = line[..., :2]
+    offset = (grid1 * normal).sum(-1, keepdim=True) + line[..., 2:]
+    squared = normal.square().sum(-1, keepdim=True).clamp(min=1e-12)
+    return grid0, grid1 - offset * normal / squared
+
+
+def _grid_over(points: Tensor, seen: Tensor) -> Tensor:
+    """(B, GRID², 2)."""
+    unseen = ~seen[..., None]
+    low = points.masked_fill(unseen, float("inf")).amin(1)
+    high = points.masked_fill(unseen, float("-inf")).amax(1)
+    steps = torch.linspace(0, 1, GRID, device=points.device, dtype=points.dtype)
+    share = torch.cartesian_prod(steps, steps)
+    return low[:, None] + share * (high - low)[:, None]
+
+
+def geometric_loss(
+    essential: Tensor, points0: Tensor, points1: Tensor, truth: Tensor, seen: Tensor, usable: Tensor
+) -> Tensor:
+    """How far virtual matches of the true geometry are from the estimated epipolar lines.
+
+    After OANet (Zhang et al., ICCV 2019), but the distances themselves rather than their squares:
+    mean of min(d, 0.3), d in calibrated units, over the usable pairs. Unlike the distance of the
+    matrices, it says how wrong the geometry is where the images are.
+
+    Args:
+        essential: (B, 3, 3) estimates. points0, points1, truth, seen: as in `virtual_matches`.
+        usable: (B,) bool.
+    """
+    if not bool(usable.any()):
+        return essential.sum() * 0.0
+    chosen = (x[usable] for x in (points0, points1, truth, seen))
+    x0, x1 = virtual_matches(*chosen)
+    squared = symmetric_epipolar_distance(x0, x1, essential[usable])
+    # The root has no finite slope at 0.
+    return (squared + 1e-10).sqrt().clamp(max=_LARGEST_DISTANCE).mean()

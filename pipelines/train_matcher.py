@@ -23,11 +23,12 @@ from n3match.datasets.augment import Augmentation
 from n3match.datasets.batches import GENERATED_AUGMENTATION, MixedPairs
 from n3match.datasets.pair_dataset import PairDataset
 from n3match.datasets.synthetic import SyntheticPairs
+from n3match.geometry import weighted_eight_point
 from n3match.nn import ClassifierConfig, MatchClassifier
 from n3match.nn.classifier import SHAPE_COLUMNS
 from n3match.nn.refinement import EVIDENCE_COLUMNS
 from n3match.pipelines.checkpoint import load_checkpoint, save_checkpoint
-from n3match.pipelines.losses import classification_loss, essential_loss
+from n3match.pipelines.losses import classification_loss, essential_loss, geometric_loss
 from n3match.weights import load_weights, save_weights
 
 SIDE_INFORMATION = ("ratio", "mutual")  # columns of `side` in a batch
@@ -36,8 +37,8 @@ NETWORKS = {"n3": (6,), "cnnet": ()}  # blocks that an N³ block follows
 # Options of the run that are plain numbers, each a flag of the same name.
 NUMBERS = (
     "steps", "batch", "min_matches", "max_matches", "drop_side", "drop_shape", "rate", "warmup",
-    "label_threshold", "balance", "not_mutual", "essential_weight", "essential_after", "clip",
-    "seed",
+    "label_threshold", "balance", "not_mutual", "essential_weight", "geometric_weight",
+    "essential_after", "clip", "seed",
 )
 
 
@@ -61,8 +62,9 @@ class TrainingConfig:
     label_threshold: float = 1e-4  # squared symmetric epipolar distance of a right match
     balance: float = 1.0  # of right and wrong matches in the loss, see losses.py; 1: published
     not_mutual: float = 1.0  # weight in the loss of right matches that aren't mutual
-    essential_weight: float = 0.1
-    essential_after: int = 1500  # step from which the essential loss counts
+    essential_weight: float = 0.1  # of the distance of the essential matrices (published)
+    geometric_weight: float = 0.0  # of the virtual matches' distances
+    essential_after: int = 1500  # step from which these two count
     clip: float = 1.0  # largest gradient norm
     seed: int = 0
 
@@ -97,6 +99,11 @@ def importance(batch: dict[str, Tensor], positive: Tensor, config: TrainingConfi
     return torch.ones_like(batch["distances"]).masked_fill(doubtful, config.not_mutual)
 
 
+def essential_of(batch: dict[str, Tensor], logits: Tensor) -> Tensor:
+    weights = torch.relu(torch.tanh(logits))
+    return weighted_eight_point(batch["points0"], batch["points1"], weights, normalize=True)
+
+
 def losses(net: MatchClassifier, batch: dict[str, Tensor], config: TrainingConfig, step: int):
     """Total loss and the numbers for the log."""
     out = net(batch["points0"], batch["points1"], batch["side"], batch["mask"], batch["shape"])
@@ -110,17 +117,27 @@ def losses(net: MatchClassifier, batch: dict[str, Tensor], config: TrainingConfi
             out.first_logits, positive, batch["mask"], config.balance,
             importance(batch, positive, config),
         )
-    if config.essential_weight > 0 and step >= config.essential_after:
+    geometric = torch.zeros_like(essential)
+    if step >= config.essential_after:
         # Fewer than eight right matches don't determine E: nothing to learn from.
         usable = positive.sum(1) >= 8
-        essential = essential_loss(out.essential, batch["E"], usable)
-        total = total + config.essential_weight * essential
+        if config.essential_weight > 0:
+            essential = essential_loss(out.essential, batch["E"], usable)
+            total = total + config.essential_weight * essential
+        if config.geometric_weight > 0:
+            seen = (batch["points0"], batch["points1"], batch["E"], positive, usable)
+            geometric = geometric_loss(out.essential, *seen)
+            total = total + config.geometric_weight * geometric
+            if net.config.refine:  # what the second pass sees of each match comes of this one
+                first = essential_of(batch, out.first_logits)
+                total = total + config.geometric_weight * geometric_loss(first, *seen)
     with torch.no_grad():
         kept = (out.logits > 0) & batch["mask"]
         right = (kept & positive).sum()
         numbers = {
             "classification": classification.item(),
             "essential": essential.item(),
+            "geometric": geometric.item(),
             "precision": (right / kept.sum().clamp(min=1)).item(),
             "recall": (right / positive.sum().clamp(min=1)).item(),
         }

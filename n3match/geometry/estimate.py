@@ -16,7 +16,7 @@ from n3match.geometry.planarity import points_on_a_line
 from n3match.geometry.pose_support import essential_of
 from n3match.geometry.relative_pose import PoseStatus, RelativePose
 from n3match.geometry.undistort import undistort_checked
-from n3match.geometry.verification import verify_pose
+from n3match.geometry.verification import verdict_without_model, verify_pose
 
 
 def estimate_relative_pose_from_matches(
@@ -138,7 +138,13 @@ def estimate_relative_pose_from_matches(
         )
     estimate = ESTIMATORS[name](problem)
     if estimate is None:
-        return result(PoseStatus.ESTIMATION_FAILED, detail=f"{name} found no model")
+        why = f"{name} found no model"
+        if not verify:
+            return result(PoseStatus.ESTIMATION_FAILED, detail=why)
+        verdict = verdict_without_model(
+            x0, x1, threshold=limit, num_putative=num_putative, why=why
+        )
+        return result(**vars(verdict))
     if not verify:
         return result(PoseStatus.OK, estimate.R, estimate.t, estimate.inliers)
     verdict = verify_pose(

@@ -25,6 +25,7 @@ from n3match.geometry.support import (
 # (ratio of variances): then the matches are far more exact than the threshold says.
 _SUB_THRESHOLD_RATIO = 10.0
 _TRANSLATION_SAMPLES = 200
+_ROTATION_SAMPLES = 300
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,48 @@ def translation_beside_rotation(
         x0, x1, rotation.R, t, beside, rotation, threshold, num_putative
     )
     return t if significant else None
+
+
+def search_rotation(
+    x0: np.ndarray, x1: np.ndarray, threshold: float, num_putative: int, seed: int = 0
+) -> RotationModel | None:
+    """The rotation that explains most matches, sought without a first guess.
+
+    For matches on which an estimator of essential matrices finds no model at all, as five-point
+    solvers do on an exact rotation. Two matches give a rotation: that of the frames which their
+    rays span.
+
+    Args:
+        x0, x1: (N, 2) all matches.
+
+    Returns:
+        None where there are fewer than 2 matches, or chance explains as many.
+    """
+    n = len(x0)
+    if n < 2:
+        return None
+    rays0, rays1 = _rays(x0), _rays(x1)
+    rng = np.random.default_rng(seed)
+    i = rng.integers(n, size=_ROTATION_SAMPLES)
+    j = (i + rng.integers(1, n, size=_ROTATION_SAMPLES)) % n
+    frames0, frames1 = _frames(rays0[i], rays0[j]), _frames(rays1[i], rays1[j])
+    samples = frames1 @ frames0.mT
+    near = np.linalg.norm(rays0 @ samples.mT - rays1, axis=2) < TRANSFER_FACTOR * threshold
+    best = int(np.count_nonzero(near, axis=1).argmax())
+    if not near[best].any():
+        return None
+    return find_rotation(x0, x1, samples[best], near[best], threshold, num_putative)
+
+
+def _frames(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(S, 3, 3) right-handed orthonormal columns, the first along a + b, the last normal to both.
+    Equal rays span no frame: theirs are 0, and explain nothing."""
+    def unit(x: np.ndarray) -> np.ndarray:
+        length = np.linalg.norm(x, axis=-1, keepdims=True)
+        return x / np.where(length > 0, length, np.inf)
+
+    first, last = unit(a + b), unit(np.cross(a, b))
+    return np.stack([first, np.cross(last, first), last], axis=-1)
 
 
 def fit_rotation(

@@ -16,8 +16,10 @@ from n3match.geometry.planarity import (
 from n3match.geometry.pose_support import essential_of, inliers_of
 from n3match.geometry.relative_pose import PoseStatus
 from n3match.geometry.rotation_only import (
+    RotationModel,
     find_rotation,
     has_parallax,
+    search_rotation,
     translation_beside_rotation,
 )
 from n3match.geometry.support import SIGNIFICANT, epipolar_distance, log10_false_alarms
@@ -69,14 +71,7 @@ def verify_pose(
         ):
             missed = translation_beside_rotation(x0, x1, rotation, threshold, num_putative)
             if missed is None:
-                return Verdict(
-                    PoseStatus.NO_PARALLAX,
-                    rotation.R,
-                    None,
-                    rotation.explained,
-                    _homography_support(x0, x1, rotation.explained, threshold),
-                    detail="a rotation explains the matches; the translation is not determined",
-                )
+                return _no_parallax(x0, x1, rotation, threshold)
             R, t = rotation.R, missed
             inliers = inliers_of(R, t, x0, x1, threshold)
             detail = "nearly no parallax: translation from the few matches off the rotation"
@@ -115,6 +110,33 @@ def verify_pose(
             homography_support = _homography_support(x0, x1, inliers, threshold)
             detail = "on a plane: the other pose of its homography has more points in front"
     return Verdict(PoseStatus.OK, R, t, inliers, homography_support, alarms, detail)
+
+
+def verdict_without_model(
+    x0: np.ndarray, x1: np.ndarray, *, threshold: float, num_putative: int, why: str
+) -> Verdict:
+    """What is left to say where the estimator found no model: a rotation alone, or nothing.
+
+    Args: as `verify_pose`; why: detail of the failure.
+    """
+    rotation = search_rotation(x0, x1, threshold, num_putative)
+    if rotation is not None:
+        return _no_parallax(x0, x1, rotation, threshold)
+    none = np.zeros(len(x0), dtype=bool)
+    return Verdict(PoseStatus.ESTIMATION_FAILED, None, None, none, detail=why)
+
+
+def _no_parallax(
+    x0: np.ndarray, x1: np.ndarray, rotation: RotationModel, threshold: float
+) -> Verdict:
+    return Verdict(
+        PoseStatus.NO_PARALLAX,
+        rotation.R,
+        None,
+        rotation.explained,
+        _homography_support(x0, x1, rotation.explained, threshold),
+        detail="a rotation explains the matches; the translation is not determined",
+    )
 
 
 def _homography_support(

@@ -104,7 +104,9 @@ class MatchClassifier(nn.Module):
         matches = self._inputs(points0, points1, side, mask, shape)
         first, logits = self._logits(matches, mask)
         weights = torch.relu(torch.tanh(logits))
-        essential = weighted_eight_point(matches[..., :2], matches[..., 2:4], weights)
+        essential = weighted_eight_point(
+            matches[..., :2], matches[..., 2:4], weights, normalize=True
+        )
         return FilterOutput(logits, weights, essential, first)
 
     def score(

@@ -70,7 +70,7 @@ class Refinement(nn.Module):
         """(B, N, 2) what the first pass says of each match, within −1 … 1."""
         with torch.no_grad():
             x0, x1 = matches[..., :2], matches[..., 2:4]
-            essential = weighted_eight_point(x0, x1, torch.relu(torch.tanh(first)))
+            essential = weighted_eight_point(x0, x1, torch.relu(torch.tanh(first)), normalize=True)
             distance = symmetric_epipolar_distance(x0, x1, essential)
             # 1e-7 … 1 to −1 … 1: from a tenth of a pixel to anywhere.
             closeness = (torch.log10(distance.clamp(1e-7, 1.0)) + 3.5) / 3.5

@@ -95,9 +95,9 @@ def save_net(path, seed=0):
     )
     net = MatchClassifier(config).eval()
     record = make_record(true=80, false=60)
-    columns = np.concatenate([record.xs, record.ratio[:, None], record.mutual[:, None]], 1)
+    columns = (record.xs[:, :2], record.xs[:, 2:], np.stack([record.ratio, record.mutual], 1))
     with torch.no_grad():
-        logits = net.logits(torch.tensor(columns[None], dtype=torch.float32))
+        logits = net.score(*(torch.tensor(c[None], dtype=torch.float32) for c in columns))
         net.trunk.head.bias -= logits.median()
     save_weights(path, net)
     return path

@@ -26,7 +26,7 @@ def eight_point(problem: TwoViewProblem) -> Estimate | None:
     if np.count_nonzero(weights) < 8:
         return None
     x0, x1, w = (torch.from_numpy(a)[None] for a in (problem.x0, problem.x1, weights))
-    E = project_to_essential(weighted_eight_point(x0, x1, w))
+    E = project_to_essential(weighted_eight_point(x0, x1, w, normalize=True))
     voters = w
     if problem.scores is not None:
         count = max(_FEWEST_VOTERS, round(_VOTING_SHARE * len(problem)))
