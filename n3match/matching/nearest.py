@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from n3match import native
-from n3match.matching import nearest_native
+from n3match.matching import nearest_integer, nearest_native
 
 # Entries of one block: 16 MiB of float32 stay in the cache of a CPU; a GPU wants larger products.
 _BLOCK_ENTRIES = {"cpu": 1 << 22, "cuda": 1 << 26}
@@ -166,9 +166,11 @@ def _scan(a, b, block_size: int | None, columns: "_ColumnMinima | None" = None):
 
 
 def _compiled_scan(a, b, block_size: int | None):
-    """As `_scan`, by the compiled loops; also the minima of the columns."""
-    left, right, error = _factors(a, b, 1, native.LANES)
-    found = nearest_native.minima_of_product(left, right, block_size)
+    """As `_scan`, by the compiled loops; also the minima of the columns.
+
+    Values and error may be those of distances, or of squared ones in any unit.
+    """
+    found, error = _compiled_minima(a, b, block_size)
     nearest = found.at.T.contiguous()
     first, second, third = found.values.T
     # As in `_two_nearest`: entries no further apart than two errors may be in the wrong order.
@@ -178,6 +180,20 @@ def _compiled_scan(a, b, block_size: int | None):
     if len(b) < 2:
         nearest[1] = -1
     return *nearest, first, error, _CompiledColumns(found)
+
+
+def _compiled_minima(a, b, block_size: int | None) -> tuple[nearest_native.Minima, float]:
+    whole = _integers(a) and _integers(b)
+    if native.has_integer_products() and a.shape[1] and _ordinary(a) and _ordinary(b):
+        distances = nearest_integer.IntegerDistances(a, b, whole)
+        return nearest_native.minima(distances, block_size).roots(), distances.error
+    left, right, error = _factors(a, b, 1, native.LANES, whole)
+    return nearest_native.minima(nearest_native.Products(left, right), block_size), error
+
+
+def _ordinary(x: torch.Tensor) -> bool:
+    """Whether squares of these float32 numbers are float32 numbers, too."""
+    return 1e-15 < float(x.abs().max()) < 1e15
 
 
 class _CompiledColumns:
@@ -190,7 +206,7 @@ class _CompiledColumns:
         return self._at[columns], self._second[columns] - self.value[columns] > 2 * error
 
 
-def _factors(a, b, multiple_a: int, multiple_b: int):
+def _factors(a, b, multiple_a: int, multiple_b: int, whole: bool | None = None):
     """Matrices whose product is the squared distances, and a bound on the error of an entry.
 
     Their rows are padded to multiples by descriptors that are infinitely far away.
@@ -206,7 +222,7 @@ def _factors(a, b, multiple_a: int, multiple_b: int):
     left = torch.cat([-2 * a.to(dtype), norm_a[:, None].to(dtype), one_a.to(dtype)], 1)
     right = torch.cat([b.to(dtype), one_b.to(dtype), norm_b[:, None].to(dtype)], 1)
     left, right = _padded(left, multiple_a, -2), _padded(right, multiple_b, -1)
-    if not double and scale < 2**24 and _integers(a) and _integers(b):
+    if not double and scale < 2**24 and (_integers(a) and _integers(b) if whole is None else whole):
         return left, right, 0.0  # every partial sum is an integer that float32 holds exactly
     # A sum of k products has a relative error of at most about k u in any order of summation, and
     # the absolute values of the products add up to at most twice the squared norms.

@@ -5,10 +5,16 @@ The environment variable N3MATCH_NATIVE=0, set before the first use, leaves the 
 
 `masses` and `masses_backward` are the recursion of K distributions in place, row by row: with
 `normal=True` logits (−d/t) become weights, and gradients of the weights gradients of the logits.
-`nearest` takes minima of rows and columns
-together. `run_tasks` hands whole tiles to threads.
+`nearest` takes minima of rows and columns together; `integer_distances` are products of 16-bit
+integers, on processors that have an instruction for it. `run_tasks` hands whole tiles to threads.
 """
 
+from n3match.native.integers import (
+    PANEL,
+    has_integer_products,
+    in_panels,
+    integer_distances,
+)
 from n3match.native.library import (
     LANES,
     LARGEST_K,
@@ -22,6 +28,6 @@ from n3match.native.library import (
 from n3match.native.workers import run_tasks
 
 __all__ = [
-    "LANES", "LARGEST_K", "available", "finish", "masses", "masses_backward", "nearest",
-    "prepare", "run_tasks",
+    "LANES", "LARGEST_K", "PANEL", "available", "finish", "has_integer_products", "in_panels",
+    "integer_distances", "masses", "masses_backward", "nearest", "prepare", "run_tasks",
 ]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 LANES = 16  # a row's length is a multiple of it
 LARGEST_K = 64
-_INTERFACE = 4  # what kernels.c must answer: another number is a library from another version
+_INTERFACE = 5  # what kernels.c must answer: another number is a library from another version
 _NUMBER_TYPES = {torch.float32: "f32", torch.float64: "f64"}
 # Of each function: P a pointer, I an integer.
 _SIGNATURES = {
@@ -33,23 +33,27 @@ _SIGNATURES = {
 
 
 @functools.lru_cache(maxsize=1)
-def _functions() -> dict[tuple[str, torch.dtype], ctypes._CFuncPtr] | None:
+def _library() -> ctypes.CDLL | None:
     if os.environ.get("N3MATCH_NATIVE", "1") == "0":
         return None
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
         path = Path(__file__).with_name("_kernels" + suffix)
         try:
             library = ctypes.CDLL(str(path)) if path.is_file() else None
-            if library is None or library.n3match_native_interface() != _INTERFACE:
-                continue
-            return {
-                (name, dtype): _declared(library[f"n3_{name}_{letters}"], signature)
-                for name, signature in _SIGNATURES.items()
-                for dtype, letters in _NUMBER_TYPES.items()
-            }
+            if library is not None and library.n3match_native_interface() == _INTERFACE:
+                return library
         except (OSError, AttributeError):
             continue  # built for another machine, or of another version
     return None
+
+
+@functools.lru_cache(maxsize=1)
+def _functions() -> dict[tuple[str, torch.dtype], ctypes._CFuncPtr]:
+    return {
+        (name, dtype): _declared(_library()[f"n3_{name}_{letters}"], signature)
+        for name, signature in _SIGNATURES.items()
+        for dtype, letters in _NUMBER_TYPES.items()
+    }
 
 
 def _declared(function, signature: str):
@@ -62,7 +66,7 @@ def _declared(function, signature: str):
 
 def available() -> bool:
     """Whether the compiled library is there and wanted."""
-    return _functions() is not None
+    return _library() is not None
 
 
 def _call(name: str, dtype: torch.dtype, *arguments: Tensor | int | None) -> None:

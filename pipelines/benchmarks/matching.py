@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from n3match.matching import nearest_neighbors
+from n3match.matching import nearest_neighbors, root_sift
 from n3match.pipelines.benchmarks.measure import median_seconds
 
 
@@ -18,8 +18,10 @@ def _descriptors(count: int, seed: int) -> np.ndarray:
 
 def run(sizes: list[int], repeats: int) -> list[dict]:
     rows = []
-    for n in sizes:
+    for n, root in ((n, root) for n in sizes for root in (False, True)):
         a, b = _descriptors(n, 0), _descriptors(n, 1)
+        if root:  # no whole numbers any more
+            a, b = root_sift(a), root_sift(b)
         matcher = cv2.BFMatcher(cv2.NORM_L2)
         seconds = median_seconds(
             {
@@ -33,7 +35,7 @@ def run(sizes: list[int], repeats: int) -> list[dict]:
         same = np.mean([m[0].trainIdx for m in found] == ours.index.numpy())
         rows.append(
             {
-                "matching": f"{n} × {n}",
+                "matching": f"{n} × {n}" + (" RootSIFT" if root else " SIFT"),
                 "BFMatcher.knnMatch(k=2), s": round(seconds["opencv"], 3),
                 "n3match both ways, s": round(seconds["n3match"], 3),
                 "times faster": round(seconds["opencv"] / seconds["n3match"], 1),

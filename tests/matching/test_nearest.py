@@ -6,7 +6,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from n3match import native
 from n3match.matching import nearest_neighbors, root_sift
+
+
+@pytest.fixture(scope="module", params=["integers", "products", "tensors"], autouse=True)
+def path(request):
+    """Every way to search: compiled integer or float products, and tensor operations alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "integers" and not native.has_integer_products():
+            pytest.skip("no compiled library, or a processor without AVX-512 VNNI")
+        if request.param == "products" and not native.available():
+            pytest.skip("no compiled library")
+        if request.param != "integers":
+            patch.setattr(native, "has_integer_products", lambda: False)
+        if request.param == "tensors":
+            patch.setattr(native, "available", lambda: False)
+        yield request.param
 
 
 def brute_force(a, b):
@@ -118,6 +134,23 @@ def test_squares_beyond_the_range_of_float32(scale):
     rng = np.random.default_rng(6)
     a, b = ((rng.random((40, 8)) * scale).astype(np.float32) for _ in range(2))
     assert_as_defined(a, b)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_negative_numbers_and_several_tiles_of_columns(whole):
+    rng = np.random.default_rng(5)
+    a, b = rng.normal(0, 900, (70, 31)).astype(np.float32), rng.normal(0, 900, (2300, 31))
+    b[2200], b[2201], b[3] = a[1], a[1], a[2]
+    b = b.astype(np.float32)
+    assert_as_defined(*(x.round() if whole else x for x in (a, b)))
+
+
+def test_longest_vectors_that_fit():
+    """Opposite vectors are as far apart as distances of integers may be."""
+    a = np.zeros((3, 4), np.float32)
+    a[0, 0], a[1, 0], a[2, 1] = 32000, -32000, 31999
+    assert_as_defined(a, -a)
+    assert_as_defined(2 * a, -2 * a)
 
 
 def test_all_descriptors_equal():

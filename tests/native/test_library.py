@@ -10,15 +10,20 @@ import pytest
 import torch
 
 from n3match import native, ops
-from n3match.native import library
+from n3match.native import integers, library
 
 
 @pytest.fixture
 def found_anew():
     """The library is looked for again, in the test and after it."""
-    library._functions.cache_clear()
+    _forget()
     yield
-    library._functions.cache_clear()
+    _forget()
+
+
+def _forget():
+    for looked_up in (library._library, library._functions, integers._function):
+        looked_up.cache_clear()
 
 
 def test_a_compiler_at_install_time_means_a_library():
@@ -37,7 +42,7 @@ def _aggregate():
 def _assert_tensors_alone_serve():
     assert not native.available()
     found = _aggregate()
-    library._functions.cache_clear()
+    _forget()
     for a, b in zip(found, _aggregate()):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
