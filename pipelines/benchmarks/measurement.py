@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-OURS, PRODUCTS, PLAIN = "n3match", "matrix products", "plain formula"
+OURS, PRODUCTS = "n3match", "matrix products"
+PLAIN = "plain formula"  # ops.reference: exact, in float64
+FLOAT32 = "float32 tensors"  # the same, as fast as it goes without fusing anything
 GATHERING, AUTHORS = "gathering", "authors' algorithm"
 
 

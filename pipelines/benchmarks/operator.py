@@ -1,4 +1,4 @@
-"""The dense operator against its matrix products alone and against the plain formula."""
+"""Calls to time: the dense operator by any backend, and its matrix products alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 
 from n3match import native, ops
 from n3match.ops import tiled_native
-from n3match.pipelines.benchmarks.measure import median_seconds, peak_bytes
 
 EMBEDDING, FEATURES, NEIGHBOURS = 32, 128, 3
 
@@ -82,37 +81,3 @@ def products(batch: int, n: int, gradients: bool) -> Callable[[], object]:
             native.run_tasks(backward, tiles(backward_rows))
 
     return run
-
-
-def run(sizes: list[int], batch: int, repeats: int, memory_size: int) -> list[dict]:
-    rows = []
-    for n in sizes:
-        for gradients in (False, True):
-            make = aggregate_and_gradients if gradients else aggregate
-            candidates = {
-                "matrix products": products(batch, n, gradients),
-                "tiled": make(batch, n, "tiled"),
-            }
-            seconds = median_seconds(candidates, repeats)
-            # The plain formula takes seconds and B·N²·(E + K) doubles: one pair is enough.
-            plain = median_seconds(
-                {"plain formula": make(1, n, "reference"), "tiled": make(1, n, "tiled")}, 1
-            )
-            rows.append(
-                {
-                    "operator": f"B={batch} N={n}" + (" with gradients" if gradients else ""),
-                    "matrix products, s": round(seconds["matrix products"], 4),
-                    "tiled, s": round(seconds["tiled"], 4),
-                    "tiled / products": round(seconds["tiled"] / seconds["matrix products"], 2),
-                    "plain / tiled (B=1)": round(plain["plain formula"] / plain["tiled"], 1),
-                }
-            )
-    if memory_size:
-        peak = peak_bytes(aggregate_and_gradients, 1, memory_size, "tiled")
-        rows.append(
-            {
-                "operator": f"B=1 N={memory_size} with gradients",
-                "peak memory above the inputs, MB": round(peak / 1e6),
-            }
-        )
-    return rows

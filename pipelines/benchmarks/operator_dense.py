@@ -1,4 +1,4 @@
-"""The dense operator against its matrix products alone and the plain formula, over N."""
+"""The dense operator against its matrix products alone and plain formulas, over N."""
 
 from __future__ import annotations
 
@@ -10,9 +10,20 @@ import torch
 from n3match import ops
 from n3match.pipelines.benchmarks import operator
 from n3match.pipelines.benchmarks.ceilings import Ceilings, dense_work
-from n3match.pipelines.benchmarks.measurement import OURS, PLAIN, PRODUCTS, Limits, Measurement
+from n3match.pipelines.benchmarks.measurement import (
+    FLOAT32,
+    OURS,
+    PLAIN,
+    PRODUCTS,
+    Limits,
+    Measurement,
+)
 from n3match.pipelines.benchmarks.operator import EMBEDDING, FEATURES, NEIGHBOURS
-from n3match.pipelines.benchmarks.plain_baselines import plain_aggregate, plain_bytes
+from n3match.pipelines.benchmarks.plain_baselines import (
+    plain_aggregate,
+    plain_bytes,
+    reference_bytes,
+)
 from n3match.pipelines.benchmarks.side_by_side import side_by_side
 
 SIZES = (500, 1000, 2000, 5000, 10000, 20000)
@@ -30,7 +41,9 @@ def measure_dense(
     for n in sorted(sizes):
 
         def needed(name: str, gradients: bool, n: int = n) -> int:
-            return plain_bytes(n, n, NEIGHBOURS, gradients) if name == PLAIN else 0
+            if name == PLAIN:
+                return reference_bytes(n, n, EMBEDDING, gradients)
+            return plain_bytes(n, n, NEIGHBOURS, gradients) if name == FLOAT32 else 0
 
         def floor(gradients: bool, n: int = n) -> float:
             work = dense_work(batch, n, EMBEDDING, FEATURES, NEIGHBOURS, gradients)
@@ -39,7 +52,7 @@ def measure_dense(
         rows += side_by_side(
             "dense",
             n,
-            (OURS, PRODUCTS, PLAIN),
+            (OURS, PRODUCTS, PLAIN, FLOAT32),
             call=partial(_call, batch),
             prepare=partial(_prepare, batch),
             needed_bytes=needed,
@@ -51,15 +64,15 @@ def measure_dense(
 
 
 def _call(batch: int, name: str, n: int, gradients: bool) -> Callable[[], object]:
-    if name == PLAIN:
-        return _plain(batch, n, gradients)
+    if name in (PLAIN, FLOAT32):
+        return _plain(name, batch, n, gradients)
     if name == PRODUCTS:
         return operator.products(batch, n, gradients)
     make = operator.aggregate_and_gradients if gradients else operator.aggregate
     return make(batch, n, ops.backends()[0])
 
 
-def _plain(batch: int, n: int, gradients: bool) -> Callable[[], object]:
+def _plain(name: str, batch: int, n: int, gradients: bool) -> Callable[[], object]:
     generator = torch.Generator().manual_seed(0)
     leaves = [
         torch.randn(batch, n, channels, generator=generator).requires_grad_(gradients)
@@ -68,7 +81,11 @@ def _plain(batch: int, n: int, gradients: bool) -> Callable[[], object]:
     cotangent = torch.randn(batch, n, NEIGHBOURS, FEATURES, generator=generator)
 
     def run() -> object:
-        z = plain_aggregate(*leaves, NEIGHBOURS)
+        if name == FLOAT32:
+            z = plain_aggregate(*leaves, NEIGHBOURS)
+        else:  # pair by pair: together they would take B times the memory
+            pairs = zip(*(leaf.split(1) for leaf in leaves))
+            z = torch.cat([ops.reference.n3_aggregate(*pair, NEIGHBOURS) for pair in pairs])
         return torch.autograd.grad(z, leaves, cotangent) if gradients else z
 
     return run

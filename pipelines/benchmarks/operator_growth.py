@@ -13,6 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLo
 
 from n3match.pipelines.benchmarks.measurement import (
     AUTHORS,
+    FLOAT32,
     GATHERING,
     OURS,
     PLAIN,
@@ -23,7 +24,7 @@ from n3match.pipelines.whole_file import whole_file
 
 _COLOURS = {
     OURS: "#d62246", PRODUCTS: "#6c757d", PLAIN: "#1d70b8", GATHERING: "#2a9d55",
-    AUTHORS: "#e07a1f",
+    AUTHORS: "#e07a1f", FLOAT32: "#7b3fa0",
 }
 _UNITS = {"dense": "N", "window": "pixels"}
 _TITLES = {"dense": "All items are candidates", "window": "Windows of an image"}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from n3match.pipelines.benchmarks.measurement import (
     AUTHORS,
+    FLOAT32,
     GATHERING,
     OURS,
     PLAIN,
@@ -16,7 +17,10 @@ from n3match.pipelines.benchmarks.measurement import (
 )
 from n3match.pipelines.tables import markdown_table
 
-_SHORT = {PRODUCTS: "products", PLAIN: "plain", GATHERING: "gathering", AUTHORS: "authors'"}
+_SHORT = {
+    PRODUCTS: "products", PLAIN: "plain", FLOAT32: "float32", GATHERING: "gathering",
+    AUTHORS: "authors'",
+}
 _MISSING = "—"
 
 

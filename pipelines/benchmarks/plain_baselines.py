@@ -45,3 +45,9 @@ def plain_aggregate(
 def plain_bytes(m: int, n: int, k: int, gradients: bool) -> int:
     """About what `plain_aggregate` holds at once for one pair, float32."""
     return 4 * m * n * (3 * k + 1 if gradients else 5)
+
+
+def reference_bytes(m: int, n: int, e: int, gradients: bool) -> int:
+    """About what `ops.reference.n3_aggregate` holds at once for one pair: the differences of all
+    embeddings, in float64."""
+    return 8 * m * n * e * (6 if gradients else 2)

@@ -35,17 +35,18 @@ def read_csv(path):
 
 
 def test_operator_benchmark_measures_what_is_asked_and_says_what_is_left_out(tmp_path, capsys):
-    # 1e-4 GB: enough for everything but the plain formula at N = 900.
+    # 1e-4 GB: enough for all but the plain formulas at N = 900 (and the exact one at 40).
     arguments = "ops --sizes 40 900 --images 20 41 --repeats 1 --baseline-memory 1e-4 --no-memory"
     assert benchmark.main([*arguments.split(), "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "ceilings measured in this run" in printed
-    assert "900: plain formula not run: takes about 0.016 GB" in printed
+    assert "900: plain formula not run: takes about " in printed
+    assert "900: float32 tensors not run: takes about 0.016 GB" in printed
     report = (tmp_path / "benchmark-ops.md").read_text()
     assert report.count("| n3match, s |") == 2 and "20² with gradients" in report
 
     rows = read_csv(tmp_path / "benchmark-ops.csv")
-    for form, sizes, count in (("dense", "40 900", 3), ("window", "20 41", 4)):
+    for form, sizes, count in (("dense", "40 900", 4), ("window", "20 41", 4)):
         for size in sizes.split():
             for run in ("forward", "forward and backward"):
                 mine = [r for r in rows if (r["form"], r["size"], r["pass"]) == (form, size, run)]
@@ -54,14 +55,15 @@ def test_operator_benchmark_measures_what_is_asked_and_says_what_is_left_out(tmp
                     assert (row["seconds"] == "") == row["note"].startswith("not run")
                     assert row["seconds"] == "" or float(row["seconds"]) > 0
     refused = [row["implementation"] for row in rows if row["note"]]
-    assert refused.count("plain formula") == 2
+    assert refused.count("plain formula") == 4
+    assert refused.count("float32 tensors") == 2
     assert cv2.imread(str(tmp_path / "benchmark-ops.png")) is not None
 
 
 def test_one_form_alone_with_memory(tmp_path, capsys):
     arguments = ["ops", "--sizes", "60", "--images", "--repeats", "1"]
     assert benchmark.main([*arguments, "--out", str(tmp_path)]) == 0
-    assert "plain, MB" in capsys.readouterr().out
+    assert "plain, MB | float32, MB" in capsys.readouterr().out
     rows = read_csv(tmp_path / "benchmark-ops.csv")
     assert {row["form"] for row in rows} == {"dense"}
     for row in rows:
