@@ -80,9 +80,10 @@ def verify_pose(
     alarms = log10_false_alarms(
         x0, x1, epipolar_distance(essential_of(R, t)), everything, threshold, num_putative
     )
-    plane = find_plane(x0, x1, inliers, threshold)
-    if plane is not None:
-        homography_support = _share(plane.explained, inliers)
+    # A linear solver's answer on a plane is arbitrary, and so are its inliers: not these alone.
+    plane = find_plane(x0, x1, everything if linear else inliers, threshold)
+    if plane is not None and inliers.any():
+        homography_support = _share(plane.explained & inliers, inliers)
 
     def rejected(status: PoseStatus, why: str) -> Verdict:
         return Verdict(status, None, None, inliers, homography_support, alarms, why)
@@ -120,7 +121,10 @@ def verdict_without_model(
     Args: as `verify_pose`; why: detail of the failure.
     """
     rotation = search_rotation(x0, x1, threshold, num_putative)
-    if rotation is not None:
+    # Far points agree on a rotation in any scene: others must not agree on a translation.
+    if rotation is not None and (
+        translation_beside_rotation(x0, x1, rotation, threshold, num_putative) is None
+    ):
         return _no_parallax(x0, x1, rotation, threshold)
     none = np.zeros(len(x0), dtype=bool)
     return Verdict(PoseStatus.ESTIMATION_FAILED, None, None, none, detail=why)

@@ -120,8 +120,9 @@ def test_eight_point_uses_scores_as_weights():
     assert not _estimate(scene, "eight_point").ok  # equal weights: the outliers ruin it
 
 
-def test_eight_point_on_a_plane_is_degenerate():
-    scene = make_scene("planar", noise=0.5)
+@pytest.mark.parametrize("noise", [0.0, 0.2, 0.5, 0.8])
+def test_eight_point_on_a_plane_is_degenerate(noise):
+    scene = make_scene("planar", noise=noise)
     assert _estimate(scene, "eight_point").status is PoseStatus.DEGENERATE
 
 
