@@ -32,11 +32,10 @@ import torch
 from tqdm import tqdm
 
 from n3match import weights
-from n3match.datasets.pair_store import has_extras, open_store
 from n3match.datasets.two_view import TRUE_MATCH_DISTANCE
 from n3match.pipelines.build_pairs import build_pairs
 from n3match.pipelines.match_filters import CLASSICAL, DESCRIPTIONS, FilterSource
-from n3match.pipelines.pose_protocol import PROTOCOLS, PairEvaluator, check_estimators
+from n3match.pipelines.pose_protocol import PROTOCOLS, PairEvaluator, check_estimators, choose_pairs
 from n3match.pipelines.pose_report import describe_pairs, hardest_third, pose_report
 from n3match.pipelines.pose_results import PoseResult, read_results, write_results
 from n3match.pipelines.tables import write_text_whole
@@ -82,7 +81,7 @@ def evaluate_pose(
             raise ValueError(f"{name} must be at least 1, got {value}")
     stores = [Path(store) for store in stores]
     settings = _fingerprints(stores, sources, estimators, seed)
-    chosen = _choose_pairs(stores, limit)
+    chosen = choose_pairs(stores, limit)
 
     path = None if out is None else Path(out) / "results.csv"
     on_file = {} if path is None else {r.key: r for r in read_results(path)}
@@ -217,27 +216,6 @@ def _one_thread() -> Iterator[None]:
     finally:
         torch.set_num_threads(before[0])
         cv2.setNumThreads(before[1])
-
-
-def _choose_pairs(stores: Sequence[Path], limit: int | None) -> list[tuple[Path, int]]:
-    pairs = []
-    for store in stores:
-        with open_store(store) as file:
-            if not has_extras(file):
-                raise ValueError(
-                    f"{store}: has no pixels, cameras and names (an OANet dump?); "
-                    "a store made by build-pairs is wanted"
-                )
-            pairs += [(store, i) for i in range(len(file["xs"]))]
-    names = [store.name for store in stores]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"stores: several are called {twice[0]}, rename one")
-    if not pairs:
-        raise ValueError(f"stores: no pairs in {', '.join(names) or 'nothing'}")
-    if limit is None or limit >= len(pairs):
-        return pairs
-    return [pairs[i * len(pairs) // limit] for i in range(limit)]
 
 
 def _fingerprints(

@@ -30,10 +30,13 @@ class Filtered:
         kept: (N,) bool.
         weights: (N,) in [0, 1), 0 where not kept, for the weighted eight-point algorithm; None
             where the filter has none: all kept matches count alike.
+        points: (N, 2) twice, pixels as detected, where a filter speaks of matches of its own
+            rather than of the putative ones; None otherwise.
     """
 
     kept: np.ndarray
     weights: np.ndarray | None = None
+    points: tuple[np.ndarray, np.ndarray] | None = None
 
 
 PreparedFilter = Callable[[], Filtered]
@@ -151,11 +154,16 @@ def learned(net: MatchFilter, record: PairRecord) -> PreparedFilter:
     shape = relative_shape(record.shapes0, record.shapes1, *focal)
     shape = torch.tensor(shape, dtype=torch.float32)[None]
 
+    device = next(net.parameters()).device
+
     def run() -> Filtered:
         if not x.shape[1]:
             return Filtered(np.zeros(0, dtype=bool), np.zeros(0))
+        inputs = (None if c is None else c.to(device) for c in (x, side, shape))
         with torch.inference_mode():
-            logits = net.score(x[..., :2], x[..., 2:], side, shape=shape)[0].double().numpy()
+            points, known_side, known_shape = inputs
+            logits = net.score(points[..., :2], points[..., 2:], known_side, shape=known_shape)
+        logits = logits[0].double().cpu().numpy()
         return Filtered(logits > 0, np.maximum(np.tanh(logits), 0.0))
 
     return run

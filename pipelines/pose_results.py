@@ -26,6 +26,7 @@ class PoseResult:
     filter: str
     kept: int
     kept_right: int
+    read_ms: float  # the pair from the store, undistorted
     filter_ms: float
     estimator: str
     status: str  # of RelativePose
