@@ -42,10 +42,10 @@ def estimate_relative_pose_from_matches(
     Convention: x1 ~ R x0 + t with ‖t‖ = 1 (the scale is unknown), E = [t]× R.
 
     Few, degenerate or hopeless matches are ordinary results, told apart by `status`:
-    "too_few_matches" (fewer than 5; 6 for "kornia", 8 for "eight_point"), "degenerate" (all points on a line or a
-    point; a plane that two poses explain), "estimation_failed", "no_parallax" (a rotation alone
-    explains the matches: R is given), "insufficient_support" (wrong matches alone would give as
-    many inliers). Only "ok" has R, t and E.
+    "too_few_matches" (fewer than 5; 6 for "kornia", 8 for "eight_point"), "degenerate" (all points
+    on a line or a point; a plane that two poses explain), "estimation_failed", "no_parallax" (a
+    rotation alone explains the matches: R is given), "insufficient_support" (wrong matches alone
+    would give as many inliers). Only "ok" has R, t and E.
 
     Args:
         points0, points1: (N, 2) matched pixels (arrays or CPU tensors); integers are pixel

@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -37,11 +38,21 @@ def synchronise_statistics(net: nn.Module, group: ProcessGroup | None) -> None:
             module.group = group
 
 
-def _sum_over(group: ProcessGroup, x: Tensor) -> Tensor:
+class _SumOver(torch.autograd.Function):
     """The sum of the processes' tensors; its gradient is the sum of theirs."""
-    from torch.distributed.nn.functional import all_reduce  # not in every build of torch
 
-    return all_reduce(x, group=group)
+    @staticmethod
+    def forward(ctx, x: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group = group
+        x = x.clone()
+        dist.all_reduce(x, group=group)
+        return x
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        grad = grad.clone()
+        dist.all_reduce(grad, group=ctx.group)
+        return grad, None
 
 
 def _total(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -128,7 +139,7 @@ class ContextNormReLU(nn.Module):
                 total = count.sum()
                 summed = (variance / context * count).sum(0)
                 if self.group is not None:
-                    both = _sum_over(self.group, torch.cat([summed, total[None]]))
+                    both = _SumOver.apply(torch.cat([summed, total[None]]), self.group)
                     summed, total = both[:-1], both[-1].detach()
                 batch = summed / total
                 self._update(batch.detach(), total)
