@@ -22,7 +22,8 @@ from n3match.geometry import (
     translation_error_deg,
     undistort_points,
 )
-from n3match.pipelines.match_filters import Filtered, FilterSource
+from n3match.pipelines.filtered import Filtered
+from n3match.pipelines.match_filters import FilterSource
 from n3match.pipelines.pose_results import FAILED_DEG, PoseResult
 
 

@@ -79,11 +79,14 @@ def launch(script, arguments, count):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     path = os.pathsep.join(p for p in sys.path if p)
-    common = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common = {
+        "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }  # fmt: skip
     return [
         subprocess.Popen(
             [sys.executable, "-c", script, *map(str, arguments)],
-            env={**os.environ, **common, "PYTHONPATH": path, "RANK": str(rank), "WORLD_SIZE": str(count)},
+            env={**os.environ, **common, "RANK": str(rank), "WORLD_SIZE": str(count)},
             stdout=subprocess.DEVNULL,
         )
         for rank in range(count)
