@@ -88,6 +88,8 @@ def stage_table(
 ) -> str:
     """Markdown: median seconds of a pair by stage, a row per filter.
 
+    "read pair" is from the store, with distortion taken out.
+
     Args:
         results: rows of all filters and estimators.
         filters, estimators: in the order wanted.
@@ -97,10 +99,14 @@ def stage_table(
     rows = []
     for label in filters:
         of = [r for r in results if r.filter == label]
-        stages = [*features.values(), _median(r.filter_ms for r in of)]
-        stages += [_median(r.estimator_ms for r in of if r.estimator == name) for name in estimators]
+        stages = [
+            *features.values(),
+            _median(r.read_ms for r in of),
+            _median(r.filter_ms for r in of),
+            *(_median(r.estimator_ms for r in of if r.estimator == n) for n in estimators),
+        ]
         rows.append([label, *(f"{s:.3f}" for s in stages)])
-    return markdown_table(["filter", *features, "filter", *estimators], rows)
+    return markdown_table(["filter", *features, "read pair", "run filter", *estimators], rows)
 
 
 def _median(milliseconds) -> float:
