@@ -42,8 +42,8 @@ def estimate_relative_pose(
         side: (N, S) side information for the filter, see `score_matches`; None if unknown.
         shapes0, shapes1: (N, 2) keypoint sizes and angles for the filter, likewise.
         filter: "sift" (shipped), another name, a path or a `MatchFilter`; None for no filter.
-        estimator: "poselib", "opencv_usac", "opencv_ransac", "eight_point", or "auto": PoseLib
-            where installed, else OpenCV.
+        estimator: "poselib", "opencv_usac", "opencv_ransac", "kornia", "eight_point", or "auto":
+            PoseLib where installed, else OpenCV.
         threshold: inlier threshold in pixels.
         distortion0, distortion1: lens coefficients in OpenCV's order, or None.
         seed: same seed, same result.

@@ -2,149 +2,44 @@
 
 Every filter sees the same putative matches, every estimator the matches that the filter kept; its
 pose is taken as it is, without doubt. Error of a pair: the larger of the rotation's and the
-translation direction's angle (sign ignored), 180° where there is no pose.
+translation direction's angle (sign ignored), 180° where there is no pose. A filter may also be a
+file of matches made elsewhere (hloc's, or those of `n3match match`), see precomputed.py: these are
+matches of its own, so their recall, relative to the right putative ones, may be above 100 %.
 
-With --out, `results.csv` there has a row per pair, filter and estimator. It is written every few
-seconds, so a run that was stopped goes on where it was; rows are used again only where the pairs,
-the filter (its weights), the seed and the versions of the libraries are the same. Changes to
-n3match's own code don't show in its version: give those another folder.
+With --out, `table.md` and pictures are written there, and `results.csv` with a row per pair, filter
+and estimator. That is written every few seconds, so a run that was stopped goes on where it was,
+and another filter or estimator costs only itself; rows are used again only where the pairs, the
+filter (its weights), the seed and the versions of the libraries are the same. Changes to n3match's
+own code don't show in its version: give those another folder.
+
+For large sets: `torchrun --nproc-per-node 4 -m n3match.pipelines.cli evaluate-pose … --out DIR`,
+on one machine or several that see DIR.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import importlib.metadata
 import importlib.util
-import json
-import multiprocessing
 import os
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
-import cv2
-import torch
-from tqdm import tqdm
-
 from n3match import weights
-from n3match.datasets.pair_store import has_extras, open_store
 from n3match.datasets.two_view import TRUE_MATCH_DISTANCE
 from n3match.pipelines.build_pairs import build_pairs
-from n3match.pipelines.match_filters import CLASSICAL, DESCRIPTIONS, FilterSource
-from n3match.pipelines.pose_protocol import PROTOCOLS, PairEvaluator, check_estimators
+from n3match.pipelines.match_filters import CLASSICAL, DESCRIPTIONS
+from n3match.pipelines.pose_figures import plot_precision, plot_recall
+from n3match.pipelines.pose_protocol import PROTOCOLS, check_estimators
 from n3match.pipelines.pose_report import describe_pairs, hardest_third, pose_report
-from n3match.pipelines.pose_results import PoseResult, read_results, write_results
+from n3match.pipelines.pose_results import PoseResult
+from n3match.pipelines.pose_runs import check_folder, evaluate_pose, parse_filters, versions
+from n3match.pipelines.processes import Processes, joined_processes
+from n3match.pipelines.stage_times import measure_features, stage_table
 from n3match.pipelines.tables import write_text_whole
-
-_SAVE_EVERY_S = 5.0
-
-
-def evaluate_pose(
-    stores: Sequence[str | Path],
-    *,
-    filters: Sequence[str],
-    estimators: Sequence[str],
-    out: str | Path | None = None,
-    limit: int | None = None,
-    seed: int = 0,
-    workers: int = 1,
-    progress: bool = True,
-) -> list[PoseResult]:
-    """Filters the pairs of stores, estimates their poses and compares them with the true ones.
-
-    Args:
-        stores: files written by build-pairs.
-        filters: names (`match_filters.CLASSICAL`, shipped weights), paths of weights, LABEL=PATH.
-        estimators: names of PROTOCOLS.
-        out: folder for results.csv, whose rows are used again; None: nothing is written.
-        limit: that many pairs, evenly spread over all; None for all.
-        seed: of the estimators.
-        workers: processes, one thread each; 1: everything in this one.
-
-    Returns:
-        A row per pair, filter and estimator, sorted.
-
-    Raises:
-        FileNotFoundError: no such store. ValueError: an unknown name, a malformed store or
-            results.csv, naming it. ImportError: "poselib" is not installed.
-        NotADirectoryError: `out` is a file.
-    """
-    sources = parse_filters(filters)
-    check_estimators(estimators)
-    check_folder(out)
-    for name, value in (("limit", limit), ("workers", workers)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    stores = [Path(store) for store in stores]
-    settings = _fingerprints(stores, sources, estimators, seed)
-    chosen = _choose_pairs(stores, limit)
-
-    path = None if out is None else Path(out) / "results.csv"
-    on_file = {} if path is None else {r.key: r for r in read_results(path)}
-    wanted = {
-        (store.name, pair, source.label, name)
-        for store, pair in chosen
-        for source in sources
-        for name in estimators
-    }
-
-    def is_done(key: tuple[str, int, str, str]) -> bool:
-        found = on_file.get(key)
-        return found is not None and found.settings == settings[key[0], key[2], key[3]]
-
-    jobs = []
-    for store, pair in chosen:
-        todo = [
-            (source.label, name)
-            for source in sources
-            for name in estimators
-            if not is_done((store.name, pair, source.label, name))
-        ]
-        if todo:
-            jobs.append((store, pair, todo))
-    evaluator = PairEvaluator(sources, seed, settings)
-    saved_at = time.monotonic()
-    try:
-        with tqdm(
-            total=len(chosen), initial=len(chosen) - len(jobs), unit="pair", disable=not progress
-        ) as bar:
-            for results in _run(evaluator, jobs, workers):
-                on_file.update((r.key, r) for r in results)
-                bar.update()
-                if path is not None and time.monotonic() - saved_at > _SAVE_EVERY_S:
-                    write_results(path, list(on_file.values()))
-                    saved_at = time.monotonic()
-    finally:
-        if path is not None and jobs:
-            write_results(path, list(on_file.values()))
-    return [on_file[key] for key in sorted(wanted)]
-
-
-def check_folder(out: str | Path | None) -> None:
-    """Raises NotADirectoryError where `out` is a file; it need not exist."""
-    if out is not None and Path(out).exists() and not Path(out).is_dir():
-        raise NotADirectoryError(f"out: {out} is a file, wanted a folder")
-
-
-def parse_filters(filters: Sequence[str]) -> list[FilterSource]:
-    """What the filters named are; a filter named twice counts once.
-
-    Raises:
-        ValueError: no filter, an unknown one, or one label for two filters.
-    """
-    sources = list(dict.fromkeys(FilterSource.parse(text) for text in filters))
-    labels = [source.label for source in sources]
-    if not sources:
-        raise ValueError("filters: none given")
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if twice:
-        raise ValueError(f"filters: the label {twice[0]!r} stands for several filters")
-    return sources
+from n3match.pipelines.worst_pairs import plot_worst_pairs
 
 
 def make_stores(
@@ -172,120 +67,14 @@ def make_stores(
     return stores
 
 
-def _run(
-    evaluator: PairEvaluator, jobs: Sequence[tuple], workers: int
-) -> Iterator[list[PoseResult]]:
-    """The results of the jobs, in whatever order they come."""
-    workers = min(workers, len(jobs))
-    if workers <= 1:
-        with _one_thread():
-            for job in jobs:
-                yield evaluator(*job)
-        return
-    # Spawned, not forked: a forked child of a process with torch threads may hang.
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), _start, (evaluator,)
-    )
-    try:
-        for future in as_completed([pool.submit(_work, job) for job in jobs]):
-            yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_evaluator: PairEvaluator | None = None  # of this process, where it is a worker
-
-
-def _start(evaluator: PairEvaluator) -> None:
-    global _evaluator
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    _evaluator = evaluator
-
-
-def _work(job: tuple) -> list[PoseResult]:
-    return _evaluator(*job)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        cv2.setNumThreads(before[1])
-
-
-def _choose_pairs(stores: Sequence[Path], limit: int | None) -> list[tuple[Path, int]]:
-    pairs = []
-    for store in stores:
-        with open_store(store) as file:
-            if not has_extras(file):
-                raise ValueError(
-                    f"{store}: has no pixels, cameras and names (an OANet dump?); "
-                    "a store made by build-pairs is wanted"
-                )
-            pairs += [(store, i) for i in range(len(file["xs"]))]
-    names = [store.name for store in stores]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"stores: several are called {twice[0]}, rename one")
-    if not pairs:
-        raise ValueError(f"stores: no pairs in {', '.join(names) or 'nothing'}")
-    if limit is None or limit >= len(pairs):
-        return pairs
-    return [pairs[i * len(pairs) // limit] for i in range(limit)]
-
-
-def _fingerprints(
-    stores: Sequence[Path], sources: Sequence[FilterSource], estimators: Sequence[str], seed: int
-) -> dict[tuple[str, str, str], str]:
-    """Short hashes of everything that a row depends on, by (store, filter, estimator)."""
-    of_store = {store.name: _hash_file(store) for store in stores}
-    of_filter = {
-        source.label: [source.fingerprint(), *_versions("opencv", "kornia", "n3match")]
-        for source in sources
-    }
-    of_estimator = {
-        name: [PROTOCOLS[name].options, TRUE_MATCH_DISTANCE, *_versions(PROTOCOLS[name].package)]
-        for name in estimators
-    }
-    return {
-        (store, label, name): hashlib.sha256(
-            json.dumps([seed, of_store[store], of_filter[label], name, of_estimator[name]]).encode()
-        ).hexdigest()[:12]
-        for store in of_store
-        for label in of_filter
-        for name in of_estimator
-    }
-
-
-def _versions(*packages: str) -> list[str]:
-    """As in ["opencv 5.0.0"]."""
-    return [
-        f"{name} {cv2.__version__ if name == 'opencv' else importlib.metadata.version(name)}"
-        for name in packages
-    ]
-
-
-def _hash_file(path: Path) -> str:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such pair store")
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def make_report(
     results: Sequence[PoseResult], filters: Sequence[str], estimators: Sequence[str],
-    *, hardest: bool = False, seed: int = 0,
+    *, hardest: bool = False, seed: int = 0, features: dict[str, float] | None = None,
 ) -> str:
-    """Markdown: what was evaluated and how, the tables, and those of the hardest third."""
+    """Markdown: what was evaluated and how, the tables, those of the hardest third, the seconds.
+
+    `features`: seconds of "sift" and "matching" for a pair, where they are known.
+    """
     labels = [source.label for source in parse_filters(filters)]
     titles = {name: PROTOCOLS[name].title for name in estimators}
     tables = pose_report(results, labels, titles, seed)
@@ -296,6 +85,10 @@ def make_report(
             f"The third with the smallest share of right matches: {describe_pairs(third)}.",
             pose_report(third, labels, titles, seed),
         ]
+    parts += [
+        "Median seconds of a pair by stage (one thread):",
+        stage_table(results, labels, list(estimators), features),
+    ]
     described = "; ".join(f"{x}: {DESCRIPTIONS[x]}" for x in labels if x in CLASSICAL)
     packages = dict.fromkeys(PROTOCOLS[name].package for name in estimators)
     parts.append(
@@ -304,7 +97,7 @@ def make_report(
         "Pose error: max(rotation, translation direction), 180° without a pose. mAP is binned in "
         "steps of 5°, AUC is the exact area; the interval is a bootstrap over pairs. "
         + (f"Filters: {described}. " if described else "")
-        + f"Seed {seed}; {', '.join(_versions(*packages))}."
+        + f"Seed {seed}; {', '.join(versions(*packages))}."
     )
     return "\n\n".join(parts) + "\n"
 
@@ -330,18 +123,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--filters", nargs="+", default=None, metavar="FILTER",
-        help=f"{', '.join(CLASSICAL)}, sift-cnnet, sift, a file of weights, or LABEL=FILE "
-        "(default: all that are named here)",
+        help=f"{', '.join(CLASSICAL)}, sift-cnnet, sift, a file of weights, a file of matches "
+        "(MATCHES.h5, or MATCHES.h5,FEATURES.h5 of hloc; or a folder of files of `n3match match`), "
+        "or LABEL=FILE (default: all that have names here)",
     )
     parser.add_argument(
         "--estimators", nargs="+", default=None, metavar="ESTIMATOR",
         help=f"{', '.join(PROTOCOLS)} (default: all that are installed)",
     )
     parser.add_argument(
-        "--out", type=Path, help="folder for results.csv and table.md; an existing run goes on"
+        "--out", type=Path,
+        help="folder for results.csv, table.md and figures/; an existing run goes on",
     )
     parser.add_argument(
-        "--keypoints", type=int, default=2000, help="per image, for folders of scenes"
+        "--keypoints", type=int, nargs="+", default=[2000], metavar="N",
+        help="per image, for folders of scenes; several: tables for each",
+    )
+    parser.add_argument(
+        "--images", type=Path, nargs="*", default=[], metavar="SCENES",
+        help="folders of scenes with the photographs of pair stores, for pictures and times",
+    )
+    parser.add_argument(
+        "--worst", type=int, default=4, metavar="N",
+        help="with --out: pictures of that many pairs on which the last filter does worst",
     )
     parser.add_argument("--limit", type=int, help="that many pairs, evenly spread over all")
     parser.add_argument(
@@ -360,27 +164,97 @@ def main(arguments: argparse.Namespace) -> int:
     parse_filters(filters)  # before minutes are spent on a store
     check_estimators(estimators)
     check_folder(arguments.out)
-    workers = _cores() if arguments.workers is None else arguments.workers
-    with tempfile.TemporaryDirectory() as temporary:
-        stores = make_stores(
-            arguments.inputs,
-            arguments.out or Path(temporary),
-            max_keypoints=arguments.keypoints,
-            workers=workers,
-        )
-        results = evaluate_pose(
-            stores,
-            filters=filters,
-            estimators=estimators,
-            out=arguments.out,
-            limit=arguments.limit,
-            seed=arguments.seed,
-            workers=workers,
-        )
-    report = make_report(
-        results, filters, estimators, hardest=arguments.hardest, seed=arguments.seed
-    )
-    if arguments.out is not None:
-        write_text_whole(arguments.out / "table.md", report)
-    print(report, end="", file=sys.stdout)
+    budgets = list(dict.fromkeys(arguments.keypoints))
+    _check_budgets(budgets, arguments.inputs)
+    if arguments.worst < 0:
+        raise ValueError(f"--worst must be 0 or more, got {arguments.worst}")
+    with joined_processes("cpu") as processes:
+        if processes.size > 1 and arguments.out is None:
+            raise ValueError("--out: several processes need a folder that all of them see")
+        parts = []
+        temporary = tempfile.TemporaryDirectory() if arguments.out is None else nullcontext()
+        with temporary as made:
+            for budget in budgets:
+                part = _evaluate_budget(
+                    arguments, budget, filters, estimators, Path(arguments.out or made), processes
+                )
+                parts.append((budget, part))
+        if not processes.is_first:
+            return 0
+        report = parts[0][1]
+        if len(parts) > 1:
+            report = "\n".join(f"## {n} keypoints per image\n\n{text}" for n, text in parts)
+        if arguments.out is not None:
+            write_text_whole(arguments.out / "table.md", report)
+        print(report, end="", file=sys.stdout)
     return 0
+
+
+def _check_budgets(budgets: Sequence[int], inputs: Sequence[Path]) -> None:
+    for budget in budgets:
+        if budget < 1:
+            raise ValueError(f"--keypoints must be at least 1, got {budget}")
+    files = [path for path in inputs if not path.is_dir()]
+    if len(budgets) > 1 and files:
+        raise ValueError(
+            f"--keypoints: several numbers need folders of scenes, {files[0]} is none: its "
+            "keypoints were chosen when it was made"
+        )
+
+
+def _evaluate_budget(
+    arguments: argparse.Namespace,
+    budget: int,
+    filters: Sequence[str],
+    estimators: Sequence[str],
+    folder: Path,
+    processes: Processes,
+) -> str:
+    """The report at one number of keypoints; its figures go to figures/, below --out.
+
+    Args:
+        folder: for stores that are made here.
+    """
+    workers = arguments.workers
+    if workers is None:
+        workers = max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    stores = None
+    if processes.is_first:
+        stores = make_stores(arguments.inputs, folder, max_keypoints=budget, workers=workers)
+    stores = processes.from_first(stores)
+    results = evaluate_pose(
+        stores,
+        filters=filters,
+        estimators=estimators,
+        out=arguments.out,
+        limit=arguments.limit,
+        seed=arguments.seed,
+        workers=workers,
+        processes=processes,
+    )
+    if not processes.is_first:
+        return ""
+    images = [*(path for path in arguments.inputs if path.is_dir()), *arguments.images]
+    features = None
+    figures = None
+    if arguments.out is not None:
+        figures = arguments.out / "figures"
+        if len(arguments.keypoints) > 1:
+            figures /= str(budget)
+    if images:
+        cache = None if figures is None else figures / "stage-times.json"
+        features = measure_features(stores, images, cache)
+    if figures is not None:
+        sources = parse_filters(filters)
+        labels = [source.label for source in sources]
+        titles = {name: PROTOCOLS[name].title for name in estimators}
+        plot_recall(figures / "recall.png", results, labels, titles)
+        plot_precision(figures / "precision.png", results, labels)
+        if arguments.worst:
+            plot_worst_pairs(
+                figures / "worst", results, sources[-1], stores, images, arguments.worst
+            )
+    return make_report(
+        results, filters, estimators, hardest=arguments.hardest, seed=arguments.seed,
+        features=features,
+    )

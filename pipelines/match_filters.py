@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,24 +19,8 @@ from n3match import weights
 from n3match.datasets.pair_store import PairRecord
 from n3match.match_filter import MatchFilter
 from n3match.matching import relative_shape
-
-
-@dataclass(frozen=True)
-class Filtered:
-    """What a filter says of N putative matches.
-
-    Attributes:
-        kept: (N,) bool.
-        weights: (N,) in [0, 1), 0 where not kept, for the weighted eight-point algorithm; None
-            where the filter has none: all kept matches count alike.
-    """
-
-    kept: np.ndarray
-    weights: np.ndarray | None = None
-
-
-PreparedFilter = Callable[[], Filtered]
-PairFilter = Callable[[PairRecord], PreparedFilter]
+from n3match.pipelines.filtered import Filtered, PairFilter, PreparedFilter
+from n3match.pipelines.precomputed import PrecomputedMatches
 
 
 def keep_all(record: PairRecord) -> PreparedFilter:
@@ -151,11 +134,16 @@ def learned(net: MatchFilter, record: PairRecord) -> PreparedFilter:
     shape = relative_shape(record.shapes0, record.shapes1, *focal)
     shape = torch.tensor(shape, dtype=torch.float32)[None]
 
+    device = next(net.parameters()).device
+
     def run() -> Filtered:
         if not x.shape[1]:
             return Filtered(np.zeros(0, dtype=bool), np.zeros(0))
+        inputs = (None if c is None else c.to(device) for c in (x, side, shape))
         with torch.inference_mode():
-            logits = net.score(x[..., :2], x[..., 2:], side, shape=shape)[0].double().numpy()
+            points, known_side, known_shape = inputs
+            logits = net.score(points[..., :2], points[..., 2:], known_side, shape=known_shape)
+        logits = logits[0].double().cpu().numpy()
         return Filtered(logits > 0, np.maximum(np.tanh(logits), 0.0))
 
     return run
@@ -170,30 +158,38 @@ class FilterSource:
 
     @classmethod
     def parse(cls, text: str) -> FilterSource:
-        """A name ("ratio", "sift"), a path of weights, or LABEL=PATH.
+        """A name ("ratio", "sift"), a path of weights or matches, or LABEL=PATH.
 
         Raises:
             ValueError: neither, with the names there are.
         """
         shipped = weights.shipped()
-        if text in CLASSICAL or text in shipped or Path(text).is_file():
+        if text in CLASSICAL or text in shipped or _is_there(text):
             return cls(text, text)
         label, equals, path = text.partition("=")
-        if equals and label and Path(path).is_file():
+        if equals and label and _is_there(path):
             return cls(label, path)
         raise ValueError(
             f"filters: {text!r} is none of {', '.join((*CLASSICAL, *shipped))}, "
-            "nor a file of weights, nor LABEL=FILE"
+            "nor a file of weights or matches, nor LABEL=FILE"
         )
 
     @property
     def is_classical(self) -> bool:
         return self.source in CLASSICAL
 
+    def _precomputed(self) -> PrecomputedMatches | None:
+        if self.source in weights.shipped():
+            return None
+        return PrecomputedMatches.parse(self.source)
+
     def load(self) -> PairFilter:
         """The filter itself. Raises ValueError where the file is no match filter."""
         if self.is_classical:
             return CLASSICAL[self.source]
+        precomputed = self._precomputed()
+        if precomputed is not None:
+            return precomputed
         # Not a closure: it is sent to other processes.
         return functools.partial(learned, MatchFilter.from_pretrained(self.source))
 
@@ -201,7 +197,14 @@ class FilterSource:
         """Text that changes when the filter does, e.g. when weights are trained again."""
         if self.is_classical:
             return self.source
+        precomputed = self._precomputed()
+        if precomputed is not None:
+            return precomputed.fingerprint()
         return hashlib.sha256(weights.find(self.source).read_bytes()).hexdigest()
+
+
+def _is_there(path: str) -> bool:
+    return Path(path).is_file() or PrecomputedMatches.parse(path) is not None
 
 
 def _opencv_keypoints(points: np.ndarray, shapes: np.ndarray) -> list[cv2.KeyPoint]:

@@ -17,6 +17,7 @@ from n3match.pipelines.two_view import TwoView
 from n3match.pipelines.whole_file import check_target, whole_file
 
 KEPT_COLOUR = "#ffd60a"
+RIGHT_COLOUR, WRONG_COLOUR = "#57d968", "#ff5a4f"
 REJECTED_COLOUR = "#ffffff"
 _BACKGROUND = "#16181d"
 _TEXT = "#e8eaed"
@@ -71,6 +72,7 @@ def plot_matches(
     kept: np.ndarray,
     *,
     title: str,
+    right: np.ndarray | None = None,
 ) -> None:
     """Writes a PNG with both images at one height, and a line for each match.
 
@@ -80,6 +82,7 @@ def plot_matches(
         points0, points1: (N, 2) pixels of the matches.
         kept: (N,) bool; kept matches get one colour, the others faint lines below them.
         title: one line above the images.
+        right: (N,) bool, where it is known: the kept matches get two colours then.
 
     Raises:
         ValueError: shapes that don't fit. OSError: the picture can't be written.
@@ -110,7 +113,14 @@ def plot_matches(
     axes.set_axis_off()
 
     lines = np.stack((ends0, ends1), axis=1)
-    rejected_count, kept_count = int((~kept).sum()), int(kept.sum())
+    rejected_count = int((~kept).sum())
+    groups = {"kept": (KEPT_COLOUR, kept)}
+    if right is not None:
+        right = np.asarray(right, dtype=bool)
+        groups = {
+            "kept, right": (RIGHT_COLOUR, kept & right),
+            "kept, wrong": (WRONG_COLOUR, kept & ~right),
+        }
     axes.add_collection(
         LineCollection(
             lines[~kept],
@@ -119,12 +129,13 @@ def plot_matches(
             alpha=0.2 * min(1.0, _OPAQUE_REJECTED / max(1, rejected_count)) ** 0.5,
         )
     )
-    fade = min(1.0, _OPAQUE_KEPT / max(1, kept_count)) ** 0.5
-    axes.add_collection(
-        LineCollection(lines[kept], colors=KEPT_COLOUR, linewidths=0.8, alpha=0.75 * fade)
-    )
-    for ends in (ends0, ends1):
-        axes.scatter(*ends[kept].T, s=5, color=KEPT_COLOUR, linewidths=0)
+    fade = min(1.0, _OPAQUE_KEPT / max(1, int(kept.sum()))) ** 0.5
+    for colour, chosen in groups.values():
+        axes.add_collection(
+            LineCollection(lines[chosen], colors=colour, linewidths=0.8, alpha=0.75 * fade)
+        )
+        for ends in (ends0, ends1):
+            axes.scatter(*ends[chosen].T, s=5, color=colour, linewidths=0)
 
     figure.text(
         0.012, 1 - 0.5 * _BAND_INCHES / figure.get_figheight(), title,
@@ -132,7 +143,10 @@ def plot_matches(
     )
     figure.legend(
         handles=[
-            Line2D([], [], color=KEPT_COLOUR, linewidth=2, label=f"kept ({kept_count})"),
+            *(
+                Line2D([], [], color=colour, linewidth=2, label=f"{name} ({chosen.sum()})")
+                for name, (colour, chosen) in groups.items()
+            ),
             Line2D(
                 [], [], color=REJECTED_COLOUR, alpha=0.35, linewidth=2,
                 label=f"rejected ({rejected_count})",
@@ -140,7 +154,7 @@ def plot_matches(
         ],
         loc="center right",
         bbox_to_anchor=(0.995, 1 - 0.5 * _BAND_INCHES / figure.get_figheight()),
-        ncols=2,
+        ncols=len(groups) + 1,
         frameon=False,
         labelcolor=_TEXT,
         fontsize=12,

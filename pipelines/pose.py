@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_view_arguments(parser)
     parser.add_argument(
         "--estimator", default="auto",
-        help="poselib, opencv_usac, opencv_ransac, eight_point, or auto: PoseLib where it is "
-        "installed, else OpenCV's USAC (default: %(default)s)",
+        help="poselib, opencv_usac, opencv_ransac, kornia, eight_point, or auto: PoseLib where it "
+        "is installed, else OpenCV's USAC (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="same seed, same result")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")

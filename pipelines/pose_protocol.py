@@ -9,17 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from n3match.datasets.pair_dataset import PairDataset
-from n3match.datasets.pair_store import PairRecord
+from n3match.datasets.pair_store import PairRecord, has_extras, open_store
 from n3match.datasets.two_view import TRUE_MATCH_DISTANCE
 from n3match.geometry import (
+    essential_from_pose,
     estimate_relative_pose_from_matches,
     rotation_error_deg,
+    symmetric_epipolar_distance,
     translation_error_deg,
     undistort_points,
 )
-from n3match.pipelines.match_filters import Filtered, FilterSource
+from n3match.pipelines.filtered import Filtered
+from n3match.pipelines.match_filters import FilterSource
 from n3match.pipelines.pose_results import FAILED_DEG, PoseResult
 
 
@@ -44,6 +48,7 @@ PROTOCOLS = {
     ),
     "opencv_usac": Protocol("OpenCV USAC (MAGSAC++), 1 px", {"threshold": 1.0}, "opencv"),
     "poselib": Protocol("PoseLib LO-RANSAC, 1 px", {"threshold": 1.0}, "poselib"),
+    "kornia": Protocol("Kornia five-point RANSAC, 1 px", {"threshold": 1.0}, "kornia"),
 }
 
 
@@ -82,24 +87,18 @@ class PairEvaluator:
 
         A filter runs once, whatever the number of estimators.
         """
-        if store not in self._data:
-            self._data[store] = PairDataset(store)
-        record = self._data[store].record(pair)
+        began = time.perf_counter()
+        record = self.record(store, pair)
         right = record.distances_squared < TRUE_MATCH_DISTANCE
-        # Undistorted once, in pixels, so that an estimator's time is its own.
-        points = [
-            undistort_points(p, K, d) @ K[:2, :2].T + K[:2, 2]
-            for p, K, d in (
-                (record.points0, record.K0, record.distortion0),
-                (record.points1, record.K1, record.distortion1),
-            )
-        ]
+        points = undistorted_pixels(record)
+        read_ms = 1000 * (time.perf_counter() - began)
         results = []
         for label in dict.fromkeys(label for label, _ in todo):
             prepared = self._filters[label](record)
             began = time.perf_counter()
             filtered = prepared()
             filter_ms = 1000 * (time.perf_counter() - began)
+            kept, kept_right = count_kept(record, filtered)
             results += [
                 PoseResult(
                     store=store.name,
@@ -110,49 +109,132 @@ class PairEvaluator:
                     matches=len(right),
                     right=int(right.sum()),
                     filter=label,
-                    kept=int(filtered.kept.sum()),
-                    kept_right=int((filtered.kept & right).sum()),
+                    kept=kept,
+                    kept_right=kept_right,
+                    read_ms=round(read_ms, 3),
                     filter_ms=round(filter_ms, 3),
                     estimator=name,
                     settings=self._settings[store.name, label, name],
-                    **self._pose(record, points, filtered, name),
+                    **estimate_pose(record, points, filtered, name, self._seed),
                 )
                 for wanted, name in todo
                 if wanted == label
             ]
         return results
 
-    def _pose(
-        self, record: PairRecord, points: list[np.ndarray], filtered: Filtered, name: str
-    ) -> dict:
-        if name == "eight_point" and filtered.weights is not None:
-            # All of them: the best tenth of all matches tells which points are in front.
-            used, scores = np.ones_like(filtered.kept), filtered.weights
-        else:
-            used, scores = filtered.kept, None
-        began = time.perf_counter()
-        pose = estimate_relative_pose_from_matches(
-            points[0][used],
-            points[1][used],
-            record.K0,
-            record.K1,
-            estimator=name,
-            scores=scores,
-            seed=self._seed,
-            verify=False,
-            **PROTOCOLS[name].options,
+    def record(self, store: Path, pair: int) -> PairRecord:
+        if store not in self._data:
+            self._data[store] = PairDataset(store)
+        return self._data[store].record(pair)
+
+    def filtered(self, store: Path, pair: int, label: str) -> tuple[PairRecord, Filtered]:
+        """A pair and what the filter of that label says of it."""
+        record = self.record(store, pair)
+        return record, self._filters[label](record)()
+
+
+def choose_pairs(stores: Sequence[Path], limit: int | None) -> list[tuple[Path, int]]:
+    """(store, number of the pair) of all pairs, or of `limit` of them, evenly spread.
+
+    Raises:
+        FileNotFoundError, ValueError: a bad store, one without cameras, two of one name, no pairs.
+    """
+    pairs = []
+    for store in stores:
+        with open_store(store) as file:
+            if not has_extras(file):
+                raise ValueError(
+                    f"{store}: has no pixels, cameras and names (an OANet dump?); "
+                    "a store made by build-pairs is wanted"
+                )
+            pairs += [(store, i) for i in range(len(file["xs"]))]
+    names = [store.name for store in stores]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"stores: several are called {twice[0]}, rename one")
+    if not pairs:
+        raise ValueError(f"stores: no pairs in {', '.join(names) or 'nothing'}")
+    if limit is None or limit >= len(pairs):
+        return pairs
+    return [pairs[i * len(pairs) // limit] for i in range(limit)]
+
+
+def undistorted_pixels(record: PairRecord) -> list[np.ndarray]:
+    """The matches' points (N, 2) in images 0 and 1, distortion taken out."""
+    return [
+        _undistorted(points, K, distortion)
+        for points, K, distortion in (
+            (record.points0, record.K0, record.distortion0),
+            (record.points1, record.K1, record.distortion1),
         )
-        milliseconds = 1000 * (time.perf_counter() - began)
-        rotation = translation = None
-        error = FAILED_DEG
-        if pose.ok:
-            rotation = round(float(rotation_error_deg(pose.R, record.R)), 6)
-            translation = round(float(translation_error_deg(pose.t, record.t)), 6)
-            error = max(rotation, translation)
-        return {
-            "status": pose.status.value,
-            "rotation_error_deg": rotation,
-            "translation_error_deg": translation,
-            "error_deg": error,
-            "estimator_ms": round(milliseconds, 3),
-        }
+    ]
+
+
+def _undistorted(points: np.ndarray, K: np.ndarray, distortion: np.ndarray) -> np.ndarray:
+    return undistort_points(points, K, distortion) @ K[:2, :2].T + K[:2, 2]
+
+
+def are_right(record: PairRecord, filtered: Filtered) -> np.ndarray:
+    """Which of the matches that `filtered` speaks of are right, (N,) bool."""
+    if filtered.points is None:
+        return record.distances_squared < TRUE_MATCH_DISTANCE
+    x0, x1 = (
+        torch.from_numpy(undistort_points(points, K, distortion))
+        for points, K, distortion in zip(
+            filtered.points, (record.K0, record.K1), (record.distortion0, record.distortion1)
+        )
+    )
+    E = essential_from_pose(torch.from_numpy(record.R), torch.from_numpy(record.t))
+    return (symmetric_epipolar_distance(x0, x1, E) < TRUE_MATCH_DISTANCE).numpy()
+
+
+def count_kept(record: PairRecord, filtered: Filtered) -> tuple[int, int]:
+    """How many matches are kept, and how many of them are right."""
+    return int(filtered.kept.sum()), int((filtered.kept & are_right(record, filtered)).sum())
+
+
+def estimate_pose(
+    record: PairRecord, points: list[np.ndarray], filtered: Filtered, name: str, seed: int = 0
+) -> dict:
+    """Status, errors and time of an estimator on what a filter kept: fields of `PoseResult`.
+
+    Args:
+        record: the pair.
+        points: its `undistorted_pixels`, made beforehand so that an estimator's time is its own.
+        filtered: of this pair.
+        name, seed: of the estimator.
+    """
+    if filtered.points is not None:
+        cameras = ((record.K0, record.distortion0), (record.K1, record.distortion1))
+        points = [_undistorted(p, *camera) for p, camera in zip(filtered.points, cameras)]
+    if name == "eight_point" and filtered.weights is not None:
+        # All of them: the best tenth of all matches tells which points are in front.
+        used, scores = np.ones_like(filtered.kept), filtered.weights
+    else:
+        used, scores = filtered.kept, None
+    began = time.perf_counter()
+    pose = estimate_relative_pose_from_matches(
+        points[0][used],
+        points[1][used],
+        record.K0,
+        record.K1,
+        estimator=name,
+        scores=scores,
+        seed=seed,
+        verify=False,
+        **PROTOCOLS[name].options,
+    )
+    milliseconds = 1000 * (time.perf_counter() - began)
+    rotation = translation = None
+    error = FAILED_DEG
+    if pose.ok:
+        rotation = round(float(rotation_error_deg(pose.R, record.R)), 6)
+        translation = round(float(translation_error_deg(pose.t, record.t)), 6)
+        error = max(rotation, translation)
+    return {
+        "status": pose.status.value,
+        "rotation_error_deg": rotation,
+        "translation_error_deg": translation,
+        "error_deg": error,
+        "estimator_ms": round(milliseconds, 3),
+    }

@@ -42,17 +42,17 @@ def estimate_relative_pose_from_matches(
     Convention: x1 ~ R x0 + t with ‖t‖ = 1 (the scale is unknown), E = [t]× R.
 
     Few, degenerate or hopeless matches are ordinary results, told apart by `status`:
-    "too_few_matches" (fewer than 5; 8 for "eight_point"), "degenerate" (all points on a line or a
-    point; a plane that two poses explain), "estimation_failed", "no_parallax" (a rotation alone
-    explains the matches: R is given), "insufficient_support" (wrong matches alone would give as
-    many inliers). Only "ok" has R, t and E.
+    "too_few_matches" (fewer than 5; 6 for "kornia", 8 for "eight_point"), "degenerate" (all points
+    on a line or a point; a plane that two poses explain), "estimation_failed", "no_parallax" (a
+    rotation alone explains the matches: R is given), "insufficient_support" (wrong matches alone
+    would give as many inliers). Only "ok" has R, t and E.
 
     Args:
         points0, points1: (N, 2) matched pixels (arrays or CPU tensors); integers are pixel
             centres.
         K0, K1: (3, 3) camera matrices.
-        estimator: "poselib", "opencv_usac", "opencv_ransac" or "eight_point"; "auto" is PoseLib
-            where it is installed, else OpenCV's USAC.
+        estimator: "poselib", "opencv_usac", "opencv_ransac", "kornia" or "eight_point"; "auto" is
+            PoseLib where it is installed, else OpenCV's USAC.
         scores: (N,) non-negative, higher is better. The weights of "eight_point"; sampling
             estimators don't use them. The result carries them along.
         threshold: inlier threshold in pixels; divided by the mean focal length for estimators
@@ -61,7 +61,7 @@ def estimate_relative_pose_from_matches(
             overrides `threshold`.
         confidence: at which sampling stops, between 0 and 1.
         max_iterations: most samples to draw; None: 100 000 (poselib, its default), 10 000
-            (opencv_usac) or 1000 (opencv_ransac, OpenCV's default).
+            (opencv_usac), 20 480 (kornia, its default) or 1000 (opencv_ransac, OpenCV's default).
         seed: same seed, same result.
         distortion0, distortion1: lens coefficients in OpenCV's order, or None.
         num_putative: how many matches there were before a filter that looked at the geometry

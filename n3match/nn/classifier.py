@@ -33,6 +33,7 @@ class ClassifierConfig:
     neighbours: int = 3  # K of the N³ blocks
     embedding_width: int = 128  # of the embedding and temperature networks
     embedding_channels: int = 32
+    consensus: bool = False  # N³ blocks also see how the neighbours' motions differ
     side_information: tuple[str, ...] = ()  # names of extra input columns
     keypoint_shape: bool = False  # three more: how the keypoint turns and changes its size
     refine: bool = False  # a second pass over the better matches, see refinement.py
@@ -103,10 +104,11 @@ class MatchClassifier(nn.Module):
         """
         matches = self._inputs(points0, points1, side, mask, shape)
         first, logits = self._logits(matches, mask)
-        weights = torch.relu(torch.tanh(logits))
-        essential = weighted_eight_point(
-            matches[..., :2], matches[..., 2:4], weights, normalize=True
-        )
+        with torch.autocast(matches.device.type, enabled=False):
+            weights = torch.relu(torch.tanh(logits))
+            essential = weighted_eight_point(
+                matches[..., :2], matches[..., 2:4], weights, normalize=True
+            )
         return FilterOutput(logits, weights, essential, first)
 
     def score(
@@ -122,7 +124,8 @@ class MatchClassifier(nn.Module):
 
     def _logits(self, matches: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Logits (B, N) of the first pass and of the last, −inf where the mask is False."""
-        logits = self.trunk(matches, mask)
+        # Under autocast the head answers in half precision; what follows is epipolar geometry.
+        logits = self.trunk(matches, mask).to(matches.dtype)
         if mask is not None:
             logits = logits.masked_fill(~mask, float("-inf"))
         if self.refinement is None or not matches.shape[1]:

@@ -13,8 +13,46 @@ Shapes: B pairs, N matches (padded), C channels.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+def synchronise_statistics(net: nn.Module, group: ProcessGroup | None) -> None:
+    """Lets every `ContextNormReLU` of a network take its batch statistics from all processes.
+
+    With the pairs of a batch spread over processes, training is then the same as in one process.
+    All of them must run the network in training mode equally often.
+
+    Args:
+        net: the network.
+        group: whose batches count as one; None: each process for itself.
+    """
+    for module in net.modules():
+        if isinstance(module, ContextNormReLU):
+            module.group = group
+
+
+class _SumOver(torch.autograd.Function):
+    """The sum of the processes' tensors; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group = group
+        x = x.clone()
+        dist.all_reduce(x, group=group)
+        return x
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        grad = grad.clone()
+        dist.all_reduce(grad, group=ctx.group)
+        return grad, None
 
 
 def _total(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -79,11 +117,17 @@ class ContextNormReLU(nn.Module):
         self.context_eps = context_eps
         self.batch_eps = batch_eps
         self.momentum = momentum
+        self.group = None  # see synchronise_statistics
         # The running mean would always be zero: only the variance is kept.
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x (B, N, C); mask (B, N, 1) in x's type, 1 for real matches. Padding comes out as 0."""
+        """x (B, N, C); mask (B, N, 1) in x's type, 1 for real matches. Padding comes out as 0.
+
+        Half precision is computed and returned as float32: variances need the digits.
+        """
+        if x.dtype in (torch.float16, torch.bfloat16):
+            x = x.float()
         if mask is None:
             count = x.new_full((len(x), 1), float(max(x.shape[1], 1)))
         else:
@@ -93,7 +137,11 @@ class ContextNormReLU(nn.Module):
             context = variance + self.context_eps
             if self.training:
                 total = count.sum()
-                batch = (variance / context * count).sum(0) / total
+                summed = (variance / context * count).sum(0)
+                if self.group is not None:
+                    both = _SumOver.apply(torch.cat([summed, total[None]]), self.group)
+                    summed, total = both[:-1], both[-1].detach()
+                batch = summed / total
                 self._update(batch.detach(), total)
             else:
                 batch = self.running_var
@@ -110,4 +158,6 @@ class ContextNormReLU(nn.Module):
     @torch.no_grad()
     def _update(self, batch_variance: Tensor, total: Tensor) -> None:
         unbiased = batch_variance * total / (total - 1).clamp(min=1.0)
+        # A step that went wrong must not spoil what was learned before.
+        unbiased = torch.where(unbiased.isfinite(), unbiased, self.running_var)
         self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)

@@ -56,7 +56,7 @@ class Refinement(nn.Module):
         real = torch.arange(chosen.shape[1], device=first.device) < counts[:, None]
         columns = torch.cat([matches, self._evidence(matches, first, mask)], -1)
         columns = columns.gather(1, chosen[..., None].expand(-1, -1, columns.shape[-1]))
-        again = self.trunk(columns.masked_fill(~real[..., None], 0.0), real)
+        again = self.trunk(columns.masked_fill(~real[..., None], 0.0), real).to(first.dtype)
         kept = first.gather(1, chosen)
         return first.scatter(1, chosen, torch.where(real, again, kept))
 
@@ -68,7 +68,7 @@ class Refinement(nn.Module):
 
     def _evidence(self, matches: Tensor, first: Tensor, mask: Tensor | None) -> Tensor:
         """(B, N, 2) what the first pass says of each match, within −1 … 1."""
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(matches.device.type, enabled=False):
             x0, x1 = matches[..., :2], matches[..., 2:4]
             essential = weighted_eight_point(x0, x1, torch.relu(torch.tanh(first)), normalize=True)
             distance = symmetric_epipolar_distance(x0, x1, essential)

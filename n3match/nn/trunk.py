@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from n3match.nn.context_norm import ContextNormReLU
-from n3match.nn.n3_block import PointN3Block
+from n3match.nn.n3_block import COORDINATES, PointN3Block
 
 if TYPE_CHECKING:
     from n3match.nn.classifier import ClassifierConfig
@@ -49,7 +49,11 @@ class Trunk(nn.Module):
             self.blocks.append(ResidualBlock(config.width, narrow if has_n3 else config.width))
             if has_n3:
                 self.n3_blocks[str(index)] = PointN3Block(
-                    narrow, config.neighbours, config.embedding_width, config.embedding_channels
+                    narrow,
+                    config.neighbours,
+                    config.embedding_width,
+                    config.embedding_channels,
+                    config.consensus,
                 )
         self.head = nn.Linear(config.width, 1)
 
@@ -62,5 +66,5 @@ class Trunk(nn.Module):
         for index, block in enumerate(self.blocks, 1):
             x = block(x, weight)
             if str(index) in self.n3_blocks:
-                x = self.n3_blocks[str(index)](x, mask)
+                x = self.n3_blocks[str(index)](x, mask, matches[..., :COORDINATES])
         return self.head(x)[..., 0]

@@ -17,7 +17,7 @@ from n3match.geometry import (
 from n3match.geometry.estimators import ESTIMATORS, choose_estimator
 from n3match.geometry.estimators import poselib as poselib_adapter
 
-SAMPLING = ["opencv_ransac", "opencv_usac"]
+SAMPLING = ["opencv_ransac", "opencv_usac", "kornia"]
 try:
     import poselib  # noqa: F401
 
@@ -254,7 +254,9 @@ def test_five_exact_points():
 
 
 def test_estimator_names():
-    assert set(ESTIMATORS) == {"poselib", "opencv_usac", "opencv_ransac", "eight_point"}
+    assert set(ESTIMATORS) == {
+        "poselib", "opencv_usac", "opencv_ransac", "kornia", "eight_point"
+    }
     with pytest.raises(ValueError, match=r"estimator must be 'auto' or one of .*got 'magic'"):
         estimate_relative_pose_from_matches(
             np.zeros((9, 2)), np.zeros((9, 2)), K_A, K_A, estimator="magic"

@@ -8,7 +8,7 @@ from n3match.datasets.colmap import covisible_pairs, read_colmap_model, relative
 from n3match.geometry import PoseStatus, estimate_relative_pose_from_matches, pose_error_deg
 from n3match.geometry.estimators import choose_estimator
 
-ESTIMATORS = ["opencv_usac", "opencv_ransac"]
+ESTIMATORS = ["opencv_usac", "opencv_ransac", "kornia"]
 if choose_estimator("auto") == "poselib":
     ESTIMATORS.append("poselib")
 

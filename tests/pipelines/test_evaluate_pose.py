@@ -103,6 +103,10 @@ def save_net(path, seed=0):
     return path
 
 
+def timeless(row):
+    return replace(row, read_ms=0, filter_ms=0, estimator_ms=0)
+
+
 def table_rows(report):
     """{(title of the table, filter): its other cells}"""
     rows, title = {}, ""
@@ -169,7 +173,9 @@ def test_hopeless_matches_count_180_degrees(tmp_path):
     for (title, _), cells in table_rows(
         make_report(results, filters, ["eight_point", "opencv_ransac", "opencv_usac"])
     ).items():
-        if title:
+        if "seconds" in title:
+            assert len(cells) == 5
+        elif title:
             assert cells[0].startswith("0.0 [0, 0]")
             assert cells[1:7] == ["0.0"] * 5 + ["3"]
         else:
@@ -310,8 +316,8 @@ def test_a_second_run_reads_its_results_back(tmp_path):
     file.write_text("".join(lines[:9]), newline="")
     third = run(store, filters, estimators, out=out)
     assert third[:8] == first[:8]
-    assert [replace(r, filter_ms=0, estimator_ms=0) for r in third] == [
-        replace(r, filter_ms=0, estimator_ms=0) for r in first
+    assert [timeless(r) for r in third] == [
+        timeless(r) for r in first
     ]
     assert file.read_text().splitlines()[:9] == text.decode().splitlines()[:9]
 
@@ -357,8 +363,8 @@ def test_processes_give_the_same_results(tmp_path):
     net = save_net(tmp_path / "net.safetensors")
     options = (["mutual", f"n={net}"], ["eight_point", "opencv_ransac"])
     alone, together = run(store, *options), run(store, *options, workers=2)
-    assert [replace(r, filter_ms=0, estimator_ms=0) for r in together] == [
-        replace(r, filter_ms=0, estimator_ms=0) for r in alone
+    assert [timeless(r) for r in together] == [
+        timeless(r) for r in alone
     ]
 
 

@@ -9,15 +9,11 @@ import torch
 
 from n3match import MatchFilter
 from n3match.nn import ClassifierConfig, MatchClassifier
-from n3match.pipelines import train_matcher
 from n3match.pipelines.losses import classification_loss, essential_loss
-from n3match.pipelines.train_matcher import (
-    SIDE_INFORMATION,
-    TrainingConfig,
-    _load_initial,
-    learning_rate,
-    train,
-)
+from n3match.pipelines.training import objective
+from n3match.pipelines.training.config import SIDE_INFORMATION, TrainingConfig, learning_rate
+from n3match.pipelines.training.loop import train
+from n3match.pipelines.training.run_folder import load_initial
 from n3match.weights import save_weights
 
 TINY = TrainingConfig(
@@ -60,7 +56,7 @@ def test_right_matches_that_are_not_mutual_count_less_where_that_is_known():
     side[0, :2, 1] = 1  # nothing is known of the second pair
     positive = torch.tensor([[True, False, True, False]] * 2)
     batch = {"side": side, "distances": torch.zeros(2, 4)}
-    found = train_matcher.importance(batch, positive, config)
+    found = objective.importance(batch, positive, config)
     assert found.tolist() == [[1, 1, 0.25, 1], [1, 1, 1, 1]]
     # Weights act within a kind: two right matches of weight 1 and ¼.
     logits = torch.tensor([[30.0, 30.0, -30.0, 30.0]])
@@ -104,17 +100,17 @@ def test_resumed_run_gives_the_same_curve_and_weights(tmp_path, monkeypatch, net
     config = TrainingConfig(**{**TINY.__dict__, "network": network})
     whole = train(config, tmp_path / "whole", save_every=2, device="cpu")
 
-    real = train_matcher.losses
+    real = objective.losses
 
-    def dies(net, batch, config, step):
+    def dies(net, batch, config, step, processes):
         if step == 5:
             raise KeyboardInterrupt
-        return real(net, batch, config, step)
+        return real(net, batch, config, step, processes)
 
-    monkeypatch.setattr(train_matcher, "losses", dies)
+    monkeypatch.setattr(objective, "losses", dies)
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "cut", save_every=2, device="cpu")
-    monkeypatch.setattr(train_matcher, "losses", real)
+    monkeypatch.setattr(objective, "losses", real)
     resumed = train(config, tmp_path / "cut", save_every=2, device="cpu")
 
     assert _curve(tmp_path / "cut") == _curve(tmp_path / "whole")
@@ -142,7 +138,7 @@ def test_weights_that_know_no_shapes_are_widened(tmp_path):
     path = tmp_path / "old.safetensors"
     save_weights(path, old)
     new = MatchClassifier(dataclasses.replace(config, keypoint_shape=True)).eval()
-    _load_initial(new, str(path))
+    load_initial(new, str(path))
     points, side, shape = torch.rand(1, 30, 4), torch.rand(1, 30, 2), torch.rand(1, 30, 3)
     torch.testing.assert_close(
         new.score(points[..., :2], points[..., 2:], side, shape=shape),
@@ -170,13 +166,13 @@ def test_foreign_state_is_refused(tmp_path):
 
 
 def test_steps_without_finite_gradients_are_skipped(tmp_path, monkeypatch):
-    real = train_matcher.losses
+    real = objective.losses
 
-    def sometimes_nan(net, batch, config, step):
-        total, numbers = real(net, batch, config, step)
+    def sometimes_nan(net, batch, config, step, processes):
+        total, numbers = real(net, batch, config, step, processes)
         return (total * float("nan") if step == 1 else total), numbers
 
-    monkeypatch.setattr(train_matcher, "losses", sometimes_nan)
+    monkeypatch.setattr(objective, "losses", sometimes_nan)
     state = MatchFilter.from_pretrained(train(TINY, tmp_path, device="cpu")).state_dict()
     assert all(torch.isfinite(value).all() for value in state.values())
 

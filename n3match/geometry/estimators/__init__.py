@@ -1,6 +1,7 @@
 """Robust estimators of a relative pose: small adapters with one kind of result."""
 
 from n3match.geometry.estimators.eight_point import eight_point
+from n3match.geometry.estimators.kornia_ransac import kornia_ransac
 from n3match.geometry.estimators.opencv_ransac import opencv_ransac
 from n3match.geometry.estimators.opencv_usac import opencv_usac
 from n3match.geometry.estimators.poselib import poselib
@@ -13,6 +14,7 @@ __all__ = [
     "TwoViewProblem",
     "choose_estimator",
     "eight_point",
+    "kornia_ransac",
     "opencv_ransac",
     "opencv_usac",
     "poselib",

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 
 from n3match.geometry.estimators.eight_point import eight_point
+from n3match.geometry.estimators.kornia_ransac import kornia_ransac
 from n3match.geometry.estimators.opencv_ransac import opencv_ransac
 from n3match.geometry.estimators.opencv_usac import opencv_usac
 from n3match.geometry.estimators.poselib import poselib
@@ -20,11 +21,18 @@ ESTIMATORS: dict[str, Estimator] = {
     "poselib": poselib,
     "opencv_usac": opencv_usac,
     "opencv_ransac": opencv_ransac,
+    "kornia": kornia_ransac,
     "eight_point": eight_point,
 }
 
 # Below these the solver has no solution at all.
-FEWEST_MATCHES = {"poselib": 5, "opencv_usac": 5, "opencv_ransac": 5, "eight_point": 8}
+FEWEST_MATCHES = {
+    "poselib": 5,
+    "opencv_usac": 5,
+    "opencv_ransac": 5,
+    "kornia": 6,
+    "eight_point": 8,
+}
 
 # Most samples drawn unless told otherwise: each library's own default, but for USAC, whose
 # samples are cheap and whose default of 5000 is too few below 20 % inliers.
@@ -32,6 +40,7 @@ MAX_ITERATIONS = {
     "poselib": 100_000,
     "opencv_usac": 10_000,
     "opencv_ransac": 1000,
+    "kornia": 20_480,
     "eight_point": 1,
 }
 

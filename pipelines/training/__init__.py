@@ -1,0 +1,1 @@
+"""Parts of `n3match train-matcher`."""

@@ -1,0 +1,172 @@
+"""What determines a training run, and the named protocols."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from n3match.nn import ClassifierConfig
+
+SIDE_INFORMATION = ("ratio", "mutual")  # columns of `side` in a batch
+
+# Networks by name: how each differs from `ClassifierConfig()`.
+NETWORKS: dict[str, dict] = {
+    "n3": {"n3_after": (6,)},  # as published
+    "cnnet": {"n3_after": ()},  # as published
+    "n3-two": {"n3_after": (4, 8)},
+    "n3-three": {"n3_after": (3, 6, 9)},
+    "n3-consensus": {"n3_after": (6,), "consensus": True},
+    "n3-two-consensus": {"n3_after": (4, 8), "consensus": True},
+}
+
+SCHEDULES = ("constant", "cosine")
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What determines a run's curve."""
+
+    network: str = "n3"
+    refine: bool = False  # a second pass over the better matches
+    initial: str = ""  # weights to start from: a shipped name or a file; "": random
+    pairs: tuple[str, ...] = ()  # HDF5 stores of real pairs
+    pair_weights: tuple[float, ...] = ()  # how often each store is drawn; (): by its scenes
+    generated: float = 0.5  # share of generated pairs in a batch
+    side_information: bool = True  # the network sees ratio and mutual flag
+    keypoint_shape: bool = True  # … and how the keypoint turns and changes its size
+    augment: bool = True
+    steps: int = 4000
+    batch: int = 8  # pairs per step, of all processes together
+    min_matches: int = 500  # per pair; each batch draws a number in between
+    max_matches: int = 2000
+    drop_side: float = 0.2  # share of pairs whose side information is withheld
+    drop_shape: float = 0.2  # share of pairs whose keypoint shapes are withheld
+    rate: float = 1e-3
+    schedule: str = "cosine"  # after the warm-up
+    warmup: int = 200  # steps in which the rate rises linearly
+    label_threshold: float = 1e-4  # squared symmetric epipolar distance of a right match
+    balance: float = 1.0  # of right and wrong matches in the loss, see losses.py; 1: published
+    not_mutual: float = 1.0  # weight in the loss of right matches that aren't mutual
+    essential_weight: float = 0.1  # of the distance of the essential matrices (published)
+    geometric_weight: float = 0.0  # of the virtual matches' distances
+    essential_after: int = 1500  # step from which these two count
+    clip: float = 1.0  # largest gradient norm; 0: any
+    precision: str = "float32"  # of the network's matrix products
+    validation: tuple[str, ...] = ()  # HDF5 stores never trained on
+    validate_every: int = 500  # steps
+    validation_pairs: int = 100  # at most, evenly spread over the stores
+    validation_estimator: str = "opencv_ransac"
+    patience: int = 0  # validations without a better one after which the run ends; 0: never
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, known in (
+            ("network", NETWORKS), ("schedule", SCHEDULES), ("precision", PRECISIONS)
+        ):
+            if getattr(self, name) not in known:
+                found = getattr(self, name)
+                raise ValueError(f"{name} must be one of {tuple(known)}, got {found!r}")
+        if not 0.0 <= self.generated <= 1.0:
+            raise ValueError(f"generated must lie in 0 … 1, got {self.generated}")
+        if not self.pairs and self.generated < 1.0:
+            raise ValueError("pairs: no stores given; name some, or set generated to 1")
+        if self.pair_weights and len(self.pair_weights) != len(self.pairs):
+            raise ValueError(
+                f"pairs: {len(self.pair_weights)} weights for {len(self.pairs)} stores: "
+                "give one for each or none (STORE:WEIGHT)"
+            )
+        if not all(0 < w < math.inf for w in self.pair_weights):
+            raise ValueError(f"pairs: weights must be positive numbers, got {self.pair_weights}")
+        for name in ("steps", "batch", "validate_every", "validation_pairs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("patience", "clip", "warmup"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if self.patience and not self.validation:
+            raise ValueError("patience: needs validation stores, none given")
+        twice = {Path(p).resolve() for p in self.pairs} & {
+            Path(p).resolve() for p in self.validation
+        }
+        if twice:
+            raise ValueError(f"validation: {sorted(map(str, twice))[0]} is trained on as well")
+
+    @property
+    def classifier(self) -> ClassifierConfig:
+        """The network itself."""
+        return ClassifierConfig(
+            side_information=SIDE_INFORMATION if self.side_information else (),
+            keypoint_shape=self.keypoint_shape,
+            refine=self.refine,
+            **NETWORKS[self.network],
+        )
+
+
+# Named protocols: how each differs from `TrainingConfig()`.
+PROTOCOLS: dict[str, dict] = {
+    # Yi et al. (CVPR 2018) and Plötz & Roth (NeurIPS 2018): coordinates alone, real pairs alone.
+    "published": {
+        "generated": 0.0,
+        "side_information": False,
+        "keypoint_shape": False,
+        "augment": False,
+        "steps": 500_000,
+        "batch": 32,
+        "min_matches": 2000,
+        "max_matches": 2000,
+        "schedule": "constant",
+        "warmup": 0,
+        "essential_after": 20_000,
+        "clip": 0.0,
+    },
+    # OANet's geometric loss and side information, generated pairs, augmentation, two passes.
+    "modern": {
+        "refine": True,
+        "drop_side": 0.15,
+        "drop_shape": 0.15,
+        "warmup": 100,
+        "label_threshold": 2e-5,
+        "balance": 0.5,
+        "not_mutual": 0.3,
+        "essential_weight": 0.0,
+        "geometric_weight": 0.5,
+        "essential_after": 0,
+        "clip": 2.0,
+    },
+}
+
+
+def learning_rate(step: int, config: TrainingConfig) -> float:
+    """Linear warm-up, then the rate itself, or a cosine down to 1 % of it."""
+    if step < config.warmup:
+        return config.rate * (step + 1) / config.warmup
+    if config.schedule == "constant":
+        return config.rate
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+def parse_pairs(texts: list[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Stores and their weights from STORE or STORE:WEIGHT; no weights where none is given.
+
+    Raises:
+        ValueError: a weight for some of the stores only.
+    """
+    stores, weights = [], []
+    for text in texts:
+        store, colon, tail = text.rpartition(":")
+        try:
+            weight = float(tail) if colon and store else None
+        except ValueError:
+            weight = None
+        stores.append(text if weight is None else store)
+        if weight is not None:
+            weights.append(weight)
+    if weights and len(weights) != len(stores):
+        raise ValueError(
+            f"pairs: {len(weights)} weights for {len(stores)} stores: "
+            "give one for each or none (STORE:WEIGHT)"
+        )
+    return tuple(stores), tuple(weights)

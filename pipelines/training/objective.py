@@ -1,0 +1,95 @@
+"""What a step minimises: the losses of a network on a batch, and numbers for the log."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from n3match.geometry import weighted_eight_point
+from n3match.nn import MatchClassifier
+from n3match.pipelines.losses import classification_loss, essential_loss, geometric_loss
+from n3match.pipelines.processes import Processes
+from n3match.pipelines.training.config import SIDE_INFORMATION, TrainingConfig
+
+
+def importance(batch: dict[str, Tensor], positive: Tensor, config: TrainingConfig) -> Tensor:
+    """Less than 1 for right matches that aren't mutual, in pairs where that is known.
+
+    Wrong matches fall near their epipolar line by chance, and few of those are mutual.
+    """
+    mutual = batch["side"][..., SIDE_INFORMATION.index("mutual")] > 0
+    known = mutual.any(1, keepdim=True)
+    doubtful = positive & ~mutual & known
+    return torch.ones_like(batch["distances"]).masked_fill(doubtful, config.not_mutual)
+
+
+def essential_of(batch: dict[str, Tensor], logits: Tensor) -> Tensor:
+    """(B, 3, 3) by the weighted eight-point algorithm."""
+    weights = torch.relu(torch.tanh(logits))
+    return weighted_eight_point(batch["points0"], batch["points1"], weights, normalize=True)
+
+
+def run_network(net: MatchClassifier, batch: dict[str, Tensor], config: TrainingConfig):
+    """What the network says of a batch, its matrix products in `config.precision`.
+
+    Half precision ends at the logits: normalisation and epipolar geometry are float32 or more.
+    """
+    side = batch["side"] if config.side_information else None
+    half = config.precision == "bfloat16"
+    with torch.autocast(batch["points0"].device.type, torch.bfloat16, enabled=half):
+        return net(batch["points0"], batch["points1"], side, batch["mask"], batch["shape"])
+
+
+def losses(
+    net: MatchClassifier,
+    batch: dict[str, Tensor],
+    config: TrainingConfig,
+    step: int,
+    processes: Processes | None = None,
+):
+    """Total loss, and the numbers for the log: {name of NUMBERS: value over all processes}.
+
+    Args:
+        net, batch, config, step: the batch is this process's share.
+        processes: whose losses will be averaged; the average is the loss of the whole batch.
+    """
+    processes = processes or Processes()
+    out = run_network(net, batch, config)
+    positive = (batch["distances"] < config.label_threshold) & batch["mask"]
+    weight = importance(batch, positive, config)
+    classification = classification_loss(
+        out.logits, positive, batch["mask"], config.balance, weight
+    )
+    total, essential = classification, classification.new_zeros(())
+    if net.config.refine:
+        total = total + classification_loss(
+            out.first_logits, positive, batch["mask"], config.balance, weight
+        )
+    geometric = torch.zeros_like(essential)
+    if step >= config.essential_after:
+        # Fewer than eight right matches don't determine E: nothing to learn from.
+        usable = positive.sum(1) >= 8
+        # The mean is over the usable pairs of all processes, of which each has its own number.
+        count = usable.sum().to(essential)
+        scale = count / (processes.sum(count.clone()) / processes.size).clamp(min=1e-6)
+        if config.essential_weight > 0:
+            essential = scale * essential_loss(out.essential, batch["E"], usable)
+            total = total + config.essential_weight * essential
+        if config.geometric_weight > 0:
+            seen = (batch["points0"], batch["points1"], batch["E"], positive, usable)
+            geometric = scale * geometric_loss(out.essential, *seen)
+            total = total + config.geometric_weight * geometric
+            if net.config.refine:  # what the second pass sees of each match comes of this one
+                first = essential_of(batch, out.first_logits)
+                total = total + config.geometric_weight * scale * geometric_loss(first, *seen)
+    with torch.no_grad():
+        kept = (out.logits > 0) & batch["mask"]
+        right = (kept & positive).sum()
+        counts = torch.stack([right, kept.sum(), positive.sum()]).to(essential)
+        means = torch.stack([classification, essential, geometric]) / processes.size
+        *means, right, kept, positive = processes.sum(torch.cat([means, counts])).unbind()
+        shares = [right / kept.clamp(min=1), right / positive.clamp(min=1)]
+    return total, dict(zip(NUMBERS, torch.stack([*means, *shares]).tolist()))
+
+
+NUMBERS = ("classification", "essential", "geometric", "precision", "recall")

@@ -1,0 +1,155 @@
+"""The files of a run: its state, its log, and the weights it starts from."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from n3match.nn import ClassifierConfig, MatchClassifier
+from n3match.nn.classifier import SHAPE_COLUMNS
+from n3match.nn.refinement import EVIDENCE_COLUMNS
+from n3match.pipelines.checkpoint import load_checkpoint, save_checkpoint
+from n3match.pipelines.training.config import TrainingConfig
+from n3match.weights import load_weights, save_weights
+
+
+@dataclass
+class Progress:
+    """How far a run is."""
+
+    step: int = 0  # the next one
+    skipped: int = 0  # steps without finite gradients so far
+    best: tuple[float, ...] = ()  # the best validation's marks; (): none yet
+    since_best: int = 0  # validations since then
+    stopped: bool = False  # early
+
+
+def save_state(
+    path: Path, config: TrainingConfig, net: MatchClassifier, optimizer, progress: Progress
+) -> None:
+    """Writes everything that is needed to go on."""
+    save_checkpoint(
+        path,
+        {
+            "config": json.dumps(asdict(config)),
+            "net": net.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "progress": asdict(progress),
+        },
+    )
+
+
+def load_state(path: Path, config: TrainingConfig) -> dict | None:
+    """What `save_state` wrote, on the CPU; None where there is no such file.
+
+    Raises:
+        ValueError: no checkpoint, or that of a run with other options, naming them.
+    """
+    if not path.exists():
+        return None
+    state = load_checkpoint(path, torch.device("cpu"))
+    missing = {"config", "net", "optimizer", "progress"} - set(state)
+    if missing:
+        raise ValueError(f"{path} is not a state of this version: it has no {sorted(missing)}")
+    if state["config"] != json.dumps(asdict(config)):
+        found, wanted = json.loads(state["config"]), json.loads(json.dumps(asdict(config)))
+        other = [
+            f"{name} {found.get(name)!r}, here {wanted.get(name)!r}"
+            for name in sorted({*found, *wanted})
+            if found.get(name) != wanted.get(name)
+        ]
+        raise ValueError(
+            f"{path.parent} holds a run with other options: {'; '.join(other)}; "
+            "give the same ones, or another folder"
+        )
+    return state
+
+
+def save_filter(path: Path, net: MatchClassifier, config: TrainingConfig, **notes) -> None:
+    """Weights with notes on how they were made.
+
+    Only names: where files lay on the machine that trained is nobody's business.
+    """
+    made = asdict(config) | {
+        "pairs": [Path(store).name for store in config.pairs],
+        "validation": [Path(store).name for store in config.validation],
+        "initial": Path(config.initial).name,
+    }
+    save_weights(path, net, training=made | notes)
+
+
+def load_initial(net: MatchClassifier, name_or_path: str) -> None:
+    """Weights to fine-tune; a second pass, shapes or consensus that they lack are added.
+
+    Raises:
+        FileNotFoundError, ValueError: no such weights, or those of another network.
+    """
+    _, described, state = load_weights(name_or_path)
+    found = ClassifierConfig(**described)
+    if net.config.keypoint_shape and not found.keypoint_shape:
+        # Weights that don't know of shapes yet: they start by not looking at them.
+        found = replace(found, keypoint_shape=True)
+        _add_columns(state, "trunk.lift.weight", SHAPE_COLUMNS)
+    if net.config.consensus and not found.consensus:
+        found = replace(found, consensus=True)
+        state |= {n: torch.zeros_like(t) for n, t in net.state_dict().items() if "consensus" in n}
+    if net.config.refine and not found.refine:
+        # The second pass starts as a copy of the first.
+        found = replace(found, refine=True)
+        trunk = {name: t for name, t in state.items() if name.startswith("trunk.")}
+        state |= {f"refinement.{name}": t.clone() for name, t in trunk.items()}
+        _add_columns(state, "refinement.trunk.lift.weight", EVIDENCE_COLUMNS)
+    if found != net.config:
+        raise ValueError(
+            f"initial: {name_or_path} is a network of {described}, {asdict(net.config)} wanted"
+        )
+    net.load_state_dict(state)
+
+
+def _add_columns(state: dict[str, Tensor], name: str, count: int) -> None:
+    """More input columns for a layer, which it doesn't look at as yet."""
+    weight = state[name]
+    state[name] = torch.cat([weight, weight.new_zeros(len(weight), count)], 1)
+
+
+class CsvLog:
+    """A row of numbers per step.
+
+    Args:
+        path: of the file; rows of step `start` and later are dropped, they will be run again.
+        start: the first step that will be written.
+    """
+
+    def __init__(self, path: Path, start: int):
+        self._path = path
+        if path.exists():
+            _cut(path, start)
+
+    def write(self, step: int, numbers: dict[str, float]) -> None:
+        new = not self._path.exists()
+        with self._path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(["step", *numbers])
+            writer.writerow([step, *(f"{v:.6g}" for v in numbers.values())])
+
+
+def _cut(path: Path, start: int) -> None:
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    # A kill may leave half a row behind; it belongs to a step that will be run again.
+    kept = [
+        row for row in rows[1:] if len(row) == len(rows[0]) and int(row[0]) < start
+    ]
+    if not kept:
+        path.unlink()
+        return
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", newline="") as file:
+        csv.writer(file).writerows([rows[0], *kept])
+    temporary.replace(path)

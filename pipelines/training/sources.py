@@ -1,0 +1,177 @@
+"""Where a run's batches come from: stores of real pairs and generated geometry, mixed.
+
+Pair number `place` of batch number `step` is a function of the seed, these two numbers and the data
+alone. So a run can go on anywhere, any process can make its share of a batch by itself, and in
+whatever order batches are made, they are the same.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from n3match.datasets.augment import NO_AUGMENTATION, Augmentation, augment
+from n3match.datasets.batches import GENERATED_AUGMENTATION, collate
+from n3match.datasets.pair_dataset import PairDataset
+from n3match.datasets.synthetic import SyntheticPairs
+from n3match.pipelines.training.config import TrainingConfig
+
+# Pairs are kept in memory once read, up to so many bytes: reading one takes milliseconds.
+_KEEP_BYTES = 2 << 30
+
+
+class RealPairs:
+    """Samples (two_view.py) of stores, drawn by store and scene.
+
+    A store is drawn by its weight, then a scene of it in proportion to the square root of its
+    number of pairs, then a pair of the scene. Without weights, all scenes are those of one store.
+
+    Args:
+        stores: paths of pair stores or OANet dumps.
+        weights: of the stores; () for none.
+
+    Raises:
+        FileNotFoundError, ValueError: as `PairDataset`; a store without pairs.
+    """
+
+    def __init__(self, stores: Sequence[str | Path], weights: Sequence[float] = ()):
+        self._data = PairDataset(list(stores))
+        self._kept: dict[int, dict] = {}
+        self._bytes = 0
+        store_of = []
+        for number, store in enumerate(stores):
+            count = len(PairDataset(store))
+            if not count:
+                raise ValueError(f"{store}: has no pairs")
+            store_of += [number] * count
+        names = list(zip(store_of, self._data.scenes))
+        scenes = sorted(set(names))
+        self._members = [
+            np.flatnonzero([name == scene for name in names]) for scene in scenes
+        ]
+        chance = np.sqrt([len(members) for members in self._members])
+        if len(weights):
+            of_scene = np.array([number for number, _ in scenes])
+            for number, weight in enumerate(weights):
+                chance[of_scene == number] *= weight / chance[of_scene == number].sum()
+        self._cumulative = np.cumsum(chance)
+
+    def draw(self, rng: np.random.Generator) -> dict:
+        """One of the pairs."""
+        scene = np.searchsorted(self._cumulative, rng.random() * self._cumulative[-1], "right")
+        members = self._members[min(int(scene), len(self._members) - 1)]
+        return self._sample(int(members[rng.integers(len(members))]))
+
+    def _sample(self, index: int) -> dict:
+        if index in self._kept:
+            return self._kept[index]
+        item = self._data[index]
+        sample = {key: item[key].numpy().astype(np.float32) for key in _ARRAYS}
+        sample["E"] /= np.linalg.norm(sample["E"])
+        sample["distances"] = item["ys"].numpy().astype(np.float32)
+        size = sum(array.nbytes for array in sample.values())
+        if self._bytes + size <= _KEEP_BYTES:
+            self._kept[index] = sample
+            self._bytes += size
+        return sample
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_kept": {}, "_bytes": 0}  # sent to other processes
+
+
+_ARRAYS = ("x", "side", "shape", "R", "t", "E")
+
+
+class TrainingBatches(torch.utils.data.Dataset):
+    """Batch number `step`, or one process's share of it, by ``batches[step]``.
+
+    Args:
+        config: of the run.
+        rank, size: this process takes places rank, rank + size, … of each batch.
+
+    Raises:
+        ValueError: the batch can't be shared evenly. Otherwise as `RealPairs`.
+    """
+
+    def __init__(self, config: TrainingConfig, rank: int = 0, size: int = 1):
+        if config.batch % size:
+            raise ValueError(
+                f"batch must be divisible by the number of processes, got {config.batch} "
+                f"pairs for {size}"
+            )
+        self._config = config
+        self._places = range(rank, config.batch, size)
+        real = config.pairs and config.generated < 1
+        self._real = RealPairs(config.pairs, config.pair_weights) if real else None
+        most = config.max_matches
+        self._generated = SyntheticPairs(config.seed, (most, most)) if config.generated else None
+        self._augment, self._augment_generated = NO_AUGMENTATION, NO_AUGMENTATION
+        if config.augment:
+            dropped = {"drop_side": config.drop_side, "drop_shape": config.drop_shape}
+            self._augment = Augmentation(**dropped)
+            self._augment_generated = replace(GENERATED_AUGMENTATION, **dropped)
+
+    def __len__(self) -> int:
+        return self._config.steps
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        """See `datasets.batches.collate`; the number of matches is drawn for the whole batch."""
+        config = self._config
+        low, high = config.min_matches, config.max_matches
+        share = np.random.default_rng((config.seed, step)).random()
+        count = min(int(low * (high / low) ** share + 0.5), high)
+        return collate([self._pair(step, place, count) for place in self._places])
+
+    def _pair(self, step: int, place: int, count: int) -> dict:
+        # A third number: none of these is the generator of the whole batch.
+        rng = np.random.default_rng((self._config.seed, step, place + 1))
+        if self._real is None or rng.random() < self._config.generated:
+            number = step * self._config.batch + place
+            sample = self._generated.sample(number, num_matches=count)
+            return augment(sample, rng, count, self._augment_generated)
+        return augment(self._real.draw(rng), rng, count, self._augment)
+
+
+def stream(batches: TrainingBatches, start: int, loaders: int) -> Iterator[dict[str, Tensor]]:
+    """The batches from step `start` to the last, made ahead while the caller is busy.
+
+    Args:
+        batches: of the run.
+        start: first step.
+        loaders: processes that make them; 0: a thread of this one.
+    """
+    steps = range(start, len(batches))
+    if loaders == 0:
+        yield from _by_thread(batches, steps)
+        return
+    # Spawned, not forked: a forked child of a process with torch threads may hang.
+    loader = torch.utils.data.DataLoader(
+        batches,
+        batch_size=None,
+        sampler=steps,
+        num_workers=loaders,
+        multiprocessing_context="spawn",
+        pin_memory=torch.cuda.is_available(),
+    )
+    yield from loader
+
+
+def _by_thread(batches: TrainingBatches, steps: range, ahead: int = 2):
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+        todo = iter(steps)
+        waiting = deque(pool.submit(batches.__getitem__, s) for s in islice(todo, ahead))
+        try:
+            while waiting:
+                batch = waiting.popleft().result()
+                waiting.extend(pool.submit(batches.__getitem__, s) for s in islice(todo, 1))
+                yield batch
+        finally:
+            pool.shutdown(cancel_futures=True)
