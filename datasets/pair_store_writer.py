@@ -104,11 +104,10 @@ class PairStoreWriter:
             ValueError: a field of a record whose shape is not the layout's.
         """
         self.parts_dir.mkdir(parents=True, exist_ok=True)
-        with self._replacing(self.part_path(name)) as temporary:
-            with h5py.File(temporary, "w") as file:
-                _write_records(file, list(records))
-                _write_report(file, left_out, problems)
-                file.attrs.update(self._attrs)
+        with self._replacing(self.part_path(name)) as temporary, h5py.File(temporary, "w") as file:
+            _write_records(file, list(records))
+            _write_report(file, left_out, problems)
+            file.attrs.update(self._attrs)
 
     def finish(self, part_names: Iterable[str], problems: Sequence[str] = ()) -> Path:
         """Join the parts, in the order given, into the store; then remove them.
