@@ -104,10 +104,9 @@ class PairStoreWriter:
             ValueError: a field of a record whose shape is not the layout's.
         """
         self.parts_dir.mkdir(parents=True, exist_ok=True)
-        with self._replacing(self.part_path(name)) as temporary, h5py.File(temporary, "w") as file:
+        with self._new_file(self.part_path(name)) as file:
             _write_records(file, list(records))
             _write_report(file, left_out, problems)
-            file.attrs.update(self._attrs)
 
     def finish(self, part_names: Iterable[str], problems: Sequence[str] = ()) -> Path:
         """Join the parts, in the order given, into the store; then remove them.
@@ -119,9 +118,8 @@ class PairStoreWriter:
         if not self.finished:
             self.parts_dir.mkdir(parents=True, exist_ok=True)
             parts = [self.part_path(name) for name in part_names]
-            with self._replacing(self.path) as temporary, h5py.File(temporary, "w") as file:
+            with self._new_file(self.path) as file:
                 _join(file, parts, problems)
-                file.attrs.update(self._attrs)
         shutil.rmtree(self.parts_dir, ignore_errors=True)
         return self.path
 
@@ -137,6 +135,16 @@ class PairStoreWriter:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+
+    @contextlib.contextmanager
+    def _new_file(self, path: Path):
+        with (
+            self._replacing(path) as temporary,
+            # The layout of 2016: its headers and chunk indices are a tenth of the older ones.
+            h5py.File(temporary, "w", libver=("v110", "v110")) as file,
+        ):
+            yield file
+            file.attrs.update(self._attrs)
 
     def _check_settings(self, path: Path) -> None:
         with open_store(path) as file:
@@ -159,7 +167,7 @@ def _write_records(file: h5py.File, records: list[PairRecord]) -> None:
             if not shape_fits(values.shape, shape, len(record.xs)):
                 pair = f"{record.scene}: {record.name0}, {record.name1}"
                 raise ValueError(f"{pair}: {group}: found shape {values.shape}, wanted {shape}")
-            packed = _PACKED if values.nbytes >= _PACK_FROM else {}
+            packed = {"chunks": values.shape, **_PACKED} if values.nbytes >= _PACK_FROM else {}
             file[group].create_dataset(str(index), data=values, **packed)
     _write_table(
         file,
