@@ -108,18 +108,24 @@ class PairStoreWriter:
             _write_records(file, list(records))
             _write_report(file, left_out, problems)
 
-    def finish(self, part_names: Iterable[str], problems: Sequence[str] = ()) -> Path:
+    def finish(
+        self,
+        part_names: Iterable[str],
+        *,
+        left_out: Sequence[str] = (),
+        problems: Sequence[str] = (),
+    ) -> Path:
         """Join the parts, in the order given, into the store; then remove them.
 
         Args:
             part_names: of the parts.
-            problems: more of them, before those of the parts.
+            left_out, problems: more lines, before those of the parts.
         """
         if not self.finished:
             self.parts_dir.mkdir(parents=True, exist_ok=True)
             parts = [self.part_path(name) for name in part_names]
             with self._new_file(self.path) as file:
-                _join(file, parts, problems)
+                _join(file, parts, list(left_out), list(problems))
         shutil.rmtree(self.parts_dir, ignore_errors=True)
         return self.path
 
@@ -219,10 +225,11 @@ def _write_report(file: h5py.File, left_out: Sequence[str], problems: Sequence[s
         file.create_dataset(name, data=lines, shape=len(lines), dtype=h5py.string_dtype())
 
 
-def _join(file: h5py.File, parts: list[Path], problems: Sequence[str]) -> None:
+def _join(
+    file: h5py.File, parts: list[Path], left_out: list[str], problems: list[str]
+) -> None:
     names: dict[str, list[str]] = {"scene": [], "name0": [], "name1": []}
     num_shared: list[int] = []
-    left_out, problems = [], list(problems)
     groups = [file.create_group(group) for group in (*CORE_GROUPS, *CAMERA_GROUPS, *EXTRA_GROUPS)]
     for path in parts:
         with open_store(path) as part:

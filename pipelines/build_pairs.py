@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -109,9 +110,9 @@ def build_pairs(
         if value is not None and not 0 <= value <= 1:
             raise ValueError(f"{name}: found {value}, wanted a share in [0, 1]")
     out = check_target(out)
-    problems: list[str] = []
+    problems, left_out = [], []
     if images:
-        found, image_root, problems = _photographs(Path(scenes), out, processes, progress)
+        found, image_root, left_out = _photographs(Path(scenes), out, processes, progress)
     else:
         found = find_scenes(scenes, format, exclude)
     reading = ReadOptions(
@@ -147,21 +148,24 @@ def build_pairs(
         raise ValueError(f"{scenes}: no pair to match; {'; '.join(problems[:_LINES_SHOWN])}")
     writer.begin(plan_digest([part for planned in parts for part in planned]))
     run_parts(PairJobs(writer, max_keypoints, min_consistent, strict), parts, processes, progress)
-    return writer.finish(names, problems)
+    return writer.finish(names, problems=problems, left_out=left_out)
 
 
 def _photographs(
     folder: Path, out: Path, processes: int, progress: bool
 ) -> tuple[list[FoundScene], Path | None, list[str]]:
-    """The scene of a folder of photographs, by the model it has or by one that is made."""
+    """The scene of a folder of photographs, by the model it has or by one that is made.
+
+    Returns:
+        The scene; the folder of its images where that is not images/ in it; photographs left out.
+    """
     try:
         found = find_scenes(folder, "colmap")
     except ValueError:
         workspace = out.with_name(f"{out.stem}.colmap")
-        _, problems = reconstruct(
-            folder, workspace, threads=processes, say=tqdm.write if progress else lambda _: None
-        )
-        return [FoundScene(folder.resolve().name, workspace, "colmap")], folder, problems
+        say = partial(print, file=sys.stderr) if progress else lambda _: None
+        left_out = reconstruct(folder, workspace, threads=processes, say=say)
+        return [FoundScene(folder.resolve().name, workspace, "colmap")], folder, left_out
     # A model beside the photographs themselves, without a folder images/.
     bare = len(found) == 1 and not (found[0].path / "images").is_dir()
     return found, folder if bare else None, []

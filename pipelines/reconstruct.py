@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from n3match.datasets.colmap import read_colmap_model
 from n3match.datasets.colmap_scene import model_folder
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"}
@@ -36,8 +37,8 @@ def find_photographs(folder: Path) -> list[str]:
 
 def reconstruct(
     images: Path, workspace: Path, *, threads: int = 1, say: Callable[[str], None] = print
-) -> tuple[Path, list[str]]:
-    """A COLMAP model of a folder of photographs, by SIFT, exhaustive matching and mapping.
+) -> list[str]:
+    """Make a COLMAP model of a folder of photographs, by SIFT, exhaustive matching and mapping.
 
     Goes on where a run that was stopped left its database; a finished model is used again.
 
@@ -48,8 +49,8 @@ def reconstruct(
         say: gets a line at each stage.
 
     Returns:
-        The workspace, a scene for `read_colmap_scene`, and a line for each photograph whose
-        pose was not found.
+        A line for each photograph whose pose was not found. The workspace is then a scene for
+        `read_colmap_scene`, but for the images.
 
     Raises:
         ImportError: pycolmap is not installed. FileNotFoundError, ValueError: see
@@ -65,8 +66,13 @@ def reconstruct(
                 f"{images} has no COLMAP model and pycolmap is not installed to make one: "
                 'pip install "n3match[colmap]"'
             ) from error
-        _run(pycolmap, images, workspace, target, names, threads, say)
-    return workspace, _without_pose(workspace, names)
+        try:
+            _run(pycolmap, images, workspace, target, names, threads, say)
+        except RuntimeError as error:  # how pycolmap tells of anything
+            raise ValueError(
+                f"{images}: COLMAP failed ({error}); to begin anew remove {workspace}"
+            ) from error
+    return _without_pose(workspace, names)
 
 
 def _run(pycolmap, images: Path, workspace: Path, target: Path, names, threads: int, say) -> None:
@@ -98,7 +104,5 @@ def _run(pycolmap, images: Path, workspace: Path, target: Path, names, threads: 
 
 
 def _without_pose(workspace: Path, names: list[str]) -> list[str]:
-    from n3match.datasets.colmap import read_colmap_model
-
     known = {image.name for image in read_colmap_model(model_folder(workspace)).images.values()}
     return [f"{name}: COLMAP found no pose for it" for name in names if name not in known]

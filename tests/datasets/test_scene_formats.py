@@ -30,6 +30,16 @@ def sources(tmp_path_factory):
     return {name: write(folder / name) for name, write in WRITERS.items()}
 
 
+@pytest.fixture(scope="module")
+def wanted(sources, tmp_path_factory):
+    """The records of the COLMAP scene."""
+    return records(build(sources["colmap"], tmp_path_factory.mktemp("store") / "colmap.h5"))
+
+
+def build(source, out):
+    return build_pairs(source, out, max_keypoints=150, fixed_direction=True, progress=False)
+
+
 def records(path):
     data = PairDataset(path)
     return [data.record(i) for i in range(len(data))]
@@ -58,10 +68,8 @@ def test_a_layout_is_recognised_and_read(sources, name):
 
 
 @pytest.mark.parametrize("name", [name for name in WRITERS if name != "colmap"])
-def test_the_store_is_that_of_the_colmap_scene(sources, tmp_path, name):
-    options = {"max_keypoints": 150, "fixed_direction": True, "progress": False}
-    wanted = records(build_pairs(sources["colmap"], tmp_path / "colmap.h5", **options))
-    found = records(build_pairs(sources[name], tmp_path / "other.h5", **options))
+def test_the_store_is_that_of_the_colmap_scene(sources, wanted, tmp_path, name):
+    found = records(build(sources[name], tmp_path / "other.h5"))
     assert len(found) >= 3
     # Pairs are told by their keypoints; the labels follow from pose and intrinsics.
     by_points = {record.points1.tobytes() + record.points0.tobytes(): record for record in wanted}
@@ -74,9 +82,7 @@ def test_the_store_is_that_of_the_colmap_scene(sources, tmp_path, name):
         )
 
 
-def test_a_dump_comes_back_with_labels_of_its_pose(sources, tmp_path):
-    options = {"max_keypoints": 150, "fixed_direction": True, "progress": False}
-    wanted = records(build_pairs(sources["colmap"], tmp_path / "colmap.h5", **options))
+def test_a_dump_comes_back_with_labels_of_its_pose(wanted, tmp_path):
     pairs = [
         {
             "x": r.xs, "R": r.R, "t": 2 * r.t, "K0": r.K0, "K1": r.K1,
