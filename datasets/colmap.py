@@ -18,7 +18,24 @@ from n3match.datasets.colmap_files import (
     read_cameras_text,
     read_images_binary,
     read_images_text,
+    read_points_binary,
+    read_points_text,
 )
+
+_TWO_FOCAL_LENGTHS = {
+    "PINHOLE", "OPENCV", "FULL_OPENCV", "OPENCV_FISHEYE", "FOV", "DIVISION", "FISHEYE",
+}  # fmt: skip
+_LENS = {
+    "OPENCV_FISHEYE": "equidistant",
+    "RADIAL_FISHEYE": "equidistant",
+    "SIMPLE_RADIAL_FISHEYE": "equidistant",
+    "FISHEYE": "equidistant",
+    "SIMPLE_FISHEYE": "equidistant",
+    "FOV": "fov",
+    "DIVISION": "division",
+    "SIMPLE_DIVISION": "division",
+}
+_MAX_SIDE = 2**20  # pixels; more is not a photograph but a damaged file
 
 
 @dataclass(frozen=True)
@@ -28,13 +45,16 @@ class ColmapCamera:
     Attributes:
         width, height: image size in pixels.
         K: (3, 3) float64, pixel centres at integers.
-        distortion: (4,) or (8,) float64, OpenCV's k1, k2, p1, p2[, k3, k4, k5, k6].
+        distortion: (4,) or (8,) float64, OpenCV's k1, k2, p1, p2[, k3, k4, k5, k6], or the
+            coefficients of another lens.
+        lens: see `n3match.datasets.lens`.
     """
 
     width: int
     height: int
     K: np.ndarray
     distortion: np.ndarray
+    lens: str = "opencv"
 
 
 @dataclass(frozen=True)
@@ -106,6 +126,22 @@ def read_colmap_model(path: str | Path) -> ColmapModel:
     )
 
 
+def read_colmap_points(path: str | Path) -> dict[int, np.ndarray]:
+    """Positions (3,) of the 3-D points by id; empty where the folder has no `points3D`.
+
+    Raises:
+        ValueError: truncated or foreign file, positions that are not finite.
+    """
+    path = Path(path)
+    for name, read in (("points3D.bin", read_points_binary), ("points3D.txt", read_points_text)):
+        if (path / name).is_file():
+            points = {key: np.array(xyz) for key, xyz in read(path / name).items()}
+            if points and not np.isfinite(np.stack(list(points.values()))).all():
+                raise ValueError(f"{path / name}: found NaN or inf, wanted finite positions")
+            return points
+    return {}
+
+
 def relative_pose(image0: ColmapImage, image1: ColmapImage) -> tuple[np.ndarray, np.ndarray]:
     """R (3, 3) and t (3,) with x1 ~ R x0 + t; t in the units of the reconstruction."""
     R = image1.R @ image0.R.T
@@ -136,17 +172,21 @@ def _suffix(path: Path) -> str | None:
 
 
 def _camera(path: Path, raw: RawCamera) -> ColmapCamera:
-    if raw.model in ("PINHOLE", "OPENCV", "FULL_OPENCV"):
+    lens = _LENS.get(raw.model, "opencv")
+    if raw.model in _TWO_FOCAL_LENGTHS:
         (fx, fy, cx, cy), coefficients = raw.params[:4], raw.params[4:]
     else:
         (fx, cx, cy), coefficients = raw.params[:3], raw.params[3:]
         fy = fx
     if not (np.isfinite(raw.params).all() and fx > 0 and fy > 0):
         raise ValueError(f"{path}: camera {raw.camera_id} has parameters {raw.params}")
-    distortion = np.zeros(max(4, len(coefficients)))
+    if not (0 < raw.width < _MAX_SIDE and 0 < raw.height < _MAX_SIDE):
+        raise ValueError(f"{path}: camera {raw.camera_id} has size {raw.width} x {raw.height}")
+    length = max(1 if lens in ("fov", "division") else 4, len(coefficients))
+    distortion = np.zeros(length)
     distortion[: len(coefficients)] = coefficients
     K = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
-    return ColmapCamera(raw.width, raw.height, K, distortion)
+    return ColmapCamera(raw.width, raw.height, K, distortion, lens)
 
 
 def _image(path: Path, raw: RawImage) -> ColmapImage:

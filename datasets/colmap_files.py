@@ -1,4 +1,4 @@
-"""Parse the two files of a COLMAP model that poses and covisibility need, binary or text.
+"""Parse the files of a COLMAP model, binary or text.
 
 Formats: https://colmap.github.io/format.html. Nothing is interpreted here: numbers come out as
 COLMAP stores them.
@@ -10,16 +10,25 @@ from pathlib import Path
 
 import numpy as np
 
-# name -> (id in binary files, number of parameters); the models that OpenCV's distortion covers
+# name -> (id in binary files, number of parameters); the models that lens.py covers
 CAMERA_MODELS = {
     "SIMPLE_PINHOLE": (0, 3),
     "PINHOLE": (1, 4),
     "SIMPLE_RADIAL": (2, 4),
     "RADIAL": (3, 5),
     "OPENCV": (4, 8),
+    "OPENCV_FISHEYE": (5, 8),
     "FULL_OPENCV": (6, 12),
+    "FOV": (7, 5),
+    "SIMPLE_RADIAL_FISHEYE": (8, 4),
+    "RADIAL_FISHEYE": (9, 5),
+    "SIMPLE_DIVISION": (12, 4),
+    "DIVISION": (13, 5),
+    "SIMPLE_FISHEYE": (14, 3),
+    "FISHEYE": (15, 4),
 }
 _NAMES = {model_id: name for name, (model_id, _) in CAMERA_MODELS.items()}
+_TRACK = np.dtype([("image", "<i4"), ("point2D", "<i4")])
 _OBSERVATION = np.dtype([("xy", "<f8", 2), ("point", "<i8")])
 
 
@@ -71,6 +80,31 @@ def read_images_binary(path: Path) -> list[RawImage]:
         images.append(RawImage(image_id, tuple(pose), camera_id, name, points.astype(np.int64)))
     reader.finish()
     return images
+
+
+def read_points_binary(path: Path) -> dict[int, tuple[float, float, float]]:
+    """Positions by id from `points3D.bin`; ValueError as the other readers."""
+    reader = _BinaryReader(path)
+    points = {}
+    for i in range(reader.take("Q", "the number of points")[0]):
+        point_id, *xyz, _, _, _, _, track = reader.take("Q3d3BdQ", f"point {i}")
+        reader.array(_TRACK, track, f"the track of point {i}")
+        points[point_id] = tuple(xyz)
+    reader.finish()
+    return points
+
+
+def read_points_text(path: Path) -> dict[int, tuple[float, float, float]]:
+    """Positions by id from `points3D.txt`: lines ID X Y Z R G B ERROR TRACK."""
+    points = {}
+    for number, line in _lines(path):
+        words = line.split(maxsplit=4)
+        if words and len(words) < 5:
+            raise ValueError(f"{path}: line {number}: found {line!r}, wanted ID X Y Z ...")
+        if words:
+            (point_id,) = _numbers(path, f"line {number}", words[:1], int)
+            points[point_id] = _numbers(path, f"line {number}", words[1:4], float)
+    return points
 
 
 def read_cameras_text(path: Path) -> list[RawCamera]:

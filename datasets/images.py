@@ -35,6 +35,20 @@ def read_image_rgb(path: str | Path) -> np.ndarray:
     return cv2.cvtColor(_decode(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
+def read_image_size(path: str | Path) -> tuple[int, int]:
+    """(width, height) as stored, from the header of the file alone.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_image_gray`, for what Pillow can't open.
+    """
+    data = io.BytesIO(_read_bytes(path))
+    try:
+        with Image.open(data) as image:
+            return image.size
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: not an image that Pillow can open") from error
+
+
 def read_focal_px(path: str | Path, width: int, height: int) -> float | None:
     """Focal length in pixels from a file's EXIF data, or None where that does not tell.
 

@@ -13,15 +13,20 @@ that come from OANet.
     cx1s cy1s     (1,)      float32  principal point of image 0, pixels; cx2s cy2s of image 1
     f1s f2s       (1, 2)    float32  focal lengths (fx, fy), pixels
   not in the OANet dumps:
-    px0s px1s     (N, 2)    float32  keypoints as detected, pixels, distortion not removed
+    px0s px1s     (N, 2)    float32  keypoints as detected, pixels, distortion not removed; of
+                                     lenses that OpenCV's coefficients can't describe (fisheye) the
+                                     pixels of an ideal lens with the same K, distortion zero
     shapes0       (N, 2)    float32  OpenCV keypoint size (diameter, px), angle (degrees); shapes1
-    index0s       (N,)      int32    rows among the keypoints of image 0; index1s
+    index0s       (N,)      int32    rows among the keypoints of image 0, -1: not known; index1s
     distances     (N,)      float32  descriptor distance of the match
     K0s K1s       (3, 3)    float64
     dist0s dist1s (D,)      float64  distortion, OpenCV's order
     sizes         (2, 2)    int32    width, height of image 0 and of image 1
     pairs/scene, pairs/name0, pairs/name1: (P,) strings;  pairs/num_shared: (P,) int32,
                                      3-D points that both images see (0 where not known)
+    Arrays from 1 kB on are chunked and compressed (gzip); N is each pair's own.
+    left_out      (Q,) strings       pairs left out on purpose, and why
+    problems      (Q,) strings       what could not be read or used, and why
     attributes    schema_version, settings (JSON text of how it was made), source, licence
 """
 
@@ -132,6 +137,26 @@ def open_store(path: str | Path) -> h5py.File:
         file.close()
         raise
     return file
+
+
+@dataclass(frozen=True)
+class StoreReport:
+    """What is missing from a store: `left_out` on purpose, `problems` for want of usable data."""
+
+    left_out: list[str]
+    problems: list[str]
+
+
+def read_report(path: str | Path) -> StoreReport:
+    """What was left out when a store was made; nothing for stores that don't say.
+
+    Raises:
+        FileNotFoundError, ValueError: see `open_store`.
+    """
+    with open_store(path) as file:
+        return StoreReport(
+            *(file[k].asstr()[:].tolist() if k in file else [] for k in ("left_out", "problems"))
+        )
 
 
 def has_extras(file: h5py.File) -> bool:

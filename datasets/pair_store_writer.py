@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import h5py
@@ -17,8 +17,13 @@ from n3match.datasets.pair_store import (
     SCHEMA_VERSION,
     PairRecord,
     open_store,
+    read_report,
     shape_fits,
 )
+
+# gzip is what every build of HDF5 can read; small arrays would only grow by it.
+_PACKED = {"compression": "gzip", "compression_opts": 4, "shuffle": True}
+_PACK_FROM = 1024  # bytes
 
 
 class PairStoreWriter:
@@ -40,6 +45,7 @@ class PairStoreWriter:
     def __init__(self, path: str | Path, settings: dict, source: str = "", licence: str = ""):
         self.path = Path(path)
         self.parts_dir = self.path.with_name(self.path.name + ".parts")
+        self.features_dir = self.parts_dir / "features"  # for whoever makes the pairs
         self._attrs = {
             "schema_version": SCHEMA_VERSION,
             "settings": json.dumps(settings, sort_keys=True),
@@ -61,26 +67,90 @@ class PairStoreWriter:
     def has_part(self, name: str) -> bool:
         return self.part_path(name).exists()
 
-    def write_part(self, name: str, records: Iterable[PairRecord]) -> None:
+    def begin(self, plan: str) -> None:
+        """Say what the parts will be; only parts of the same plan are used again.
+
+        Args:
+            plan: a digest of which pairs stand in which part.
+
+        Raises:
+            ValueError: parts exist that belong to another plan.
+        """
+        self.parts_dir.mkdir(parents=True, exist_ok=True)
+        path = self.parts_dir / "plan"
+        if path.exists() and path.read_text() != plan:
+            raise ValueError(
+                f"{self.parts_dir}: begun when the scenes or their pairs were others; "
+                "give another path or remove it"
+            )
+        with self._replacing(path) as temporary:
+            temporary.write_text(plan)
+
+    def write_part(
+        self,
+        name: str,
+        records: Iterable[PairRecord],
+        *,
+        left_out: Sequence[str] = (),
+        problems: Sequence[str] = (),
+    ) -> None:
         """Write the pairs of one part; it exists afterwards, or not at all.
+
+        Args:
+            name: of the part; records: its pairs.
+            left_out, problems: lines for `pair_store.read_report`.
 
         Raises:
             ValueError: a field of a record whose shape is not the layout's.
         """
         self.parts_dir.mkdir(parents=True, exist_ok=True)
-        with _replacing(self.part_path(name)) as temporary, h5py.File(temporary, "w") as file:
+        with self._new_file(self.part_path(name)) as file:
             _write_records(file, list(records))
-            file.attrs.update(self._attrs)
+            _write_report(file, left_out, problems)
 
-    def finish(self, part_names: Iterable[str]) -> Path:
-        """Join the parts, in the order given, into the store; then remove them."""
+    def finish(
+        self,
+        part_names: Iterable[str],
+        *,
+        left_out: Sequence[str] = (),
+        problems: Sequence[str] = (),
+    ) -> Path:
+        """Join the parts, in the order given, into the store; then remove them.
+
+        Args:
+            part_names: of the parts.
+            left_out, problems: more lines, before those of the parts.
+        """
         if not self.finished:
+            self.parts_dir.mkdir(parents=True, exist_ok=True)
             parts = [self.part_path(name) for name in part_names]
-            with _replacing(self.path) as temporary, h5py.File(temporary, "w") as file:
-                _join(file, parts)
-                file.attrs.update(self._attrs)
+            with self._new_file(self.path) as file:
+                _join(file, parts, list(left_out), list(problems))
         shutil.rmtree(self.parts_dir, ignore_errors=True)
         return self.path
+
+    @contextlib.contextmanager
+    def _replacing(self, path: Path):
+        """A temporary path among the parts that takes the place of `path` when the block ends well.
+
+        Its name is this process's own: one left by a process that was killed, or is just being
+        killed, is never taken for it.
+        """
+        temporary = self.parts_dir / f".{path.name}.{os.getpid()}.tmp"
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+    @contextlib.contextmanager
+    def _new_file(self, path: Path):
+        with (
+            self._replacing(path) as temporary,
+            # The layout of 2016: its headers and chunk indices are a tenth of the older ones.
+            h5py.File(temporary, "w", libver=("v110", "v110")) as file,
+        ):
+            yield file
+            file.attrs.update(self._attrs)
 
     def _check_settings(self, path: Path) -> None:
         with open_store(path) as file:
@@ -90,16 +160,6 @@ class PairStoreWriter:
                 f"{path}: made with settings {found}, now asked for {self._attrs['settings']}; "
                 "give another path or remove it"
             )
-
-
-@contextlib.contextmanager
-def _replacing(path: Path):
-    """A temporary path beside `path` that takes its place when the block ends well."""
-    temporary = path.with_name(path.name + ".tmp")
-    yield temporary
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _write_records(file: h5py.File, records: list[PairRecord]) -> None:
@@ -113,7 +173,8 @@ def _write_records(file: h5py.File, records: list[PairRecord]) -> None:
             if not shape_fits(values.shape, shape, len(record.xs)):
                 pair = f"{record.scene}: {record.name0}, {record.name1}"
                 raise ValueError(f"{pair}: {group}: found shape {values.shape}, wanted {shape}")
-            file[group].create_dataset(str(index), data=values)
+            packed = {"chunks": values.shape, **_PACKED} if values.nbytes >= _PACK_FROM else {}
+            file[group].create_dataset(str(index), data=values, **packed)
     _write_table(
         file,
         {name: [getattr(r, name) for r in records] for name in ("scene", "name0", "name1")},
@@ -158,7 +219,15 @@ def _to_groups(record: PairRecord) -> dict[str, np.ndarray]:
     }
 
 
-def _join(file: h5py.File, parts: list[Path]) -> None:
+def _write_report(file: h5py.File, left_out: Sequence[str], problems: Sequence[str]) -> None:
+    for name, lines in (("left_out", left_out), ("problems", problems)):
+        lines = list(dict.fromkeys(lines))  # one image that is missing is a problem of many parts
+        file.create_dataset(name, data=lines, shape=len(lines), dtype=h5py.string_dtype())
+
+
+def _join(
+    file: h5py.File, parts: list[Path], left_out: list[str], problems: list[str]
+) -> None:
     names: dict[str, list[str]] = {"scene": [], "name0": [], "name1": []}
     num_shared: list[int] = []
     groups = [file.create_group(group) for group in (*CORE_GROUPS, *CAMERA_GROUPS, *EXTRA_GROUPS)]
@@ -172,4 +241,8 @@ def _join(file: h5py.File, parts: list[Path]) -> None:
             for name, values in names.items():
                 values.extend(part["pairs"][name].asstr()[:])
             num_shared.extend(part["pairs"]["num_shared"][:].tolist())
+        report = read_report(path)
+        left_out += report.left_out
+        problems += report.problems
     _write_table(file, names, num_shared)
+    _write_report(file, left_out, problems)

@@ -1,82 +1,89 @@
-"""Make a pair store from photographs with COLMAP models: SIFT, putative matches, labels.
+"""Make a pair store from scenes with known poses: SIFT, putative matches, labels.
 
-A scene is a folder with `images/` and a model (`cameras` and `images`, .bin or .txt) in `sparse/`
-or `sparse/0/`.
+SOURCE is one scene or a folder of scenes, in any of these layouts:
+  colmap     images/ and a model (cameras, images: .bin or .txt) in sparse/ or sparse/0/
+  cnnet      images.txt, calibration.txt, visibility.txt
+  rgbd       7-Scenes or SUN3D: colour, depth, camera-to-world poses
+  pair-list  text file, a pair a line: name0 name1 rot0 rot1 K0(9) K1(9) T_0to1(16)
+  dump       HDF5 of OANet's layout: matches and poses, no photographs
+With --images, SOURCE is a folder of photographs; COLMAP (pip install "n3match[colmap]") finds
+their poses first, and keeps its model beside OUT.
+
+Stopped at any moment, even killed, it goes on where it was when started again. Exit status: 0; 1
+where something could not be read or used (told on standard error and in the store) and the rest
+was done; 2 after an error.
 """
 
+from __future__ import annotations
+
 import argparse
-import multiprocessing
-import zlib
-from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from n3match.datasets.colmap import (
-    ColmapCamera,
-    ColmapModel,
-    covisible_pairs,
-    has_colmap_model,
-    read_colmap_model,
-    relative_pose,
-)
-from n3match.datasets.images import read_image_gray
-from n3match.datasets.pair_store import PairRecord
+from n3match.datasets.pair_store import read_report
 from n3match.datasets.pair_store_writer import PairStoreWriter
-from n3match.geometry import essential_from_pose, symmetric_epipolar_distance, undistort_points
-from n3match.matching import Features, extract_sift, putative_matches
+from n3match.datasets.scene_formats import FORMATS, FoundScene, find_scenes
+from n3match.datasets.scene_source import ReadOptions
+from n3match.pipelines.pair_jobs import PairJobs
+from n3match.pipelines.pair_plan import PlanOptions, choose_pairs, plan_digest, plan_scene
+from n3match.pipelines.pair_pool import run_parts
+from n3match.pipelines.reconstruct import reconstruct
+from n3match.pipelines.view_arguments import parse_intrinsics
+from n3match.pipelines.whole_file import check_target
 
-# Numbers of shared 3-D points that part easy from hard pairs; all bands get an equal share.
-_BANDS = (20, 50, 100, 200, 400)
-_PART_SIZE = 50
+__all__ = ["add_arguments", "build_pairs", "choose_pairs", "main"]
 
-
-@dataclass(frozen=True)
-class _Part:
-    """Up to _PART_SIZE pairs of one scene."""
-
-    name: str
-    scene: Path
-    model: ColmapModel
-    pairs: list[tuple[int, int, int]]
+_LINES_SHOWN = 20
 
 
 def build_pairs(
     scenes: str | Path,
     out: str | Path,
     *,
+    format: str | None = None,
+    images: bool = False,
+    image_root: str | Path | None = None,
+    intrinsics: np.ndarray | None = None,
     max_keypoints: int = 2000,
     max_pairs: int | None = None,
-    min_shared: int = 20,
+    min_shared: int | None = None,
+    min_overlap: float | None = None,
+    min_consistent: float = 0.0,
     exclude: Sequence[str] = (),
     fixed_direction: bool = False,
     seed: int = 0,
     processes: int = 1,
+    strict: bool = True,
     source: str = "",
     licence: str = "",
     progress: bool = True,
 ) -> Path:
     """Detect, match and label the pairs of all scenes below a folder.
 
-    May be stopped at any moment and started again: finished parts are kept.
+    May be stopped at any moment and started again: finished parts are kept. What was left out and
+    why is in the store (`pair_store.read_report`).
 
     Args:
-        scenes: folder of scene folders, or one scene folder.
+        scenes: folder of scenes, or one scene (folder or file).
         out: the store to write.
+        format: one of `scene_formats.FORMATS`; None recognises the layout.
+        images: `scenes` is a folder of photographs, whose poses COLMAP is to find.
+        image_root, intrinsics, min_shared, min_overlap: see `ReadOptions`.
         max_keypoints: SIFT keypoints per image.
         max_pairs: at most so many pairs of one scene, an equal share from each band of
-            covisibility; None for all.
-        min_shared: pairs that see fewer common 3-D points are left out.
+            covisibility and change of view; None for all.
+        min_consistent: least share of a pair's reliable matches that its pose should explain, see
+            `pair_jobs.inconsistency`; pairs far below are left out. 0 keeps all.
         exclude: names of scenes to leave out.
         fixed_direction: image 0 is the one whose name comes first; else it is drawn.
         seed: of the draws.
-        processes: that detect keypoints; with 1 all happens in this one.
+        processes: that work beside each other; with 1 all happens in this one.
+        strict: raise at the first image or scene that can't be used; else leave it out.
         source, licence: kept in the store.
         progress: show a bar on standard error.
 
@@ -84,9 +91,12 @@ def build_pairs(
         `out`.
 
     Raises:
-        FileNotFoundError: `scenes` or an image of a model does not exist.
-        ValueError: no scene found, a malformed model or image, an image whose size is not its
-            camera's, a count out of range, or `out` exists and was made with other settings.
+        FileNotFoundError: `scenes` or, where `strict`, an image does not exist.
+        ValueError: no scene or no pair found, an argument out of range, `out` exists and was made
+            with other settings; where `strict`, a malformed model or image, an image whose size is
+            not its camera's. (A scene without pairs is noted, never an error.)
+        ImportError: `images` without pycolmap.
+        OSError: a worker process died, or `out` can't be written.
     """
     for name, value in (
         ("max_keypoints", max_keypoints),
@@ -96,215 +106,146 @@ def build_pairs(
     ):
         if value is not None and value < 1:
             raise ValueError(f"{name}: found {value}, wanted at least 1")
-    chosen = _find_scenes(Path(scenes), exclude)
+    for name, value in (("min_overlap", min_overlap), ("min_consistent", min_consistent)):
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"{name}: found {value}, wanted a share in [0, 1]")
+    out = check_target(out)
+    problems, left_out = [], []
+    if images:
+        found, image_root, left_out = _photographs(Path(scenes), out, processes, progress)
+    else:
+        found = find_scenes(scenes, format, exclude)
+    reading = ReadOptions(
+        min_shared, min_overlap, None if image_root is None else Path(image_root), intrinsics
+    )
     settings = {
-        "scenes": [p.name for p in chosen],
+        "scenes": [scene.name for scene in found],
         "feature": "opencv-sift-root",
         "max_keypoints": max_keypoints,
         "max_pairs": max_pairs,
-        "min_shared": min_shared,
+        "min_shared": 20 if min_shared is None else min_shared,
         "fixed_direction": fixed_direction,
         "seed": seed,
     }
-    writer = PairStoreWriter(out, settings, source=source, licence=licence)
+    settings |= _unusual(found, reading, min_consistent, max_pairs)
+    writer = PairStoreWriter(out, settings, source=source or _describe(found), licence=licence)
     if writer.finished:
         return writer.finish(())
-    parts = [
-        part
-        for scene in chosen
-        for part in _plan_scene(scene, max_pairs, min_shared, fixed_direction, seed)
-    ]
-    todo = [part for part in parts if not writer.has_part(part.name)]
-    done = sum(len(p.pairs) for p in parts) - sum(len(p.pairs) for p in todo)
-    with tqdm(
-        total=done + sum(len(p.pairs) for p in todo),
-        initial=done,
-        unit="pair",
-        disable=not progress,
-    ) as bar:
-        for part, features in _extract_all(todo, max_keypoints, processes):
-            bar.set_description(part.name)
-            records = []
-            for pair in part.pairs:
-                records.append(_make_record(part, pair, features))
-                bar.update()
-            writer.write_part(part.name, records)
-    return writer.finish(part.name for part in parts)
+    parts = []
+    for scene in tqdm(found, "reading scenes", leave=False, disable=not progress):
+        try:
+            planned, found_problems = plan_scene(
+                scene, reading, PlanOptions(max_pairs, fixed_direction, seed, strict)
+            )
+        except (OSError, ValueError) as error:
+            if strict:
+                raise
+            planned, found_problems = [], [str(error)]
+        problems += found_problems
+        parts.append(planned)
+    names = [part.name for planned in parts for part in planned]
+    if not names:
+        raise ValueError(f"{scenes}: no pair to match; {'; '.join(problems[:_LINES_SHOWN])}")
+    writer.begin(plan_digest([part for planned in parts for part in planned]))
+    run_parts(PairJobs(writer, max_keypoints, min_consistent, strict), parts, processes, progress)
+    return writer.finish(names, problems=problems, left_out=left_out)
 
 
-def choose_pairs(
-    pairs: Sequence[tuple[int, int, int]], count: int | None, rng: np.random.Generator
-) -> list[tuple[int, int, int]]:
-    """Draw at most `count` pairs (.., .., shared points), as evenly over the bands as they allow.
+def _photographs(
+    folder: Path, out: Path, processes: int, progress: bool
+) -> tuple[list[FoundScene], Path | None, list[str]]:
+    """The scene of a folder of photographs, by the model it has or by one that is made.
 
-    Bands of covisibility are [20, 50), [50, 100), [100, 200), [200, 400) and the rest; fewer than
-    20 shared points count to the first. The order of `pairs` is kept.
+    Returns:
+        The scene; the folder of its images where that is not images/ in it; photographs left out.
     """
-    if count is None or len(pairs) <= count:
-        return list(pairs)
-    band_of = np.searchsorted(_BANDS[1:], [p[2] for p in pairs], side="right")
-    bands = [rng.permutation(np.flatnonzero(band_of == b)) for b in range(len(_BANDS))]
-    # Smallest band first: what it can't give is shared among the others.
-    chosen: list[int] = []
-    for i, band in enumerate(sorted(bands, key=len)):
-        share = (count - len(chosen)) // (len(bands) - i)
-        chosen.extend(band[:share].tolist())
-    return [pairs[i] for i in sorted(chosen)]
+    try:
+        found = find_scenes(folder, "colmap")
+    except ValueError:
+        workspace = out.with_name(f"{out.stem}.colmap")
+        say = partial(print, file=sys.stderr) if progress else lambda _: None
+        left_out = reconstruct(folder, workspace, threads=processes, say=say)
+        return [FoundScene(folder.resolve().name, workspace, "colmap")], folder, left_out
+    # A model beside the photographs themselves, without a folder images/.
+    bare = len(found) == 1 and not (found[0].path / "images").is_dir()
+    return found, folder if bare else None, []
 
 
-def _find_scenes(scenes: Path, exclude: Sequence[str]) -> list[Path]:
-    if not scenes.is_dir():
-        raise FileNotFoundError(f"{scenes}: no such folder")
-    candidates = [scenes] if _model_folder(scenes) else sorted(scenes.iterdir())
-    found = [path for path in candidates if _model_folder(path)]
-    missing = sorted(set(exclude) - {path.name for path in found})
-    if missing:
-        raise ValueError(f"exclude: found {missing}, wanted names of scenes in {scenes}")
-    chosen = [path for path in found if path.name not in exclude]
-    if not chosen:
-        raise ValueError(f"{scenes}: no scene in it, wanted <scene>/images and <scene>/sparse")
-    return chosen
+def _unusual(
+    found: Sequence[FoundScene],
+    reading: ReadOptions,
+    min_consistent: float,
+    max_pairs: int | None,
+) -> dict:
+    """Settings that older stores lack, named only where they matter: those are still recognised."""
+    settings = {}
+    if any(scene.format != "colmap" for scene in found):
+        settings["formats"] = [scene.format for scene in found]
+    if max_pairs is not None:
+        settings["bands"] = "overlap and view"
+    if reading.min_overlap is not None:
+        settings["min_overlap"] = reading.min_overlap
+    if reading.intrinsics is not None:
+        settings["intrinsics"] = np.asarray(reading.intrinsics).tolist()
+    if min_consistent:
+        settings["min_consistent"] = min_consistent
+    return settings
 
 
-def _model_folder(scene: Path) -> Path | None:
-    for folder in (scene / "sparse", scene / "sparse" / "0"):
-        if has_colmap_model(folder):
-            return folder
-    return None
-
-
-def _plan_scene(
-    scene: Path, max_pairs: int | None, min_shared: int, fixed_direction: bool, seed: int
-) -> list[_Part]:
-    model = read_colmap_model(_model_folder(scene))
-    # A scene's draws depend on its name, not on which other scenes there are.
-    rng = np.random.default_rng([seed, zlib.crc32(scene.name.encode())])
-    pairs = [
-        (a, b, shared)
-        for a, b, shared in covisible_pairs(model, min_shared)
-        # Two photographs from one spot have no direction of translation, so no label.
-        if np.linalg.norm(relative_pose(model.images[a], model.images[b])[1]) > 0
-    ]
-    pairs = choose_pairs(pairs, max_pairs, rng)
-    if not fixed_direction:
-        swap = rng.random(len(pairs)) < 0.5
-        pairs = [(b, a, n) if s else (a, b, n) for (a, b, n), s in zip(pairs, swap)]
-    return [
-        _Part(f"{scene.name}-{i // _PART_SIZE:03d}", scene, model, pairs[i : i + _PART_SIZE])
-        for i in range(0, len(pairs), _PART_SIZE)
-    ]
-
-
-def _extract_all(
-    parts: Sequence[_Part], max_keypoints: int, processes: int
-) -> Iterator[tuple[_Part, dict[int, Features]]]:
-    """Each part with the features of its scene's images, detected in other processes."""
-    by_scene: dict[Path, list[_Part]] = {}
-    for part in parts:
-        by_scene.setdefault(part.scene, []).append(part)
-    work = partial(_extract, max_keypoints=max_keypoints)
-    if processes == 1:
-        for group in by_scene.values():
-            ids, jobs = _jobs(group)
-            features = dict(zip(ids, map(work, jobs)))
-            for part in group:
-                yield part, features
-        return
-    # Spawned, not forked: a forked child of a process with torch threads may hang.
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(processes, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        # One scene ahead: the pool works while this process matches, and memory stays bounded.
-        waiting = deque(by_scene.values())
-        running = deque()
-        while waiting or running:
-            while waiting and len(running) < 2:
-                group = waiting.popleft()
-                ids, jobs = _jobs(group)
-                running.append((group, ids, pool.map_async(work, jobs, chunksize=1)))
-            group, ids, result = running.popleft()
-            features = dict(zip(ids, result.get()))
-            for part in group:
-                yield part, features
-
-
-def _jobs(group: Sequence[_Part]) -> tuple[list[int], list[tuple[Path, ColmapCamera]]]:
-    """Ids of the images that a scene's parts need, and where each is and by which camera."""
-    ids = sorted({i for part in group for a, b, _ in part.pairs for i in (a, b)})
-    scene, model = group[0].scene, group[0].model
-    return ids, [(scene / "images" / model.images[i].name, model.camera_of(i)) for i in ids]
-
-
-def _extract(job: tuple[Path, ColmapCamera], max_keypoints: int) -> Features:
-    path, camera = job
-    image = read_image_gray(path)
-    if image.shape != (camera.height, camera.width):
-        raise ValueError(
-            f"{path}: {image.shape[1]} x {image.shape[0]} pixels, "
-            f"its camera has {camera.width} x {camera.height}"
-        )
-    return extract_sift(image, max_keypoints)
-
-
-def _make_record(
-    part: _Part, pair: tuple[int, int, int], features: dict[int, Features]
-) -> PairRecord:
-    id0, id1, num_shared = pair
-    image0, image1 = part.model.images[id0], part.model.images[id1]
-    camera0, camera1 = part.model.camera_of(id0), part.model.camera_of(id1)
-    features0, features1 = features[id0], features[id1]
-    matches = putative_matches(
-        features0.keypoints, features0.descriptors, features1.keypoints, features1.descriptors
-    )
-    x0 = undistort_points(matches.points0, camera0.K, camera0.distortion)
-    x1 = undistort_points(matches.points1, camera1.K, camera1.distortion)
-    R, t = relative_pose(image0, image1)
-    t = t / np.linalg.norm(t)
-    E = essential_from_pose(torch.from_numpy(R), torch.from_numpy(t))
-    distance = symmetric_epipolar_distance(torch.from_numpy(x0), torch.from_numpy(x1), E)
-    return PairRecord(
-        scene=part.scene.name,
-        name0=image0.name,
-        name1=image1.name,
-        num_shared=num_shared,
-        points0=matches.points0,
-        points1=matches.points1,
-        xs=np.concatenate([x0, x1], axis=1),
-        distances_squared=distance.numpy(),
-        R=R,
-        t=t,
-        ratio=matches.ratio,
-        mutual=matches.mutual,
-        descriptor_distance=matches.distance,
-        index0=matches.index0,
-        index1=matches.index1,
-        shapes0=features0.shapes[matches.index0],
-        shapes1=features1.shapes[matches.index1],
-        K0=camera0.K,
-        K1=camera1.K,
-        distortion0=camera0.distortion,
-        distortion1=camera1.distortion,
-        size0=features0.image_size,
-        size1=features1.image_size,
-    )
+def _describe(found: Sequence[FoundScene]) -> str:
+    """What the store says of its source where the user says nothing."""
+    return "; ".join(sorted({f"{scene.format}: {scene.name}" for scene in found}))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Command-line options of `main`."""
-    parser.add_argument("scenes", type=Path, help="folder of scene folders (images/, sparse/)")
-    parser.add_argument("out", type=Path, help="pair store to write (.h5)")
+    parser.add_argument("scenes", type=Path, metavar="SOURCE", help="scene, or folder of scenes")
+    parser.add_argument("out", type=Path, metavar="OUT", help="pair store to write (.h5)")
+    parser.add_argument("--format", choices=FORMATS, help="default: recognised")
+    parser.add_argument(
+        "--images", action="store_true", help="SOURCE is a folder of photographs for COLMAP"
+    )
+    parser.add_argument("--image-root", type=Path, help="folder that names of images refer to")
+    parser.add_argument(
+        "--intrinsics", type=parse_intrinsics, metavar="FX,FY,CX,CY",
+        help="of all images, where the layout has none (RGB-D)",
+    )  # fmt: skip
     parser.add_argument("--max-keypoints", type=int, default=2000)
     parser.add_argument("--max-pairs", type=int, help="per scene; all when left out")
-    parser.add_argument("--min-shared", type=int, default=20, help="shared 3-D points of a pair")
+    parser.add_argument(
+        "--min-shared", type=int,
+        help="shared 3-D points of a pair (default: 20; cnnet: 101)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--min-overlap", type=float,
+        help="least share of one view seen by the other, where known (default: rgbd 0.15, "
+        "cnnet 0.3, colmap 0)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--min-consistent", type=float, default=0.15, metavar="SHARE",
+        help="pairs whose pose clearly explains less of their mutual low-ratio matches are left "
+        "out; 0 keeps all (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--exclude", nargs="*", default=(), help="scenes to leave out")
     parser.add_argument(
         "--fixed-direction", action="store_true", help="image 0 is first by name, not by chance"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument(
+        "--strict", action="store_true", help="stop at the first image or scene not usable"
+    )
     parser.add_argument("--source", default="", help="text kept in the store")
     parser.add_argument("--licence", default="", help="text kept in the store")
 
 
 def main(arguments: argparse.Namespace) -> int:
-    print(build_pairs(**vars(arguments)))
-    return 0
+    out = build_pairs(**vars(arguments))
+    report = read_report(out)
+    for title, lines in (("left out", report.left_out), ("problem", report.problems)):
+        for line in lines[:_LINES_SHOWN]:
+            print(f"n3match: {title}: {line}", file=sys.stderr)
+        if len(lines) > _LINES_SHOWN:
+            print(f"n3match: {title}: {len(lines) - _LINES_SHOWN} more, in {out}", file=sys.stderr)
+    print(out)
+    return 1 if report.problems else 0

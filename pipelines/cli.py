@@ -18,7 +18,7 @@ COMMANDS = {
     "match": ("match", "filtered matches of two photographs, to HDF5 or CSV"),
     "evaluate-pose": ("evaluate_pose", "compare filters and estimators on pairs with known pose"),
     "train-matcher": ("train_matcher", "train a match filter"),
-    "build-pairs": ("build_pairs", "make a training store from photographs with COLMAP models"),
+    "build-pairs": ("build_pairs", "make a training store of image pairs with known poses"),
 }
 
 
@@ -32,8 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs `n3match` with these arguments (None: the command line's).
 
     Returns:
-        The exit status: 0; 1 where a pose was asked for and none can be trusted; 2 after an error
-        in the arguments or files, told by one line on standard error.
+        The exit status: 0; 1 where a pose was asked for and none can be trusted, or a store lacks
+        what could not be read; 2 after an error in the arguments or files, told by one line on
+        standard error.
     """
     argv = _join_negative_lists(sys.argv[1:] if argv is None else argv)
     try:
@@ -79,8 +80,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = _Parser(
         prog="n3match",
         description="Learned filtering of feature matches and relative pose (N³).",
-        epilog="Exit status: 0; 1 where a pose was asked for and none can be trusted; 2 after an "
-        "error, told by one line on standard error.",
+        epilog="Exit status: 0; 1 where a pose was asked for and none can be trusted, or a store "
+        "lacks what could not be read; 2 after an error, told by one line on standard error.",
     )
     parser.add_argument(
         "--version", action="version", version=f"n3match {importlib.metadata.version('n3match')}"

@@ -7,12 +7,13 @@ import torch
 from toy_scene import DEPTH, NORMAL, camera_matrix, poses, write_model, write_scene
 
 from n3match.datasets.pair_dataset import PairDataset
+from n3match.datasets.scene_source import ScenePair
 from n3match.geometry import (
     essential_from_pose,
     normalize_points,
     symmetric_epipolar_distance,
 )
-from n3match.pipelines import build_pairs as pipeline
+from n3match.pipelines import pair_jobs, pair_plan
 from n3match.pipelines.build_pairs import build_pairs, choose_pairs
 from n3match.pipelines.cli import main
 
@@ -128,9 +129,9 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("calls", [1, 4, 8])
 def test_a_run_cut_short_goes_on_where_it_was(scenes, store, tmp_path, monkeypatch, calls):
-    monkeypatch.setattr(pipeline, "_PART_SIZE", 2)
+    monkeypatch.setattr(pair_plan, "PART_SIZE", 2)
     made = []
-    make_record = pipeline._make_record
+    make_record = pair_jobs.make_record
 
     def count_down(*args):
         made.append(args)
@@ -140,10 +141,11 @@ def test_a_run_cut_short_goes_on_where_it_was(scenes, store, tmp_path, monkeypat
 
     path = tmp_path / "pairs.h5"
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "_make_record", count_down)
+        patch.setattr(pair_jobs, "make_record", count_down)
         with pytest.raises(Killed):
             build(scenes, path, fixed_direction=True)
-        kept = (calls - 1) // 2 * 2
+        # Parts of 2, 2, 2 pairs of the first scene, 2 and 1 of the second.
+        kept = {1: 0, 4: 2, 8: 6}[calls]
         made.clear()
         made.extend([None] * calls)
         build(scenes, path, fixed_direction=True)
@@ -176,8 +178,9 @@ def test_an_image_without_keypoints_gives_a_pair_without_matches(tmp_path):
 def test_photographs_from_one_spot_are_left_out(tmp_path):
     scene = write_scene(tmp_path / "scene", 2)
     q = (1.0, 0.0, 0.0, 0.0)
-    images = [(i, q, (i // 2, 0, 0), 7, f"{i % 2}.png", range(30)) for i in range(3)]
-    images = [(i, q, t, c, n, list(p)) for i, q, t, c, n, p in images]
+    shutil.copy(scene / "images" / "0.png", scene / "images" / "2.png")
+    points = list(range(30))
+    images = [(i, q, (i // 2, 0, 0), 7, f"{i}.png", points) for i in range(3)]
     params = (260.0, 120.0, 90.0)
     write_model(scene / "sparse", [(7, "SIMPLE_PINHOLE", 240, 180, params)], images)
     assert len(records(build(scene, tmp_path / "pairs.h5"))) == 2
@@ -220,11 +223,14 @@ def test_command_line(scenes, store, tmp_path, capsys):
 
 
 def draw(counts, count, seed=0):
-    pairs = [(i, i + 1, shared) for i, shared in enumerate(counts)]
+    pairs = [
+        ScenePair(f"{i:04d}", f"{i + 1:04d}", np.eye(3), np.ones(3), num_shared=shared)
+        for i, shared in enumerate(counts)
+    ]
     chosen = choose_pairs(pairs, count, np.random.default_rng(seed))
-    assert len(set(chosen)) == len(chosen) and chosen == sorted(chosen)
-    assert set(chosen) <= set(pairs)
-    bands = np.digitize([shared for *_, shared in chosen], (50, 100, 200, 400))
+    order = [pairs.index(pair) for pair in chosen]
+    assert len(set(order)) == len(order) and order == sorted(order)
+    bands = np.digitize([pair.num_shared for pair in chosen], (50, 100, 200, 400))
     return np.bincount(bands, minlength=5).tolist()
 
 
@@ -237,6 +243,17 @@ def test_what_a_small_band_lacks_goes_to_the_others():
     assert draw([25] * 3 + [70] * 100 + [1000] * 40, 43) == [3, 20, 0, 0, 20]
     assert draw([25] * 3 + [1000] * 100, 50) == [3, 0, 0, 0, 47]
     assert sum(draw([25] * 9 + [70] * 9 + [150] * 9, 26)) == 26
+
+
+def test_wide_baselines_and_small_overlaps_get_their_share():
+    kinds = [(0.8, 3.0)] * 500 + [(0.8, 30.0)] * 20 + [(0.05, 10.0)] * 20 + [(0.05, 60.0)] * 2
+    pairs = [
+        ScenePair(f"{i}", "x", np.eye(3), np.ones(3), overlap=overlap, parallax=parallax)
+        for i, (overlap, parallax) in enumerate(kinds)
+    ]
+    chosen = choose_pairs(pairs, 32, np.random.default_rng(0))
+    found = [(pair.overlap, pair.parallax) for pair in chosen]
+    assert [found.count(kind) for kind in dict.fromkeys(kinds)] == [10, 10, 10, 2]
 
 
 def test_few_pairs_are_all_taken():

@@ -115,7 +115,7 @@ def test_a_file_cut_anywhere_or_too_long_is_refused_by_name(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [
-        ("cameras.txt", "SIMPLE_PINHOLE", "OPENCV_FISHEYE", "line 2 has camera model OPENCV_FISH"),
+        ("cameras.txt", "SIMPLE_PINHOLE", "THIN_PRISM", "line 2 has camera model THIN_PRISM"),
         ("cameras.txt", "500 320 240", "500 320", "line 2: found 2 parameters, wanted 3"),
         ("cameras.txt", "640", "wide", "line 2: .*wanted ints"),
         ("cameras.txt", "500 320 240", "-500 320 240", "camera 1 has parameters"),
@@ -138,8 +138,8 @@ def test_bad_text_is_refused_by_name_and_line(tmp_path, name, old, new, message)
 
 def test_foreign_files_are_refused(tmp_path):
     write_good(tmp_path)
-    write_model(tmp_path, [(1, "OPENCV_FISHEYE", 640, 480, (1,) * 8)], [])
-    with pytest.raises(ValueError, match=r"cameras\.bin: camera 0 has camera model id 5"):
+    write_model(tmp_path, [(1, "THIN_PRISM_FISHEYE", 640, 480, (1,) * 12)], [])
+    with pytest.raises(ValueError, match=r"cameras\.bin: camera 0 has camera model id 10"):
         read_colmap_model(tmp_path)
     write_good(tmp_path, "txt")
     (tmp_path / "cameras.bin").unlink()
