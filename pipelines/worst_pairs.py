@@ -53,7 +53,8 @@ def plot_worst_pairs(
         filtered = filter_(record)()
         points = filtered.points or (record.points0, record.points1)
         rows = [r for r in results if (r.store, r.pair, r.filter) == (store, pair, source.label)]
-        errors = ", ".join(f"{r.estimator} {_degrees(r)}" for r in rows)
+        errors = sorted(r.error_deg for r in rows)
+        span = f"{errors[0]:.1f}°" + (f" … {errors[-1]:.1f}°" if len(errors) > 1 else "")
         names = "-".join(re.sub(r"\W+", "_", Path(n).stem) for n in (record.name0, record.name1))
         path = folder / f"{rank:02d}-{re.sub(r'[^A-Za-z0-9]+', '_', record.scene)}-{names}.png"
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +64,7 @@ def plot_worst_pairs(
             *points,
             filtered.kept,
             right=are_right(record, filtered),
-            title=f"{source.label} on {record.scene}: {errors}",
+            title=f"{source.label}, {record.scene}: error {span}",
         )
         written.append(path)
     for old in set(folder.glob("[0-9][0-9]-*.png")) - set(written):
@@ -89,7 +90,3 @@ def _photograph(record: PairRecord, side: int, folders: Sequence[Path]) -> np.nd
         if image.shape[:2] == (height, width):
             return image
     return np.full((height, width), _BLANK, dtype=np.uint8)
-
-
-def _degrees(row: PoseResult) -> str:
-    return "no pose" if row.rotation_error_deg is None else f"{row.error_deg:.1f}°"
