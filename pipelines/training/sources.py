@@ -46,20 +46,19 @@ class RealPairs:
         self._data = PairDataset(list(stores))
         self._kept: dict[int, dict] = {}
         self._bytes = 0
-        store_of = []
+        members: dict[tuple[int, str], list[int]] = {}
+        start = 0
         for number, store in enumerate(stores):
             count = len(PairDataset(store))
             if not count:
                 raise ValueError(f"{store}: has no pairs")
-            store_of += [number] * count
-        names = list(zip(store_of, self._data.scenes))
-        scenes = sorted(set(names))
-        self._members = [
-            np.flatnonzero([name == scene for name in names]) for scene in scenes
-        ]
-        chance = np.sqrt([len(members) for members in self._members])
+            for index in range(start, start + count):
+                members.setdefault((number, self._data.scenes[index]), []).append(index)
+            start += count
+        self._members = [np.array(members[scene]) for scene in sorted(members)]
+        chance = np.sqrt([len(pairs) for pairs in self._members])
         if len(weights):
-            of_scene = np.array([number for number, _ in scenes])
+            of_scene = np.array([number for number, _ in sorted(members)])
             for number, weight in enumerate(weights):
                 chance[of_scene == number] *= weight / chance[of_scene == number].sum()
         self._cumulative = np.cumsum(chance)
