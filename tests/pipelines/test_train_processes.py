@@ -197,6 +197,7 @@ with joined_processes("cpu") as processes:
 """
 
 
+@pytest.mark.slow  # two more processes; the test above would fail as well
 def test_statistics_and_gradients_are_those_of_the_whole_batch(tmp_path):
     torch.manual_seed(0)
     x = torch.randn(4, 11, 5, dtype=torch.float64) * torch.tensor([0.02, 1.0, 0.1, 3.0]).view(
