@@ -45,7 +45,7 @@ def find_scenes(
     """The scene that a path is, or the scenes below it, sorted by name.
 
     A scene below the folder is named by its path from there. Within a scene none is looked for.
-    A path that is itself of no layout, told one, is taken to be of that.
+    A file is taken to be of the layout told, whatever it looks like.
 
     Args:
         path: a scene (folder or file), or a folder of scenes, at most three levels up.

@@ -112,6 +112,9 @@ def build_pairs(
     out = check_target(out)
     problems, left_out = [], []
     if images:
+        for name, value in (("format", format), ("image_root", image_root), ("exclude", exclude)):
+            if value:
+                raise ValueError(f"{name}: found {value} together with images, wanted one of them")
         found, image_root, left_out = _photographs(Path(scenes), out, processes, progress)
     else:
         found = find_scenes(scenes, format, exclude)

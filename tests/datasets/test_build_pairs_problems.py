@@ -223,6 +223,8 @@ def test_too_few_photographs(tmp_path, capsys):
     photos = write_scene(tmp_path / "scene", 2) / "images"
     status, told = run(capsys, "--images", photos, tmp_path / "pairs.h5")
     assert status == 2 and "found 2 photographs, wanted 3 or more" in told[0]
+    status, told = run(capsys, "--images", photos, tmp_path / "pairs.h5", "--format", "rgbd")
+    assert status == 2 and "format: found rgbd together with images" in told[0]
 
 
 @pytest.mark.slow
