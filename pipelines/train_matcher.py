@@ -41,7 +41,7 @@ NUMBERS = (
     "label_threshold", "balance", "not_mutual", "essential_weight", "geometric_weight",
     "essential_after", "clip", "validate_every", "validation_pairs", "patience", "seed",
 )
-SWITCHES = ("refine", "side_information", "keypoint_shape", "augment")
+SWITCHES = ("refine", "side_information", "keypoint_shape", "mutual_only", "augment")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -36,6 +36,7 @@ class ClassifierConfig:
     consensus: bool = False  # N³ blocks also see how the neighbours' motions differ
     side_information: tuple[str, ...] = ()  # names of extra input columns
     keypoint_shape: bool = False  # three more: how the keypoint turns and changes its size
+    mutual_only: bool = False  # matches known not to be mutual are never kept
     refine: bool = False  # a second pass over the better matches, see refinement.py
     refined_share: float = 0.5  # of the matches that the second pass looks at
 
@@ -46,6 +47,8 @@ class ClassifierConfig:
         for name in ("width", "blocks", "neighbours", "embedding_width", "embedding_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.mutual_only and "mutual" not in self.side_information:
+            raise ValueError('mutual_only needs "mutual" among side_information, got none')
         if not 0.0 < self.refined_share <= 1.0:
             raise ValueError(f"refined_share must lie in 0 … 1, got {self.refined_share}")
         for block in self.n3_after:
@@ -128,9 +131,20 @@ class MatchClassifier(nn.Module):
         logits = self.trunk(matches, mask).to(matches.dtype)
         if mask is not None:
             logits = logits.masked_fill(~mask, float("-inf"))
-        if self.refinement is None or not matches.shape[1]:
-            return logits, logits
-        return logits, self.refinement(matches, logits, mask)
+        last = logits
+        if self.refinement is not None and matches.shape[1]:
+            last = self.refinement(matches, logits, mask)
+        return logits, self._one_to_one(last, matches) if self.config.mutual_only else last
+
+    def _one_to_one(self, logits: Tensor, matches: Tensor) -> Tensor:
+        """Lower logits where a match isn't mutual, in pairs where that is known.
+
+        A point has one image at most: of several keypoints matched to the same one, those that
+        aren't its nearest are wrong, or right by a few pixels only.
+        """
+        mutual = matches[..., 4 + self.config.side_information.index("mutual")] > 0
+        known = mutual.any(1, keepdim=True)
+        return torch.where(known & ~mutual, logits.clamp(max=_NOT_MUTUAL), logits)
 
     def _inputs(self, points0, points1, side, mask, shape) -> Tensor:
         check_matches(points0, points1, side, mask, shape, self.config.side_information)
@@ -144,6 +158,7 @@ class MatchClassifier(nn.Module):
         return matches if mask is None else matches.masked_fill(~mask[..., None], 0.0)
 
 
+_NOT_MUTUAL = -1.0  # the highest logit of such a match
 SHAPE_COLUMNS = 3  # cosine, sine, log scale
 
 # What a column holds where nothing is known of it, as in training with side information dropped.

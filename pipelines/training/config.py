@@ -36,6 +36,7 @@ class TrainingConfig:
     generated: float = 0.5  # share of generated pairs in a batch
     side_information: bool = True  # the network sees ratio and mutual flag
     keypoint_shape: bool = True  # … and how the keypoint turns and changes its size
+    mutual_only: bool = False  # the network keeps no match that is known not to be mutual
     augment: bool = True
     steps: int = 4000
     batch: int = 8  # pairs per step, of all processes together
@@ -99,6 +100,7 @@ class TrainingConfig:
         return ClassifierConfig(
             side_information=SIDE_INFORMATION if self.side_information else (),
             keypoint_shape=self.keypoint_shape,
+            mutual_only=self.mutual_only,
             refine=self.refine,
             **NETWORKS[self.network],
         )

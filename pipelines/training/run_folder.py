@@ -95,6 +95,7 @@ def load_initial(net: MatchClassifier, name_or_path: str) -> None:
         # Weights that don't know of shapes yet: they start by not looking at them.
         found = replace(found, keypoint_shape=True)
         _add_columns(state, "trunk.lift.weight", SHAPE_COLUMNS)
+    found = replace(found, mutual_only=net.config.mutual_only)  # has no weights
     if net.config.consensus and not found.consensus:
         found = replace(found, consensus=True)
         state |= {n: torch.zeros_like(t) for n, t in net.state_dict().items() if "consensus" in n}
