@@ -14,6 +14,7 @@ from n3match.native.library import (
     LARGEST_K,
     available,
     finish,
+    logits,
     masses,
     masses_backward,
     nearest,
@@ -22,6 +23,6 @@ from n3match.native.library import (
 from n3match.native.workers import run_tasks
 
 __all__ = [
-    "LANES", "LARGEST_K", "available", "finish", "masses", "masses_backward", "nearest",
+    "LANES", "LARGEST_K", "available", "finish", "logits", "masses", "masses_backward", "nearest",
     "prepare", "run_tasks",
 ]

@@ -24,6 +24,7 @@ _INTERFACE = 5  # what kernels.c must answer: another number is a library from a
 _NUMBER_TYPES = {torch.float32: "f32", torch.float64: "f64"}
 # Of each function: P a pointer, I an integer.
 _SIGNATURES = {
+    "logits": "PIIIIPPP",
     "masses": "PIIIIIPPPPP",
     "masses_backward": "PPIIIIIPPPP",
     "finish": "PIIIPPP",
@@ -79,6 +80,20 @@ def call(name: str, dtype: torch.dtype, *arguments: Tensor | int | None) -> None
     _functions()[name, dtype](
         *(x.data_ptr() if isinstance(x, Tensor) else x for x in arguments)
     )
+
+
+def logits(d: Tensor, inverse_t: Tensor, m: Tensor, certain: Tensor) -> None:
+    """Distances become what `masses` takes.
+
+    Args:
+        d: (R, O) squared distances, O any number up to N; inf where not selectable.
+        inverse_t: (R,) 1/t.
+        m: (R, K, N), m[:, 0] filled with −d/t relative to the nearest, −inf beyond O.
+        certain: (R,) bool, filled: whether the nearest is so far ahead, or alone, that `masses`
+            will leave the row to the reference formula.
+    """
+    r, k, n = m.shape
+    call("logits", m.dtype, d, r, d.shape[1], n, k, inverse_t, m, certain)
 
 
 def masses(

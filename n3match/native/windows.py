@@ -39,7 +39,7 @@ class _AxisNumbers(ctypes.Structure):
         ("cells", ctypes.c_int64), ("patches", ctypes.c_int64), ("shift", ctypes.c_int64),
         ("begin", ctypes.c_int64), ("window", ctypes.c_int64), ("most", ctypes.c_int64),
         ("nearest", ctypes.c_void_p), ("first", ctypes.c_void_p), ("count", ctypes.c_void_p),
-        ("cover", ctypes.c_void_p),
+        ("share", ctypes.c_void_p),
     )
 
 
@@ -77,8 +77,10 @@ class Axis:
         self.side, self.window, self.cells = side, window, len(cover)
         self.counts = [last - first for first, last in reach]
         firsts = [first for first, _ in reach]
+        shares = [1 / patches for patches in cover]
         self._kept = [
-            (ctypes.c_int64 * len(x))(*x) for x in (nearest, firsts, self.counts, cover)
+            *((ctypes.c_int64 * len(x))(*x) for x in (nearest, firsts, self.counts)),
+            (ctypes.c_double * len(shares))(*shares),
         ]
         self._addresses = [ctypes.addressof(x) for x in self._kept]
 
@@ -90,7 +92,7 @@ class Axis:
             *(address + 8 * start for address, start in zip(self._addresses, starts)),
         )
 
-    def cover_address(self, cells: range) -> int:
+    def share_address(self, cells: range) -> int:
         return self._addresses[3] + 8 * cells.start
 
 
@@ -110,8 +112,8 @@ class Tile:
         self._most = numbers[0].most, room(numbers[1].most)
 
     def pairs(self, k: int) -> int:
-        """Numbers of scratch that belong to a row of cells, with a vector more behind them."""
-        return len(self.cells[1]) * k * self._most[0] * self._most[1] + LANES
+        """Numbers of scratch for the pairs of k rows of cells, with a vector more behind them."""
+        return len(self.cells[1]) * k * (self._most[0] + 1) * self._most[1] + LANES
 
     @property
     def factors(self) -> int:
@@ -137,12 +139,12 @@ def cut_points(
     """images (K, C, H, W) -> out (y, x, K, room); with a tile, which has these cells, divided by
     the number of patches that cover a cell."""
     numbers = view.numbers(cells)
-    covers = (None, None) if tile is None else (
-        axis.cover_address(part) for axis, part in zip(tile.axes, cells)
+    shares = (None, None) if tile is None else (
+        axis.share_address(part) for axis, part in zip(tile.axes, cells)
     )
     call(
         "cut_points", images.dtype, images, ctypes.addressof(numbers), len(images),
-        *map(len, cells), room(view.depth), *covers, out,
+        *map(len, cells), room(view.depth), *shares, out,
     )
 
 
@@ -174,7 +176,7 @@ def distances(
         tile: all cells of its patches are in it.
         query: points; key: planes.
         own: whether a patch may select itself.
-        pairs: scratch, zeros before its first use, of `tile.pairs(1)` numbers.
+        pairs: scratch, zeros before its first use, of `tile.pairs(2)` numbers.
         out: (R, O), filled; inf where nothing may be selected.
     """
     call(

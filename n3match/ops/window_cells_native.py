@@ -17,9 +17,9 @@ from n3match.native import windows
 from n3match.ops.window_grid import WindowGrid
 from n3match.ops.window_tiles import Axes, Tile, pieces
 
-# Numbers in the weights of one tile, 2 MiB of float32: much smaller ones have more at their borders
+# Numbers in the weights of one tile, 4 MiB of float32: much smaller ones have more at their borders
 # than inside, much larger ones leave the caches. Found by trying.
-_TILE_ELEMENTS = 1 << 19
+_TILE_ELEMENTS = 1 << 20
 _ROWS_OF_A_TASK = 16  # of cells that are cut out, or put back, at once
 
 
@@ -157,7 +157,7 @@ class Worker:
         out = self._room("distances", t.patches, t.candidates)
         windows.distances(
             t, images.query[i], images.key_planes[i], images.embedding.depth, own,
-            self._room("pairs", t.pairs(1)), out,
+            self._room("pairs", t.pairs(2)), out,
         )
         return out
 
