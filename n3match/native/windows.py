@@ -4,9 +4,9 @@ A cell is S×S pixels of an image of C channels: a point of D = C·S² numbers, 
 zeros after the first D. A patch is `side` × `side` cells. Images come as points (Y, X, room), or as
 planes (Y, D, line): one number of all cells of a row side by side.
 
-What belongs to the patches of a tile and their candidates has rows of O = `tile.candidates` numbers:
-the window's rows one after the other, each rounded up to `LANES`. R patches and (y, x) cells of the
-tile, K neighbours. Nothing of this is checked; tensors as in `library`.
+What belongs to a patch and its candidates is O = `tile.candidates` numbers: the window's rows one
+after the other, each rounded up to `LANES`. R patches and (y, x) cells of a tile, K neighbours.
+Nothing of this is checked; tensors as in `library`.
 """
 
 from __future__ import annotations
@@ -72,8 +72,14 @@ class Axis:
         reach: Sequence[tuple[int, int]],
         cover: Sequence[int],
     ):
-        """window: candidates of a patch; nearest: the first of each patch; reach: first and last + 1
-        of the cells that any patch which covers a cell compares it with; cover: how many do."""
+        """
+        Args:
+            window: candidates of a patch.
+            nearest: the first of them, of each patch.
+            reach: of each cell, first and last + 1 of those that any patch which covers it compares
+                it with.
+            cover: of each cell, how many patches cover it.
+        """
         self.side, self.window, self.cells = side, window, len(cover)
         self.counts = [last - first for first, last in reach]
         firsts = [first for first, _ in reach]

@@ -176,7 +176,7 @@ def _reference_gradients(d, log_t, grad, k, reading) -> tuple[Tensor, Tensor, Te
 
 
 def _compiled_block(d: Tensor, log_t: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """(R, K, O) with logits in [:, 0], O padded as the compiled loops want it; and which rows, (R,),
+    """(R, K, O) with logits in [:, 0], O padded as the compiled loops want it; and (R,) which rows
     these leave to the reference."""
     rows, o = d.shape
     m = d.new_empty(rows, k, o + -o % native.LANES)

@@ -16,18 +16,16 @@ B batch, K neighbours, C channels, (n₁, n₂) patches, R patches of a tile, O 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from n3match import native
 from n3match.ops import selection, window_cells_native, window_cells_tensors
 from n3match.ops.window_grid import WindowGrid
-from n3match.ops.window_tiles import Tile, axes, pieces
-
-_TASKS_PER_THREAD = 4  # so that none waits long for the last
+from n3match.ops.window_tiles import Tile, axes
 
 
 @dataclass
@@ -39,17 +37,14 @@ class _Problem:
     def __post_init__(self):
         self.axes = axes(self.grid)
 
-    def engine(self, like: Tensor):
-        if window_cells_native.usable(like):
-            return window_cells_native
-        return window_cells_tensors
-
-    def tile_side(self, like: Tensor) -> int:
-        """Cells along each axis: those that weights of as many patches fit in."""
-        rows, columns = self.axes
-        numbers = self.rule.k * rows.window * columns.window
-        room = self.engine(like).tile_elements(like.device) // numbers
-        return max(math.isqrt(room) - (rows.side - 1), 2 * rows.side)
+    def cuts(self, engine, like: Tensor, rows: int, columns: int) -> list[list[range]]:
+        """That many rows and columns, of cells or patches, cut up for tiles."""
+        down, along = self.axes
+        room = engine.tile_elements(like.device) // (self.rule.k * down.window * along.window)
+        size = max(math.isqrt(room) - (down.side - 1), 2 * down.side)
+        # What lies at the border of a tile is done twice: none too narrow just for more threads.
+        least = min(-(-engine.tasks_wanted() // len(like)), rows // (3 * down.side))
+        return [_cut(rows, size, least), _cut(columns, size)]
 
     def numbers(self, worker, i: int, tile: Tile) -> selection.Numbers:
         """Of each query and candidate, as if all patches were candidates of each."""
@@ -62,16 +57,15 @@ class _Problem:
         return numbers
 
 
-def _cut(length: int, size: int, least: int = 1) -> Iterator[range]:
-    """In parts of at most `size`, at least `least` of them where there is enough."""
-    return pieces(length, min(length, max(-(-length // size), least)))
+def _cut(length: int, size: int, least: int = 1) -> list[range]:
+    """In even parts of at most `size`, `least` or more of them."""
+    count = max(-(-length // size), least)
+    edges = [i * length // count for i in range(count + 1)]
+    return [range(start, stop) for start, stop in pairwise(edges)]
 
 
-def _run(work: Callable[[Iterator], None], tasks: Sequence, like: Tensor) -> None:
-    if like.device.type == "cpu":
-        native.run_tasks(work, tasks)
-    else:
-        work(iter(tasks))
+def _engine(like: Tensor):
+    return window_cells_native if window_cells_native.usable(like) else window_cells_tensors
 
 
 def _part(log_t: Tensor, tile: Tile) -> Tensor:
@@ -81,15 +75,13 @@ def _part(log_t: Tensor, tile: Tile) -> Tensor:
 
 
 def _forward(p: _Problem, query: Tensor, key: Tensor, value: Tensor, log_t: Tensor) -> Tensor:
-    images = p.engine(query).Images(p.grid, p.axes, (query, key, value), gradients=False)
+    engine = _engine(query)
+    images = engine.Images(p.grid, p.axes, (query, key, value), gradients=False)
     b, c, h, w = value.shape
     out = value.new_empty(b, p.rule.k, c, h, w)
-    side = p.tile_side(query)
     rows, columns = p.axes
-    tiles = [
-        Tile(rows.of_cells(y), columns.of_cells(x))
-        for y in _cut(rows.cells, side) for x in _cut(columns.cells, side)
-    ]
+    bands, parts = p.cuts(engine, query, rows.cells, columns.cells)
+    tiles = [Tile(rows.of_cells(y), columns.of_cells(x)) for y in bands for x in parts]
 
     def work(tasks: Iterator[tuple[int, Tile]]) -> None:
         worker = images.worker()
@@ -99,7 +91,7 @@ def _forward(p: _Problem, query: Tensor, key: Tensor, value: Tensor, log_t: Tens
             weights = selection.weights(d, tau, p.rule, p.numbers(worker, i, tile))
             worker.put_sums(i, tile, weights, out[i])
 
-    _run(work, [(i, tile) for i in range(b) for tile in tiles], query)
+    engine.run_tasks(work, [(i, tile) for i in range(b) for tile in tiles])
     return out
 
 
@@ -113,15 +105,12 @@ def _backward(
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:
     """Gradients of query, key, value and log_t, None where not wanted."""
-    images = p.engine(query).Images(p.grid, p.axes, (query, key, value), gradients=True)
-    side = p.tile_side(query)
-    rows, columns = p.axes
+    engine = _engine(query)
+    images = engine.Images(p.grid, p.axes, (query, key, value), gradients=True)
     b = len(query)
-    least = -(-_TASKS_PER_THREAD * torch.get_num_threads() // b)
-    bands = [
-        [Tile(rows.of_patches(y), columns.of_patches(x)) for x in _cut(columns.patches, side)]
-        for y in _cut(rows.patches, side, least)
-    ]
+    rows, columns = p.axes
+    bands, parts = p.cuts(engine, query, rows.patches, columns.patches)
+    bands = [[Tile(rows.of_patches(y), columns.of_patches(x)) for x in parts] for y in bands]
     d_log_t = torch.zeros_like(log_t, memory_format=torch.contiguous_format)
     sums = [[None] * len(bands) for _ in range(b)]
     through_weights = p.rule.differentiable and (wanted[0] or wanted[1] or wanted[3])
@@ -155,7 +144,7 @@ def _backward(
             for tile in bands[band]:
                 gradients(worker, i, tile, sums[i][band])
 
-    _run(work, [(i, band) for i in range(b) for band in range(len(bands))], query)
+    engine.run_tasks(work, [(i, band) for i in range(b) for band in range(len(bands))])
     found = []
     for name, image, needed in zip(("query", "key", "value"), (query, key, value), wanted):
         out = image.new_empty(image.shape) if needed else None

@@ -1,7 +1,7 @@
 """The tiles of window_cells.py by the compiled loops: CPU, float32 and float64.
 
-Query, key and value are cut into cells once, as points or planes (see native.windows), whichever the
-loops go through; the output and its gradient only tile by tile. A row of candidates is padded.
+Query, key and value are cut into cells once, as points or planes (see native.windows), whichever
+the loops go through; the output and its gradient only tile by tile. Rows of candidates are padded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from n3match import native
 from n3match.native import windows
 from n3match.ops.window_grid import WindowGrid
-from n3match.ops.window_tiles import Axes, Tile, pieces
+from n3match.ops.window_tiles import Axes, Tile
 
 # Numbers in the weights of one tile, 4 MiB of float32: much smaller ones have more at their borders
 # than inside, much larger ones leave the caches. Found by trying.
@@ -33,6 +33,14 @@ def usable(like: Tensor) -> bool:
 
 def tile_elements(device: torch.device) -> int:
     return _TILE_ELEMENTS
+
+
+def tasks_wanted() -> int:
+    """So that no thread waits long for the last."""
+    return 4 * torch.get_num_threads()
+
+
+run_tasks = native.run_tasks
 
 
 @dataclass
@@ -70,8 +78,9 @@ class Images:
 
     def _bands(self, batch: int) -> list[tuple[int, range]]:
         """An image, and rows of its cells."""
-        rows = self.shape[0]
-        return [(i, r) for i in range(batch) for r in pieces(rows, -(-rows // _ROWS_OF_A_TASK))]
+        starts = range(0, self.shape[0], _ROWS_OF_A_TASK)
+        bands = [range(start, min(start + _ROWS_OF_A_TASK, self.shape[0])) for start in starts]
+        return [(i, rows) for i in range(batch) for rows in bands]
 
     def _points(self, images: Tensor, view: windows.View) -> Tensor:
         out = images.new_empty(len(images), *self.shape, windows.room(view.depth))
@@ -135,7 +144,7 @@ class Images:
 class Worker:
     """The tiles of one thread, in buffers of its own.
 
-    K neighbours; R patches and (y, x) cells of a tile; O candidates, padded as native.windows wants.
+    K neighbours; R patches and (y, x) cells of a tile; O candidates, padded for native.windows.
     """
 
     def __init__(self, images: Images):

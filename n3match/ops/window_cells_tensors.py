@@ -5,13 +5,13 @@ distances, weighted sums and what leads back are dense products of cells of the 
 that rectangle. From pairs of cells to pairs of patches, and back, go sums of shifted blocks; of a
 dense row of patches the window is picked out, or set between zeros.
 
-K neighbours; R patches, r×c, and (y, x) cells of a tile; (Y, X) cells near; O candidates of a patch;
-D numbers of a cell.
+K neighbours; R patches, r×c, and (y, x) cells of a tile; (Y, X) cells near; O candidates of a
+patch; D numbers of a cell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,12 +21,22 @@ from n3match.ops.window_grid import WindowGrid
 from n3match.ops.window_tiles import Axes, Part, Tile
 
 # Numbers in the weights of one tile. Larger ones take more candidates that are in no one's window.
-_TILE_ELEMENTS = {"cpu": 1 << 18}
+_TILE_ELEMENTS = {"cpu": 1 << 20}
 _TILE_ELEMENTS_DEVICE = 1 << 21
 
 
 def tile_elements(device: torch.device) -> int:
     return _TILE_ELEMENTS.get(device.type, _TILE_ELEMENTS_DEVICE)
+
+
+def tasks_wanted() -> int:
+    return 1
+
+
+def run_tasks(work: Callable[[Iterator], None], tasks: Sequence) -> None:
+    """One after the other: threads would wait for the interpreter's lock more than they work, and
+    torch shares each operation between threads of its own."""
+    work(iter(tasks))
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The cells of an image, and its tiles: where P is a multiple of S, patches share cells of S×S pixels.
+"""Cells and tiles of an image: where P is a multiple of S, patches share cells of S×S pixels.
 
 The patch at grid position (i, j) is the side×side cells from (i, j) on, side = P/S. Patches that
 share a cell look at the same cells around it: the distance of two patches is the sum of the
@@ -10,7 +10,6 @@ A tile is a rectangle of cells, or of patches, that is worked through at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -136,9 +135,3 @@ def axes(grid: WindowGrid) -> Axes:
         )
     )
     return rows, columns
-
-
-def pieces(length: int, count: int) -> Iterator[range]:
-    """0 … length − 1 cut into `count` parts, as even as can be."""
-    edges = [i * length // count for i in range(count + 1)]
-    return (range(a, b) for a, b in zip(edges, edges[1:]))
