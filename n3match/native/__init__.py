@@ -20,6 +20,7 @@ from n3match.native.library import (
     LARGEST_K,
     available,
     finish,
+    logits,
     masses,
     masses_backward,
     nearest,
@@ -29,5 +30,5 @@ from n3match.native.workers import run_tasks
 
 __all__ = [
     "LANES", "LARGEST_K", "PANEL", "available", "finish", "has_integer_products", "in_panels",
-    "integer_distances", "masses", "masses_backward", "nearest", "prepare", "run_tasks",
+    "integer_distances", "logits", "masses", "masses_backward", "nearest", "prepare", "run_tasks",
 ]

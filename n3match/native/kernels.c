@@ -11,12 +11,14 @@
 #error "wants the vector types of GCC and clang: the tensor operations serve instead"
 #endif
 
-#define INTERFACE 5 /* to be raised when a signature changes: see library.py */
+#define INTERFACE 6 /* to be raised when a signature changes: see library.py */
 #define INLINE static inline __attribute__((always_inline))
 #define MAX_STEPS 64
 #define CERTAIN_GAP 745.0 /* as in ops/reference.py */
 #define JOIN2(a, b) a##b
 #define JOIN(a, b) JOIN2(a, b)
+
+#include "tile.inc"
 
 /* One version for each generation of processors, chosen at the call. */
 #if defined(__x86_64__) && !defined(__clang__)
@@ -25,14 +27,22 @@
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,prefer-vector-width=512")
 #define LEVEL _avx512
+#define REGISTER 64 /* bytes of a vector register */
+#define REGISTERS 32
 #include "types.inc"
 #undef LEVEL
+#undef REGISTER
+#undef REGISTERS
 #pragma GCC pop_options
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 #define LEVEL _avx2
+#define REGISTER 32
+#define REGISTERS 16
 #include "types.inc"
 #undef LEVEL
+#undef REGISTER
+#undef REGISTERS
 #pragma GCC pop_options
 
 static int level(void)
@@ -52,8 +62,12 @@ static int level(void)
 #endif
 
 #define LEVEL _plain
+#define REGISTER 16
+#define REGISTERS 16
 #include "types.inc"
 #undef LEVEL
+#undef REGISTER
+#undef REGISTERS
 
 /* Numbers below the normal range, where x86 takes a hundred times longer, count as 0 inside. */
 #if defined(__x86_64__)

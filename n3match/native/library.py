@@ -20,15 +20,25 @@ from torch import Tensor
 
 LANES = 16  # a row's length is a multiple of it
 LARGEST_K = 64
-_INTERFACE = 5  # what kernels.c must answer: another number is a library from another version
+_INTERFACE = 6  # what kernels.c must answer: another number is a library from another version
 _NUMBER_TYPES = {torch.float32: "f32", torch.float64: "f64"}
 # Of each function: P a pointer, I an integer.
 _SIGNATURES = {
+    "logits": "PIIIIPPP",
     "masses": "PIIIIIPPPPP",
     "masses_backward": "PPIIIIIPPPP",
     "finish": "PIIIPPP",
     "prepare": "PPIIIPPPPPP",
     "nearest": "PIIIPPPPP",
+    # Those of windows.py:
+    "window_distances": "PPPIIIPP",
+    "window_sums": "PPPIIPP",
+    "window_products": "PPPIIIPP",
+    "window_sums_back": "PPPIIPPI",
+    "window_distances_back": "PPIPPIPPPPI",
+    "cut_points": "PPIIIIPPP",
+    "put_points": "PPIIIIP",
+    "cut_planes": "PPIIIP",
 }
 
 
@@ -69,10 +79,25 @@ def available() -> bool:
     return _library() is not None
 
 
-def _call(name: str, dtype: torch.dtype, *arguments: Tensor | int | None) -> None:
+def call(name: str, dtype: torch.dtype, *arguments: Tensor | int | None) -> None:
+    """The function `name` for this number type; an integer may be an address."""
     _functions()[name, dtype](
         *(x.data_ptr() if isinstance(x, Tensor) else x for x in arguments)
     )
+
+
+def logits(d: Tensor, inverse_t: Tensor, m: Tensor, certain: Tensor) -> None:
+    """Distances become what `masses` takes.
+
+    Args:
+        d: (R, O) squared distances, O any number up to N; inf where not selectable.
+        inverse_t: (R,) 1/t.
+        m: (R, K, N), m[:, 0] filled with −d/t relative to the nearest, −inf beyond O.
+        certain: (R,) bool, filled: whether the nearest is so far ahead, or alone, that `masses`
+            will leave the row to the reference formula.
+    """
+    r, k, n = m.shape
+    call("logits", m.dtype, d, r, d.shape[1], n, k, inverse_t, m, certain)
 
 
 def masses(
@@ -97,7 +122,7 @@ def masses(
         normal: whether to fill m with the weights themselves (every sum 1).
     """
     r, k, n = m.shape
-    _call("masses", m.dtype, m, r, n, k, own, normal, nearest, top, second, sums, exact)
+    call("masses", m.dtype, m, r, n, k, own, normal, nearest, top, second, sums, exact)
 
 
 def masses_backward(
@@ -122,14 +147,14 @@ def masses_backward(
     """
     r, k, n = m.shape
     shifted = None if d_log_t is None else m.new_empty(n)
-    _call(
+    call(
         "masses_backward", m.dtype, m, u, r, n, k, own, normal, skip, dots, shifted, d_log_t
     )
 
 
 def finish(z: Tensor, top: Tensor, second: Tensor, sums: Tensor) -> None:
     """Products of masses and values, z (R, K, F), become the weighted means."""
-    _call("finish", z.dtype, z, *z.shape, top, second, sums)
+    call("finish", z.dtype, z, *z.shape, top, second, sums)
 
 
 def prepare(
@@ -152,7 +177,7 @@ def prepare(
             times them is the gradient of value.
         dots: (R, K): filled, for `masses_backward`.
     """
-    _call("prepare", z.dtype, grad, z, *z.shape, top, second, sums, skip, scaled, dots)
+    call("prepare", z.dtype, grad, z, *z.shape, top, second, sums, skip, scaled, dots)
 
 
 def nearest(
@@ -173,5 +198,5 @@ def nearest(
         column_value, column_second: (N,) the two smallest entries of each column so far.
         column_at: (N,) row of the first, int32 with float32 and int64 with float64.
     """
-    _call("nearest", block.dtype, block, *block.shape, first, value, at, column_value,
+    call("nearest", block.dtype, block, *block.shape, first, value, at, column_value,
           column_second, column_at)

@@ -175,19 +175,18 @@ def _reference_gradients(d, log_t, grad, k, reading) -> tuple[Tensor, Tensor, Te
     return w.detach(), *found
 
 
-def _compiled_block(d: Tensor, log_t: Tensor, k: int) -> Tensor:
-    """(R, K, O) with logits in [:, 0]; O is padded as the compiled loops want it."""
-    padding = -d.shape[1] % native.LANES
-    if padding:
-        d = functional.pad(d, (0, padding), value=float("inf"))
-    m = d.new_empty(len(d), k, d.shape[1])
-    _logits(d, _inverse_t(log_t), m[:, 0])
-    return m
+def _compiled_block(d: Tensor, log_t: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(R, K, O) with logits in [:, 0], O padded as the compiled loops want it; and (R,) which rows
+    these leave to the reference."""
+    rows, o = d.shape
+    m = d.new_empty(rows, k, o + -o % native.LANES)
+    certain = torch.empty(rows, dtype=torch.bool)
+    native.logits(d.contiguous(), _inverse_t(log_t).contiguous(), m, certain)
+    return m, certain
 
 
 def _compiled_weights(d: Tensor, log_t: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    m = _compiled_block(d, log_t, k)
-    exact = torch.empty(len(d), dtype=torch.bool)
+    m, exact = _compiled_block(d, log_t, k)
     nearest = torch.empty(len(d), dtype=torch.int64)
     native.masses(
         m, nearest, d.new_empty(len(d)), d.new_empty(len(d)), d.new_empty(len(d), k), exact,
@@ -197,18 +196,11 @@ def _compiled_weights(d: Tensor, log_t: Tensor, k: int) -> tuple[Tensor, Tensor]
 
 
 def _compiled_gradients(d, log_t, grad, k) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    m = _compiled_block(d, log_t, k)
+    m, exact = _compiled_block(d, log_t, k)
     o, padded = d.shape[1], m.shape[2]
-    exact = _certain(m[:, 0])
     u = functional.pad(grad, (0, padded - o)) if padded > o else grad.contiguous()
     if bool(exact.any()):
         u = u.clone()  # the caller's is still wanted for the rows left out
     d_log_t = d.new_empty(len(d), 1)
     native.masses_backward(m, u, exact, None, d_log_t, normal=True)
     return m[:, :, :o], u[:, -1, :o], d_log_t, exact
-
-
-def _certain(logits: Tensor) -> Tensor:
-    """Rows (R,) that the compiled loops would leave to the reference: logits relative to the
-    nearest, so that a second nearest beyond the gap, or none, is what they look for."""
-    return (logits >= -reference.CERTAIN_GAP).sum(1) < 2

@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from n3match.ops import candidates, checks
+from n3match.ops import candidates, checks, window_cells
 from n3match.ops.selection import Rule
 from n3match.ops.selection_noise import draw_seed
 from n3match.ops.window_grid import WindowGrid
@@ -42,7 +42,8 @@ def n3_window_aggregate(
     given = value.dtype
     if given in (torch.float16, torch.bfloat16):
         query, key, value, log_t = (t.float() for t in (query, key, value, log_t))
-    return _gathering(query, key, value, log_t, grid, exclude_self, rule).to(given)
+    run = window_cells.aggregate if window_cells.usable(grid) else _gathering
+    return run(query, key, value, log_t, grid, exclude_self, rule).to(given)
 
 
 def _gathering(
