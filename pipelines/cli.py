@@ -18,6 +18,9 @@ COMMANDS = {
     "match": ("match", "filtered matches of two photographs, to HDF5 or CSV"),
     "evaluate-pose": ("evaluate_pose", "compare filters and estimators on pairs with known pose"),
     "train-matcher": ("train_matcher", "train a match filter"),
+    "convert-checkpoint": (
+        "convert_checkpoint", "read a denoising network that the authors of N³ released"
+    ),
     "build-pairs": ("build_pairs", "make a training store of image pairs with known poses"),
 }
 
