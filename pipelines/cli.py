@@ -16,6 +16,7 @@ COMMANDS = {
     "demo": ("demo", "a bundled pair of photographs from SIFT to a relative pose, with a picture"),
     "pose": ("pose", "relative pose of two photographs"),
     "match": ("match", "filtered matches of two photographs, to HDF5 or CSV"),
+    "denoise": ("denoise", "remove noise from an image or a folder of images"),
     "evaluate-pose": ("evaluate_pose", "compare filters and estimators on pairs with known pose"),
     "train-matcher": ("train_matcher", "train a match filter"),
     "convert-checkpoint": (
