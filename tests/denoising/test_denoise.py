@@ -13,7 +13,7 @@ from n3match.weights import save_weights
 
 SIZES = {
     "features": 8, "block_channels": 2, "neighbours": 2, "embedding_features": 8,
-    "embedding_channels": 3, "depth": 3,
+    "embedding_channels": 3, "depth": 3, "window": 5,
 }
 
 

@@ -14,7 +14,10 @@ from n3match.nn import PRESETS, N3Net
 from n3match.pipelines.cli import main
 from n3match.weights import save_weights
 
-SIZES = {"features": 4, "block_channels": 2, "neighbours": 2, "embedding_features": 4, "depth": 3}
+SIZES = {
+    "features": 4, "block_channels": 2, "neighbours": 2, "window": 4, "embedding_features": 4,
+    "depth": 3,
+}
 
 
 @pytest.fixture(scope="module")
