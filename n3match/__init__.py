@@ -7,6 +7,8 @@ _MODULES = {
     "MatchFilter": "n3match.match_filter",
     "PoseStatus": "n3match.geometry",
     "RelativePose": "n3match.geometry",
+    "denoise": "n3match.denoising",
+    "denoising": "n3match",
     "estimate_relative_pose": "n3match.pose",
     "geometry": "n3match",
     "matching": "n3match",

@@ -16,8 +16,16 @@ COMMANDS = {
     "demo": ("demo", "a bundled pair of photographs from SIFT to a relative pose, with a picture"),
     "pose": ("pose", "relative pose of two photographs"),
     "match": ("match", "filtered matches of two photographs, to HDF5 or CSV"),
+    "denoise": ("denoise", "remove noise from an image or a folder of images"),
     "evaluate-pose": ("evaluate_pose", "compare filters and estimators on pairs with known pose"),
+    "evaluate-denoise": (
+        "evaluate_denoise", "compare denoising methods on the same noisy images"
+    ),
     "train-matcher": ("train_matcher", "train a match filter"),
+    "train-denoiser": ("train_denoiser", "train a denoising network"),
+    "convert-checkpoint": (
+        "convert_checkpoint", "read a denoising network that the authors of N³ released"
+    ),
     "build-pairs": ("build_pairs", "make a training store of image pairs with known poses"),
 }
 

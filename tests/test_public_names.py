@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import n3match
-from n3match import geometry, matching, nn, ops, plugins, weights
+from n3match import denoising, geometry, matching, nn, ops, plugins, weights
 
 
 def test_public_names_are_these_and_all_of_them_load():
@@ -14,6 +14,8 @@ def test_public_names_are_these_and_all_of_them_load():
         "MatchFilter",
         "PoseStatus",
         "RelativePose",
+        "denoise",
+        "denoising",
         "estimate_relative_pose",
         "geometry",
         "matching",
@@ -26,7 +28,7 @@ def test_public_names_are_these_and_all_of_them_load():
     for name in n3match.__all__:
         assert getattr(n3match, name) is not None
         assert name in dir(n3match)
-    for module in (geometry, matching, nn, ops, plugins, weights):
+    for module in (denoising, geometry, matching, nn, ops, plugins, weights):
         assert all(hasattr(module, name) for name in module.__all__)
     assert callable(n3match.plugins.opencv.filter_matches)
 

@@ -11,37 +11,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from guarded_weights import plain_weights
 
 from n3match import ops
 
 CASES = ("plain", "exttemp", "exttemp_k_gt_o", "ties", "peaky")
-
-
-class _Log1mExp(torch.autograd.Function):
-    """log(1 − exp(x)) with a guard in its backward pass where exp(x) > ½."""
-
-    @staticmethod
-    def forward(ctx, x, guard):
-        ctx.save_for_backward(x)
-        ctx.guard = guard
-        large = x > -math.log(2)
-        return torch.where(large, torch.log(-torch.expm1(x)), torch.log1p(-x.exp()))
-
-    @staticmethod
-    def backward(ctx, grad):
-        (x,) = ctx.saved_tensors
-        w = x.exp()
-        large = w / (-torch.expm1(x) + ctx.guard)
-        return -grad * torch.where(x > -math.log(2), large, w / (1 - w)), None
-
-
-def _plain_weights(d, tau, k, guard):
-    logits, steps = -d / tau.exp(), []
-    for _ in range(k):
-        log_w = logits.log_softmax(-1)
-        steps.append(log_w.exp())
-        logits = logits + _Log1mExp.apply(log_w, guard)
-    return torch.stack(steps, -1)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +45,7 @@ def _expected(golden, name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_golden_is_the_plain_formula_with_the_authors_guard(golden, name):
-    found = _run(golden, name, torch.float64, lambda d, t, k: _plain_weights(d, t, k, 1e-7))
+    found = _run(golden, name, torch.float64, lambda d, t, k: plain_weights(d, t, k, 1e-7))
     for a, b in zip(found, _expected(golden, name)):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
@@ -79,7 +53,7 @@ def test_golden_is_the_plain_formula_with_the_authors_guard(golden, name):
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
 def test_weights_and_exact_gradients(golden, name, dtype, tolerance):
-    wanted = _run(golden, name, torch.float64, lambda d, t, k: _plain_weights(d, t, k, 0.0))
+    wanted = _run(golden, name, torch.float64, lambda d, t, k: plain_weights(d, t, k, 0.0))
     found = _run(golden, name, dtype, lambda d, t, k: ops.n3_weights(d, k, t))
     if name == "peaky" and dtype == torch.float64:
         # There the plain formula itself is good to 1e-8 only: log(−expm1(x)) of x = −8e-9.

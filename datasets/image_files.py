@@ -1,0 +1,115 @@
+"""Images of any depth, read and written as they are: 8 or 16 bit or float, grey, colour, alpha.
+
+Pixels are those stored in the file (an EXIF orientation is not applied).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm")
+_EIGHT_BIT = (".jpg", ".jpeg", ".bmp", ".webp")
+_NO_ALPHA = (".jpg", ".jpeg", ".ppm", ".pgm")
+_JPEG_QUALITY = 95
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """(H, W) grey, (H, W, 3) red, green, blue, or (H, W, 4) with alpha; uint8, uint16 or float32.
+
+    Palettes become colours.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: not an image, CMYK, or of another depth.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such image")
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder, wanted an image file")
+    data = path.read_bytes()
+    if not data:
+        raise ValueError(f"{path}: is empty")
+    if _mode(data) == "CMYK":
+        raise ValueError(f"{path}: is a CMYK image, wanted grey or RGB: convert it first")
+    flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
+    except cv2.error as error:
+        raise ValueError(f"{path}: OpenCV refuses this image ({error.err})") from error
+    if image is None:
+        raise ValueError(f"{path}: not an image that OpenCV can read")
+    if image.dtype not in (np.uint8, np.uint16, np.float32):
+        raise ValueError(f"{path}: pixels of {image.dtype}, wanted 8 or 16 bit or float32")
+    if image.ndim == 2:
+        return image
+    if image.shape[2] == 3:
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    if image.shape[2] == 4:
+        return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
+    raise ValueError(f"{path}: {image.shape[2]} channels, wanted 1, 3 or 4")
+
+
+def _mode(data: bytes) -> str:
+    """Pillow's word for the kind of image; "" where it knows none."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.mode
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return ""
+
+
+def encoded(image: np.ndarray, path: str | Path) -> bytes:
+    """The file's content for an image as `read_image` gives it, in the format of the name.
+
+    Raises:
+        ValueError: a format that isn't known, or can't hold such pixels.
+    """
+    suffix = check_suffix(path)
+    if suffix in _EIGHT_BIT and image.dtype != np.uint8:
+        raise ValueError(f"{path}: {suffix} files hold 8 bits, got {image.dtype}: use .png or .tif")
+    if image.dtype == np.float32 and suffix not in (".tif", ".tiff"):
+        raise ValueError(f"{path}: {suffix} files hold no float32 pixels: use .tif")
+    if image.ndim == 3 and image.shape[2] == 4:
+        if suffix in _NO_ALPHA:
+            raise ValueError(f"{path}: {suffix} files hold no alpha channel: use .png")
+        image = cv2.cvtColor(image, cv2.COLOR_RGBA2BGRA)
+    elif image.ndim == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if suffix in (".jpg", ".jpeg") else []
+    done, data = cv2.imencode(suffix, image, options)
+    if not done:
+        raise ValueError(f"{path}: OpenCV can't write this image")
+    return data.tobytes()
+
+
+def check_suffix(path: str | os.PathLike) -> str:
+    """The ending of an image's name, in small letters.
+
+    Raises:
+        ValueError: it is none that images are written with.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"{path}: wanted a name that ends in one of {', '.join(SUFFIXES)}")
+    return suffix
+
+
+def images_in(folder: str | Path) -> list[Path]:
+    """The image files of a folder by their names, sorted.
+
+    Raises:
+        ValueError: it holds none. OSError: it can't be read.
+    """
+    found = sorted(
+        path for path in Path(folder).iterdir()
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
+    )
+    if not found:
+        raise ValueError(f"{folder}: holds no images ({', '.join(SUFFIXES)})")
+    return found

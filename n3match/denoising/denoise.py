@@ -1,0 +1,187 @@
+"""Denoised images, from one call (numpy in, numpy out)."""
+
+from __future__ import annotations
+
+import functools
+import math
+import numbers
+import os
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from n3match import weights as stored
+from n3match.denoising.denoiser import Denoiser
+from n3match.denoising.noise_level import estimate_sigma
+from n3match.denoising.pixels import check_image
+
+DEFAULT_WEIGHTS = "n3net"
+MEMORY_LIMIT = 1 << 30
+# A network trained for one noise level still does well this far from it.
+_TOLERANCE = 0.2
+
+Progress = Callable[[float], None]
+
+
+@functools.lru_cache(maxsize=4)
+def _loaded(name: str) -> Denoiser:
+    return Denoiser.from_pretrained(name)
+
+
+def as_denoiser(value: Denoiser | str | os.PathLike) -> Denoiser:
+    """A network from itself, a shipped name or a path; networks loaded by name are kept.
+
+    Raises:
+        FileNotFoundError, ValueError: as `Denoiser.from_pretrained`.
+    """
+    if isinstance(value, Denoiser):
+        return value
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(
+            f"weights must be a Denoiser, a name or a path, got {type(value).__name__}"
+        )
+    if value == DEFAULT_WEIGHTS and value not in stored.shipped():
+        raise FileNotFoundError(
+            "weights: no weights for denoising are in this package: give a file of your own "
+            "(n3match train-denoiser or convert-checkpoint write such)"
+        )
+    return _loaded(os.fspath(value))
+
+
+def denoise(
+    image: np.ndarray,
+    sigma: float | None = None,
+    *,
+    weights: Denoiser | str | os.PathLike = DEFAULT_WEIGHTS,
+    memory_limit: int = MEMORY_LIMIT,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Removes white Gaussian noise.
+
+    Args:
+        image: (H, W) grey or (H, W, C) colour; uint8, uint16, or floats of which 1 is white. Not
+            to be clipped or scaled before; any size. Networks for grey images do the channels of a
+            colour image one by one.
+        sigma: standard deviation of the noise in 8-bit units (25: 25/255 of white), whatever the
+            image's type. None: estimated from the image where the network wants to know it.
+        weights: a `Denoiser`, a shipped name, or a path.
+        memory_limit: bytes for intermediate results: larger images are done in tiles, with the same
+            result.
+        progress: called with the share of the work that is done, now and then.
+
+    Returns:
+        The same shape and type; integers are rounded and clipped.
+
+    Raises:
+        ValueError, TypeError: naming the argument. FileNotFoundError: no such weights.
+    """
+    depth = check_image(image)
+    net = as_denoiser(weights)
+    if net.config.maps == ("a", "b"):
+        raise ValueError("weights: a network for raw noise: use denoise_raw with its a and b")
+    unit = depth.unit(image)
+    maps = ()
+    if sigma is not None:
+        sigma = _checked_sigma(sigma, net)
+    if net.config.maps:
+        # Before this, so that an image too small to say is only asked where it must.
+        value = estimate_sigma(unit) if sigma is None else sigma / 255
+        maps = (_within(value, net),)
+    return depth.stored(_restored(unit, maps, net, memory_limit, progress))
+
+
+def denoise_raw(
+    image: np.ndarray,
+    a: float,
+    b: float,
+    *,
+    weights: Denoiser | str | os.PathLike,
+    memory_limit: int = MEMORY_LIMIT,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Removes a camera's noise of variance a·x + b from linear intensities x.
+
+    Args:
+        image: (H, W), or (H, W, 4): half-resolution planes of a Bayer pattern, as the network was
+            trained; types as in `denoise`, white at 1.
+        a, b: of the noise model, for intensities of 0 … 1; both 0 or more.
+        weights, memory_limit, progress: as in `denoise`.
+
+    Returns:
+        The same shape and type.
+
+    Raises:
+        ValueError, TypeError: naming the argument. FileNotFoundError: no such weights.
+    """
+    depth = check_image(image)
+    net = as_denoiser(weights)
+    if net.config.maps != ("a", "b"):
+        raise ValueError("weights: not a network for raw noise (which has maps of a and b)")
+    for name, value in (("a", a), ("b", b)):
+        if not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be a number, 0 or more, got {value!r}")
+    return depth.stored(
+        _restored(depth.unit(image), (float(a), float(b)), net, memory_limit, progress)
+    )
+
+
+def _checked_sigma(sigma: float, net: Denoiser) -> float:
+    if isinstance(sigma, bool) or not isinstance(sigma, numbers.Real):
+        raise TypeError(f"sigma must be a number or None, got {type(sigma).__name__}")
+    low, high = net.config.sigma or (0.0, math.inf)
+    if not max(0.0, low * (1 - _TOLERANCE)) <= sigma <= min(high * (1 + _TOLERANCE), 255.0):
+        shown = f"{low:g} … {high:g}" if high > low else f"{low:g}"
+        if high == math.inf:
+            shown = "0 … 255"
+        raise ValueError(
+            f"sigma: these weights are for noise of {shown} in 8-bit units, got {sigma:g}"
+        )
+    return float(sigma)
+
+
+def _within(sigma: float, net: Denoiser) -> float:
+    """In units of white, and within what the network has seen."""
+    low, high = net.config.sigma or (0.0, 255.0)
+    return min(max(sigma, low / 255), high / 255)
+
+
+def _restored(
+    unit: np.ndarray,
+    maps: tuple[float, ...],
+    net: Denoiser,
+    memory_limit: int,
+    progress: Progress | None,
+) -> np.ndarray:
+    planes = unit[None] if unit.ndim == 2 else np.moveaxis(unit, 2, 0)
+    wanted = net.config.channels
+    if len(planes) != wanted and wanted != 1:
+        raise ValueError(
+            f"image: these weights are for {wanted} channels, got {len(planes)} ({unit.shape})"
+        )
+    groups = [planes] if wanted > 1 else [plane[None] for plane in planes]
+    found = []
+    for number, group in enumerate(groups):
+
+        def part_done(share: float, number: int = number) -> None:
+            if progress is not None:
+                progress((number + share) / len(groups))
+
+        found.append(_restored_planes(group, maps, net, memory_limit, part_done))
+    together = np.concatenate(found)
+    return together[0] if unit.ndim == 2 else np.moveaxis(together, 0, 2)
+
+
+def _restored_planes(planes, maps, net: Denoiser, memory_limit: int, progress: Progress):
+    _, height, width = planes.shape
+    # A network with blocks wants a patch at least; mirrored pixels have the same noise.
+    size = net.config.patch_size if len(net.blocks) else 1
+    more = [(0, 0), (0, max(0, size - height)), (0, max(0, size - width))]
+    planes = np.pad(planes, more, mode="symmetric")
+    like = next(net.parameters())
+    x = torch.from_numpy(np.ascontiguousarray(planes)).to(like)[None]
+    if maps:
+        constant = x.new_tensor(maps)[None, :, None, None].expand(-1, -1, *x.shape[2:])
+        x = torch.cat([x, constant], 1)
+    out = net.restore(x, memory_limit=memory_limit, progress=progress)
+    return out[0, :, :height, :width].float().cpu().numpy()

@@ -1,0 +1,157 @@
+"""A trained denoising network as it is used: batch norms folded, large images in tiles."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from n3match import weights
+from n3match.denoising.tiles import Layout, tile_sides
+from n3match.nn import N3Net, N3NetConfig
+
+# Bytes per pixel that a stage needs at its peak, for each feature channel and each channel of a
+# block's output, in float32: measured on 512×512 pixels, with a fifth to spare.
+_BYTES_PER_FEATURE = 14
+_BYTES_PER_NEIGHBOUR_CHANNEL = 12
+
+
+class Denoiser(N3Net):
+    """`N3Net` for inference: see `N3Net.forward`; `restore` keeps to a memory limit."""
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike) -> Denoiser:
+        """Loads shipped weights by name or any weights file by path.
+
+        Returns:
+            The network in eval mode, on the CPU, batch norms folded into the convolutions.
+
+        Raises:
+            FileNotFoundError: no such name or file. ValueError: the file holds something else.
+        """
+        network, config, state = weights.load_weights(name_or_path)
+        if network not in ("N3Net", "Denoiser"):
+            raise ValueError(
+                f"name_or_path: {name_or_path} holds a {network}, not a denoising network"
+            )
+        try:
+            net = cls(N3NetConfig(**config))
+            net.load_state_dict(state)
+        except (TypeError, RuntimeError) as error:
+            raise ValueError(f"name_or_path: {name_or_path} doesn't fit: {error}") from error
+        return _folded(net.eval()).requires_grad_(False)
+
+    @torch.inference_mode()
+    def restore(
+        self,
+        x: Tensor,
+        *,
+        memory_limit: int = 1 << 30,
+        progress: Callable[[float], None] | None = None,
+    ) -> Tensor:
+        """`forward`, stage by stage in overlapping tiles where the whole doesn't fit.
+
+        The result is that of `forward` but for rounding: margins are as wide as each stage looks.
+
+        Args:
+            x: (B, C + M, H, W) as in `forward`.
+            memory_limit: bytes for intermediate results; the whole image's features between two
+                stages are among them.
+            progress: called with the share of the work that is done after each tile.
+
+        Raises:
+            ValueError: a limit too small even for tiles.
+        """
+        self.check_input(x)
+        passes = self._passes()
+        b, _, height, width = x.shape
+        itemsize = x.element_size()
+        kept = b * height * width * itemsize * 2 * max(p.channels for p in passes)
+        matching = None
+        for number, run in enumerate(passes):
+            pixels = (memory_limit - kept) // (b * run.bytes * itemsize // 4)
+            sides = tile_sides(height, width, max(pixels, 1))
+            try:
+                rows = list(run.layout.spans(height, sides[0]))
+                columns = list(run.layout.spans(width, sides[1]))
+            except ValueError as error:
+                raise ValueError(
+                    f"memory_limit: {memory_limit} bytes are too few for {height}×{width} pixels: "
+                    f"{error}"
+                ) from error
+            out = x.new_empty(b, run.channels, height, width)
+            for done, (row, column) in enumerate(((r, c) for r in rows for c in columns), 1):
+                tile = (..., row.tile, column.tile)
+                near = None if matching is None else matching[tile]
+                found = run.function(x[tile], near)
+                out[..., row.core, column.core] = found[
+                    ..., row.core_in_tile, column.core_in_tile
+                ]
+                if progress is not None:
+                    progress((number + done / (len(rows) * len(columns))) / len(passes))
+            if run.is_guide:
+                matching = out
+            else:
+                if matching is None and self.config.matching == "input":
+                    matching = x[:, : self.config.channels]
+                x = out
+        return x
+
+    def _passes(self) -> list[_Pass]:
+        config = self.config
+        plain = _BYTES_PER_FEATURE * config.features
+        passes = []
+        if self.guide is not None:
+            layout = Layout(self.guide.reach)
+            passes.append(
+                _Pass(lambda x, _: self.guide(x), layout, config.channels, plain, is_guide=True)
+            )
+        last = self.stages - 1
+        for index in range(self.stages):
+            layout = Layout(self.reach(index))
+            needed = plain
+            if index:
+                layout = replace(
+                    layout, patch_size=config.patch_size, stride=config.stride,
+                    window=config.window,
+                )
+                wide = (config.neighbours + 1) * config.block_channels
+                needed += _BYTES_PER_NEIGHBOUR_CHANNEL * wide
+            channels = config.channels if index == last else config.block_channels
+            passes.append(_Pass(_of_stage(self, index), layout, channels, needed))
+        return passes
+
+
+class _Pass:
+    """Something that is done to the whole image, tile by tile."""
+
+    def __init__(self, function, layout: Layout, channels: int, bytes: int, is_guide=False):
+        self.function, self.layout, self.channels = function, layout, channels
+        self.bytes, self.is_guide = bytes, is_guide
+
+
+def _of_stage(net: N3Net, index: int):
+    return lambda x, matching: net.stage(index, x, matching)
+
+
+def _folded(net: Denoiser) -> Denoiser:
+    """Batch norms in eval mode are linear: the convolutions before them can do their work."""
+    for module in net.modules():
+        for name, stack in module.named_children():
+            if isinstance(stack, nn.Sequential):
+                setattr(module, name, _folded_stack(stack))
+    return net
+
+
+def _folded_stack(stack: nn.Sequential) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for layer in stack:
+        if isinstance(layer, nn.BatchNorm2d):
+            layers[-1] = fuse_conv_bn_eval(layers[-1], layer)
+        else:
+            layers.append(layer)
+    return nn.Sequential(*layers)

@@ -1,0 +1,192 @@
+"""N³Net for images (Plötz & Roth, NeurIPS 2018) and the networks it is compared with, one class.
+
+DnCNNs with blocks between that add to the features those of each patch's neighbours:
+DnCNN → block → DnCNN → block → DnCNN. One DnCNN alone has no block.
+
+The network runs in stages (see `N3Net.stage`): each looks only `reach` pixels around a pixel, so
+that large images can be done in tiles.
+
+B batch, C image channels, M maps, H×W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from n3match.nn.dncnn import DnCNN
+from n3match.nn.image_n3_block import ImageN3Block
+
+MAPS = {(): "none", ("sigma",): "sigma", ("a", "b"): "a and b"}
+
+
+@dataclass(frozen=True)
+class N3NetConfig:
+    """What a network is built from."""
+
+    channels: int = 1  # image channels C, in and out
+    maps: tuple[str, ...] = ()  # constant input maps: ("sigma",), or ("a", "b") of raw noise
+    sigma: tuple[float, ...] = ()  # 8-bit units: the noise it was trained for, lowest and highest
+    local_networks: int = 3  # DnCNNs; a block between each two
+    depth: int = 6  # convolutions of each
+    features: int = 64
+    block_channels: int = 8  # channels that go into a block
+    neighbours: int = 7  # K
+    patch_size: int = 10
+    stride: int = 5
+    window: int = 15  # patches that a patch may select, along a side
+    selection: str = "n3"  # or "knn", "concrete"
+    matching: str = "learned"  # or "input", "denoised": what patches are compared by ("knn")
+    guide_depth: int = 17  # of the DnCNN that denoises for the comparison
+    embedding_features: int = 64
+    embedding_channels: int = 8
+    temperature_bias: float = 0.1
+    momentum: float = 0.001  # of batch norms
+
+    def __post_init__(self):
+        # Configurations come back from JSON as lists.
+        object.__setattr__(self, "maps", tuple(self.maps))
+        object.__setattr__(self, "sigma", tuple(float(s) for s in self.sigma))
+        for name in ("channels", "local_networks", "features", "block_channels", "neighbours"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.maps not in MAPS:
+            raise ValueError(f"maps must be one of {tuple(MAPS)}, got {self.maps}")
+        if self.sigma and not (
+            len(self.sigma) == 2 and 0 <= self.sigma[0] <= self.sigma[1] < math.inf
+        ):
+            raise ValueError(f"sigma must be two numbers, 0 ≤ low ≤ high, got {self.sigma}")
+        if self.matching not in ("learned", "input", "denoised"):
+            raise ValueError(
+                f'matching must be "learned", "input" or "denoised", got {self.matching!r}'
+            )
+        if self.selection not in ("n3", "knn", "concrete"):
+            raise ValueError(f'selection must be "n3", "knn" or "concrete", got {self.selection!r}')
+        if (self.selection == "knn") == (self.matching == "learned"):
+            raise ValueError(
+                'selection "knn" goes with matching "input" or "denoised", the others with '
+                f'"learned"; got {self.selection!r}, {self.matching!r}'
+            )
+
+
+_N3NET = N3NetConfig()
+
+# The rows of the published ablation.
+PRESETS: dict[str, N3NetConfig] = {
+    "n3net": _N3NET,
+    "n3net-2": replace(_N3NET, local_networks=2),
+    "dncnn-17": replace(_N3NET, local_networks=1, depth=17),
+    "dncnn-18": replace(_N3NET, local_networks=1, depth=18),
+    "knn-input": replace(_N3NET, selection="knn", matching="input"),
+    "knn-denoised": replace(_N3NET, selection="knn", matching="denoised"),
+    "concrete": replace(_N3NET, selection="concrete"),
+}
+
+
+class N3Net(nn.Module):
+    """(B, C + M, H, W) noisy image and constant maps -> (B, C, H, W) denoised, in the same units.
+
+    Images are about 0 … 1; a "sigma" map holds the noise's standard deviation in those units, "a"
+    and "b" the noise variance a·x + b of an intensity x. Nothing is clipped.
+    """
+
+    def __init__(self, config: N3NetConfig | None = None):
+        super().__init__()
+        self.config = config = config or N3NetConfig()
+        inputs = config.channels + len(config.maps)
+        wide = (config.neighbours + 1) * config.block_channels
+        last = config.local_networks - 1
+        self.local_networks = nn.ModuleList()
+        self.blocks = nn.ModuleList()
+        for index in range(config.local_networks):
+            channels_out = config.channels if index == last else config.block_channels
+            self.local_networks.append(
+                DnCNN(
+                    wide if index else inputs, channels_out, config.depth, config.features,
+                    # Maps are no part of the image that the first network passes on.
+                    shortcut=None if index else min(config.channels, channels_out),
+                    momentum=config.momentum,
+                )
+            )
+            if index < last:
+                self.blocks.append(
+                    ImageN3Block(
+                        config.block_channels, config.neighbours, patch_size=config.patch_size,
+                        stride=config.stride, window=config.window, selection=config.selection,
+                        matching="learned" if config.matching == "learned" else "given",
+                        embedding_features=config.embedding_features,
+                        embedding_channels=config.embedding_channels,
+                        temperature_bias=config.temperature_bias, momentum=config.momentum,
+                    )
+                )
+        self.guide = None
+        if config.matching == "denoised" and last:
+            self.guide = DnCNN(
+                inputs, config.channels, config.guide_depth, config.features,
+                shortcut=config.channels, momentum=config.momentum,
+            ).requires_grad_(False)
+
+    def train(self, mode: bool = True) -> N3Net:
+        super().train(mode)
+        if self.guide is not None:
+            self.guide.eval()  # trained before, by itself
+        return self
+
+    def forward(self, x: Tensor, *, neighbours: bool = True) -> Tensor:
+        """
+        Args:
+            x: (B, C + M, H, W), floating point; with blocks, H and W at least the patch size.
+            neighbours: False: blocks pass features on with neighbours equal to themselves, at no
+                cost: for the first part of a training.
+
+        Raises:
+            ValueError: for other shapes, naming the argument.
+        """
+        self.check_input(x)
+        matching = self.matching_image(x) if neighbours else None
+        for index in range(self.stages):
+            x = self.stage(index, x, matching, neighbours=neighbours)
+        return x
+
+    @property
+    def stages(self) -> int:
+        return len(self.local_networks)
+
+    def stage(
+        self, index: int, x: Tensor, matching: Tensor | None = None, *, neighbours: bool = True
+    ) -> Tensor:
+        """One local network, from the second on behind its block."""
+        if index:
+            block = self.blocks[index - 1]
+            x = block(x, matching) if neighbours else block.without_neighbours(x)
+        return self.local_networks[index](x)
+
+    def reach(self, index: int) -> int:
+        """How many pixels away an output of stage `index` looks at its input."""
+        block = self.blocks[index - 1].reach if index else 0
+        return block + self.local_networks[index].reach
+
+    def matching_image(self, x: Tensor) -> Tensor | None:
+        """(B, C, H, W) what hard blocks compare patches by; None where that is learned."""
+        if self.config.matching == "learned" or not len(self.blocks):
+            return None
+        if self.guide is None:
+            return x[:, : self.config.channels]
+        with torch.no_grad():
+            return self.guide(x)
+
+    def check_input(self, x: Tensor) -> None:
+        inputs = self.config.channels + len(self.config.maps)
+        if not isinstance(x, Tensor) or not x.dtype.is_floating_point:
+            found = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(f"x must be a floating point tensor, got {found}")
+        smallest = self.config.patch_size if len(self.blocks) else 1
+        if x.ndim != 4 or x.shape[1] != inputs or min(x.shape[2:]) < smallest:
+            raise ValueError(
+                f"x must have shape (B, {inputs}, H, W) with H and W at least {smallest}: "
+                f"{self.config.channels} image channels and maps {self.config.maps}; "
+                f"got {tuple(x.shape)}"
+            )

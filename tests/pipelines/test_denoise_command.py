@@ -1,0 +1,159 @@
+"""`n3match denoise`: files and folders, good and bad."""
+
+import os
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from n3match.datasets.image_files import encoded, read_image
+from n3match.nn import PRESETS, N3Net
+from n3match.pipelines.cli import main
+from n3match.weights import save_weights
+
+SIZES = {
+    "features": 4, "block_channels": 2, "neighbours": 2, "window": 4, "embedding_features": 4,
+    "depth": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "net.safetensors"
+    config = replace(PRESETS["n3net"], **SIZES, maps=("sigma",), sigma=(0, 75))
+    save_weights(path, N3Net(config).eval())
+    return path
+
+
+def noise(*shape, dtype=np.uint8):
+    values = np.random.default_rng(0).random(shape)
+    return values.astype(dtype) if dtype == np.float32 else (
+        values * np.iinfo(dtype).max
+    ).astype(dtype)
+
+
+def run(*arguments):
+    return main(["denoise", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp"])
+def test_one_file(tmp_path, weights, suffix, capsys):
+    cv2.imwrite(str(tmp_path / "in.png"), noise(20, 25, 3))
+    out = tmp_path / f"out{suffix}"
+    assert run(tmp_path / "in.png", out, "--weights", weights, "--sigma", 25) == 0
+    assert read_image(out).shape == (20, 25, 3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.png", out.name]
+    assert "1 of 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "name"),
+    [((30, 31), np.uint8, "a.png"), ((30, 31, 3), np.uint16, "a.png"),
+     ((30, 31, 4), np.uint8, "a.png"), ((30, 31), np.float32, "a.tif"),
+     ((30, 31, 4), np.uint16, "a.png"), ((1, 1), np.uint8, "a.png"), ((9, 90), np.uint16, "a.tif")],
+)
+def test_depth_and_channels_stay(tmp_path, weights, shape, dtype, name):
+    image = noise(*shape, dtype=dtype)
+    (tmp_path / name).write_bytes(encoded(image, name))
+    (tmp_path / "out").mkdir()
+    assert run(tmp_path / name, tmp_path / "out" / name, "--weights", weights, "--sigma", 20) == 0
+    found = read_image(tmp_path / "out" / name)
+    assert found.shape == shape and found.dtype == dtype
+    assert not np.array_equal(found, image)
+    if shape[-1] == 4:
+        assert np.array_equal(found[..., 3], image[..., 3])
+
+
+def test_folder_with_bad_files_is_finished_and_told_of(tmp_path, weights, capsys):
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    cv2.imwrite(str(source / "good.png"), noise(20, 20))
+    Image.fromarray(noise(20, 20)).convert("P").save(source / "palette.png")
+    Image.fromarray(noise(20, 20, 3)).convert("CMYK").save(source / "cmyk.jpg")
+    (source / "empty.png").write_bytes(b"")
+    (source / "text.jpg").write_bytes(b"no image at all")
+    (source / "cut.png").write_bytes((source / "good.png").read_bytes()[:60])
+    (source / "nan.tif").write_bytes(encoded(np.full((9, 9), np.nan, np.float32), "nan.tif"))
+    cv2.imwrite(str(source / "one.png"), noise(1, 1))  # too small to estimate from
+    (source / "notes.txt").write_text("not an image by its name")
+    assert run(source, out, "--weights", weights) == 2
+    printed = capsys.readouterr()
+    assert sorted(p.name for p in out.iterdir()) == ["good.png", "palette.png"]
+    assert "2 of 8" in printed.out
+    lines = [line for line in printed.err.splitlines() if line.startswith("n3match: error:")]
+    assert len(lines) == 6
+    for name in ("cmyk.jpg", "empty.png", "text.jpg", "cut.png", "nan.tif", "one.png"):
+        assert sum(name in line for line in lines) == 1
+
+
+def test_pictures_before_and_after(tmp_path, weights):
+    source = tmp_path / "in"
+    source.mkdir()
+    for name, image in (("a.png", noise(300, 1200, 3)), ("b.tif", noise(5, 7, dtype=np.uint16))):
+        (source / name).write_bytes(encoded(image, name))
+    common = ("--weights", weights, "--sigma", 25, "--picture", tmp_path / "pictures")
+    assert run(source, tmp_path / "out", *common) == 0
+    pictures = {p.name: read_image(p) for p in (tmp_path / "pictures").iterdir()}
+    assert set(pictures) == {"a.png", "b.png"}
+    assert pictures["a.png"].shape[1] == 900 + 8 + 900
+    # Left and right differ, above and below.
+    left, right = pictures["a.png"][:, :900], pictures["a.png"][:, 908:]
+    assert (left[:225] != right[:225]).any() and (left[240:] != right[240:]).any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["in.png", "out.xyz"], "out.xyz"),
+        (["in.png", "nowhere/out.png"], "nowhere"),
+        (["absent.png", "out.png"], "absent.png"),
+        (["in.png", "out.png", "--sigma", "300"], "sigma"),
+        (["in.png", "out.png", "--sigma", "nan"], "sigma"),
+        (["in.png", "out.png", "--sigma", "120"], "0 … 75"),
+        (["in.png", "out.png", "--memory", "0"], "memory"),
+        (["in.png", "out.png", "--memory", "0.0001"], "memory_limit"),
+        (["in.png", "out.png", "--picture", "p.jpg"], "p.jpg"),
+        (["deep.png", "out.jpg"], "8 bits"),
+    ],
+)
+def test_errors_are_one_line_and_nothing_is_written(
+    tmp_path, weights, monkeypatch, capsys, arguments, word
+):
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("in.png", noise(200, 200))
+    cv2.imwrite("deep.png", noise(20, 20, dtype=np.uint16))
+    before = sorted(os.listdir())
+    assert run(*arguments, "--weights", weights) == 2
+    err = capsys.readouterr().err
+    assert word in err and err.count("\n") == 1
+    assert sorted(os.listdir()) == before
+
+
+def test_without_weights_the_error_says_so(tmp_path, capsys):
+    cv2.imwrite(str(tmp_path / "in.png"), noise(20, 20))
+    assert run(tmp_path / "in.png", tmp_path / "out.png", "--weights", "absent.safetensors") == 2
+    assert "absent.safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_read_only_folder(tmp_path, weights, capsys):
+    cv2.imwrite(str(tmp_path / "in.png"), noise(20, 20))
+    (tmp_path / "out").mkdir(mode=0o555)
+    assert run(tmp_path / "in.png", tmp_path / "out" / "a.png", "--weights", weights) == 2
+    assert "not writable" in capsys.readouterr().err
+
+
+def test_tiles_give_the_same_file(tmp_path, weights):
+    cv2.imwrite(str(tmp_path / "in.png"), noise(230, 310, dtype=np.uint16))
+    found = []
+    for memory in ("1", "0.02"):
+        out = tmp_path / f"{memory}.png"
+        assert run(
+            tmp_path / "in.png", out, "--weights", weights, "--sigma", 25, "--memory", memory
+        ) == 0
+        found.append(read_image(out).astype(int))
+    assert np.abs(found[0] - found[1]).max() <= 1

@@ -1,0 +1,243 @@
+"""Training of denoisers: batches, a curve that survives a kill, weights that load."""
+
+import csv
+import shutil
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from n3match.datasets import noise_models
+from n3match.datasets.denoising_images import CleanImages
+from n3match.denoising import Denoiser
+from n3match.pipelines.cli import main
+from n3match.pipelines.denoiser_training import loop
+from n3match.pipelines.denoiser_training.averaged import AveragedWeights
+from n3match.pipelines.denoiser_training.batches import NoisyBatches
+from n3match.pipelines.denoiser_training.config import (
+    CropStage,
+    DenoiserTraining,
+    learning_rate,
+)
+from n3match.pipelines.denoiser_training.loop import train
+from n3match.weights import load_weights
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three small clean images: grey, colour, 16 bit."""
+    path = tmp_path_factory.mktemp("clean")
+    y, x = np.mgrid[:50, :64]
+    ramp = (2 * y + x).astype(np.uint8)
+    cv2.imwrite(str(path / "a.png"), ramp)
+    cv2.imwrite(str(path / "b.png"), np.dstack([ramp, 255 - ramp, ramp.T.copy().T]))
+    cv2.imwrite(str(path / "c.png"), (ramp.astype(np.uint16) * 257)[:30])
+    return path
+
+
+def tiny(folder, **fields):
+    given = {
+        "images": (str(folder),), "features": 4, "steps": 6, "warmup": 2,
+        "crops": (CropStage(0, 12, 3), CropStage(4, 20, 2)), "local_steps": 3,
+    }
+    return DenoiserTraining(**given | fields)
+
+
+def _curve(folder):
+    with (folder / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_images_are_decoded_once(folder, tmp_path):
+    images = CleanImages([folder], 1, tmp_path / "cache.npy")
+    assert [image.shape for image in (images[i] for i in range(len(images)))] == [
+        (50, 64), (50, 64), (30, 64)
+    ]
+    assert np.array_equal(images[0][:30], images[2])
+    stamp = (tmp_path / "cache.npy").stat().st_mtime_ns
+    again = CleanImages([folder], 1, tmp_path / "cache.npy")
+    assert (tmp_path / "cache.npy").stat().st_mtime_ns == stamp
+    assert np.array_equal(again[1], images[1])
+    colour = CleanImages([folder], 3, tmp_path / "cache.npy")  # another request: made anew
+    assert colour[0].shape == (50, 64, 3)
+    with pytest.raises(ValueError, match="no image has 65×65"):
+        images.crops(np.random.default_rng(0), 1, 65)
+
+
+def test_crops_are_turned_and_mirrored_pieces_of_the_images(folder, tmp_path):
+    (tmp_path / "ramp").mkdir()
+    shutil.copy(folder / "a.png", tmp_path / "ramp")
+    images = CleanImages([tmp_path / "ramp"], 1, tmp_path / "cache.npy")
+    crops = images.crops(np.random.default_rng(0), 40, 50)
+    pieces = [np.round(crop[0] * 255) for crop in crops]
+    # The ramp grows by 2 along one side and by 1 along the other, up or down: eight ways.
+    slopes = {(p[1, 0] - p[0, 0], p[0, 1] - p[0, 0]) for p in pieces}
+    assert slopes == {(a * s, b * t) for a, b in ((1, 2), (2, 1)) for s in (1, -1) for t in (1, -1)}
+
+
+def test_gaussian_noise_has_the_sigma_of_its_map():
+    clean = np.full((50, 1, 40, 40), 0.9, np.float32)
+    crops = noise_models.gaussian(clean, np.random.default_rng(0), 0, 75, with_map=True)
+    found = (crops.noisy - clean).std((1, 2, 3))
+    np.testing.assert_allclose(found, crops.maps[:, 0], rtol=0.1)
+    assert crops.maps.min() * 255 < 5 and 70 < crops.maps.max() * 255 < 75
+    assert crops.noisy.max() > 1  # not clipped
+
+
+def test_raw_noise_has_the_variance_of_its_maps():
+    clean = np.full((3, 1, 300, 300), 0.4, np.float32)
+    levels = [(1e-3, 1e-4), (1e-2, 1e-4), (1e-4, 1e-3)]
+    crops = noise_models.poisson_gaussian(clean, np.random.default_rng(0), levels)
+    for noisy, (a, b) in zip(crops.noisy, levels):
+        assert (noisy - 0.4).var() == pytest.approx(a * 0.4 + b, rel=0.03)
+    assert crops.noisy.min() >= 0 and crops.noisy.max() <= 1
+    levels = noise_models.draw_levels(np.random.default_rng(0), 2000)
+    assert 1e-4 <= levels[:, 0].min() < 2e-4 and 0.08 < levels[:, 0].max() <= 0.1
+    ratio = np.log10(levels[:, 1] / levels[:, 0])
+    assert -3.61 < ratio.min() < -3.5 and -1.1 < ratio.max() < -0.99
+
+
+def test_bayer_planes_are_samples_of_their_colour():
+    colour = np.stack([np.full((8, 8), v, np.float32) for v in (0.2, 0.6, 0.8)])[None]
+    planes = noise_models.bayer_planes(colour, np.random.default_rng(0))[0]
+    assert planes.shape == (4, 4, 4)
+    assert (planes[1:3] == np.float32(0.6)).all()
+    red, blue = planes[0, 0, 0] / 0.2, planes[3, 0, 0] / 0.8
+    assert 0.39 < red < 0.71 and abs(red - blue) < 0.021
+    # All four pixels of each cell are used: a mosaic whose pixels differ gives four planes.
+    y, x = np.mgrid[:6, :6] % 2
+    numbered = np.stack([2 * y + x] * 3).astype(np.float32)[None] + 1
+    for seed in range(4):
+        planes = noise_models.bayer_planes(numbered, np.random.default_rng(seed))[0]
+        greens = {planes[1, 0, 0], planes[2, 0, 0]}
+        assert greens in ({1.0, 4.0}, {2.0, 3.0})
+
+
+@pytest.mark.parametrize(
+    ("fields", "channels", "maps"),
+    [({}, 1, 0), ({"sigma": (0, 75)}, 1, 1), ({"channels": 3}, 3, 0),
+     ({"noise": "raw"}, 1, 2), ({"noise": "bayer"}, 4, 2)],
+)
+def test_batches_depend_on_seed_and_step_alone(folder, tmp_path, fields, channels, maps):
+    config = tiny(folder, **fields)
+    source = NoisyBatches(config, tmp_path / "cache.npy")
+    for step, size, count in ((3, 12, 3), (4, 20, 2)):
+        noisy, clean = source.batch(step)
+        assert noisy.shape == (count, channels + maps, size, size)
+        assert clean.shape == (count, channels, size, size)
+        assert torch.equal(source.batch(step)[0], noisy)
+        shares = [source.batch(step, rank, 2)[0] for rank in (0, 1)]
+        assert torch.equal(shares[0], noisy[::2]) and torch.equal(shares[1], noisy[1::2])
+    assert not torch.equal(source.batch(1)[0], source.batch(2)[0])
+    other = NoisyBatches(replace(config, seed=1), tmp_path / "cache.npy")
+    assert not torch.equal(other.batch(1)[0], source.batch(1)[0])
+
+
+@pytest.mark.parametrize("network", ["n3net", "concrete", "dncnn-17"])
+def test_resumed_run_gives_the_same_curve_and_weights(folder, tmp_path, monkeypatch, network):
+    config = tiny(folder, network=network, sigma=(0, 75))
+    whole = train(config, tmp_path / "whole", save_every=2, device="cpu")
+    real = loop.learning_rate
+
+    def dies(step, config):
+        if step == 5:
+            raise KeyboardInterrupt
+        return real(step, config)
+
+    monkeypatch.setattr(loop, "learning_rate", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "cut", save_every=2, device="cpu")
+    monkeypatch.setattr(loop, "learning_rate", real)
+    resumed = train(config, tmp_path / "cut", save_every=2, device="cpu")
+    assert _curve(tmp_path / "cut") == _curve(tmp_path / "whole")
+    a, b = (load_weights(path)[2] for path in (whole, resumed))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_blocks_are_learned_after_the_local_networks(folder, tmp_path):
+    nets = {}
+    for steps in (3, 4):
+        config = tiny(folder, steps=steps, local_steps=3, ema=0.0)
+        path = train(config, tmp_path / str(steps), device="cpu")
+        nets[steps] = load_weights(path)[2]
+    torch.manual_seed(0)
+    start = loop.new_network(tiny(folder)).state_dict()
+    block = [n for n in start if n.startswith("blocks.") and n.endswith("weight")]
+    assert all(torch.equal(nets[3][n], start[n]) for n in block)
+    behind = "local_networks.1.layers.0.weight"
+    assert not nets[3][behind][:, 8:].any() and nets[4][behind][:, 8:].any()
+
+
+def test_kept_weights_are_a_running_mean():
+    net = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(net.weight)
+    averaged = AveragedWeights(net, 0.5)
+    torch.nn.init.ones_(net.weight)
+    averaged.update(net, 0)  # memory 0.1 at the first step
+    assert averaged.state["weight"].item() == pytest.approx(0.9)
+    averaged.update(net, 1000)
+    assert averaged.state["weight"].item() == pytest.approx(0.95)
+
+
+def test_it_learns_and_the_command_writes_weights_that_denoise(folder, tmp_path, capsys):
+    arguments = [
+        "train-denoiser", tmp_path / "run", "--images", folder, "--crops", "16x8", "--steps", "80",
+        "--warmup", "5", "--features", "8", "--local-steps", "78", "--sigma", "50",
+        "--rate", "1e-2", "--ema", "0.8", "--momentum", "0.1", "--precision", "bfloat16",
+    ]
+    assert main([str(word) for word in arguments]) == 0
+    path = capsys.readouterr().out.splitlines()[-1]
+    gains = [float(row["gain"]) for row in _curve(tmp_path / "run")]
+    assert min(gains[-5:]) > 3 > 0 > max(gains[:5])
+    net = Denoiser.from_pretrained(path)
+    assert net.config.sigma == (50, 50)
+
+
+def test_hard_blocks_are_guided_by_a_trained_network(folder, tmp_path):
+    guide = train(tiny(folder, network="dncnn-17", steps=1), tmp_path / "guide", device="cpu")
+    config = tiny(folder, network="knn-denoised", guide=str(guide), steps=4)
+    net = load_weights(train(config, tmp_path / "run", device="cpu"))[2]
+    wanted = load_weights(guide)[2]
+    for name, t in wanted.items():
+        assert torch.equal(net[name.replace("local_networks.0.", "guide.")], t)
+    with pytest.raises(ValueError, match="guide"):
+        tiny(folder, network="knn-denoised")
+    with pytest.raises(ValueError, match="guide"):
+        tiny(folder, guide=str(guide))
+
+
+def test_other_options_and_foreign_states_are_refused(folder, tmp_path):
+    train(tiny(folder, steps=1), tmp_path, device="cpu")
+    with pytest.raises(ValueError, match="run with other options"):
+        train(tiny(folder, steps=1, seed=5), tmp_path, device="cpu")
+    (tmp_path / "state.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match="not a training checkpoint"):
+        train(tiny(folder, steps=1), tmp_path, device="cpu")
+
+
+def test_learning_rate_warms_up_and_decays(folder):
+    config = tiny(folder, steps=100, warmup=10)
+    rates = [learning_rate(step, config) for step in (0, 9, 99)]
+    assert rates[:2] == pytest.approx([1e-4, 1e-3]) and rates[2] < 2e-5
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"network": "x"}, {"noise": "x"}, {"images": ()}, {"sigma": (9, 3)}, {"channels": 2},
+        {"channels": 3, "noise": "raw"}, {"steps": 0}, {"ema": 1.0}, {"precision": "half"},
+        {"crops": ()}, {"crops": (CropStage(5, 40, 1),)}, {"crops": (CropStage(0, 9, 1),)},
+    ],
+)
+def test_impossible_configurations(folder, fields):
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        tiny(folder, **fields)
+
+
+def test_crop_stages_are_read():
+    assert CropStage.parse("80x8@2000") == CropStage(2000, 80, 8)
+    assert CropStage.parse("48x16") == CropStage(0, 48, 16)
+    with pytest.raises(ValueError, match="crops"):
+        CropStage.parse("80")
