@@ -69,7 +69,8 @@ def make_stores(
 
 def make_report(
     results: Sequence[PoseResult], filters: Sequence[str], estimators: Sequence[str],
-    *, hardest: bool = False, seed: int = 0, features: dict[str, float] | None = None,
+    *, hardest: bool = False, seed: int = 0, seeds: int = 1,
+    features: dict[str, float] | None = None,
 ) -> str:
     """Markdown: what was evaluated and how, the tables, those of the hardest third, the seconds.
 
@@ -97,7 +98,8 @@ def make_report(
         "Pose error: max(rotation, translation direction), 180° without a pose. mAP is binned in "
         "steps of 5°, AUC is the exact area; the interval is a bootstrap over pairs. "
         + (f"Filters: {described}. " if described else "")
-        + f"Seed {seed}; {', '.join(versions(*packages))}."
+        + (f"Seed {seed}" if seeds == 1 else f"Means over seeds {seed} to {seed + seeds - 1}")
+        + f"; {', '.join(versions(*packages))}."
     )
     return "\n\n".join(parts) + "\n"
 
@@ -154,6 +156,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
+        "--seeds", type=int, default=1, metavar="N",
+        help="run everything with N seeds, the first --seed, and give means: sampling estimators "
+        "differ by a pair or two from seed to seed (default: %(default)s)",
+    )
+    parser.add_argument(
         "--workers", type=int, default=None, help="processes (default: one per core)"
     )
 
@@ -166,6 +173,8 @@ def main(arguments: argparse.Namespace) -> int:
     check_folder(arguments.out)
     budgets = list(dict.fromkeys(arguments.keypoints))
     _check_budgets(budgets, arguments.inputs)
+    if arguments.seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, got {arguments.seeds}")
     if arguments.worst < 0:
         raise ValueError(f"--worst must be 0 or more, got {arguments.worst}")
     with joined_processes("cpu") as processes:
@@ -222,16 +231,20 @@ def _evaluate_budget(
     if processes.is_first:
         stores = make_stores(arguments.inputs, folder, max_keypoints=budget, workers=workers)
     stores = processes.from_first(stores)
-    results = evaluate_pose(
-        stores,
-        filters=filters,
-        estimators=estimators,
-        out=arguments.out,
-        limit=arguments.limit,
-        seed=arguments.seed,
-        workers=workers,
-        processes=processes,
-    )
+    runs = [
+        evaluate_pose(
+            stores,
+            filters=filters,
+            estimators=estimators,
+            out=_folder_of_seed(arguments, seed),
+            limit=arguments.limit,
+            seed=seed,
+            workers=workers,
+            processes=processes,
+        )
+        for seed in range(arguments.seed, arguments.seed + arguments.seeds)
+    ]
+    results = [row for rows in runs for row in rows]
     if not processes.is_first:
         return ""
     images = [*(path for path in arguments.inputs if path.is_dir()), *arguments.images]
@@ -252,9 +265,16 @@ def _evaluate_budget(
         plot_precision(figures / "precision.png", results, labels)
         if arguments.worst:
             plot_worst_pairs(
-                figures / "worst", results, sources[-1], stores, images, arguments.worst
+                figures / "worst", runs[0], sources[-1], stores, images, arguments.worst
             )
     return make_report(
         results, filters, estimators, hardest=arguments.hardest, seed=arguments.seed,
-        features=features,
+        seeds=arguments.seeds, features=features,
     )
+
+
+def _folder_of_seed(arguments: argparse.Namespace, seed: int) -> Path | None:
+    """Where the rows of a run are kept."""
+    if arguments.out is None or arguments.seeds == 1:
+        return arguments.out
+    return arguments.out / f"seed-{seed}"
