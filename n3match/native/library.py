@@ -51,16 +51,21 @@ def _library() -> ctypes.CDLL | None:
         try:
             library = ctypes.CDLL(str(path)) if path.is_file() else None
             if library is not None and library.n3match_native_interface() == _INTERFACE:
+                _declare_all(library)
                 return library
         except (OSError, AttributeError):
-            continue  # built for another machine, or of another version
+            continue  # built for another machine, of another version, or lacking a function
     return None
 
 
 @functools.lru_cache(maxsize=1)
 def _functions() -> dict[tuple[str, torch.dtype], ctypes._CFuncPtr]:
+    return _declare_all(_library())
+
+
+def _declare_all(library: ctypes.CDLL) -> dict[tuple[str, torch.dtype], ctypes._CFuncPtr]:
     return {
-        (name, dtype): _declared(_library()[f"n3_{name}_{letters}"], signature)
+        (name, dtype): _declared(library[f"n3_{name}_{letters}"], signature)
         for name, signature in _SIGNATURES.items()
         for dtype, letters in _NUMBER_TYPES.items()
     }

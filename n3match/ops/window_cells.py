@@ -16,13 +16,14 @@ B batch, K neighbours, C channels, (n₁, n₂) patches, R patches of a tile, O 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from n3match import native
 from n3match.ops import selection, window_cells_native, window_cells_tensors
 from n3match.ops.window_grid import WindowGrid
 from n3match.ops.window_tiles import Tile, axes
@@ -43,7 +44,7 @@ class _Problem:
         room = engine.tile_elements(like.device) // (self.rule.k * down.window * along.window)
         size = max(math.isqrt(room) - (down.side - 1), 2 * down.side)
         # What lies at the border of a tile is done twice: none too narrow just for more threads.
-        least = min(-(-engine.tasks_wanted() // len(like)), rows // (3 * down.side))
+        least = min(-(-_tasks_wanted(like.device) // len(like)), rows // (3 * down.side))
         return [_cut(rows, size, least), _cut(columns, size)]
 
     def numbers(self, worker, i: int, tile: Tile) -> selection.Numbers:
@@ -66,6 +67,18 @@ def _cut(length: int, size: int, least: int = 1) -> list[range]:
 
 def _engine(like: Tensor):
     return window_cells_native if window_cells_native.usable(like) else window_cells_tensors
+
+
+def _tasks_wanted(device: torch.device) -> int:
+    """So that no thread waits long for the last."""
+    return 4 * torch.get_num_threads() if device.type == "cpu" else 1
+
+
+def _run(work: Callable[[Iterator], None], tasks: Sequence, device: torch.device) -> None:
+    if device.type == "cpu":
+        native.run_tasks(work, tasks)
+    else:
+        work(iter(tasks))
 
 
 def _part(log_t: Tensor, tile: Tile) -> Tensor:
@@ -91,7 +104,7 @@ def _forward(p: _Problem, query: Tensor, key: Tensor, value: Tensor, log_t: Tens
             weights = selection.weights(d, tau, p.rule, p.numbers(worker, i, tile))
             worker.put_sums(i, tile, weights, out[i])
 
-    engine.run_tasks(work, [(i, tile) for i in range(b) for tile in tiles])
+    _run(work, [(i, tile) for i in range(b) for tile in tiles], query.device)
     return out
 
 
@@ -144,7 +157,7 @@ def _backward(
             for tile in bands[band]:
                 gradients(worker, i, tile, sums[i][band])
 
-    engine.run_tasks(work, [(i, band) for i in range(b) for band in range(len(bands))])
+    _run(work, [(i, band) for i in range(b) for band in range(len(bands))], query.device)
     found = []
     for name, image, needed in zip(("query", "key", "value"), (query, key, value), wanted):
         out = image.new_empty(image.shape) if needed else None

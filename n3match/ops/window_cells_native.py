@@ -35,14 +35,6 @@ def tile_elements(device: torch.device) -> int:
     return _TILE_ELEMENTS
 
 
-def tasks_wanted() -> int:
-    """So that no thread waits long for the last."""
-    return 4 * torch.get_num_threads()
-
-
-run_tasks = native.run_tasks
-
-
 @dataclass
 class Sums:
     """Gradients of query, key and value, as points of the rows of cells from `held` on."""

@@ -11,7 +11,7 @@ patch; D numbers of a cell.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,16 +27,6 @@ _TILE_ELEMENTS_DEVICE = 1 << 21
 
 def tile_elements(device: torch.device) -> int:
     return _TILE_ELEMENTS.get(device.type, _TILE_ELEMENTS_DEVICE)
-
-
-def tasks_wanted() -> int:
-    return 1
-
-
-def run_tasks(work: Callable[[Iterator], None], tasks: Sequence) -> None:
-    """One after the other: threads would wait for the interpreter's lock more than they work, and
-    torch shares each operation between threads of its own."""
-    work(iter(tasks))
 
 
 @dataclass

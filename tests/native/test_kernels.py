@@ -46,6 +46,28 @@ def _wanted(logits, k):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("candidates", [1, 15, 16, 37, 64])
+def test_logits(dtype, candidates):
+    gen = torch.Generator().manual_seed(0)
+    d = torch.rand(7, candidates, generator=gen, dtype=torch.float64).to(dtype) + 3
+    inverse_t = torch.rand(7, generator=gen, dtype=torch.float64).to(dtype) * 100
+    d[1] = INF
+    d[2, 1:] = INF
+    d[3, 1:] += 1e6
+    padding = -candidates % native.LANES
+    m = d.new_full((7, 2, candidates + padding), float("nan"))
+    certain = torch.ones(7, dtype=torch.bool)
+    native.logits(d, inverse_t, m, certain)
+    nearest = d.amin(1, keepdim=True)
+    nearest[1] = 0.0
+    wanted = torch.nn.functional.pad((nearest - d) * inverse_t[:, None], (0, padding), value=-INF)
+    torch.testing.assert_close(m[:, 0], wanted, rtol=TOLERANCE[dtype], atol=0)
+    assert m[:, 1].isnan().all()
+    assert certain.tolist() == ((wanted >= -reference.CERTAIN_GAP).sum(1) < 2).tolist()
+    assert certain[1:4].all()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("log_t", [-6.0, -2.0, 0.0, 14.0])
 @pytest.mark.parametrize("k", [1, 2, 3, 7])
 @pytest.mark.parametrize("candidates", [3, 16, 29, 80, 225])

@@ -70,6 +70,13 @@ def test_a_library_of_another_version(monkeypatch, found_anew):
     _assert_tensors_alone_serve()
 
 
+def test_a_library_without_a_function(monkeypatch, found_anew):
+    with monkeypatch.context() as later:
+        later.setitem(library._SIGNATURES, "of_a_later_version", "P")
+        assert not native.available()
+    _assert_tensors_alone_serve()
+
+
 def test_the_environment_can_leave_it_aside():
     code = "from n3match import native; print(native.available())"
     environment = {**os.environ, "N3MATCH_NATIVE": "0"}

@@ -11,9 +11,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from backends import BACKENDS
 from guarded_weights import plain_weights
 
 from n3match import ops
+from n3match.ops.window_grid import WindowGrid
 
 CASES = ("plain", "exttemp", "exttemp_k_gt_o", "ties", "peaky")
 
@@ -99,3 +101,83 @@ def test_aggregation(shared_data, backend, dtype, tolerance):
         wanted = torch.from_numpy(golden[f"grad_{name}_eval_f64"])
         # The authors' guard (see above) shows where a query has one dominant candidate.
         torch.testing.assert_close(grad.double(), wanted, rtol=1e-4, atol=1e-5)
+
+
+WINDOWS = ("64x80", "61x83")
+
+
+class _Windows:
+    """A golden 2-D block: its parts for the operator, a batch norm's scale and the mean over each
+    patch in the temperature, and the image taken off the output."""
+
+    def __init__(self, folder, name):
+        with np.load(folder / "golden" / f"n3_2d_{name}.npz") as file:
+            self.golden = dict(file)
+        self.k, patch, stride, window = (
+            int(self.golden[key]) for key in ("k", "patch", "stride", "window")
+        )
+        self.layout = patch, stride, window
+        self.grid = WindowGrid(*self.golden["x"].shape[2:], *self.layout)
+        assert self.grid.shape == tuple(self.golden["grid"])
+        gamma, _, _, variance = self.golden["bn_weight_bias_mean_var"]
+        scale = gamma / math.sqrt(variance + 1e-5)
+        self.log_bias = math.log(float(self.golden["temp_bias"]) / scale)
+
+    def run(self, dtype, aggregate):
+        """(output, gradients of image, embedding and temperature map); aggregate: (embedding,
+        image, log t of the patches (B, M)) -> (B, K, C, H, W)."""
+        x, embedding, log_temp = leaves = [
+            torch.from_numpy(self.golden[key]).to(dtype).requires_grad_()
+            for key in ("x", "xe", "log_temp")
+        ]
+        z = aggregate(embedding, x, self.grid.patches(log_temp).mean(2) + self.log_bias)
+        z = torch.cat([x, (z - x[:, None]).flatten(1, 2)], 1)
+        r = np.random.default_rng(5).standard_normal(z.shape).astype(np.float32)
+        return [z, *torch.autograd.grad((z * torch.from_numpy(r).to(dtype)).sum(), leaves)]
+
+    def plain(self, embedding, x, log_t, guard):
+        index = torch.from_numpy(self.golden["I"]).long()
+        y, v = self.grid.patches(embedding), self.grid.patches(x)
+        d = (y[:, :, None] - y[:, index]).square().sum(3)
+        w = plain_weights(d, log_t[..., None], self.k, guard)
+        z = torch.einsum("bmok,bmod->kbmd", w, v[:, index])
+        return torch.stack([self.grid.put_back(step) for step in z], 1)
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_golden_windows_are_the_plain_formula_with_the_authors_guard(shared_data, name):
+    block = _Windows(shared_data, name)
+    found = block.run(torch.float64, lambda *given: block.plain(*given, guard=1e-7))
+    for a, key in zip(found, ("z", "grad_x", "grad_xe", "grad_log_temp")):
+        wanted = torch.from_numpy(block.golden[f"{key}_f64"])
+        torch.testing.assert_close(a, wanted, rtol=1e-9, atol=1e-9)
+
+
+def _check_windows(block, backend, dtype, tolerance):
+    def aggregate(embedding, x, log_t):
+        return ops.n3_window_aggregate(
+            embedding, embedding, x, block.k, log_t.view(len(x), 1, *block.grid.shape),
+            *block.layout, backend=backend,
+        )
+
+    found = block.run(dtype, aggregate)
+    exact = block.run(torch.float64, lambda *given: block.plain(*given, guard=0.0))
+    for a, b in zip(found, exact):
+        torch.testing.assert_close(a.double(), b, rtol=tolerance, atol=tolerance)
+    wanted = torch.from_numpy(block.golden["z_f64"])
+    torch.testing.assert_close(found[0].double(), wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+def test_windows(shared_data, name, backend, dtype, tolerance):
+    _check_windows(_Windows(shared_data, name), backend, dtype, tolerance)
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+def test_windows_on_every_path(shared_data, path, name, dtype, tolerance):
+    block = _Windows(shared_data, name)
+    _check_windows(block, "tiled", dtype, tolerance)
+    path(block.layout)

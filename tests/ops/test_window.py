@@ -7,9 +7,9 @@ import pytest
 import torch
 from backends import BACKENDS, FAST
 
-from n3match import native, ops
+from n3match import ops
 from n3match.ops import candidates as explicit
-from n3match.ops import window, window_cells, window_cells_native, window_cells_tensors
+from n3match.ops import window_cells_native, window_cells_tensors
 from n3match.ops.window_grid import WindowGrid
 
 NAMES = ("z", "query", "key", "value", "log_temperature")
@@ -68,37 +68,6 @@ def small_chunks(monkeypatch):
     monkeypatch.setitem(explicit._CHUNK_ELEMENTS, "cpu", 20000)
     monkeypatch.setitem(window_cells_tensors._TILE_ELEMENTS, "cpu", 4000)
     monkeypatch.setattr(window_cells_native, "_TILE_ELEMENTS", 4000)
-
-
-@pytest.fixture(params=["compiled cells", "cells", "gathering"])
-def path(request, monkeypatch):
-    """Every way to a result, whatever the machine would choose: a function that tells which of
-    them have been gone since."""
-    gone = []
-
-    def noting(name, function):
-        def run(*arguments, **options):
-            gone.append(name)
-            return function(*arguments, **options)
-
-        return run
-
-    if request.param == "compiled cells" and not native.available():
-        pytest.skip("no compiled library")
-    if request.param == "cells":
-        monkeypatch.setattr(native, "available", lambda: False)
-    if request.param == "gathering":
-        monkeypatch.setattr(window_cells, "usable", lambda grid: False)
-    for name, module in (("compiled cells", window_cells_native), ("cells", window_cells_tensors)):
-        monkeypatch.setattr(module, "Images", noting(name, module.Images))
-    monkeypatch.setattr(window, "_gathering", noting("gathering", window._gathering))
-
-    def check(layout):
-        _, _, patch, stride, _ = layout
-        wanted = request.param if patch % stride == 0 else "gathering"
-        assert set(gone) == {wanted}
-
-    return check
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

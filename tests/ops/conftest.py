@@ -1,0 +1,37 @@
+"""Fixtures of the operator's tests."""
+
+import pytest
+
+from n3match import native
+from n3match.ops import window, window_cells, window_cells_native, window_cells_tensors
+
+
+@pytest.fixture(params=["compiled cells", "cells", "gathering"])
+def path(request, monkeypatch):
+    """Every way to a result, whatever the machine would choose: a function that tells which of
+    them have been gone since."""
+    gone = []
+
+    def noting(name, function):
+        def run(*arguments, **options):
+            gone.append(name)
+            return function(*arguments, **options)
+
+        return run
+
+    if request.param == "compiled cells" and not native.available():
+        pytest.skip("no compiled library")
+    if request.param == "cells":
+        monkeypatch.setattr(native, "available", lambda: False)
+    if request.param == "gathering":
+        monkeypatch.setattr(window_cells, "usable", lambda grid: False)
+    for name, module in (("compiled cells", window_cells_native), ("cells", window_cells_tensors)):
+        monkeypatch.setattr(module, "Images", noting(name, module.Images))
+    monkeypatch.setattr(window, "_gathering", noting("gathering", window._gathering))
+
+    def check(layout):
+        *_, patch, stride, _ = layout
+        wanted = request.param if patch % stride == 0 else "gathering"
+        assert set(gone) == {wanted}
+
+    return check
