@@ -34,7 +34,7 @@ def _shared(query: Tensor, exclude_self: bool) -> dict:
 
 
 @torch.library.custom_op("n3match::triton_dense", mutates_args=())
-def dense(
+def _dense(
     query: Tensor, key: Tensor, value: Tensor, norm: Tensor, log_t: Tensor, k: int,
     exclude_self: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -83,13 +83,13 @@ def _outputs(query: Tensor, value: Tensor, k: int) -> tuple[Tensor, Tensor, Tens
     )
 
 
-@dense.register_fake
+@_dense.register_fake
 def _(query, key, value, norm, log_t, k, exclude_self):
     return _outputs(query, value, k)
 
 
 @torch.library.custom_op("n3match::triton_dense_backward", mutates_args=())
-def dense_backward(
+def _dense_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, norm: Tensor, log_t: Tensor,
     out: Tensor, rows: Tensor, start: Tensor, scales: Tensor, picks: Tensor, k: int,
     exclude_self: bool,
@@ -138,9 +138,9 @@ def dense_backward(
     return d_query, d_key, d_value, d_log_t
 
 
-@dense_backward.register_fake
+@_dense_backward.register_fake
 def _(grad, query, key, value, norm, log_t, out, rows, start, scales, picks, k, exclude_self):
-    return tuple(torch.empty_like(t) for t in (query, key, value, log_t))
+    return tuple(t.new_empty(t.shape) for t in (query, key, value, log_t))
 
 
 def _setup_context(ctx, inputs, output) -> None:
@@ -149,12 +149,12 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, grad, *_):
-    found = dense_backward(grad, *ctx.saved_tensors, ctx.k, ctx.exclude_self)
+    found = _dense_backward(grad, *ctx.saved_tensors, ctx.k, ctx.exclude_self)
     d_query, d_key, d_value, d_log_t = found
     return d_query, d_key, d_value, None, d_log_t, None, None
 
 
-dense.register_autograd(_backward, setup_context=_setup_context)
+_dense.register_autograd(_backward, setup_context=_setup_context)
 
 
 def n3_aggregate(
@@ -189,4 +189,4 @@ def n3_aggregate(
     norm = key.detach().to(numbers).square().sum(-1)
     if mask is not None:
         norm = norm.masked_fill(~mask, float("inf"))
-    return dense(query, key, value, norm, log_t.to(numbers), k, exclude_self)[0].to(value.dtype)
+    return _dense(query, key, value, norm, log_t.to(numbers), k, exclude_self)[0].to(value.dtype)

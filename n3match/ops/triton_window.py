@@ -123,7 +123,7 @@ class _Launch:
 
 
 @torch.library.custom_op("n3match::triton_window", mutates_args=())
-def window(
+def _window(
     query: Tensor, key: Tensor, value: Tensor, norm: Tensor, log_t: Tensor, geometry: list[int],
     k: int, exclude_self: bool,
 ) -> Tensor:
@@ -145,14 +145,14 @@ def window(
         return launch.sums(weights, value, k).view(len(value), k, *value.shape[1:])
 
 
-@window.register_fake
+@_window.register_fake
 def _(query, key, value, norm, log_t, geometry, k, exclude_self):
     b, cells, depth = value.shape
     return value.new_empty(b, k, cells, depth, dtype=accumulator(value.dtype))
 
 
 @torch.library.custom_op("n3match::triton_window_backward", mutates_args=())
-def window_backward(
+def _window_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, norm: Tensor, log_t: Tensor,
     geometry: list[int], k: int, exclude_self: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -173,9 +173,9 @@ def window_backward(
     return *(t.to(query.dtype) for t in (d_query, d_key, d_value)), d_log_t
 
 
-@window_backward.register_fake
+@_window_backward.register_fake
 def _(grad, query, key, value, norm, log_t, geometry, k, exclude_self):
-    return tuple(torch.empty_like(t) for t in (query, key, value, log_t))
+    return tuple(t.new_empty(t.shape) for t in (query, key, value, log_t))
 
 
 def _setup_context(ctx, inputs, output) -> None:
@@ -184,12 +184,12 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, grad):
-    found = window_backward(grad, *ctx.saved_tensors, ctx.geometry, ctx.k, ctx.exclude_self)
+    found = _window_backward(grad, *ctx.saved_tensors, ctx.geometry, ctx.k, ctx.exclude_self)
     d_query, d_key, d_value, d_log_t = found
     return d_query, d_key, d_value, None, d_log_t, None, None, None
 
 
-window.register_autograd(_backward, setup_context=_setup_context)
+_window.register_autograd(_backward, setup_context=_setup_context)
 
 
 def _cells(image: Tensor, grid: WindowGrid) -> Tensor:
@@ -225,7 +225,7 @@ def n3_window_aggregate(
     log_temperature: float | Tensor = 0.0,
     patch_size: int = 10,
     stride: int = 5,
-    window_size: int = 15,
+    window: int = 15,
     *,
     exclude_self: bool = True,
 ) -> Tensor:
@@ -234,7 +234,7 @@ def n3_window_aggregate(
     float32."""
     checks.check_k(k)
     checks.check_window_images(query, key, value)
-    grid = checks.window_grid(query, patch_size, stride, window_size)
+    grid = checks.window_grid(query, patch_size, stride, window)
     b = len(query)
     log_t = checks.as_window_log_temperature(log_temperature, b, grid, query)
     if b * value.shape[1] == 0:
@@ -246,7 +246,7 @@ def n3_window_aggregate(
         centre = key_cells.detach().mean(1, keepdim=True)
         query_cells, key_cells = query_cells - centre, key_cells - centre
     norm = key_cells.detach().to(numbers).square().sum(-1)
-    z = window(
+    z = _window(
         query_cells, key_cells, value_cells, norm, log_t.to(numbers), _geometry(grid), k,
         exclude_self,
     )
