@@ -1,17 +1,15 @@
-"""The window form as a custom operator: what a compiled graph sees of window.py.
-
-Its backward pass goes through the forward pass again. Outside of compiled graphs window.py is
-called as it is, which needs no such thing.
-"""
+"""The window form as a custom operator: what a compiled graph sees of window.py."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from n3match.ops import checks
+from n3match.ops import checks, window_cells
 from n3match.ops import window as windows
 from n3match.ops.op_body import op_body
+from n3match.ops.selection import Rule
+from n3match.ops.window_grid import WindowGrid
 
 
 @torch.library.custom_op(
@@ -45,13 +43,19 @@ def _(query, key, value, log_t, k, layout, exclude_self, reading, selection):
 def _window_backward(
     grad, query, key, value, log_t, k, layout, exclude_self, reading, selection
 ):
-    leaves = [t.detach().requires_grad_() for t in (query, key, value, log_t)]
-    with torch.enable_grad():
-        z = windows.n3_window_aggregate(
-            *leaves[:3], k, leaves[3], *layout,
-            exclude_self=exclude_self, reading=reading, selection=selection,
-        )
-        found = torch.autograd.grad(z, leaves, grad, materialize_grads=True)
+    grid = WindowGrid(*query.shape[2:], *layout)
+    given = (query, key, value, log_t)
+    if window_cells.usable(grid):
+        rule = Rule(k, reading, selection)
+        found = window_cells.gradients(grad, *given, grid, exclude_self, rule)
+    else:  # through the forward pass once more
+        leaves = [t.detach().requires_grad_() for t in given]
+        with torch.enable_grad():
+            z = windows.n3_window_aggregate(
+                *leaves[:3], k, leaves[3], *layout,
+                exclude_self=exclude_self, reading=reading, selection=selection,
+            )
+            found = torch.autograd.grad(z, leaves, grad, materialize_grads=True)
     return tuple(t.contiguous() for t in found)
 
 
@@ -97,7 +101,10 @@ def n3_window_aggregate(
     log_t = checks.as_window_log_temperature(log_temperature, b, grid, query)
     if value.numel() == 0:
         return value.new_zeros(b, k, *value.shape[1:])
+    given = value.dtype
+    if given in (torch.float16, torch.bfloat16):
+        query, key, value, log_t = (t.float() for t in (query, key, value, log_t))
     return _window(
         query, key, value, log_t.reshape(b, 1, *grid.shape), k, [patch_size, stride, window],
         exclude_self, reading, selection,
-    )
+    ).to(given)

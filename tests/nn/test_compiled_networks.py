@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from n3match.nn import ClassifierConfig, MatchClassifier
+from n3match.nn.image_n3_block import ImageN3Block
 from n3match.nn.n3_block import PointN3Block
 
 SMALL = ClassifierConfig(
@@ -40,6 +41,13 @@ def test_n3_block():
     torch.manual_seed(0)
     x, mask = torch.randn(2, 11, 8), torch.rand(2, 11) > 0.2
     _agree(PointN3Block(8, 2, 8, 4), x, mask)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_image_block(training):
+    torch.manual_seed(0)
+    block = ImageN3Block(2, 3, patch_size=4, stride=2, window=3, embedding_features=4)
+    _agree(block.train(training), torch.randn(1, 2, 14, 19))
 
 
 @pytest.mark.parametrize("training", [True, False])

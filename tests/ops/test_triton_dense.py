@@ -93,7 +93,7 @@ def test_half_precision(dtype, tolerance):
     assert all(t.dtype == dtype for t in found)
 
 
-@pytest.mark.parametrize("log_t", [-14.0, 0.0, 14.0])
+@pytest.mark.parametrize("log_t", [-14.0, 0.0])
 def test_none_one_few_and_equal_candidates(log_t):
     """Nothing selectable: 0. One: itself, K times. No NaN anywhere, ties and d = 0 included."""
     inputs = _inputs((4, 2, 5, 3, 2), torch.float32, log_t)

@@ -19,17 +19,16 @@ pytestmark = [
 ]
 DEVICE = "cpu" if INTERPRETED else "cuda"
 
-# (height, width, patch, stride, window): P = 2S, S, 3S; larger windows than the grid, padding, a
-# window of one, a single patch; with more than one tile of cells, and windows moved inwards.
+# (height, width, patch, stride, window): P = 2S, S, 3S; windows larger than the grid, padding, a
+# window of one, a single patch; more than one tile of cells, and windows moved inwards.
 SMALL = [
     (9, 12, 4, 2, 3),
     (5, 4, 2, 2, 4),
-    (7, 8, 3, 1, 8),
+    (4, 5, 3, 1, 8),
     (4, 6, 2, 1, 1),
     (3, 3, 3, 3, 2),
+    (3, 19, 1, 1, 3),
 ]
-# Every tile border and moved window: 19 cells in a row.
-WIDE = (3, 19, 1, 1, 3)
 ALL = [layout for layout in test_window.LAYOUTS if layout[2] % layout[3] == 0]
 
 
@@ -63,22 +62,21 @@ def memory_full_of_nan(monkeypatch):
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("layout", [*SMALL, WIDE])
-@pytest.mark.parametrize("exclude_self", [True, False])
-def test_exact_in_float64(layout, exclude_self):
+@pytest.mark.parametrize("layout", SMALL)
+def test_exact_in_float64(layout):
+    """Nothing but rounding separates the kernels from the formula."""
     inputs, rest = _inputs(layout)
-    _compare(inputs, rest, 3, torch.float64, 1e-9, exclude_self=exclude_self)
+    _compare(inputs, rest, 3, torch.float64, 1e-9)
 
 
-@pytest.mark.parametrize("k", [1, 10])
-def test_any_k(k):
-    inputs, rest = _inputs((4, 5, 2, 1, 2), b=2)
-    _compare(inputs, rest, k, torch.float64, 1e-8)
+def test_with_itself_and_k_above_the_number_of_candidates():
+    inputs, rest = _inputs((3, 4, 2, 1, 2), b=2)
+    _compare(inputs, rest, 6, torch.float64, 1e-8, exclude_self=False)
 
 
-@pytest.mark.parametrize("log_t", [-14.0, -2.0, 14.0])
-def test_float32_from_cold_to_hot(log_t):
-    """At the cold end every choice is certain."""
+@pytest.mark.parametrize("log_t", [-14.0, -2.0])
+def test_float32_and_cold(log_t):
+    """At −14 every choice is certain."""
     inputs, rest = _inputs((6, 8, 2, 2, 3), torch.float32, log_t)
     _compare(inputs, rest, 3, torch.float32, 2e-4)
 
@@ -93,18 +91,18 @@ def test_ties_and_zero_distances_stay_finite():
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 3e-2), (torch.float16, 4e-3)])
 def test_half_precision(dtype, tolerance):
-    inputs, rest = _inputs((6, 8, 2, 1, 3), dtype, 2.0)
+    inputs, rest = _inputs((4, 5, 2, 1, 3), dtype, 2.0)
     found = _compare(inputs, rest, 2, dtype, tolerance)
     assert all(t.dtype == dtype for t in found)
 
 
 def test_same_bits_every_run():
-    inputs, rest = _inputs((6, 8, 2, 1, 3), torch.float32)
+    inputs, rest = _inputs((4, 5, 2, 1, 3), torch.float32)
     first, again = (_run("triton", inputs, 2, rest, torch.float32) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again))
 
 
-def test_custom_operator_and_one_graph():
+def test_compiles_into_one_graph():
     inputs, rest = _inputs((2, 3, 2, 1, 2), torch.float32)
     leaves = [x.to(DEVICE).requires_grad_() for x in inputs]
 
