@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import interpreter
 import pytest
 import torch
+
+interpreter.switch_on()
 
 # Tests run beside each other; one thread each keeps their times and sums steady.
 torch.set_num_threads(1)

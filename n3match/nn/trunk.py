@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from n3match.nn.context_norm import ContextNormReLU
@@ -59,7 +60,7 @@ class Trunk(nn.Module):
 
     def forward(self, matches: Tensor, mask: Tensor | None = None) -> Tensor:
         """matches (B, N, C) -> (B, N); mask (B, N) bool, True for real matches."""
-        if mask is not None and bool(mask.all()):
+        if mask is not None and not torch.compiler.is_compiling() and bool(mask.all()):
             mask = None  # nothing is padding: spare every layer the masking
         weight = None if mask is None else mask[..., None].to(matches)
         x = self.lift(matches)

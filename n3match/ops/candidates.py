@@ -17,8 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from n3match.ops import checks, selection
-from n3match.ops.selection_noise import draw_seed
+from n3match.ops import selection
 
 # Gathered numbers of one chunk: enough to hide the cost of the calls, few enough for the caches.
 _CHUNK_ELEMENTS = {"cpu": 1 << 19}
@@ -77,46 +76,56 @@ def _rows_of(items: Tensor, near: Near) -> Tensor:
     return items.index_select(0, near.index.flatten()).view(*near.index.shape, -1)
 
 
+def forward(query: Tensor, key: Tensor, value: Tensor, log_t: Tensor, search: Search) -> Tensor:
+    """(B, M, E), (B, N, E), (B, N, F), (B, M, 1) -> (B, M, K, F), without autograd."""
+    out = value.new_empty(*query.shape[:2], search.rule.k, value.shape[2])
+    for b, rows in _chunks(search, query, value):
+        near = search.near(b, rows)
+        out[b, rows] = _aggregate_chunk(
+            query[b, rows], _rows_of(key[b], near), _rows_of(value[b], near), log_t[b, rows],
+            near, search.rule,
+        )
+    return out
+
+
+def backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, log_t: Tensor, search: Search
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of query, key, value and log_t."""
+    d_query, d_key, d_value, d_log_t = (
+        torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in (query, key, value, log_t)
+    )
+    for b, rows in _chunks(search, query, value):
+        near = search.near(b, rows)
+        leaves = [
+            t.detach().requires_grad_()
+            for t in (
+                query[b, rows], _rows_of(key[b], near), _rows_of(value[b], near), log_t[b, rows],
+            )
+        ]
+        with torch.enable_grad():
+            z = _aggregate_chunk(*leaves, near, search.rule)
+        found = torch.autograd.grad(z, leaves, grad[b, rows], materialize_grads=True)
+        d_query[b, rows], d_log_t[b, rows] = found[0], found[3]
+        for total, part in ((d_key[b], found[1]), (d_value[b], found[2])):
+            if near.index is None:
+                total += part[0]
+            else:
+                total.index_add_(0, near.index.flatten(), part.flatten(0, 1))
+    return d_query, d_key, d_value, d_log_t
+
+
 class _Aggregate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value, log_t, search):
-        out = value.new_empty(*query.shape[:2], search.rule.k, value.shape[2])
-        for b, rows in _chunks(search, query, value):
-            near = search.near(b, rows)
-            out[b, rows] = _aggregate_chunk(
-                query[b, rows], _rows_of(key[b], near), _rows_of(value[b], near), log_t[b, rows],
-                near, search.rule,
-            )
         ctx.save_for_backward(query, key, value, log_t)
         ctx.search = search
-        return out
+        return forward(query, key, value, log_t, search)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        query, key, value, log_t = ctx.saved_tensors
-        search = ctx.search
-        grads = [torch.zeros_like(t) for t in (query, key, value, log_t)]
-        d_query, d_key, d_value, d_log_t = grads
-        for b, rows in _chunks(search, query, value):
-            near = search.near(b, rows)
-            leaves = [
-                t.detach().requires_grad_()
-                for t in (
-                    query[b, rows], _rows_of(key[b], near), _rows_of(value[b], near),
-                    log_t[b, rows],
-                )
-            ]
-            with torch.enable_grad():
-                z = _aggregate_chunk(*leaves, near, search.rule)
-            found = torch.autograd.grad(z, leaves, grad[b, rows], materialize_grads=True)
-            d_query[b, rows], d_log_t[b, rows] = found[0], found[3]
-            for total, part in ((d_key[b], found[1]), (d_value[b], found[2])):
-                if near.index is None:
-                    total += part[0]
-                else:
-                    total.index_add_(0, near.index.flatten(), part.flatten(0, 1))
-        return *grads, None
+        return *backward(grad, *ctx.saved_tensors, ctx.search), None
 
 
 def aggregate(query: Tensor, key: Tensor, value: Tensor, log_t: Tensor, search: Search) -> Tensor:
@@ -130,28 +139,16 @@ def aggregate(query: Tensor, key: Tensor, value: Tensor, log_t: Tensor, search: 
     return _Aggregate.apply(query, key, value, log_t, search).to(given)
 
 
-def n3_aggregate(
+def search_for(
     query: Tensor,
     key: Tensor,
-    value: Tensor,
-    k: int,
-    log_temperature: float | Tensor = 0.0,
-    candidates: Tensor | None = None,
-    mask: Tensor | None = None,
-    exclude_self: bool = False,
-    *,
-    reading: str = "released",
-    selection: str = "n3",
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """As `reference.n3_aggregate`, in linear memory (all items: R×N of a chunk at a time)."""
-    checks.check_aggregate(query, key, value, k, mask, exclude_self, reading, candidates)
-    checks.check_selection(selection, generator)
-    b, m, _ = query.shape
-    n = key.shape[1]
-    log_t = checks.as_log_temperature(log_temperature, b, m, query)
-    if mask is not None:  # what lies under it must reach no product: 0 · NaN is NaN
-        key, value = (t.masked_fill(~mask[..., None], 0.0) for t in (key, value))
+    candidates: Tensor | None,
+    mask: Tensor | None,
+    exclude_self: bool,
+    rule: selection.Rule,
+) -> Search:
+    """What `n3_aggregate` looks for, from its arguments."""
+    m, n = query.shape[1], key.shape[1]
     per_query = n if candidates is None else candidates.shape[2]
     own = torch.arange(m, device=query.device)[:, None]
     slots = torch.arange(per_query, device=query.device)
@@ -167,9 +164,4 @@ def n3_aggregate(
             selectable = others if selectable is None else selectable & others
         return Near(index, selectable, lambda: (of * m + own[rows]) * per_query + slots)
 
-    rule = _rule(k, reading, selection, generator)
-    return aggregate(query, key, value, log_t, Search(rule, near, per_query))
-
-
-def _rule(k, reading, name, generator) -> selection.Rule:
-    return selection.Rule(k, reading, name, draw_seed(generator))
+    return Search(rule, near, per_query)

@@ -41,6 +41,15 @@ def check_selection(selection: str, generator: torch.Generator | None) -> None:
         raise ValueError(f'a generator is for selection="concrete", not for {selection!r}')
 
 
+def check_rule(
+    k: int, reading: str, selection: str, generator: torch.Generator | None
+) -> None:
+    """What is to be selected, whatever from."""
+    check_k(k)
+    check_reading(reading)
+    check_selection(selection, generator)
+
+
 def check_floating(name: str, tensor: Tensor, ndim: int, wanted: str) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
@@ -82,7 +91,7 @@ def as_log_temperature(value: float | Tensor, batch: int, queries: int, like: Te
             )
         if math.isnan(value):
             raise ValueError("log_temperature is NaN")
-        value = torch.tensor(float(value), dtype=like.dtype, device=like.device)
+        value = torch.full((), float(value), dtype=like.dtype, device=like.device)
     _check_temperature_tensor(value, like)
     if value.numel() == 1:
         value = value.reshape(1, 1, 1).expand(batch, queries, 1)
@@ -146,8 +155,7 @@ def _check_positive(name: str, value: int) -> None:
         raise ValueError(f"{name} must be at least 1, got {value}")
 
 
-def window_grid(image: Tensor, patch_size: int, stride: int, window: int) -> WindowGrid:
-    """The grid of patches of (B, C, H, W) images, after checks of its numbers."""
+def check_layout(patch_size: int, stride: int, window: int) -> None:
     for name, number in (("patch_size", patch_size), ("stride", stride), ("window", window)):
         _check_positive(name, number)
     if stride > patch_size:
@@ -155,6 +163,11 @@ def window_grid(image: Tensor, patch_size: int, stride: int, window: int) -> Win
             f"stride must be at most patch_size={patch_size}, got {stride}: pixels between the "
             "patches would have no value"
         )
+
+
+def window_grid(image: Tensor, patch_size: int, stride: int, window: int) -> WindowGrid:
+    """The grid of patches of (B, C, H, W) images, after checks of its numbers."""
+    check_layout(patch_size, stride, window)
     height, width = image.shape[-2:]
     if min(height, width) < patch_size:
         raise ValueError(

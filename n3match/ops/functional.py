@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor
 
-from n3match.ops import candidates as explicit
-from n3match.ops import checks, reference, tiled
+from n3match.ops import candidates_op, checks, reference, tiled_op, triton_backend, window_op
 from n3match.ops import window as windows
+from n3match.ops.op_body import autocast_off, widest
 
-_BACKENDS = ("tiled", "reference")
+_BACKENDS = ("tiled", "triton", "reference")
+
+_log = logging.getLogger(__name__)
 
 
 def backends() -> tuple[str, ...]:
-    """Names that `backend=` takes, the default first."""
-    return _BACKENDS
+    """Names that `backend=` takes on this machine, the one that every machine has first."""
+    return tuple(name for name in _BACKENDS if name != "triton" or not triton_backend.absent())
 
 
-def _chosen(backend: str | None) -> str:
-    name = backends()[0] if backend is None else backend
-    if name not in backends():
+def _chosen(backend: str | None, refusal: str, like: Tensor) -> str:
+    """refusal: why "triton" can't serve the call, or "". Not asked for, it is for GPUs alone."""
+    if backend is not None and backend not in _BACKENDS:
         raise ValueError(f"backend must be None or one of {backends()}, got {backend!r}")
-    return name
+    if backend == "triton" and refusal:
+        raise ValueError(f"backend 'triton' can't serve this call: {refusal}")
+    if backend is not None:
+        return backend
+    if not refusal and isinstance(like, Tensor) and like.device.type == "cuda":
+        return "triton"
+    if not torch.compiler.is_compiling():
+        _log.debug("tiled, not triton: %s", refusal or "tensors are on no GPU")
+    return "tiled"
 
 
 def n3_weights(
@@ -80,7 +92,8 @@ def n3_aggregate(
             "concrete" (N³ with Gumbel noise on −d).
         generator: of that noise; None: no noise. It moves on by one number for each call, and the
             same state gives the same noise on every backend.
-        backend: None chooses; "tiled" and "reference" force.
+        backend: None chooses: "triton" for CUDA tensors where it can serve the call, otherwise
+            "tiled" (why is logged at debug level). A name forces it.
 
     Returns:
         (B, M, K, F), finite for finite input.
@@ -88,17 +101,24 @@ def n3_aggregate(
     Raises:
         ValueError, TypeError: naming the argument, what was found and what was wanted.
     """
-    name = _chosen(backend)
+    checks.check_rule(k, reading, selection, generator)
+    refusal = triton_backend.dense_refusal(query, k, candidates, reading, selection, generator)
+    name = _chosen(backend, refusal, query)
+    query, key, value = widest(query, key, value)
     given = (query, key, value, k, log_temperature)
-    options = {"mask": mask, "exclude_self": exclude_self, "reading": reading}
+    options = {"mask": mask, "exclude_self": exclude_self}
+    if name == "triton":
+        from n3match.ops import triton_dense  # imports Triton
+
+        return triton_dense.n3_aggregate(*given, **options)
+    options["reading"] = reading
     drawn = {"selection": selection, "generator": generator}
     if name == "reference":
         return reference.n3_aggregate(*given, candidates, **options, **drawn)
-    checks.check_selection(selection, generator)
     plain = selection == "n3" or (selection == "concrete" and generator is None)
     if candidates is None and plain:
-        return tiled.n3_aggregate(*given, **options)
-    return explicit.n3_aggregate(*given, candidates, **options, **drawn)
+        return tiled_op.n3_aggregate(*given, **options)
+    return candidates_op.n3_aggregate(*given, candidates, **options, **drawn)
 
 
 def n3_window_aggregate(
@@ -143,9 +163,21 @@ def n3_window_aggregate(
     Raises:
         ValueError, TypeError: naming the argument, what was found and what was wanted.
     """
-    name = _chosen(backend)
+    checks.check_rule(k, reading, selection, generator)
+    checks.check_layout(patch_size, stride, window)
+    layout = (patch_size, stride, window)
+    refusal = triton_backend.window_refusal(query, k, *layout, reading, selection, generator)
+    name = _chosen(backend, refusal, query)
+    query, key, value = widest(query, key, value)
+    given = (query, key, value, k, log_temperature, *layout)
+    if name == "triton":
+        from n3match.ops import triton_window  # imports Triton
+
+        return triton_window.n3_window_aggregate(*given, exclude_self=exclude_self)
+    options = {"exclude_self": exclude_self, "reading": reading, "selection": selection}
+    if name == "tiled" and generator is None and torch.compiler.is_compiling():
+        return window_op.n3_window_aggregate(*given, **options)
     run = reference.n3_window_aggregate if name == "reference" else windows.n3_window_aggregate
-    return run(
-        query, key, value, k, log_temperature, patch_size, stride, window,
-        exclude_self=exclude_self, reading=reading, selection=selection, generator=generator,
-    )
+    checks.check_window_images(query, key, value)
+    with autocast_off(query):
+        return run(*given, generator=generator, **options)

@@ -1,4 +1,4 @@
-"""Dense N³ in tiles of query rows, with its own backward pass: linear memory, any device.
+"""Dense N³ in tiles of query rows, forward and backward: linear memory, any device.
 
 The recursion without logarithms. For one query let p_i be the unnormalised mass of candidate i and
 Z = Σ p. Then w_i = p_i / Z and the next masses are p_i · (1 − w_i). Two facts make this exact:
@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from n3match import native
-from n3match.ops import checks, reference, tiled_native
+from n3match.ops import reference, tiled_native
 
 # Elements of one row tile: large enough to hide the cost of a call, small enough for the caches.
 _TILE_ELEMENTS = {"cpu": 1 << 20}
@@ -166,13 +166,16 @@ class Saved:
     exact: Tensor  # (M,) bool: rows left to the reference formula
 
     @classmethod
-    def empty(cls, batch: int, queries: int, k: int, like: Tensor) -> Saved:
-        """For a whole batch: every field with a batch dimension in front."""
+    def blank(cls, batch: int, queries: int, k: int, like: Tensor) -> Saved:
+        """For a whole batch: every field with a batch dimension in front.
+
+        Zeros, for where every row is left to the reference nothing else is written.
+        """
         return cls(
-            torch.empty(batch, queries, 1, dtype=torch.int64, device=like.device),
-            like.new_empty(batch, queries, 1),
-            like.new_empty(batch, queries, 1),
-            like.new_empty(batch, queries, k),
+            torch.zeros(batch, queries, 1, dtype=torch.int64, device=like.device),
+            like.new_zeros(batch, queries, 1),
+            like.new_zeros(batch, queries, 1),
+            like.new_zeros(batch, queries, k),
             torch.ones(batch, queries, dtype=torch.bool, device=like.device),
         )
 
@@ -329,7 +332,7 @@ def dense_forward(
     """
     b, m, _ = query.shape
     out = value.new_empty(b, m, k, value.shape[2])
-    batch = Saved.empty(b, m, k, query)
+    batch = Saved.blank(b, m, k, query)
     saved = [batch.element(i) for i in range(b)]
     compiled = tiled_native.usable(query, k, reading)
     problems = _problems(query, key, value, log_t, mask, exclude_self, reading, compiled)
@@ -420,48 +423,3 @@ def _add_exact_gradients(p: Problem, rows: Tensor, k: int, grad_z: Tensor, grads
     d_value += found[2]
     if d_log_t is not None:
         d_log_t[rows] = found[3]
-
-
-class _TiledAggregate(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, query, key, value, log_t, mask, k, exclude_self, reading):
-        out, *saved = dense_forward(query, key, value, log_t, mask, k, exclude_self, reading)
-        ctx.save_for_backward(query, key, value, log_t, mask, out, *saved)
-        ctx.options = (k, exclude_self, reading)
-        return out
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_out):
-        query, key, value, log_t, mask, out, *saved = ctx.saved_tensors
-        grads = dense_backward(
-            grad_out, query, key, value, log_t, mask, out, tuple(saved), *ctx.options,
-            needs_log_t=ctx.needs_input_grad[3],
-        )
-        return *grads, None, None, None, None
-
-
-def n3_aggregate(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    k: int,
-    log_temperature: float | Tensor = 0.0,
-    *,
-    mask: Tensor | None = None,
-    exclude_self: bool = False,
-    reading: str = "released",
-) -> Tensor:
-    """As `reference.n3_aggregate`, in memory linear in M and N. float16/bfloat16 input is computed
-    in float32. Differentiable once."""
-    checks.check_aggregate(query, key, value, k, mask, exclude_self, reading)
-    b, m, _ = query.shape
-    log_t = checks.as_log_temperature(log_temperature, b, m, query)
-    if b * m == 0:
-        return value.new_zeros(b, m, k, value.shape[2])
-    given = value.dtype
-    if given in (torch.float16, torch.bfloat16):
-        query, key, value, log_t = (t.float() for t in (query, key, value, log_t))
-    return _TiledAggregate.apply(
-        query, key, value, log_t, mask, k, exclude_self, reading
-    ).to(given)

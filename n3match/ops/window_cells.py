@@ -199,3 +199,21 @@ def aggregate(
     differentiable; float32 or float64."""
     log_t = log_t.reshape(len(log_t), *grid.shape)
     return _Aggregate.apply(query, key, value, log_t, _Problem(grid, not exclude_self, rule))
+
+
+def gradients(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_t: Tensor,
+    grid: WindowGrid,
+    exclude_self: bool,
+    rule: selection.Rule,
+) -> list[Tensor]:
+    """Of query, key, value and log_t, from that of what `aggregate` gives."""
+    *images, d_log_t = _backward(
+        _Problem(grid, not exclude_self, rule), query, key, value,
+        log_t.reshape(len(log_t), *grid.shape), grad.contiguous(), (True,) * 4,
+    )
+    return [*images, d_log_t.reshape(log_t.shape)]

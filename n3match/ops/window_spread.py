@@ -9,7 +9,7 @@ B batch, E channels, (n₁, n₂) grid of patches, D = E·P².
 
 from __future__ import annotations
 
-from itertools import groupby
+import math
 
 import torch
 from torch import Tensor
@@ -45,11 +45,12 @@ def window_distance_moments(
     grid = checks.window_grid(query, patch_size, stride, window)
     if query.dtype in (torch.float16, torch.bfloat16):
         query, key = query.float(), key.float()
-    parts = list(_distances(query, key, grid, exclude_self))
-    count = sum(int(allowed.sum()) * len(query) for _, allowed in parts)
+    patches, window_size = math.prod(grid.shape), math.prod(grid.window_shape)
+    count = len(query) * patches * (window_size - exclude_self)  # each lies in its own window
     if not count:
         zero = query.new_zeros(())
         return zero, zero, 0
+    parts = list(_distances(query, key, grid, exclude_self))
     shown = [torch.where(allowed, d, 0.0) for d, allowed in parts]
     mean = sum(d.sum() for d in shown) / count
     spread = sum(
@@ -71,8 +72,10 @@ def _distances(query: Tensor, key: Tensor, grid: WindowGrid, exclude_self: bool)
     first = torch.tensor([grid.first_column(j) for j in range(n2)], device=device)[:, None]
     column = torch.arange(n2, device=device)
     in_window = (column >= first) & (column < first + wide)
-    for top, group in groupby(range(n1), grid.first_row):
-        rows = list(group)
+    groups: dict[int, list[int]] = {}
+    for row in range(n1):
+        groups.setdefault(grid.first_row(row), []).append(row)
+    for top, rows in groups.items():
         here = slice(rows[0] * n2, (rows[-1] + 1) * n2)
         there = slice(top * n2, (top + high) * n2)
         d = q_norm[:, here, None] + x_norm[:, None, there] - 2 * (q[:, here] @ x[:, there].mT)

@@ -1,6 +1,41 @@
-"""The one list of backends that every test with a backend as its parameter goes through."""
+"""The one list of backends that every test with a backend as its parameter goes through.
+
+Kernels for GPUs run on a GPU where there is one. Elsewhere they are interpreted, and a case takes
+seconds: most are marked slow then, and test_triton_*.py holds the small ones.
+"""
+
+import functools
+
+import pytest
+import torch
 
 from n3match import ops
 
-BACKENDS = ops.backends()
+# These serve every call.
+BACKENDS = tuple(name for name in ops.backends() if name != "triton")
 FAST = tuple(name for name in BACKENDS if name != "reference")
+
+HAS_TRITON = "triton" in ops.backends()
+INTERPRETED = HAS_TRITON and not torch.cuda.is_available()
+_MARKS = [pytest.mark.slow] if INTERPRETED else []
+_TRITON = (pytest.param("triton", marks=_MARKS),) if HAS_TRITON else ()
+# These serve plain calls: no candidates, whole cells, N³ selection in the "released" reading.
+PLAIN_CALLS = (*BACKENDS, *_TRITON)
+FAST_PLAIN_CALLS = (*FAST, *_TRITON)
+
+
+def _there(thing, device):
+    return thing.to(device) if isinstance(thing, torch.Tensor) else thing
+
+
+def _on_its_device(function, *arguments, backend=None, **options):
+    """Tensors go to the device of the backend, and the result comes back to the CPU."""
+    device = "cuda" if backend == "triton" and not INTERPRETED else "cpu"
+    arguments = [_there(x, device) for x in arguments]
+    options = {name: _there(x, device) for name, x in options.items()}
+    z = function(*arguments, backend=backend, **options)
+    return z if device == "cpu" else z.cpu()
+
+
+n3_aggregate = functools.partial(_on_its_device, ops.n3_aggregate)
+n3_window_aggregate = functools.partial(_on_its_device, ops.n3_window_aggregate)

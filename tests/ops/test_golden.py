@@ -11,7 +11,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from backends import BACKENDS
+from backends import BACKENDS, HAS_TRITON, PLAIN_CALLS, n3_aggregate, n3_window_aggregate
 from guarded_weights import plain_weights
 
 from n3match import ops
@@ -70,7 +70,7 @@ def test_the_authors_float32_is_off_where_ours_is_right(golden):
     assert np.abs(golden["peaky/W_f32"] - golden["peaky/W_f64"]).max() > 0.25
 
 
-@pytest.mark.parametrize("backend", ops.backends())
+@pytest.mark.parametrize("backend", [*BACKENDS, *["triton"] * HAS_TRITON])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
 def test_aggregation(shared_data, backend, dtype, tolerance):
     """Golden aggregation over explicit candidates, each query given its own candidates as a
@@ -85,7 +85,7 @@ def test_aggregation(shared_data, backend, dtype, tolerance):
     b, m, o = index.shape
     rows = torch.arange(b)[:, None, None]
     log_t = leaves["log_temp"] + math.log(float(golden["temp_bias"]))
-    z = ops.n3_aggregate(
+    z = n3_aggregate(
         leaves["ye"].reshape(b * m, 1, -1),
         leaves["xe"][rows, index].reshape(b * m, o, -1),
         leaves["x"][rows, index].reshape(b * m, o, -1),
@@ -155,7 +155,7 @@ def test_golden_windows_are_the_plain_formula_with_the_authors_guard(shared_data
 
 def _check_windows(block, backend, dtype, tolerance):
     def aggregate(embedding, x, log_t):
-        return ops.n3_window_aggregate(
+        return n3_window_aggregate(
             embedding, embedding, x, block.k, log_t.view(len(x), 1, *block.grid.shape),
             *block.layout, backend=backend,
         )
@@ -169,7 +169,7 @@ def _check_windows(block, backend, dtype, tolerance):
 
 
 @pytest.mark.parametrize("name", WINDOWS)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", PLAIN_CALLS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
 def test_windows(shared_data, name, backend, dtype, tolerance):
     _check_windows(_Windows(shared_data, name), backend, dtype, tolerance)

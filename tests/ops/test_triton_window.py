@@ -1,0 +1,177 @@
+"""The Triton kernels of the window form, by the interpreter where there is no GPU: small images.
+
+On a GPU the layouts of test_window.py are gone through too.
+"""
+
+import pytest
+import test_window
+import torch
+from backends import HAS_TRITON, INTERPRETED, n3_window_aggregate
+from test_window import NAMES
+
+from n3match import ops
+from n3match.ops.window_grid import WindowGrid
+
+pytestmark = [
+    pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed, or has no GPU"),
+    # The interpreter's, of numbers that a kernel then doesn't choose.
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+]
+DEVICE = "cpu" if INTERPRETED else "cuda"
+
+# (height, width, patch, stride, window): P = 2S, S, 3S; windows larger than the grid, padding, a
+# window of one, a single patch; more than one tile of cells, and windows moved inwards.
+SMALL = [
+    (9, 12, 4, 2, 3),
+    (5, 4, 2, 2, 4),
+    (4, 5, 3, 1, 8),
+    (4, 6, 2, 1, 1),
+    (3, 3, 3, 3, 2),
+    (3, 19, 1, 1, 3),
+]
+ALL = [layout for layout in test_window.LAYOUTS if layout[2] % layout[3] == 0]
+
+
+def _inputs(layout, dtype=torch.float64, log_t=None, b=1, e=2, c=1):
+    return test_window._inputs(layout, dtype, log_t, b, e, c)
+
+
+def _run(backend, inputs, k, layout, dtype=torch.float64, **options):
+    leaves = [x.detach().clone().to(dtype).requires_grad_() for x in inputs]
+    z = n3_window_aggregate(*leaves[:3], k, leaves[3], *layout, backend=backend, **options)
+    gen = torch.Generator().manual_seed(9)
+    cotangent = torch.randn(z.shape, generator=gen, dtype=torch.float64).to(dtype)
+    return [z, *torch.autograd.grad(z, leaves, cotangent, materialize_grads=True)]
+
+
+def _compare(inputs, layout, k, dtype, tolerance, **options):
+    found = _run("triton", inputs, k, layout, dtype, **options)
+    wanted = _run("reference", inputs, k, layout, **options)
+    for name, a, b in zip(NAMES, found, wanted):
+        error = (a.double() - b).abs().max() / b.abs().max().clamp(min=0.1)
+        assert error < tolerance, f"{name}: {error}"
+    return found
+
+
+@pytest.fixture(autouse=True)
+def memory_full_of_nan(monkeypatch):
+    """So that an element never written shows."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("layout", SMALL)
+def test_exact_in_float64(layout):
+    """Nothing but rounding separates the kernels from the formula."""
+    inputs, rest = _inputs(layout)
+    _compare(inputs, rest, 3, torch.float64, 1e-9)
+
+
+def test_with_itself_and_k_above_the_number_of_candidates():
+    inputs, rest = _inputs((3, 4, 2, 1, 2), b=2)
+    _compare(inputs, rest, 6, torch.float64, 1e-8, exclude_self=False)
+
+
+@pytest.mark.parametrize("log_t", [-14.0, -2.0])
+def test_float32_and_cold(log_t):
+    """At −14 every choice is certain."""
+    inputs, rest = _inputs((6, 8, 2, 2, 3), torch.float32, log_t)
+    _compare(inputs, rest, 3, torch.float32, 2e-4)
+
+
+def test_ties_and_zero_distances_stay_finite():
+    inputs, rest = _inputs((6, 8, 4, 2, 3), torch.float32, 0.0)
+    inputs[0][:, :, :, :6] = 1.0  # equal patches
+    inputs[1].copy_(inputs[0])
+    found = _run("triton", inputs, 3, rest, torch.float32, exclude_self=False)
+    assert all(torch.isfinite(t).all() for t in found)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 3e-2), (torch.float16, 4e-3)])
+def test_half_precision(dtype, tolerance):
+    inputs, rest = _inputs((4, 5, 2, 1, 3), dtype, 2.0)
+    found = _compare(inputs, rest, 2, dtype, tolerance)
+    assert all(t.dtype == dtype for t in found)
+
+
+def test_same_bits_every_run():
+    inputs, rest = _inputs((4, 5, 2, 1, 3), torch.float32)
+    first, again = (_run("triton", inputs, 2, rest, torch.float32) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again))
+
+
+def test_compiles_into_one_graph():
+    inputs, rest = _inputs((2, 3, 2, 1, 2), torch.float32)
+    leaves = [x.to(DEVICE).requires_grad_() for x in inputs]
+
+    def run(*leaves):
+        return ops.n3_window_aggregate(*leaves[:3], 2, leaves[3], *rest, backend="triton").square()
+
+    plain = run(*leaves)
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")(*leaves)
+    torch.testing.assert_close(compiled, plain)
+    for a, b in zip(*(torch.autograd.grad(z.sum(), leaves) for z in (compiled, plain))):
+        torch.testing.assert_close(a, b)
+
+
+def test_custom_operator():
+    """What PyTorch demands of operators: schema, fake kernel, autograd, compiled with any shape."""
+    grid = WindowGrid(1, 2, 1, 1, 2)
+    query, key, value = (torch.randn(1, 2, 1, device=DEVICE).requires_grad_() for _ in range(3))
+    log_t = torch.zeros(1, 2, 1, device=DEVICE).requires_grad_()
+    geometry = [*grid.shape, *grid.window_shape, 1, 1]
+    norm = key.detach().square().sum(-1)
+    torch.library.opcheck(
+        torch.ops.n3match.triton_window, (query, key, value, norm, log_t, geometry, 2, False)
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"reading": "poster"}, "reading='poster'"),
+        ({"selection": "knn"}, "selection='knn'"),
+        ({"patch_size": 5}, "patch_size=5 is no multiple of stride=2"),
+        ({"window": 65}, "window=65 has more than 4096 candidates"),
+    ],
+)
+def test_what_it_cannot_serve_is_said(change, reason):
+    x = torch.ones(1, 2, 12, 12)
+    options = {"patch_size": 4, "stride": 2, "window": 3, **change}
+    with pytest.raises(ValueError, match=f"'triton' can't serve this call: {reason}"):
+        n3_window_aggregate(x, x, x, 2, backend="triton", **options)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="there is no GPU")
+@pytest.mark.parametrize("layout", ALL)
+@pytest.mark.parametrize("log_t", [None, -4.0, 4.0])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 2e-4)])
+def test_larger_images(layout, log_t, dtype, tolerance):
+    inputs, rest = _inputs(layout, dtype, log_t, b=2, e=3, c=2)
+    if log_t == -4.0 and dtype == torch.float32:
+        tolerance = 5e-3  # rounding of float32 distances of about 50 is 1e-4 of this t
+    _compare(inputs, rest, 3, dtype, tolerance)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="there is no GPU")
+def test_default_sizes_and_cuda_graph():
+    """Patch 10, stride 5, window 15, seven neighbours."""
+    inputs, rest = _inputs((93, 104, 10, 5, 15), torch.float32, 3.0, e=8, c=8)
+    _compare(inputs, rest, 7, torch.float32, 2e-4)
+    leaves = [x.cuda().requires_grad_() for x in inputs]
+
+    def run():
+        z = ops.n3_window_aggregate(*leaves[:3], 7, leaves[3], *rest)
+        return z, *torch.autograd.grad(z, leaves, torch.ones_like(z))
+
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        wanted = run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = run()
+    graph.replay()
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted))
