@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from n3match.pipelines.benchmarks import (
+    gpu,
     match_filter,
     matching,
     operator_benchmark,
@@ -24,16 +25,21 @@ from n3match.pipelines.benchmarks.measurement import Limits
 from n3match.pipelines.tables import markdown_table, write_text_whole
 
 PARTS = ("ops", "matching", "filter")
+GPU = "gpu"  # not among the parts that run by default: it alone needs a GPU
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m n3match.pipelines.benchmark",
                                      description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="|".join(PARTS), help="default: all")
+    parser.add_argument("parts", nargs="*", metavar="|".join((*PARTS, GPU)),
+                        help=f"default: all but {GPU}, which without a GPU says so and ends with "
+                        f"status {gpu.NO_GPU}")
     parser.add_argument("--sizes", type=int, nargs="*", default=None,
                         help="N of the operator, keypoints of matching, matches of the filter")
-    parser.add_argument("--images", type=int, nargs="*", default=list(operator_window.SIDES),
-                        metavar="SIDE", help="of the operator's window form (default: %(default)s)")
+    parser.add_argument("--images", type=int, nargs="*", default=None, metavar="SIDE",
+                        help="of the operator's window form (default: "
+                        f"{' '.join(map(str, operator_window.SIDES))}; {GPU}: "
+                        f"{' '.join(map(str, gpu.SIDES))})")
     parser.add_argument("--batch", type=int, default=1, help="pairs per call of the operator")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=Limits.seconds,
@@ -47,11 +53,12 @@ def main(argv: list[str] | None = None) -> int:
                         help="don't measure the peak memory of the operator")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads of torch")
     parser.add_argument("--out", type=Path, default=None,
-                        help="folder for benchmark-PART.csv, benchmark-ops.md and .png")
+                        help="folder for benchmark-PART.csv, benchmark-ops.md and .png, "
+                        "benchmark-gpu.md")
     arguments = parser.parse_args(argv)
-    unknown = set(arguments.parts) - set(PARTS)
+    unknown = set(arguments.parts) - {*PARTS, GPU}
     if unknown:
-        parser.error(f"unknown part {sorted(unknown)}: choose from {PARTS}")
+        parser.error(f"unknown part {sorted(unknown)}: choose from {(*PARTS, GPU)}")
     if arguments.sizes == [] and arguments.images == [] and "ops" in (arguments.parts or PARTS):
         parser.error("nothing to measure: neither --sizes nor --images of the operator")
     if arguments.threads is not None:
@@ -62,6 +69,15 @@ def main(argv: list[str] | None = None) -> int:
     )
     print(heading + "\n")
     for part in arguments.parts or PARTS:
+        if part == GPU:
+            sizes, sides = (
+                default if given is None else given
+                for given, default in ((arguments.sizes, gpu.SIZES), (arguments.images, gpu.SIDES))
+            )
+            status = gpu.run(sizes, sides, arguments.repeats, arguments.out)
+            if status:
+                return status
+            continue
         if part == "ops":
             sizes = operator_dense.SIZES if arguments.sizes is None else arguments.sizes
             limits = Limits(
@@ -70,8 +86,9 @@ def main(argv: list[str] | None = None) -> int:
                 baseline_bytes=1e9 * arguments.baseline_memory,
                 memory=not arguments.no_memory,
             )
+            sides = operator_window.SIDES if arguments.images is None else arguments.images
             operator_benchmark.run(
-                sizes, arguments.images, arguments.batch, limits, arguments.out, heading
+                sizes, sides, arguments.batch, limits, arguments.out, heading
             )
             continue
         if part == "matching":
