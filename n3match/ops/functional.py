@@ -21,18 +21,17 @@ def backends() -> tuple[str, ...]:
     return tuple(name for name in _BACKENDS if name != "triton" or not triton_backend.absent())
 
 
-def _chosen(backend: str | None, refusal: str, like: Tensor) -> str:
-    """refusal: why "triton" can't serve the call, or "". Not asked for, it is for GPUs alone."""
+def _chosen(backend: str | None, refusal: str) -> str:
+    """refusal: why "triton" can't serve the call, or ""."""
     if backend is not None and backend not in _BACKENDS:
         raise ValueError(f"backend must be None or one of {backends()}, got {backend!r}")
     if backend == "triton" and refusal:
         raise ValueError(f"backend 'triton' can't serve this call: {refusal}")
     if backend is not None:
         return backend
-    if not refusal and isinstance(like, Tensor) and like.device.type == "cuda":
-        return "triton"
+    # Until `benchmark gpu` has passed on a GPU, nobody should meet the kernels unasked.
     if not torch.compiler.is_compiling():
-        _log.debug("tiled, not triton: %s", refusal or "tensors are on no GPU")
+        _log.debug("tiled, not triton: %s", refusal or "its kernels must be asked for by name")
     return "tiled"
 
 
@@ -92,8 +91,8 @@ def n3_aggregate(
             "concrete" (N³ with Gumbel noise on −d).
         generator: of that noise; None: no noise. It moves on by one number for each call, and the
             same state gives the same noise on every backend.
-        backend: None chooses: "triton" for CUDA tensors where it can serve the call, otherwise
-            "tiled" (why is logged at debug level). A name forces it.
+        backend: None chooses "tiled", on any device; a name forces: "triton" (CUDA tensors; never
+            run on a GPU yet, so it isn't chosen by itself), "tiled" or "reference".
 
     Returns:
         (B, M, K, F), finite for finite input.
@@ -103,7 +102,7 @@ def n3_aggregate(
     """
     checks.check_rule(k, reading, selection, generator)
     refusal = triton_backend.dense_refusal(query, k, candidates, reading, selection, generator)
-    name = _chosen(backend, refusal, query)
+    name = _chosen(backend, refusal)
     query, key, value = widest(query, key, value)
     given = (query, key, value, k, log_temperature)
     options = {"mask": mask, "exclude_self": exclude_self}
@@ -167,7 +166,7 @@ def n3_window_aggregate(
     checks.check_layout(patch_size, stride, window)
     layout = (patch_size, stride, window)
     refusal = triton_backend.window_refusal(query, k, *layout, reading, selection, generator)
-    name = _chosen(backend, refusal, query)
+    name = _chosen(backend, refusal)
     query, key, value = widest(query, key, value)
     given = (query, key, value, k, log_temperature, *layout)
     if name == "triton":

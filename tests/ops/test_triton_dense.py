@@ -189,17 +189,15 @@ def test_the_choice_is_logged(caplog):
 
 
 @pytest.mark.skipif(INTERPRETED or not HAS_TRITON, reason="there is no GPU")
-def test_chosen_for_cuda_tensors_and_captured_in_a_cuda_graph(caplog):
+def test_captured_in_a_cuda_graph():
     inputs = [x.cuda().requires_grad_() for x in _inputs((2, 130, 97, 16, 24), torch.float32)]
     cotangent = torch.randn(2, 130, 3, 24, device="cuda")
 
     def run():
-        z = ops.n3_aggregate(*inputs[:3], 3, inputs[3])
+        z = ops.n3_aggregate(*inputs[:3], 3, inputs[3], backend="triton")
         return z, *torch.autograd.grad(z, inputs, cotangent)
 
-    with caplog.at_level(logging.DEBUG, "n3match"):
-        run()
-    assert not caplog.records
+    run()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         wanted = run()
