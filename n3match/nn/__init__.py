@@ -1,6 +1,6 @@
 """Blocks and networks built on the N³ operator."""
 
-from n3match.nn.classifier import ClassifierConfig, FilterOutput, MatchClassifier
+from n3match.nn.classifier import ClassifierConfig, FilterOutput, MatchClassifier, considered
 from n3match.nn.context_norm import ContextNormReLU
 from n3match.nn.dncnn import DnCNN
 from n3match.nn.image_n3_block import ImageN3Block
@@ -18,4 +18,5 @@ __all__ = [
     "N3NetConfig",
     "PRESETS",
     "PointN3Block",
+    "considered",
 ]

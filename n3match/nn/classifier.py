@@ -36,7 +36,7 @@ class ClassifierConfig:
     consensus: bool = False  # N³ blocks also see how the neighbours' motions differ
     side_information: tuple[str, ...] = ()  # names of extra input columns
     keypoint_shape: bool = False  # three more: how the keypoint turns and changes its size
-    mutual_only: bool = False  # matches known not to be mutual are never kept
+    mutual_only: bool = False  # matches known not to be mutual are left out, see `considered`
     refine: bool = False  # a second pass over the better matches, see refinement.py
     refined_share: float = 0.5  # of the matches that the second pass looks at
 
@@ -127,24 +127,33 @@ class MatchClassifier(nn.Module):
 
     def _logits(self, matches: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Logits (B, N) of the first pass and of the last, −inf where the mask is False."""
+        if not self.config.mutual_only or not matches.shape[1]:
+            return self._passes(matches, mask)
+        looked = considered(matches[..., 4:], self.config, mask)
+        left_out = matches.new_full(matches.shape[:2], _NOT_MUTUAL)
+        if mask is not None:
+            left_out = left_out.masked_fill(~mask, float("-inf"))
+        if torch.compiler.is_compiling():  # a graph's shapes don't depend on values
+            return tuple(torch.where(looked, x, left_out) for x in self._passes(matches, looked))
+        counts = looked.sum(1)
+        order = looked.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
+        order = order[:, : int(counts.max())]
+        real = torch.arange(order.shape[1], device=order.device) < counts[:, None]
+        chosen = matches.gather(1, order[..., None].expand(-1, -1, matches.shape[-1]))
+        chosen = chosen.masked_fill(~real[..., None], 0.0)
+        return tuple(
+            left_out.scatter(1, order, torch.where(real, x, left_out.gather(1, order)))
+            for x in self._passes(chosen, real)
+        )
+
+    def _passes(self, matches: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         # Under autocast the head answers in half precision; what follows is epipolar geometry.
         logits = self.trunk(matches, mask).to(matches.dtype)
         if mask is not None:
             logits = logits.masked_fill(~mask, float("-inf"))
-        last = logits
-        if self.refinement is not None and matches.shape[1]:
-            last = self.refinement(matches, logits, mask)
-        return logits, self._one_to_one(last, matches) if self.config.mutual_only else last
-
-    def _one_to_one(self, logits: Tensor, matches: Tensor) -> Tensor:
-        """Lower logits where a match isn't mutual, in pairs where that is known.
-
-        A point has one image at most: of several keypoints matched to the same one, those that
-        aren't its nearest are wrong, or right by a few pixels only.
-        """
-        mutual = matches[..., 4 + self.config.side_information.index("mutual")] > 0
-        known = mutual.any(1, keepdim=True)
-        return torch.where(known & ~mutual, logits.clamp(max=_NOT_MUTUAL), logits)
+        if self.refinement is None or not matches.shape[1]:
+            return logits, logits
+        return logits, self.refinement(matches, logits, mask)
 
     def _inputs(self, points0, points1, side, mask, shape) -> Tensor:
         check_matches(points0, points1, side, mask, shape, self.config.side_information)
@@ -158,7 +167,7 @@ class MatchClassifier(nn.Module):
         return matches if mask is None else matches.masked_fill(~mask[..., None], 0.0)
 
 
-_NOT_MUTUAL = -1.0  # the highest logit of such a match
+_NOT_MUTUAL = -8.0  # the logit of such a match
 SHAPE_COLUMNS = 3  # cosine, sine, log scale
 
 # What a column holds where nothing is known of it, as in training with side information dropped.
@@ -169,6 +178,24 @@ def neutral_side(like: Tensor, config: ClassifierConfig) -> Tensor:
     """(B, N, S) side information of matches of which nothing is known."""
     values = [NEUTRAL.get(name, 0.0) for name in config.side_information]
     return like.new_tensor(values).expand(*like.shape[:2], len(values))
+
+
+def considered(side: Tensor, config: ClassifierConfig, mask: Tensor | None = None) -> Tensor:
+    """(B, N) bool, the matches that a network looks at.
+
+    With `config.mutual_only` these are the mutual ones, in pairs where that is known (where any is
+    mutual). A point has one image at most: of several keypoints matched to the same one, those that
+    aren't its nearest are wrong, or right by a few pixels only; and the fewer wrong ones there are,
+    the more the statistics of all matches say.
+
+    Args:
+        side: (B, N, S) or more columns. mask: (B, N) bool, False for padding.
+    """
+    everything = torch.ones_like(side[..., 0], dtype=torch.bool) if mask is None else mask
+    if not config.mutual_only:
+        return everything
+    mutual = (side[..., config.side_information.index("mutual")] > 0) & everything
+    return torch.where(mutual.any(1, keepdim=True), mutual, everything)
 
 
 def check_matches(points0, points1, side, mask, shape, side_names) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from n3match.geometry import weighted_eight_point
-from n3match.nn import MatchClassifier
+from n3match.nn import MatchClassifier, considered
 from n3match.pipelines.losses import classification_loss, essential_loss, geometric_loss
 from n3match.pipelines.processes import Processes
 from n3match.pipelines.training.config import SIDE_INFORMATION, TrainingConfig
@@ -55,15 +55,16 @@ def losses(
     """
     processes = processes or Processes()
     out = run_network(net, batch, config)
-    positive = (batch["distances"] < config.label_threshold) & batch["mask"]
+    mask = considered(batch["side"], net.config, batch["mask"])
+    positive = (batch["distances"] < config.label_threshold) & mask
     weight = importance(batch, positive, config)
     classification = classification_loss(
-        out.logits, positive, batch["mask"], config.balance, weight
+        out.logits, positive, mask, config.balance, weight
     )
     total, essential = classification, classification.new_zeros(())
     if net.config.refine:
         total = total + classification_loss(
-            out.first_logits, positive, batch["mask"], config.balance, weight
+            out.first_logits, positive, mask, config.balance, weight
         )
     geometric = torch.zeros_like(essential)
     if step >= config.essential_after:
@@ -83,7 +84,7 @@ def losses(
                 first = essential_of(batch, out.first_logits)
                 total = total + config.geometric_weight * scale * geometric_loss(first, *seen)
     with torch.no_grad():
-        kept = (out.logits > 0) & batch["mask"]
+        kept = (out.logits > 0) & mask
         right = (kept & positive).sum()
         counts = torch.stack([right, kept.sum(), positive.sum()]).to(essential)
         means = torch.stack([classification, essential, geometric]) / processes.size
