@@ -7,7 +7,15 @@ import logging
 import torch
 from torch import Tensor
 
-from n3match.ops import candidates_op, checks, reference, tiled_op, triton_backend, window_op
+from n3match.ops import (
+    candidates_op,
+    checks,
+    reference,
+    tiled_op,
+    triton_backend,
+    triton_trial,
+    window_op,
+)
 from n3match.ops import window as windows
 from n3match.ops.op_body import autocast_off, widest
 
@@ -21,7 +29,7 @@ def backends() -> tuple[str, ...]:
     return tuple(name for name in _BACKENDS if name != "triton" or not triton_backend.absent())
 
 
-def _chosen(backend: str | None, refusal: str) -> str:
+def _chosen(backend: str | None, refusal: str, form: str, query: Tensor) -> str:
     """refusal: why "triton" can't serve the call, or ""."""
     if backend is not None and backend not in _BACKENDS:
         raise ValueError(f"backend must be None or one of {backends()}, got {backend!r}")
@@ -29,10 +37,22 @@ def _chosen(backend: str | None, refusal: str) -> str:
         raise ValueError(f"backend 'triton' can't serve this call: {refusal}")
     if backend is not None:
         return backend
-    # Until `benchmark gpu` has passed on a GPU, nobody should meet the kernels unasked.
+    if not refusal:
+        refusal = _distrust(form, query)
+    if not refusal:
+        return "triton"
     if not torch.compiler.is_compiling():
-        _log.debug("tiled, not triton: %s", refusal or "its kernels must be asked for by name")
+        _log.debug("tiled, not triton: %s", refusal)
     return "tiled"
+
+
+def _distrust(form: str, query: Tensor) -> str:
+    """Why the kernels aren't chosen by themselves though they could serve; "" if they are."""
+    if not isinstance(query, Tensor):
+        return "the query is no tensor"  # said better elsewhere
+    if query.device.type == "cpu":
+        return "the interpreter is for tests"
+    return triton_trial.failure(form, query.device.type, query.device.index)
 
 
 def n3_weights(
@@ -91,8 +111,8 @@ def n3_aggregate(
             "concrete" (N³ with Gumbel noise on −d).
         generator: of that noise; None: no noise. It moves on by one number for each call, and the
             same state gives the same noise on every backend.
-        backend: None chooses "tiled", on any device; a name forces: "triton" (CUDA tensors; never
-            run on a GPU yet, so it isn't chosen by itself), "tiled" or "reference".
+        backend: None chooses "triton" for CUDA tensors where it serves the call and has passed a
+            trial on the device, else "tiled"; a name forces: "triton", "tiled" or "reference".
 
     Returns:
         (B, M, K, F), finite for finite input.
@@ -102,7 +122,7 @@ def n3_aggregate(
     """
     checks.check_rule(k, reading, selection, generator)
     refusal = triton_backend.dense_refusal(query, k, candidates, reading, selection, generator)
-    name = _chosen(backend, refusal)
+    name = _chosen(backend, refusal, "dense", query)
     query, key, value = widest(query, key, value)
     given = (query, key, value, k, log_temperature)
     options = {"mask": mask, "exclude_self": exclude_self}
@@ -166,7 +186,7 @@ def n3_window_aggregate(
     checks.check_layout(patch_size, stride, window)
     layout = (patch_size, stride, window)
     refusal = triton_backend.window_refusal(query, k, *layout, reading, selection, generator)
-    name = _chosen(backend, refusal)
+    name = _chosen(backend, refusal, "window", query)
     query, key, value = widest(query, key, value)
     given = (query, key, value, k, log_temperature, *layout)
     if name == "triton":

@@ -1,4 +1,4 @@
-"""Matches that are known not to be mutual are never kept, with `mutual_only`."""
+"""With `mutual_only`, matches known not to be mutual are neither looked at nor kept."""
 
 from dataclasses import replace
 
@@ -25,18 +25,47 @@ def _nets(refine):
 
 
 @pytest.mark.parametrize("refine", [False, True])
-def test_only_mutual_ones_are_kept_and_their_logits_are_as_before(refine):
+def test_the_mutual_ones_are_scored_as_if_alone(refine):
     plain, strict = _nets(refine)
     gen = torch.Generator().manual_seed(1)
     points = torch.rand(2, 90, 4, generator=gen)
     side = torch.rand(2, 90, 2, generator=gen).round()
-    arguments = (points[..., :2], points[..., 2:], side)
-    before, after = plain(*arguments), strict(*arguments)
+    out = strict(points[..., :2], points[..., 2:], side)
     mutual = side[..., 1] > 0
-    assert bool((before.logits[~mutual] > 0).any())
-    assert bool((after.logits[~mutual] <= -1).all())
-    torch.testing.assert_close(after.logits[mutual], before.logits[mutual])
-    torch.testing.assert_close(after.weights, torch.relu(torch.tanh(after.logits)))
+    assert mutual[0].sum() != mutual[1].sum()  # ragged
+    assert bool((out.logits[~mutual] <= -1).all())
+    torch.testing.assert_close(out.weights, torch.relu(torch.tanh(out.logits)))
+    for pair in range(2):
+        alone = points[pair : pair + 1, mutual[pair]]
+        known = side[pair : pair + 1, mutual[pair]]
+        wanted = plain(alone[..., :2], alone[..., 2:], known)
+        torch.testing.assert_close(out.logits[pair, mutual[pair]], wanted.logits[0])
+        torch.testing.assert_close(out.first_logits[pair, mutual[pair]], wanted.first_logits[0])
+
+
+@pytest.mark.parametrize("refine", [False, True])
+def test_padding_changes_nothing(refine):
+    _, strict = _nets(refine)
+    gen = torch.Generator().manual_seed(3)
+    points, side = torch.rand(1, 50, 4, generator=gen), torch.rand(1, 50, 2, generator=gen).round()
+    wanted = strict.score(points[..., :2], points[..., 2:], side)
+    padded, wider = torch.ones(1, 64, 4), torch.ones(1, 64, 2)
+    padded[:, :50], wider[:, :50] = points, side
+    mask = torch.arange(64)[None] < 50
+    found = strict.score(padded[..., :2], padded[..., 2:], wider, mask)
+    torch.testing.assert_close(found[:, :50], wanted)
+    assert bool((found[:, 50:] == float("-inf")).all())
+
+
+def test_gradients_flow_to_the_mutual_ones_alone():
+    _, strict = _nets(True)
+    gen = torch.Generator().manual_seed(4)
+    points = torch.rand(1, 70, 4, generator=gen, requires_grad=True)
+    side = torch.rand(1, 70, 2, generator=gen).round()
+    logits = strict.score(points[..., :2], points[..., 2:], side)
+    (gradient,) = torch.autograd.grad(logits.sum(), points)
+    moved = (gradient != 0).any(-1)
+    assert torch.equal(moved, side[..., 1] > 0)
 
 
 def test_where_nothing_is_known_nothing_changes():

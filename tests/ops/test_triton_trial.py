@@ -1,0 +1,79 @@
+"""Kernels that fail, or answer wrongly, aren't chosen."""
+
+from importlib import import_module
+
+import pytest
+import torch
+from backends import HAS_TRITON, INTERPRETED
+
+from n3match import ops
+from n3match.ops import functional, triton_trial
+
+pytestmark = [
+    pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed, or has no GPU"),
+    pytest.mark.filterwarnings("ignore:overflow|invalid|divide:RuntimeWarning"),
+]
+
+DEVICE = "cpu" if INTERPRETED else "cuda"
+FORMS = {
+    "dense": ("triton_dense", "n3_aggregate"),
+    "window": ("triton_window", "n3_window_aggregate"),
+}
+
+
+@pytest.fixture(autouse=True)
+def small_and_forgotten(monkeypatch):
+    monkeypatch.setattr(triton_trial, "_DENSE", ((1, 20, 4),) * 3)
+    monkeypatch.setattr(triton_trial, "_WINDOW", ((1, 1, 9, 8),) * 3)
+    monkeypatch.setattr(triton_trial, "_LAYOUT", (4, 2, 3))
+    triton_trial._failure.cache_clear()
+    yield
+    triton_trial._failure.cache_clear()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_good_kernels_pass(form):
+    assert triton_trial.failure(form, DEVICE, None) == ""
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("off", [1.01, float("nan")])
+def test_wrong_results_are_seen_and_told_once(form, off, monkeypatch, recwarn):
+    module, name = FORMS[form]
+    module = import_module(f"n3match.ops.{module}")
+    kernel = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *given: kernel(*given) * off)
+    for _ in range(2):
+        assert "differ from the tiles" in triton_trial.failure(form, DEVICE, None)
+    told = [w for w in recwarn if "the tiles serve instead of Triton" in str(w.message)]
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_kernel_that_does_not_compile_is_told(form, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no such instruction")
+
+    module, name = FORMS[form]
+    monkeypatch.setattr(import_module(f"n3match.ops.{module}"), name, broken)
+    with pytest.warns(UserWarning, match="no such instruction"):
+        assert "RuntimeError" in triton_trial.failure(form, DEVICE, None)
+
+
+def test_the_choice_follows_the_trial(monkeypatch):
+    query = torch.zeros(1, 5, 2)
+    assert functional._chosen(None, "refused", "dense", query) == "tiled"
+    monkeypatch.setattr(functional, "_distrust", lambda form, query: "")
+    assert functional._chosen(None, "", "dense", query) == "triton"
+    monkeypatch.setattr(functional, "_distrust", lambda form, query: "it fails")
+    assert functional._chosen(None, "", "dense", query) == "tiled"
+    assert functional._chosen("triton", "", "dense", query) == "triton"
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="the interpreter is off where there is a GPU")
+def test_the_interpreter_is_never_chosen(monkeypatch):
+    monkeypatch.setattr(triton_trial, "failure", lambda *_: "")
+    query = torch.randn(1, 6, 2)
+    assert functional._chosen(None, "", "dense", query) == "tiled"
+    z = ops.n3_aggregate(query, query, query, 2)
+    torch.testing.assert_close(z, ops.n3_aggregate(query, query, query, 2, backend="tiled"))
