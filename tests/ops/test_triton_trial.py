@@ -77,3 +77,22 @@ def test_the_interpreter_is_never_chosen(monkeypatch):
     assert functional._chosen(None, "", "dense", query) == "tiled"
     z = ops.n3_aggregate(query, query, query, 2)
     torch.testing.assert_close(z, ops.n3_aggregate(query, query, query, 2, backend="tiled"))
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="the choice is made by the device itself")
+def test_the_trial_may_fall_into_the_compilation_of_a_graph(monkeypatch):
+    trial = triton_trial.failure
+    monkeypatch.setattr(functional, "_distrust", lambda *_: trial("dense", "cpu", None))
+    leaves = [torch.randn(1, 9, 3, requires_grad=True) for _ in range(3)]
+
+    def run(query, key, value):
+        return ops.n3_aggregate(query, key, value, 2).square()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")(*leaves)
+    found = torch.autograd.grad(compiled.sum(), leaves)
+    assert triton_trial._failure.cache_info().currsize == 1
+    monkeypatch.undo()
+    wanted = torch.autograd.grad(run(*leaves).sum(), leaves)
+    for a, b in zip(found, wanted):
+        torch.testing.assert_close(a, b)
