@@ -147,19 +147,14 @@ def _is_raw(config: N3NetConfig) -> bool:
     return config.maps == ("a", "b")
 
 
-def available() -> list[str]:
-    """The names of CLASSICAL that are installed."""
-    return [name for name in CLASSICAL if name != "bm3d" or importlib.util.find_spec("bm3d")]
-
-
 def add_method_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", nargs="*", default=[], metavar="[LABEL=]FILE",
         help="networks to compare: shipped names or files",
     )
     parser.add_argument(
-        "--methods", nargs="*", default=None, choices=tuple(CLASSICAL),
-        help="others (default: all that are installed; bm3d wants the package bm3d)",
+        "--methods", nargs="*", default=["noisy", "cv2-nlm"], choices=tuple(CLASSICAL),
+        help="others (default: noisy cv2-nlm; bm3d takes minutes, and the package bm3d)",
     )
 
 
@@ -169,8 +164,8 @@ def methods_from_arguments(arguments: argparse.Namespace) -> list[MethodSource]:
     Raises:
         ValueError: none, unknown ones, or one label for two. ImportError: bm3d isn't installed.
     """
-    names = available() if arguments.methods is None else arguments.methods
-    if "bm3d" in names and "bm3d" not in available():
+    names = arguments.methods
+    if "bm3d" in names and not importlib.util.find_spec("bm3d"):
         raise ImportError("methods: 'bm3d' needs the package bm3d: pip install bm3d")
     methods = [MethodSource.parse(name) for name in (*names, *arguments.weights)]
     labels = [method.label for method in methods]
