@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from n3match.pipelines.benchmarks import (
+    denoiser,
     gpu,
     match_filter,
     matching,
@@ -24,7 +25,7 @@ from n3match.pipelines.benchmarks import (
 from n3match.pipelines.benchmarks.measurement import Limits
 from n3match.pipelines.tables import markdown_table, write_text_whole
 
-PARTS = ("ops", "matching", "filter")
+PARTS = ("ops", "matching", "filter", "denoise")
 GPU = "gpu"  # not among the parts that run by default: it alone needs a GPU
 
 
@@ -37,8 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sizes", type=int, nargs="*", default=None,
                         help="N of the operator, keypoints of matching, matches of the filter")
     parser.add_argument("--images", type=int, nargs="*", default=None, metavar="SIDE",
-                        help="of the operator's window form (default: "
-                        f"{' '.join(map(str, operator_window.SIDES))}; {GPU}: "
+                        help="of the operator's window form and of denoising (default: "
+                        f"{' '.join(map(str, operator_window.SIDES))}; denoise: "
+                        f"{' '.join(map(str, denoiser.SIDES))}; {GPU}: "
                         f"{' '.join(map(str, gpu.SIDES))})")
     parser.add_argument("--batch", type=int, default=1, help="pairs per call of the operator")
     parser.add_argument("--repeats", type=int, default=5)
@@ -93,6 +95,8 @@ def main(argv: list[str] | None = None) -> int:
             continue
         if part == "matching":
             rows = matching.run(arguments.sizes or [2000, 8000], arguments.repeats)
+        elif part == "denoise":
+            rows = denoiser.run(arguments.images or list(denoiser.SIDES), arguments.repeats)
         else:
             rows = match_filter.run(arguments.sizes or [2000], arguments.repeats)
         columns = list(dict.fromkeys(column for row in rows for column in row))

@@ -24,6 +24,9 @@ COMMANDS = {
     "evaluate-pose-noise": (
         "evaluate_pose_noise", "poses from noisy photographs, with and without denoising them"
     ),
+    "denoise-dnd": (
+        "denoise_dnd", "denoise the Darmstadt Noise Dataset, for submission to its server"
+    ),
     "train-matcher": ("train_matcher", "train a match filter"),
     "train-denoiser": ("train_denoiser", "train a denoising network"),
     "convert-checkpoint": (
