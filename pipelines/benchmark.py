@@ -45,14 +45,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=1, help="pairs per call of the operator")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=Limits.seconds,
-                        help="for one implementation of the operator at one size: fewer repeats "
-                        "where it takes longer, and baselines that take longer for one call are "
-                        "left out at larger sizes, which the table says (default: %(default)g)")
+                        help="for one implementation of the operator, or network, at one size: "
+                        "fewer repeats where it takes longer, and baselines of the operator that "
+                        "take longer for one call are left out at larger sizes, which the table "
+                        "says (default: %(default)g)")
     parser.add_argument("--baseline-memory", type=float, default=Limits.baseline_bytes / 1e9,
                         metavar="GB", help="baselines of the operator that need more are left out, "
                         "which the table says (default: %(default)g)")
     parser.add_argument("--no-memory", action="store_true",
-                        help="don't measure the peak memory of the operator")
+                        help="don't measure the peak memory of the operator, nor of denoising")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads of torch")
     parser.add_argument("--out", type=Path, default=None,
                         help="folder for benchmark-PART.csv, benchmark-ops.md and .png, "
@@ -70,6 +71,12 @@ def main(argv: list[str] | None = None) -> int:
         f"median of {arguments.repeats}"
     )
     print(heading + "\n")
+    limits = Limits(
+        repeats=arguments.repeats,
+        seconds=arguments.seconds,
+        baseline_bytes=1e9 * arguments.baseline_memory,
+        memory=not arguments.no_memory,
+    )
     for part in arguments.parts or PARTS:
         if part == GPU:
             sizes, sides = (
@@ -82,12 +89,6 @@ def main(argv: list[str] | None = None) -> int:
             continue
         if part == "ops":
             sizes = operator_dense.SIZES if arguments.sizes is None else arguments.sizes
-            limits = Limits(
-                repeats=arguments.repeats,
-                seconds=arguments.seconds,
-                baseline_bytes=1e9 * arguments.baseline_memory,
-                memory=not arguments.no_memory,
-            )
             sides = operator_window.SIDES if arguments.images is None else arguments.images
             operator_benchmark.run(
                 sizes, sides, arguments.batch, limits, arguments.out, heading
@@ -96,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         if part == "matching":
             rows = matching.run(arguments.sizes or [2000, 8000], arguments.repeats)
         elif part == "denoise":
-            rows = denoiser.run(arguments.images or list(denoiser.SIDES), arguments.repeats)
+            rows = denoiser.run(arguments.images or denoiser.SIDES, limits)
         else:
             rows = match_filter.run(arguments.sizes or [2000], arguments.repeats)
         columns = list(dict.fromkeys(column for row in rows for column in row))

@@ -6,7 +6,7 @@ Weights are as initialised: neither time nor memory depends on what they are.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,8 @@ import torch
 
 from n3match.denoising import Denoiser, denoise
 from n3match.nn import PRESETS, N3Net
-from n3match.pipelines.benchmarks.measure import median_seconds, peak_bytes
+from n3match.pipelines.benchmarks.measure import peak_bytes, seconds_within
+from n3match.pipelines.benchmarks.measurement import Limits
 from n3match.weights import save_weights
 
 SIDES = (512,)
@@ -41,16 +42,17 @@ def prepare(name: str, side: int, threads: int) -> Callable[[], object]:
     return lambda: denoise(image, weights=net)
 
 
-def run(sides: list[int], repeats: int) -> list[dict]:
+def run(sides: Sequence[int], limits: Limits) -> list[dict]:
     rows = []
     threads = torch.get_num_threads()
     for side in sides:
         calls = {name: prepare(name, side, threads) for name in NETWORKS}
-        seconds = median_seconds(calls, repeats)
-        peaks = {name: peak_bytes(prepare, name, side, threads) for name in NETWORKS}
+        seconds = seconds_within(calls, limits.repeats, limits.seconds)
         row = {"image": f"{side}²"}
         row |= {f"{name}, s": f"{seconds[name]:.3g}" for name in NETWORKS}
         row["n3net / dncnn-17"] = f"{seconds['n3net'] / seconds['dncnn-17']:.2f}"
-        row |= {f"{name}, MB": f"{peaks[name] / 1e6:.0f}" for name in NETWORKS}
+        if limits.memory:
+            peaks = {name: peak_bytes(prepare, name, side, threads) for name in NETWORKS}
+            row |= {f"{name}, MB": f"{peaks[name] / 1e6:.0f}" for name in NETWORKS}
         rows.append(row)
     return rows
