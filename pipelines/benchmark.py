@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from n3match.pipelines.benchmarks import (
+    denoiser,
     gpu,
     match_filter,
     matching,
@@ -24,7 +25,7 @@ from n3match.pipelines.benchmarks import (
 from n3match.pipelines.benchmarks.measurement import Limits
 from n3match.pipelines.tables import markdown_table, write_text_whole
 
-PARTS = ("ops", "matching", "filter")
+PARTS = ("ops", "matching", "filter", "denoise")
 GPU = "gpu"  # not among the parts that run by default: it alone needs a GPU
 
 
@@ -37,20 +38,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sizes", type=int, nargs="*", default=None,
                         help="N of the operator, keypoints of matching, matches of the filter")
     parser.add_argument("--images", type=int, nargs="*", default=None, metavar="SIDE",
-                        help="of the operator's window form (default: "
-                        f"{' '.join(map(str, operator_window.SIDES))}; {GPU}: "
+                        help="of the operator's window form and of denoising (default: "
+                        f"{' '.join(map(str, operator_window.SIDES))}; denoise: "
+                        f"{' '.join(map(str, denoiser.SIDES))}; {GPU}: "
                         f"{' '.join(map(str, gpu.SIDES))})")
     parser.add_argument("--batch", type=int, default=1, help="pairs per call of the operator")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=Limits.seconds,
-                        help="for one implementation of the operator at one size: fewer repeats "
-                        "where it takes longer, and baselines that take longer for one call are "
-                        "left out at larger sizes, which the table says (default: %(default)g)")
+                        help="for one implementation of the operator, or network, at one size: "
+                        "fewer repeats where it takes longer, and baselines of the operator that "
+                        "take longer for one call are left out at larger sizes, which the table "
+                        "says (default: %(default)g)")
     parser.add_argument("--baseline-memory", type=float, default=Limits.baseline_bytes / 1e9,
                         metavar="GB", help="baselines of the operator that need more are left out, "
                         "which the table says (default: %(default)g)")
     parser.add_argument("--no-memory", action="store_true",
-                        help="don't measure the peak memory of the operator")
+                        help="don't measure the peak memory of the operator, nor of denoising")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads of torch")
     parser.add_argument("--out", type=Path, default=None,
                         help="folder for benchmark-PART.csv, benchmark-ops.md and .png, "
@@ -68,6 +71,12 @@ def main(argv: list[str] | None = None) -> int:
         f"median of {arguments.repeats}"
     )
     print(heading + "\n")
+    limits = Limits(
+        repeats=arguments.repeats,
+        seconds=arguments.seconds,
+        baseline_bytes=1e9 * arguments.baseline_memory,
+        memory=not arguments.no_memory,
+    )
     for part in arguments.parts or PARTS:
         if part == GPU:
             sizes, sides = (
@@ -80,12 +89,6 @@ def main(argv: list[str] | None = None) -> int:
             continue
         if part == "ops":
             sizes = operator_dense.SIZES if arguments.sizes is None else arguments.sizes
-            limits = Limits(
-                repeats=arguments.repeats,
-                seconds=arguments.seconds,
-                baseline_bytes=1e9 * arguments.baseline_memory,
-                memory=not arguments.no_memory,
-            )
             sides = operator_window.SIDES if arguments.images is None else arguments.images
             operator_benchmark.run(
                 sizes, sides, arguments.batch, limits, arguments.out, heading
@@ -93,6 +96,8 @@ def main(argv: list[str] | None = None) -> int:
             continue
         if part == "matching":
             rows = matching.run(arguments.sizes or [2000, 8000], arguments.repeats)
+        elif part == "denoise":
+            rows = denoiser.run(arguments.images or denoiser.SIDES, limits)
         else:
             rows = match_filter.run(arguments.sizes or [2000], arguments.repeats)
         columns = list(dict.fromkeys(column for row in rows for column in row))

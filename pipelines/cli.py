@@ -21,6 +21,12 @@ COMMANDS = {
     "evaluate-denoise": (
         "evaluate_denoise", "compare denoising methods on the same noisy images"
     ),
+    "evaluate-pose-noise": (
+        "evaluate_pose_noise", "poses from noisy photographs, with and without denoising them"
+    ),
+    "denoise-dnd": (
+        "denoise_dnd", "denoise the Darmstadt Noise Dataset, for submission to its server"
+    ),
     "train-matcher": ("train_matcher", "train a match filter"),
     "train-denoiser": ("train_denoiser", "train a denoising network"),
     "convert-checkpoint": (

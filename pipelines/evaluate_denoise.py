@@ -5,6 +5,11 @@ every method, not clipped, from numpy's default_rng([1234, σ, index]), index co
 are not clipped either. PSNR over the whole image with peak 1; SSIM with an 11×11 Gaussian window
 of σ 1.5. Seconds are CPU seconds per megapixel on one thread.
 
+With --noise raw (grey) or bayer (four planes of a mosaic): a camera's noise of variance a·x + b,
+clipped to 0 … 1, on images made raw-like as `train-denoiser` makes them, seeded likewise. Networks
+trained for it are told a and b; the other methods get the image through the generalised Anscombe
+transform, which makes its noise white.
+
 Exit status: 0; 2 after an error, told by one line on standard error.
 """
 
@@ -21,27 +26,34 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from n3match.datasets.denoising_images import eight_bit
 from n3match.datasets.image_files import images_in, read_image
 from n3match.pipelines.denoise import parse_gigabytes
-from n3match.pipelines.denoise_methods import CLASSICAL, MethodSource
+from n3match.pipelines.denoise_methods import (
+    MethodSource,
+    add_method_arguments,
+    methods_from_arguments,
+)
+from n3match.pipelines.denoiser_training.config import NOISES
+from n3match.pipelines.evaluation_noise import GaussianNoise, RawNoise
 from n3match.pipelines.image_quality import psnr, ssim
 from n3match.pipelines.tables import markdown_table, write_text_whole
 
-_SEED = 1234
+_LEVELS = ("0.0003,1.5e-06", "0.003,1.5e-05", "0.03,0.00015")
+
+Noise = GaussianNoise | RawNoise
 
 
 @dataclass(frozen=True)
 class Score:
-    """Of one image, σ and method."""
+    """Of one image, noise level and method."""
 
     folder: str
     image: str
-    sigma: float
+    noise: Noise
     method: str
     psnr: float
     ssim: float
@@ -49,20 +61,9 @@ class Score:
     megapixels: float
 
 
-def noisy_image(clean: np.ndarray, sigma: float, index: int) -> np.ndarray:
-    """float32 image with the noise of image number `index` (of the sorted folder) at σ.
-
-    σ that isn't whole seeds by its thousandth part.
-    """
-    seed = int(sigma) if float(sigma).is_integer() else round(sigma * 1000)
-    rng = np.random.default_rng([_SEED, seed, index])
-    noise = rng.standard_normal(clean.shape).astype(np.float32) * np.float32(sigma / 255)
-    return clean + noise
-
-
 def evaluate(
     folders: Sequence[Path],
-    sigmas: Sequence[float],
+    noises: Sequence[Noise],
     methods: Sequence[MethodSource],
     *,
     channels: int = 1,
@@ -74,25 +75,28 @@ def evaluate(
     Raises:
         ValueError, OSError: a folder without images, weights that don't fit.
     """
-    loaded = [(method.label, method.load(memory_limit)) for method in methods]
+    loaded = {
+        noise: [(method.label, noise.loaded(method, memory_limit)) for method in methods]
+        for noise in noises
+    }
     files = [(folder, list(images_in(folder))) for folder in folders]
     scores = []
-    total = sum(len(paths) for _, paths in files) * len(sigmas) * len(loaded)
+    total = sum(len(paths) for _, paths in files) * len(noises) * len(methods)
     with tqdm(total=total, unit="image", disable=quiet) as bar:
         for folder, paths in files:
             for index, path in enumerate(paths):
-                clean = eight_bit(read_image(path), channels).astype(np.float32) / np.float32(255)
-                for sigma in sigmas:
-                    noisy = noisy_image(clean, sigma, index)
-                    for label, run in loaded:
+                image = eight_bit(read_image(path), channels)
+                for noise in noises:
+                    clean, noisy = noise.pair(image, index)
+                    for label, run in loaded[noise]:
                         began = time.process_time()
-                        found = run(noisy, sigma)
+                        found = run(noisy)
                         seconds = time.process_time() - began
                         scores.append(
                             Score(
-                                folder.name, path.name, sigma, label, psnr(found, clean),
+                                folder.name, path.name, noise, label, psnr(found, clean),
                                 ssim(found, clean), seconds,
-                                clean.shape[0] * clean.shape[1] / 1e6,
+                                image.shape[0] * image.shape[1] / 1e6,
                             )
                         )
                         bar.update()
@@ -100,27 +104,27 @@ def evaluate(
 
 
 def report(scores: Sequence[Score]) -> str:
-    """A Markdown table of means for each folder, then one row per image for each σ."""
+    """A Markdown table of means for each folder, then one row per image for each level."""
     sections = []
     for folder in dict.fromkeys(s.folder for s in scores):
         here = [s for s in scores if s.folder == folder]
         sections.append(f"## {folder}\n\n{_means(here)}")
-        for sigma in dict.fromkeys(s.sigma for s in here):
-            part = [s for s in here if s.sigma == sigma]
-            sections.append(f"PSNR per image, σ = {sigma:g}:\n\n{_per_image(part)}")
+        for noise in dict.fromkeys(s.noise for s in here):
+            part = [s for s in here if s.noise == noise]
+            sections.append(f"PSNR per image, {noise.heading}:\n\n{_per_image(part)}")
     return "\n\n".join(sections) + "\n"
 
 
 def _means(scores: Sequence[Score]) -> str:
-    sigmas = list(dict.fromkeys(s.sigma for s in scores))
+    noises = list(dict.fromkeys(s.noise for s in scores))
     columns = ["method"]
-    columns += [f"{name} σ {sigma:g}" for sigma in sigmas for name in ("PSNR", "SSIM")]
+    columns += [f"{name} {noise.heading}" for noise in noises for name in ("PSNR", "SSIM")]
     rows = []
     for method in dict.fromkeys(s.method for s in scores):
         own = [s for s in scores if s.method == method]
         row = [method]
-        for sigma in sigmas:
-            part = [s for s in own if s.sigma == sigma]
+        for noise in noises:
+            part = [s for s in own if s.noise == noise]
             row += [f"{_mean(s.psnr for s in part):.3f}", f"{_mean(s.ssim for s in part):.4f}"]
         speed = sum(s.seconds for s in own) / sum(s.megapixels for s in own)
         rows.append([*row, f"{speed:.1f}"])
@@ -143,28 +147,29 @@ def _mean(values) -> float:
 def as_csv(scores: Sequence[Score]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["folder", "image", "sigma", "method", "psnr", "ssim", "cpu_seconds"])
+    writer.writerow(["folder", "image", "noise", "method", "psnr", "ssim", "cpu_seconds"])
     for s in scores:
         numbers = (f"{s.psnr:.5f}", f"{s.ssim:.6f}", f"{s.seconds:.4f}")
-        writer.writerow([s.folder, s.image, f"{s.sigma:g}", s.method, *numbers])
+        writer.writerow([s.folder, s.image, s.noise.label, s.method, *numbers])
     return text.getvalue()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folders", nargs="+", type=Path, help="clean images, e.g. set12 bsd68")
     parser.add_argument(
-        "--sigma", type=float, nargs="+", default=[25.0], metavar="S",
-        help="noise levels in 8-bit units (default: 25)",
+        "--sigma", type=float, nargs="+", default=None, metavar="S",
+        help="levels of Gaussian noise in 8-bit units (default: 25)",
     )
+    parser.add_argument("--noise", choices=NOISES, default="gaussian")
     parser.add_argument(
-        "--weights", nargs="*", default=[], metavar="[LABEL=]FILE",
-        help="networks to compare: shipped names or files",
+        "--levels", nargs="+", default=None, metavar="A,B",
+        help=f"of raw noise, variance A·x + B (default: {' '.join(_LEVELS)})",
     )
+    add_method_arguments(parser)
     parser.add_argument(
-        "--methods", nargs="*", default=list(CLASSICAL), choices=tuple(CLASSICAL),
-        help="others (default: all)",
+        "--channels", type=int, choices=(1, 3), default=None,
+        help="grey (default) or colour; raw noise has channels of its own",
     )
-    parser.add_argument("--channels", type=int, choices=(1, 3), default=1, help="grey or colour")
     parser.add_argument("--memory", type=parse_gigabytes, default=1.0, metavar="GB")
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="also write scores.csv and report.md there"
@@ -172,19 +177,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    for sigma in arguments.sigma:
-        if not 0 < sigma <= 255:
-            raise ValueError(f"sigma: wanted numbers above 0 and up to 255, got {sigma}")
-    methods = [MethodSource.parse(name) for name in (*arguments.methods, *arguments.weights)]
-    labels = [method.label for method in methods]
-    if not methods or len(set(labels)) < len(labels):
-        raise ValueError(f"methods: wanted some with different labels, got {labels}")
+    noises, channels = _noises(arguments)
+    methods = methods_from_arguments(arguments)
     # One thread, so that seconds compare, as all sets of figures quote them.
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     torch.set_flush_denormal(True)
     scores = evaluate(
-        arguments.folders, arguments.sigma, methods, channels=arguments.channels,
+        arguments.folders, noises, methods, channels=channels,
         memory_limit=int(arguments.memory * 2**30), quiet=not sys.stderr.isatty(),
     )
     text = report(scores)
@@ -193,3 +193,21 @@ def main(arguments: argparse.Namespace) -> int:
         write_text_whole(arguments.out / "report.md", text)
     print(text, end="")
     return 0
+
+
+def _noises(arguments: argparse.Namespace) -> tuple[list[Noise], int]:
+    """The noise levels asked for, and the channels of the images that they want."""
+    if arguments.noise == "gaussian":
+        if arguments.levels is not None:
+            raise ValueError("--levels: are of raw noise: give --noise raw or bayer")
+        for sigma in arguments.sigma or ():
+            if not 0 < sigma <= 255:
+                raise ValueError(f"sigma: wanted numbers above 0 and up to 255, got {sigma}")
+        sigmas = dict.fromkeys(arguments.sigma or [25.0])
+        return [GaussianNoise(sigma) for sigma in sigmas], arguments.channels or 1
+    for name in ("sigma", "channels"):
+        if getattr(arguments, name) is not None:
+            raise ValueError(f"--{name}: is of no use with raw noise, which has --levels")
+    bayer = arguments.noise == "bayer"
+    levels = dict.fromkeys(RawNoise.parse(text, bayer) for text in arguments.levels or _LEVELS)
+    return list(levels), 3 if bayer else 1

@@ -6,7 +6,8 @@ EXIF orientation is not applied), the centre of the first one is (0, 0).
 CSV: a header and the columns x0,y0,x1,y1,score; scores lie in (½, 1], higher is better (1 with
 --filter none). HDF5: datasets points0 (M, 2), points1 (M, 2), scores (M), index0 (M), index1 (M)
 into keypoints0 and keypoints1 (N, 2), and attributes: image0/1, size0/1 (width, height), K0/1,
-distortion0/1 where given, intrinsics0/1 ("given", "exif" or "assumed"), filter, num_putative.
+distortion0/1 where given, intrinsics0/1 ("given", "exif" or "assumed"), denoised0/1 (the weights)
+with --denoise, filter, num_putative.
 
 Exit status: 0 also where no match is kept (the file then holds none); 2 for an error such as an
 unreadable photograph.
@@ -105,3 +106,5 @@ def write_hdf5(path: str | os.PathLike, view: TwoView, filter_name: str) -> None
             file.attrs[f"intrinsics{i}"] = photo.intrinsics
             if photo.distortion is not None:
                 file.attrs[f"distortion{i}"] = photo.distortion
+            if photo.denoised:
+                file.attrs[f"denoised{i}"] = photo.denoised

@@ -65,7 +65,8 @@ class PairJobs:
         if path.exists():
             return
         try:
-            fields = vars(_extract(view, self.max_keypoints))
+            image = read_image_gray(view.path)
+            fields = vars(features_of(image, view, self.max_keypoints))
         except (OSError, ValueError) as error:
             if self.strict:
                 raise
@@ -136,8 +137,12 @@ class PairJobs:
         return self.writer.features_dir / f"{name}.npz"
 
 
-def _extract(view: View, max_keypoints: int) -> ViewFeatures:
-    image = read_image_gray(view.path)
+def features_of(image: np.ndarray, view: View, max_keypoints: int) -> ViewFeatures:
+    """Keypoints of a view in its photograph's pixels (H, W) uint8.
+
+    Raises:
+        ValueError: the camera isn't that of such an image.
+    """
     height, width = image.shape
     if view.size is not None and view.size != (width, height):
         raise ValueError(

@@ -33,6 +33,7 @@ class Photograph:
             (1.2 × the longer side).
         size: (width, height) of the file's image.
         scale: of `image` against the file's, (x, y), at most 1.
+        denoised: the weights that took noise out of `image`; "" where none did.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Photograph:
     intrinsics: str
     size: tuple[int, int]
     scale: tuple[float, float]
+    denoised: str = ""
 
     @property
     def file_K(self) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Relative pose of the cameras of two photographs.
 
-SIFT keypoints, nearest neighbours, the N³ match filter, a robust essential matrix, R and t.
+SIFT keypoints (of photographs denoised before with --denoise), nearest neighbours, the N³ match
+filter, a robust essential matrix, R and t.
 Convention: x1 ~ R x0 + t maps points from camera 0 to camera 1 (x right, y down, z ahead); the
 length of t is unknown and given as 1. Pixels are those stored in the file (an EXIF orientation is
 not applied), the centre of the first one is (0, 0).
@@ -124,4 +125,5 @@ def _photo_as_dict(photo: Photograph) -> dict:
         "K": photo.file_K.tolist(),
         "distortion": None if photo.distortion is None else photo.distortion.tolist(),
         "intrinsics": photo.intrinsics,
+        "denoised": photo.denoised or None,
     }

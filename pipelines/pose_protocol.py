@@ -15,6 +15,7 @@ from n3match.datasets.pair_dataset import PairDataset
 from n3match.datasets.pair_store import PairRecord, has_extras, open_store
 from n3match.datasets.two_view import TRUE_MATCH_DISTANCE
 from n3match.geometry import (
+    RelativePose,
     essential_from_pose,
     estimate_relative_pose_from_matches,
     rotation_error_deg,
@@ -198,6 +199,36 @@ def estimate_pose(
 ) -> dict:
     """Status, errors and time of an estimator on what a filter kept: fields of `PoseResult`.
 
+    Args: as `find_pose`.
+    """
+    pose, milliseconds = find_pose(record, points, filtered, name, seed)
+    return {
+        "status": pose.status.value,
+        **pose_errors(record, pose),
+        "estimator_ms": round(milliseconds, 3),
+    }
+
+
+def pose_errors(record: PairRecord, pose: RelativePose) -> dict:
+    """Degrees between an estimated pose and a pair's true one: fields of `PoseResult`."""
+    rotation = translation = None
+    error = FAILED_DEG
+    if pose.ok:
+        rotation = round(float(rotation_error_deg(pose.R, record.R)), 6)
+        translation = round(float(translation_error_deg(pose.t, record.t)), 6)
+        error = max(rotation, translation)
+    return {
+        "rotation_error_deg": rotation,
+        "translation_error_deg": translation,
+        "error_deg": error,
+    }
+
+
+def find_pose(
+    record: PairRecord, points: list[np.ndarray], filtered: Filtered, name: str, seed: int = 0
+) -> tuple[RelativePose, float]:
+    """The pose that an estimator finds on what a filter kept, and milliseconds.
+
     Args:
         record: the pair.
         points: its `undistorted_pixels`, made beforehand so that an estimator's time is its own.
@@ -224,17 +255,4 @@ def estimate_pose(
         verify=False,
         **PROTOCOLS[name].options,
     )
-    milliseconds = 1000 * (time.perf_counter() - began)
-    rotation = translation = None
-    error = FAILED_DEG
-    if pose.ok:
-        rotation = round(float(rotation_error_deg(pose.R, record.R)), 6)
-        translation = round(float(translation_error_deg(pose.t, record.t)), 6)
-        error = max(rotation, translation)
-    return {
-        "status": pose.status.value,
-        "rotation_error_deg": rotation,
-        "translation_error_deg": translation,
-        "error_deg": error,
-        "estimator_ms": round(milliseconds, 3),
-    }
+    return pose, 1000 * (time.perf_counter() - began)

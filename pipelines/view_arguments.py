@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from n3match.denoising import DEFAULT_WEIGHTS, Denoiser, denoise
+from n3match.denoising.denoise import as_denoiser
 from n3match.match_filter import MatchFilter
+from n3match.pipelines.denoise import parse_sigma
 from n3match.pipelines.photograph import ASSUMED, EXIF, GIVEN, Photograph, read_photograph
 from n3match.pipelines.two_view import Stopwatch, TwoView, match_photographs
 
@@ -44,6 +49,17 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> None:
         "--filter", default="sift", metavar="NAME",
         help='shipped weights ("sift", "sift-cnnet"), a file of weights, or "none" '
         "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--denoise", nargs="?", const=DEFAULT_WEIGHTS, metavar="WEIGHTS",
+        help="take noise out of the photographs, at the size they are matched at, before keypoints "
+        "are looked for: shipped weights or a file (without a name: %(const)s); after the "
+        "photographs",
+    )
+    parser.add_argument(
+        "--sigma", type=parse_sigma, default=argparse.SUPPRESS, metavar="auto|S",
+        help="with --denoise: the noise's standard deviation in 8-bit units; auto: estimated from "
+        "each photograph (default)",
     )
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the matches")
 
@@ -83,9 +99,12 @@ def load_filter(name: str) -> MatchFilter | None:
 
 
 def match_from_arguments(arguments: argparse.Namespace, stopwatch: Stopwatch) -> TwoView:
-    """Stages "weights", "read", "sift", "matching" and "filter" as the arguments say."""
+    """Stages "weights", "read", "denoise", "sift", "matching" and "filter" as the arguments say."""
+    if "sigma" in arguments and arguments.denoise is None:
+        raise ValueError("--sigma: is of the noise that --denoise takes out, which isn't asked for")
     with stopwatch.stage("weights"):
         filter = load_filter(arguments.filter)
+        denoiser = None if arguments.denoise is None else as_denoiser(arguments.denoise)
     with stopwatch.stage("read"):
         photos = [
             read_photograph(path, K=K, distortion=distortion, max_size=arguments.max_size)
@@ -94,9 +113,37 @@ def match_from_arguments(arguments: argparse.Namespace, stopwatch: Stopwatch) ->
                 (arguments.image1, arguments.intrinsics1, arguments.distortion1),
             )
         ]
+    if denoiser is not None:
+        # Features behind a trained ReLU can be denormal, which slows a CPU down many times.
+        torch.set_flush_denormal(True)
+        sigma = getattr(arguments, "sigma", None)
+        with stopwatch.stage("denoise"):
+            photos = [
+                denoised_photograph(photo, denoiser, arguments.denoise, sigma) for photo in photos
+            ]
     return match_photographs(
         *photos, filter=filter, max_keypoints=arguments.max_keypoints, stopwatch=stopwatch
     )
+
+
+def denoised_photograph(
+    photo: Photograph, denoiser: Denoiser, name: str, sigma: float | None
+) -> Photograph:
+    """The photograph with less noise in its `image`.
+
+    Args:
+        photo: as read.
+        denoiser: the network, and `name` what it is called.
+        sigma: of the noise, 8-bit units; None: estimated.
+
+    Raises:
+        ValueError: naming the photograph: weights that are not for it, too small to estimate.
+    """
+    try:
+        image = denoise(photo.image, sigma, weights=denoiser)
+    except ValueError as error:
+        raise ValueError(f"{photo.path}: {error}") from error
+    return replace(photo, image=image, denoised=name)
 
 
 def describe_photograph(photo: Photograph) -> str:
@@ -112,6 +159,8 @@ def describe_photograph(photo: Photograph) -> str:
     if photo.scale != (1.0, 1.0):
         height, width = photo.image.shape
         line += f", matched at {width} × {height}"
+    if photo.denoised:
+        line += f", denoised by {photo.denoised}"
     return line
 
 

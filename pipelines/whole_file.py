@@ -27,11 +27,19 @@ def check_target(path: str | os.PathLike) -> Path:
 
 @contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it at the end, or removed on an error."""
+    """A temporary name beside `path`, renamed to it at the end, or removed on an error.
+
+    Raises:
+        OSError: as `check_target`, or it can't be written in full (no space left), naming it.
+    """
     path = check_target(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # writing tells no name
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)

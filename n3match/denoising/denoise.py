@@ -15,6 +15,7 @@ from n3match import weights as stored
 from n3match.denoising.denoiser import Denoiser
 from n3match.denoising.noise_level import estimate_sigma
 from n3match.denoising.pixels import check_image
+from n3match.nn import N3NetConfig
 
 DEFAULT_WEIGHTS = "n3net"
 MEMORY_LIMIT = 1 << 30
@@ -126,11 +127,19 @@ def denoise_raw(
     )
 
 
+def accepted_sigma(config: N3NetConfig) -> tuple[float, float]:
+    """Lowest and highest σ, in 8-bit units, that `denoise` takes with a network for Gaussian
+    noise."""
+    low, high = config.sigma or (0.0, math.inf)
+    return low * (1 - _TOLERANCE), min(high * (1 + _TOLERANCE), 255.0)
+
+
 def _checked_sigma(sigma: float, net: Denoiser) -> float:
     if isinstance(sigma, bool) or not isinstance(sigma, numbers.Real):
         raise TypeError(f"sigma must be a number or None, got {type(sigma).__name__}")
-    low, high = net.config.sigma or (0.0, math.inf)
-    if not max(0.0, low * (1 - _TOLERANCE)) <= sigma <= min(high * (1 + _TOLERANCE), 255.0):
+    lowest, highest = accepted_sigma(net.config)
+    if not lowest <= sigma <= highest:
+        low, high = net.config.sigma or (0.0, math.inf)
         shown = f"{low:g} … {high:g}" if high > low else f"{low:g}"
         if high == math.inf:
             shown = "0 … 255"

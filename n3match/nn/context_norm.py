@@ -13,46 +13,10 @@ Shapes: B pairs, N matches (padded), C channels.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
-
-
-def synchronise_statistics(net: nn.Module, group: ProcessGroup | None) -> None:
-    """Lets every `ContextNormReLU` of a network take its batch statistics from all processes.
-
-    With the pairs of a batch spread over processes, training is then the same as in one process.
-    All of them must run the network in training mode equally often.
-
-    Args:
-        net: the network.
-        group: whose batches count as one; None: each process for itself.
-    """
-    for module in net.modules():
-        if isinstance(module, ContextNormReLU):
-            module.group = group
-
-
-class _SumOver(torch.autograd.Function):
-    """The sum of the processes' tensors; its gradient is the sum of theirs."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, group: ProcessGroup) -> Tensor:
-        ctx.group = group
-        x = x.clone()
-        dist.all_reduce(x, group=group)
-        return x
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        grad = grad.clone()
-        dist.all_reduce(grad, group=ctx.group)
-        return grad, None
+from n3match.nn.synchronised import SumOver, Synchronised
 
 
 def _total(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -96,7 +60,7 @@ class _CentreScaleRelu(torch.autograd.Function):
         return d_x, None, None, None
 
 
-class ContextNormReLU(nn.Module):
+class ContextNormReLU(Synchronised, nn.Module):
     """Context norm + batch norm without affine + ReLU over (B, N, C), padding ignored.
 
     Args:
@@ -117,7 +81,6 @@ class ContextNormReLU(nn.Module):
         self.context_eps = context_eps
         self.batch_eps = batch_eps
         self.momentum = momentum
-        self.group = None  # see synchronise_statistics
         # The running mean would always be zero: only the variance is kept.
         self.register_buffer("running_var", torch.ones(channels))
 
@@ -139,7 +102,7 @@ class ContextNormReLU(nn.Module):
                 total = count.sum()
                 summed = (variance / context * count).sum(0)
                 if self.group is not None:
-                    both = _SumOver.apply(torch.cat([summed, total[None]]), self.group)
+                    both = SumOver.apply(torch.cat([summed, total[None]]), self.group)
                     summed, total = both[:-1], both[-1].detach()
                 batch = summed / total
                 self._update(batch.detach(), total)

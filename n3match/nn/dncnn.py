@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from n3match.nn.synchronised import BatchNorm2d
+
 _SMALLEST_GAIN = 0.025
 
 
@@ -22,9 +24,9 @@ def convolution(channels_in: int, channels_out: int, *, bias: bool) -> nn.Conv2d
     return conv
 
 
-def batch_norm(features: int, momentum: float) -> nn.BatchNorm2d:
+def batch_norm(features: int, momentum: float) -> BatchNorm2d:
     """Started with small positive gains, |N(0, √(2/(9·features)))| and 0.025 at least."""
-    norm = nn.BatchNorm2d(features, momentum=momentum)
+    norm = BatchNorm2d(features, momentum=momentum)
     with torch.no_grad():
         norm.weight.normal_(std=math.sqrt(2 / (9 * features))).abs_().clamp_(min=_SMALLEST_GAIN)
     return norm

@@ -18,12 +18,13 @@ from torch.nn import functional
 
 from n3match import ops
 from n3match.nn.dncnn import convolution_stack
+from n3match.nn.synchronised import Synchronised, moments_over
 from n3match.ops.window_grid import WindowGrid
 
 _SMALLEST_GAIN = 1e-30
 
 
-class DistanceScale(nn.Module):
+class DistanceScale(Synchronised, nn.Module):
     """A one-channel batch norm of distances, of which only the scale acts: γ/√(variance + ε).
 
     The sign of γ doesn't count: a scale below 0 would select the farthest.
@@ -35,12 +36,16 @@ class DistanceScale(nn.Module):
         self.gain = nn.Parameter(torch.ones(()))
         self.register_buffer("running_var", torch.ones(()))
 
-    def forward(self, variance: Tensor | None = None, count: int = 0) -> Tensor:
-        """Logarithm of the scale: of a batch's variance over `count` distances, which is then
-        remembered, or (None) of what was remembered."""
-        if variance is None:
-            variance = self.running_var
-        elif count > 1:
+    def forward(self, moments: tuple[Tensor, Tensor, int] | None = None) -> Tensor:
+        """Logarithm of the scale: of the variance of a batch's distances (given by their mean,
+        variance and number), which is then remembered, or (None) of what was remembered."""
+        if moments is None:
+            variance, count = self.running_var, 0
+        elif self.group is None:
+            _, variance, count = moments
+        else:
+            _, variance, count = moments_over(*moments, self.group)
+        if count > 1:
             unbiased = variance.detach() * count / (count - 1)
             self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
         gain = torch.log(self.gain.abs().clamp(min=_SMALLEST_GAIN))
@@ -137,8 +142,7 @@ class ImageN3Block(nn.Module):
         grid = WindowGrid(*x.shape[-2:], size, stride, window)
         log_t = functional.avg_pool2d(grid.pad(self.temperature(x)), size, stride)
         if self.training:
-            _, variance, count = ops.window_distance_moments(e, e, **self.patches)
-            log_scale = self.distance_scale(variance, count)
+            log_scale = self.distance_scale(ops.window_distance_moments(e, e, **self.patches))
         else:
             log_scale = self.distance_scale()
         return log_t + self.log_bias - log_scale

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from n3match.nn import N3Net, N3NetConfig
+from n3match.nn.synchronised import synchronise_statistics
 from n3match.pipelines.checkpoint import load_checkpoint, save_checkpoint
 from n3match.pipelines.denoiser_training.averaged import AveragedWeights
 from n3match.pipelines.denoiser_training.batches import NoisyBatches
@@ -53,6 +54,11 @@ class _Run:
     ):
         self.config, self.folder, self.processes = config, folder, processes
         self.save_every = save_every
+        smallest = min(stage.batch for stage in config.crops)
+        if smallest < processes.size:
+            raise ValueError(
+                f"crops: {smallest} in a step are too few for {processes.size} processes"
+            )
         # Trained weights hold tiny numbers; denormal arithmetic is many times slower on a CPU.
         torch.set_flush_denormal(True)
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,6 +75,7 @@ class _Run:
             self.net.load_state_dict(state["net"])
             self.step, self.skipped = state["step"], state["skipped"]
         self.net.to(processes.device, memory_format=torch.channels_last).train()
+        synchronise_statistics(self.net, processes.group)
         self.averaged = AveragedWeights(self.net, config.ema)
         self.optimizer = _optimizer(self.net, config)
         if state is not None:
@@ -112,7 +119,9 @@ class _Run:
         torch.manual_seed((config.seed * config.steps + self.step) * 1009 + self.processes.rank)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             out = net(noisy, neighbours=self.step >= config.local_steps)
-        error = (out.float() - clean).square().mean()
+        # Shares of a batch may differ by a crop: the mean of all is weighted by theirs.
+        share = len(clean) * self.processes.size / config.stage(self.step).batch
+        error = (out.to(clean) - clean).square().mean() * share
         loss = 0.5 * _LOSS_PIXELS * error
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -120,7 +129,6 @@ class _Run:
         norm = torch.nn.utils.clip_grad_norm_(net.parameters(), config.clip or float("inf"))
         if bool(torch.isfinite(norm)):
             self.optimizer.step()
-            _average_statistics(net, self.processes)
             self.averaged.update(net, self.step)
         else:
             self.skipped += 1
@@ -128,8 +136,9 @@ class _Run:
                 raise RuntimeError(
                     f"training diverged: {self.skipped} steps without finite gradients"
                 )
-        error = self.processes.sum(error.detach()).item() / self.processes.size
-        before = (noisy[:, : clean.shape[1]] - clean).square().mean().item()
+        before = (noisy[:, : clean.shape[1]] - clean).square().mean() * share
+        errors = self.processes.sum(torch.stack([error.detach(), before])) / self.processes.size
+        error, before = errors.tolist()
         return {
             "loss": 0.5 * _LOSS_PIXELS * error,
             "psnr": _psnr(error),
@@ -209,15 +218,6 @@ def _optimizer(net: N3Net, config: DenoiserTraining) -> torch.optim.Optimizer:
         ],
         lr=config.rate,
     )
-
-
-@torch.no_grad()
-def _average_statistics(net: N3Net, processes: Processes) -> None:
-    """Running statistics become their mean over the processes."""
-    if processes.size > 1:
-        for buffer in net.buffers():
-            if buffer.is_floating_point():
-                buffer.copy_(processes.sum(buffer.clone()) / processes.size)
 
 
 def _as_text(config: DenoiserTraining) -> str:

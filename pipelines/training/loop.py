@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from n3match.nn import MatchClassifier
-from n3match.nn.context_norm import synchronise_statistics
+from n3match.nn.synchronised import synchronise_statistics
 from n3match.pipelines.processes import Processes, joined_processes
 from n3match.pipelines.training import objective
 from n3match.pipelines.training.config import TrainingConfig, learning_rate

@@ -81,6 +81,16 @@ def test_matching_table_compares_the_same_answer(capsys):
     assert "100.00 %" in capsys.readouterr().out
 
 
+def test_denoising_table_compares_time_and_memory(tmp_path, capsys):
+    arguments = "denoise --images 70 --repeats 1"
+    assert benchmark.main([*arguments.split(), "--out", str(tmp_path)]) == 0
+    assert "| n3net / dncnn-17 |" in capsys.readouterr().out
+    (row,) = read_csv(tmp_path / "benchmark-denoise.csv")
+    times = [float(row[f"{name}, s"]) for name in ("n3net", "dncnn-17")]
+    assert float(row["n3net / dncnn-17"]) == pytest.approx(times[0] / times[1], rel=0.02)
+    assert float(row["n3net, MB"]) >= 0
+
+
 def _hold(megabytes):
     return lambda: bytearray(b"\x01" * (megabytes << 20))
 

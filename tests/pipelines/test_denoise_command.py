@@ -1,6 +1,7 @@
 """`n3match denoise`: files and folders, good and bad."""
 
 import os
+import resource
 from dataclasses import replace
 
 import cv2
@@ -157,3 +158,34 @@ def test_tiles_give_the_same_file(tmp_path, weights):
         ) == 0
         found.append(read_image(out).astype(int))
     assert np.abs(found[0] - found[1]).max() <= 1
+
+
+def test_output_that_does_not_fit_leaves_no_half_of_a_file(tmp_path, weights, capsys):
+    """A limit to the size of files stands in for a full disk: writing fails on the way."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    cv2.imwrite(str(source / "large.png"), noise(80, 80))
+    cv2.imwrite(str(source / "small.png"), noise(10, 10))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        status = run(source, out, "--weights", weights, "--sigma", 25)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    printed = capsys.readouterr()
+    assert status == 2 and "1 of 2" in printed.out
+    assert str(out / "large.png") in printed.err and printed.err.count("n3match: error") == 1
+    assert [p.name for p in out.iterdir()] == ["small.png"]
+
+
+def test_output_folder_that_is_read_only(tmp_path, weights, monkeypatch, capsys):
+    cv2.imwrite(str(tmp_path / "in.png"), noise(20, 20))
+    (tmp_path / "out").mkdir()
+    # Who runs the tests may be root, whom modes don't stop.
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert run(tmp_path / "in.png", tmp_path / "out" / "a.png", "--weights", weights) == 2
+    assert "not writable" in capsys.readouterr().err
+    (tmp_path / "source").mkdir()
+    (tmp_path / "in.png").rename(tmp_path / "source" / "in.png")
+    assert run(tmp_path / "source", tmp_path / "out", "--weights", weights) == 2
+    assert not list((tmp_path / "out").iterdir())

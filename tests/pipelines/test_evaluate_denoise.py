@@ -10,7 +10,7 @@ import torch
 
 from n3match.nn import PRESETS, N3Net
 from n3match.pipelines.cli import main
-from n3match.pipelines.evaluate_denoise import noisy_image
+from n3match.pipelines.evaluation_noise import noisy_image
 from n3match.pipelines.image_quality import psnr, ssim
 from n3match.weights import save_weights
 

@@ -182,7 +182,8 @@ def test_two_processes_killed_again_and_again(tmp_path, config):
 _STATISTICS = """
 import os, sys, torch
 from n3match.nn import MatchClassifier
-from n3match.nn.context_norm import ContextNormReLU, synchronise_statistics
+from n3match.nn.context_norm import ContextNormReLU
+from n3match.nn.synchronised import synchronise_statistics
 from n3match.pipelines.processes import joined_processes
 data = torch.load(sys.argv[1], weights_only=True)
 with joined_processes("cpu") as processes:
