@@ -90,7 +90,8 @@ def find_essential_mat(
         threshold: inlier threshold in the unit of the points.
         mask: (N, 1) uint8 array to be overwritten with the mask, as OpenCV does.
         side: (N, S) side information, see `n3match.score_matches`.
-        shapes1, shapes2: (N, 2) keypoint sizes and angles, see there.
+        shapes1, shapes2: (N, 2) keypoint sizes and angles, see there; `match_information` finds
+            all three, and on hard pairs they matter much.
         filter: a `MatchFilter`, a shipped name, or a path; None for none.
 
     Returns:

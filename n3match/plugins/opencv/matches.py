@@ -8,18 +8,20 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from n3match.filtering import as_filter, score_matches
+from n3match.filtering import score_matches
 from n3match.geometry._checks import check_points_array
 from n3match.match_filter import MatchFilter
 from n3match.plugins.checks import (
     check_image_size,
-    check_indices,
     check_inside,
     check_pixel_camera,
     guessed_camera,
 )
-from n3match.plugins.opencv.neighbours import find_neighbours
-from n3match.plugins.side import side_columns
+from n3match.plugins.opencv.information import (
+    keypoint_shapes,
+    match_indices,
+    match_information,
+)
 
 
 def filter_matches(
@@ -65,28 +67,13 @@ def filter_matches(
     """
     size1, size2 = check_image_size("size1", size1), check_image_size("size2", size2)
     matches = list(matches1to2)
-    index1 = np.array([match.queryIdx for match in matches], dtype=np.int64)
-    index2 = np.array([match.trainIdx for match in matches], dtype=np.int64)
-    check_indices("matches1to2", "queryIdx", index1, "keypoints1", len(keypoints1))
-    check_indices("matches1to2", "trainIdx", index2, "keypoints2", len(keypoints2))
+    index1, index2 = match_indices(matches, len(keypoints1), len(keypoints2))
     if descriptors1 is not None or descriptors2 is not None:
         if side is not None:
             raise ValueError("side and descriptors: found both, wanted one of them")
-        for name, descriptors, keypoints in (
-            ("descriptors1", descriptors1, keypoints1),
-            ("descriptors2", descriptors2, keypoints2),
-        ):
-            found = None if descriptors is None else len(descriptors)
-            if found != len(keypoints):
-                raise ValueError(f"{name}: found {found} rows for {len(keypoints)} keypoints")
-        near = find_neighbours(descriptors1, descriptors2)
-        # A match to another one than the nearest says nothing in favour of itself.
-        is_nearest = near.nearest[index1] == index2
-        side = side_columns(
-            as_filter(filter).side_information,
-            np.where(is_nearest, near.ratio[index1], 1.0),
-            is_nearest & near.mutual[index1],
-        )
+        side = match_information(
+            keypoints1, keypoints2, matches, descriptors1, descriptors2, filter=filter
+        )["side"]
     logits = score_keypoint_matches(
         [keypoints1[i] for i in index1],
         [keypoints2[i] for i in index2],
@@ -138,7 +125,7 @@ def score_keypoint_matches(
         cameras.append(camera)
     shapes = None, None
     if not isinstance(matched1, np.ndarray) and not isinstance(matched2, np.ndarray):
-        shapes = _shapes(matched1), _shapes(matched2)
+        shapes = keypoint_shapes(matched1), keypoint_shapes(matched2)
     return score_matches(
         points1,
         points2,
@@ -157,8 +144,3 @@ def points_of(name: str, keypoints: Sequence[cv2.KeyPoint] | np.ndarray) -> np.n
     if isinstance(keypoints, np.ndarray):
         return check_points_array(name, keypoints)
     return np.array([k.pt for k in keypoints], dtype=np.float64).reshape(-1, 2)
-
-
-def _shapes(keypoints: Sequence[cv2.KeyPoint]) -> np.ndarray:
-    shapes = [(keypoint.size, keypoint.angle) for keypoint in keypoints]
-    return np.array(shapes, dtype=np.float64).reshape(-1, 2)

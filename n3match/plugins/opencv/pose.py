@@ -76,7 +76,7 @@ def recover_pose(*args: Any, **kwargs: Any) -> tuple:
     Raises:
         ValueError, TypeError: naming the argument; an E that is zero, or not finite.
     """
-    if "distanceThresh" in kwargs or (len(args) > 4 and is_matrix(args[3]) and _is_number(args[4])):
+    if "distanceThresh" in kwargs or _has_limit(args):
         raise TypeError("distanceThresh: recover_pose has no limit on distance, leave it out")
     kind, given = choose("recover_pose", _OVERLOADS, args, kwargs)
     points1 = point_array("points1", given["points1"])
@@ -95,6 +95,8 @@ def recover_pose(*args: Any, **kwargs: Any) -> tuple:
         if E is None:
             return 0, None, None, None, np.zeros((len(points1), 1), dtype=np.uint8)
     else:
+        if given["E"] is None:
+            raise ValueError("E is None: no essential matrix was found, so there is no pose")
         E = np.asarray(given["E"], dtype=np.float64)
         if E.shape != (3, 3):
             raise ValueError(f"E must have shape (3, 3), got {E.shape}")
@@ -138,5 +140,6 @@ def _find(points1, points2, cameras: Cameras, votes, given):
     return E, inliers
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _has_limit(args: tuple) -> bool:
+    """Whether the call is (E, points1, points2, cameraMatrix, distanceThresh, ...)."""
+    return len(args) > 4 and is_matrix(args[3]) and isinstance(args[4], (int, float))
