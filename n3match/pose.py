@@ -87,7 +87,8 @@ def pose_from_logits(
     Args:
         points0, points1, K0, K1: as there.
         logits: (N,) of the N putative matches; those above 0 are kept.
-        options: `estimator`, `threshold`, `distortion0`, `distortion1`, `seed`, as there.
+        options: `estimator`, `threshold`, `distortion0`, `distortion1`, `seed`, as there, and
+            others of `n3match.geometry.estimate_relative_pose_from_matches`.
     """
     scores = 1 / (1 + np.exp(-logits))
     kept = logits > 0
@@ -106,13 +107,14 @@ def pose_from_logits(
         inliers = np.zeros(len(kept), dtype=bool)
         inliers[kept] = pose.inliers
         return replace(pose, inliers=inliers, scores=scores)
+    most = options.pop("max_iterations", None) or _SECOND_TRY_ITERATIONS
     again = estimate_relative_pose_from_matches(
         points0,
         points1,
         K0,
         K1,
         scores=np.maximum(np.tanh(logits), 0.0),
-        max_iterations=_SECOND_TRY_ITERATIONS,
+        max_iterations=min(most, _SECOND_TRY_ITERATIONS),
         **options,
     )
     if again.ok:

@@ -11,7 +11,7 @@ from n3match.geometry._checks import (
     check_scores,
 )
 from n3match.geometry.estimators import ESTIMATORS, TwoViewProblem, choose_estimator
-from n3match.geometry.estimators.registry import FEWEST_MATCHES, MAX_ITERATIONS
+from n3match.geometry.estimators.registry import FEWEST_MATCHES, MAX_ITERATIONS, Estimator
 from n3match.geometry.planarity import points_on_a_line
 from n3match.geometry.pose_support import essential_of
 from n3match.geometry.relative_pose import PoseStatus, RelativePose
@@ -25,7 +25,7 @@ def estimate_relative_pose_from_matches(
     K0: np.ndarray,
     K1: np.ndarray,
     *,
-    estimator: str = "auto",
+    estimator: str | Estimator = "auto",
     scores: np.ndarray | None = None,
     threshold: float = 1.0,
     threshold_calibrated: float | None = None,
@@ -52,7 +52,8 @@ def estimate_relative_pose_from_matches(
             centres.
         K0, K1: (3, 3) camera matrices.
         estimator: "poselib", "opencv_usac", "opencv_ransac", "kornia" or "eight_point"; "auto" is
-            PoseLib where it is installed, else OpenCV's USAC.
+            PoseLib where it is installed, else OpenCV's USAC. Or a function of your own, from a
+            `TwoViewProblem` of 5 matches or more to an `Estimate` or None.
         scores: (N,) non-negative, higher is better. The weights of "eight_point"; sampling
             estimators don't use them. The result carries them along.
         threshold: inlier threshold in pixels; divided by the mean focal length for estimators
@@ -61,7 +62,8 @@ def estimate_relative_pose_from_matches(
             overrides `threshold`.
         confidence: at which sampling stops, between 0 and 1.
         max_iterations: most samples to draw; None: 100 000 (poselib, its default), 10 000
-            (opencv_usac), 20 480 (kornia, its default) or 1000 (opencv_ransac, OpenCV's default).
+            (opencv_usac), 20 480 (kornia, its default) or 1000 (opencv_ransac, OpenCV's default;
+            your own).
         seed: same seed, same result.
         distortion0, distortion1: lens coefficients in OpenCV's order, or None.
         num_putative: how many matches there were before a filter that looked at the geometry
@@ -88,7 +90,12 @@ def estimate_relative_pose_from_matches(
     n = len(points0)
     K0, K1 = check_intrinsics("K0", K0), check_intrinsics("K1", K1)
     scores = check_scores("scores", scores, n)
-    name = choose_estimator(estimator)
+    if callable(estimator):
+        name, run, fewest, most_iterations = estimator.__name__, estimator, 5, 1000
+    else:
+        name = choose_estimator(estimator)
+        run, fewest = ESTIMATORS[name], FEWEST_MATCHES[name]
+        most_iterations = MAX_ITERATIONS[name]
     _check_options(threshold, threshold_calibrated, confidence, max_iterations, seed)
     if num_putative is None:
         num_putative = n
@@ -107,7 +114,7 @@ def estimate_relative_pose_from_matches(
         scores,
         threshold,
         confidence,
-        MAX_ITERATIONS[name] if max_iterations is None else max_iterations,
+        most_iterations if max_iterations is None else max_iterations,
         seed,
     )
     if threshold_calibrated is not None:
@@ -126,17 +133,17 @@ def estimate_relative_pose_from_matches(
         )
 
     usable = n if scores is None or name != "eight_point" else int(np.count_nonzero(scores))
-    if usable < FEWEST_MATCHES[name]:
+    if usable < fewest:
         return result(
             PoseStatus.TOO_FEW_MATCHES,
-            detail=f"{name} needs at least {FEWEST_MATCHES[name]} matches, got {usable}",
+            detail=f"{name} needs at least {fewest} matches, got {usable}",
         )
     limit = problem.threshold_calibrated
     if points_on_a_line(x0, limit) or points_on_a_line(x1, limit):
         return result(
             PoseStatus.DEGENERATE, detail="all points of an image are on one line or point"
         )
-    estimate = ESTIMATORS[name](problem)
+    estimate = run(problem)
     if estimate is None:
         why = f"{name} found no model"
         if not verify:

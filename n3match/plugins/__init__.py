@@ -1,5 +1,5 @@
 """Thin adapters for other libraries: convert, call, convert back."""
 
-from n3match.plugins import opencv
+from n3match.plugins import kornia, opencv
 
-__all__ = ["opencv"]
+__all__ = ["kornia", "opencv"]

@@ -78,3 +78,39 @@ def test_index_past_the_keypoints():
 def test_bad_size(size):
     with pytest.raises(ValueError, match="size1 must be"):
         filter_matches(size, SIZE1, [], [], [])
+
+
+FOCAL = np.array([[1.17, 0, 0.5], [0, 1.17, 0.4], [0, 0, 1]])  # shares of the width
+MILLIMETRES = np.array([[4.2, 0, 2.9], [0, 4.2, 2.1], [0, 0, 1]])
+DOUBLE_SIZE = np.array([[1800.0, 0, 1100], [0, 1800, 767], [0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("K", "message"),
+    [
+        (FOCAL, "K1 has a focal length of 1.17"),
+        (MILLIMETRES, "K1 has a focal length of 4.2"),
+        (DOUBLE_SIZE, r"K1 has its principal point at \(1100, 767\), outside the image"),
+        (np.zeros((3, 3)), "K1 must have positive focal lengths"),
+    ],
+)
+def test_camera_in_other_units(K, message):
+    scene = make_scene(20, 0)
+    with pytest.raises(ValueError, match=message):
+        filter_matches(SIZE0, SIZE1, *_as_opencv(scene), K1=K, K2=K1)
+
+
+def test_keypoints_of_another_image_size():
+    scene = make_scene(20, 0)
+    with pytest.raises(ValueError, match=r"keypoints2: .* outside the image of 400 × 500"):
+        filter_matches(SIZE0, (400, 500), *_as_opencv(scene))
+
+
+def test_descriptors_beside_other_keypoints():
+    keypoints0, keypoints1, matches = _as_opencv(make_scene(10, 0))
+    descriptors = np.zeros((10, 4), np.float32)
+    arguments = (SIZE0, SIZE1, keypoints0, keypoints1, matches)
+    with pytest.raises(ValueError, match="descriptors2: found None rows for 10 keypoints"):
+        filter_matches(*arguments, descriptors1=descriptors)
+    with pytest.raises(ValueError, match="side and descriptors: found both"):
+        filter_matches(*arguments, descriptors1=descriptors, side=np.zeros((10, 2)))

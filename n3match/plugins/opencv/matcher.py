@@ -1,0 +1,190 @@
+"""A descriptor matcher that knows the keypoints: OpenCV 5's `setPairInfo` and `match`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from n3match.filtering import as_filter
+from n3match.geometry._checks import check_points_array
+from n3match.match_filter import MatchFilter
+from n3match.plugins.checks import check_image_size
+from n3match.plugins.opencv.matches import score_keypoint_matches
+from n3match.plugins.opencv.neighbours import Neighbours, find_neighbours
+from n3match.plugins.side import side_columns
+
+Keypoints = Sequence[cv2.KeyPoint] | np.ndarray
+
+
+@dataclass(frozen=True)
+class _Pair:
+    query: Keypoints
+    train: Keypoints
+    query_size: tuple[int, int] | None
+    train_size: tuple[int, int] | None
+    cameras: dict[str, np.ndarray | None]
+
+
+class N3Matcher:
+    """Brute-force matching and the learned filter in one, called as `cv2.LightGlueMatcher` is.
+
+    First `setPairInfo`, then `match` or `knnMatch`. It stands beside OpenCV's matcher classes and
+    is none of them (they can't be derived from in Python), so it works alike in OpenCV 4 and 5.
+
+    Args:
+        normType: as in `cv2.BFMatcher`; None: Hamming for uint8 descriptors, L2 for others.
+        filter: a `MatchFilter`, a shipped name, or a path. The shipped ones are trained on SIFT;
+            of binary descriptors (ORB, AKAZE, BRISK) they are told which matches are mutual, but
+            not the ratio of distances, which is spread otherwise there.
+    """
+
+    def __init__(
+        self,
+        normType: int | None = None,
+        *,
+        filter: MatchFilter | str | os.PathLike = "sift",
+    ):
+        self._norm = normType
+        self._filter = as_filter(filter)
+        self._pair: _Pair | None = None
+
+    def setPairInfo(
+        self,
+        queryKpts: Keypoints,
+        trainKpts: Keypoints,
+        queryImageSize: tuple[int, int] | None = None,
+        trainImageSize: tuple[int, int] | None = None,
+        *,
+        K1: np.ndarray | None = None,
+        K2: np.ndarray | None = None,
+        distortion1: np.ndarray | None = None,
+        distortion2: np.ndarray | None = None,
+    ) -> None:
+        """The keypoints of the pair to be matched next; they hold until others are set.
+
+        Args:
+            queryKpts, trainKpts: `cv2.KeyPoint` objects, whose sizes and angles help, or (N, 2)
+                pixels; a row for every descriptor.
+            queryImageSize, trainImageSize: (width, height) in pixels; needed where the camera
+                matrix isn't given.
+            K1, K2: (3, 3) camera matrices of the query and the train image; None: focal length
+                1.2 × the longer side, principal point at the centre.
+            distortion1, distortion2: lens coefficients in OpenCV's order, or None.
+
+        Raises:
+            ValueError, TypeError: naming the argument.
+        """
+        sizes = []
+        for name, size, K_name, K in (
+            ("queryImageSize", queryImageSize, "K1", K1),
+            ("trainImageSize", trainImageSize, "K2", K2),
+        ):
+            if size is None and K is None:
+                raise ValueError(f"{name} and {K_name}: found neither, wanted one of them")
+            sizes.append(None if size is None else check_image_size(name, size))
+        cameras = {"K1": K1, "K2": K2, "distortion1": distortion1, "distortion2": distortion2}
+        query, train = (
+            check_points_array(name, keypoints) if _is_array(keypoints) else tuple(keypoints)
+            for name, keypoints in (("queryKpts", queryKpts), ("trainKpts", trainKpts))
+        )
+        self._pair = _Pair(query, train, *sizes, cameras)
+
+    def clearPairInfo(self) -> None:
+        """Forgets the pair: the next `match` needs a `setPairInfo` first."""
+        self._pair = None
+
+    def isMaskSupported(self) -> bool:
+        """True, as for `cv2.BFMatcher`."""
+        return True
+
+    def match(
+        self,
+        queryDescriptors: np.ndarray | None,
+        trainDescriptors: np.ndarray | None,
+        mask: np.ndarray | None = None,
+    ) -> tuple[cv2.DMatch, ...]:
+        """The nearest train descriptor of every query descriptor, where the filter keeps it.
+
+        Args:
+            queryDescriptors, trainDescriptors: (N, D), (M, D), or None for an image without any.
+            mask: (N, M) uint8, zero where a match isn't allowed.
+
+        Returns:
+            `cv2.DMatch` objects in the order of the query descriptors; distance is that of the
+            descriptors, as in `cv2.BFMatcher`.
+
+        Raises:
+            RuntimeError: no `setPairInfo` yet. ValueError: naming the argument.
+        """
+        near, kept = self._search(queryDescriptors, trainDescriptors, 1, mask)
+        return tuple(near.rows[i][0] for i in np.flatnonzero(kept))
+
+    def knnMatch(
+        self,
+        queryDescriptors: np.ndarray | None,
+        trainDescriptors: np.ndarray | None,
+        k: int,
+        mask: np.ndarray | None = None,
+        compactResult: bool = False,
+    ) -> tuple[tuple[cv2.DMatch, ...], ...]:
+        """The k nearest train descriptors of the query descriptors whose nearest is kept.
+
+        The filter judges the nearest of each; the others are there for tests that compare.
+
+        Args:
+            queryDescriptors, trainDescriptors, mask: as in `match`.
+            k: most matches per query descriptor.
+            compactResult: leave out empty rows.
+
+        Returns:
+            A row for every query descriptor, of at most k `cv2.DMatch`, nearest first; empty where
+            the filter rejects the nearest.
+        """
+        near, kept = self._search(queryDescriptors, trainDescriptors, k, mask)
+        rows = (row if keep else () for row, keep in zip(near.rows, kept))
+        return tuple(row for row in rows if row or not compactResult)
+
+    def _search(self, query, train, k: int, mask) -> tuple[Neighbours, np.ndarray]:
+        """The neighbours, and (N,) bool of the query descriptors whose nearest is kept."""
+        pair = self._pair
+        if pair is None:
+            raise RuntimeError("setPairInfo must be called before match or knnMatch")
+        for name, descriptors, keypoints in (
+            ("queryDescriptors", query, pair.query),
+            ("trainDescriptors", train, pair.train),
+        ):
+            found = 0 if descriptors is None else len(descriptors)
+            if found != len(keypoints):
+                raise ValueError(
+                    f"{name}: found {found} rows for the {len(keypoints)} keypoints of setPairInfo"
+                )
+        near = find_neighbours(query, train, k=k, norm=self._norm, mask=mask)
+        rows = np.flatnonzero(near.nearest >= 0)
+        logits = score_keypoint_matches(
+            _chosen(pair.query, rows),
+            _chosen(pair.train, near.nearest[rows]),
+            pair.query_size,
+            pair.train_size,
+            names=("queryKpts", "trainKpts", "queryImageSize", "trainImageSize"),
+            side=side_columns(self._filter.side_information, near.ratio[rows], near.mutual[rows]),
+            filter=self._filter,
+            **pair.cameras,
+        )
+        kept = np.zeros(len(near.rows), dtype=bool)
+        kept[rows] = logits > 0
+        return near, kept
+
+
+def _is_array(keypoints: Keypoints) -> bool:
+    """Whether these are positions; anything but keypoint objects is taken for them."""
+    return isinstance(keypoints, np.ndarray) or not all(hasattr(k, "pt") for k in keypoints)
+
+
+def _chosen(keypoints: Keypoints, index: np.ndarray) -> Keypoints:
+    if isinstance(keypoints, np.ndarray):
+        return keypoints[index]
+    return [keypoints[i] for i in index]

@@ -1,0 +1,149 @@
+"""The matcher with setPairInfo: real keypoints of four detectors, OpenCV's results as measure."""
+
+import cv2
+import numpy as np
+import pytest
+from bundled_pair import DISTORTION, SIZE, K, detector, error_deg, features
+
+import n3match
+from n3match.plugins.opencv import N3Matcher, filter_matches
+from n3match.plugins.opencv.neighbours import find_neighbours
+
+DETECTORS = ["SIFT", "ORB", "AKAZE", "BRISK"]
+CAMERAS = {"K1": K, "K2": K, "distortion1": DISTORTION, "distortion2": DISTORTION}
+
+
+def _matcher(name="SIFT", **options):
+    (keypoints1, _), (keypoints2, _) = features(name)
+    matcher = N3Matcher()
+    matcher.setPairInfo(keypoints1, keypoints2, SIZE, SIZE, **(options or CAMERAS))
+    return matcher
+
+
+@pytest.fixture(scope="module", params=DETECTORS)
+def matched(request):
+    (keypoints1, descriptors1), (keypoints2, descriptors2) = features(request.param)
+    found = _matcher(request.param).match(descriptors1, descriptors2)
+    return request.param, keypoints1, keypoints2, descriptors1, descriptors2, found
+
+
+def test_matches_of_any_detector_give_the_known_pose(matched):
+    name, keypoints1, keypoints2, _, _, found = matched
+    assert isinstance(found, tuple) and all(isinstance(match, cv2.DMatch) for match in found)
+    assert 20 < len(found) < 0.3 * len(keypoints1)
+    points1 = np.array([keypoints1[match.queryIdx].pt for match in found])
+    points2 = np.array([keypoints2[match.trainIdx].pt for match in found])
+    pose = n3match.estimate_relative_pose(
+        points1, points2, K, K, filter=None, estimator="opencv_usac",
+        distortion0=DISTORTION, distortion1=DISTORTION,
+    )  # fmt: skip
+    assert pose.ok, name
+    assert error_deg(pose.R, pose.t) < 5.0
+    assert pose.num_inliers > 0.4 * len(found)
+
+
+def test_matches_are_nearest_and_mutual_as_opencv_finds_them(matched):
+    name, _, _, descriptors1, descriptors2, found = matched
+    norm = cv2.NORM_L2 if name == "SIFT" else cv2.NORM_HAMMING
+    checked = cv2.BFMatcher(norm, crossCheck=True).match(descriptors1, descriptors2)
+    mutual = {(match.queryIdx, match.trainIdx): match.distance for match in checked}
+    assert all(mutual[match.queryIdx, match.trainIdx] == match.distance for match in found)
+    assert [match.queryIdx for match in found] == sorted(match.queryIdx for match in found)
+
+
+def test_knn_match_has_the_same_matches_and_their_runners_up():
+    (_, descriptors1), (_, descriptors2) = features("SIFT")
+    matcher = _matcher()
+    pairs = [(m.queryIdx, m.trainIdx) for m in matcher.match(descriptors1, descriptors2)]
+    rows = matcher.knnMatch(descriptors1, descriptors2, k=2)
+    assert len(rows) == len(descriptors1)
+    assert [(row[0].queryIdx, row[0].trainIdx) for row in rows if row] == pairs
+    assert {len(row) for row in rows} == {0, 2}
+    assert all(row[0].distance <= row[1].distance for row in rows if row)
+    compact = matcher.knnMatch(descriptors1, descriptors2, k=1, compactResult=True)
+    assert [len(row) for row in compact] == [1] * len(pairs)
+
+
+def test_mask_forbids_matches():
+    (_, descriptors1), (_, descriptors2) = features("SIFT")
+    matcher = _matcher()
+    first = matcher.match(descriptors1, descriptors2)
+    mask = np.ones((len(descriptors1), len(descriptors2)), np.uint8)
+    mask[first[0].queryIdx] = 0
+    second = matcher.match(descriptors1, descriptors2, mask)
+    assert first[0].queryIdx not in {match.queryIdx for match in second}
+    assert len(second) > 0.8 * len(first)
+
+
+def test_positions_serve_in_place_of_keypoint_objects():
+    (keypoints1, descriptors1), (keypoints2, descriptors2) = features("SIFT")
+    matcher = N3Matcher()
+    positions = [cv2.KeyPoint.convert(keypoints) for keypoints in (keypoints1, keypoints2)]
+    matcher.setPairInfo(*positions, SIZE, SIZE)
+    found = {(m.queryIdx, m.trainIdx) for m in matcher.match(descriptors1, descriptors2)}
+    with_shapes = {(m.queryIdx, m.trainIdx) for m in _matcher().match(descriptors1, descriptors2)}
+    assert len(found & with_shapes) > 0.5 * len(with_shapes)
+
+
+def test_filter_matches_finds_the_side_information_from_descriptors():
+    """The same keypoints and cameras: the same matches as those of the matcher."""
+    (keypoints1, descriptors1), (keypoints2, descriptors2) = features("SIFT")
+    matches = cv2.BFMatcher().match(descriptors1, descriptors2)
+    kept = filter_matches(
+        SIZE, SIZE, keypoints1, keypoints2, matches, **CAMERAS,
+        descriptors1=descriptors1, descriptors2=descriptors2,
+    )  # fmt: skip
+    found = _matcher().match(descriptors1, descriptors2)
+    assert [(m.queryIdx, m.trainIdx) for m in kept] == [(m.queryIdx, m.trainIdx) for m in found]
+    without = filter_matches(SIZE, SIZE, keypoints1, keypoints2, matches, **CAMERAS)
+    assert len(without) != len(kept)
+
+
+def test_image_without_keypoints():
+    blank = np.full((120, 160), 127, np.uint8)
+    keypoints, descriptors = detector("SIFT").detectAndCompute(blank, None)
+    assert descriptors is None or not len(descriptors)  # OpenCV 4, OpenCV 5
+    (keypoints2, descriptors2) = features("SIFT")[1]
+    matcher = N3Matcher()
+    matcher.setPairInfo(keypoints, keypoints2, (160, 120), SIZE)
+    assert matcher.match(descriptors, descriptors2) == ()
+    matcher.setPairInfo(keypoints2, keypoints, SIZE, (160, 120))
+    assert matcher.knnMatch(descriptors2, descriptors, 2) == ((),) * len(descriptors2)
+
+
+def test_ratio_and_mutual_of_a_toy():
+    query = np.float32([[0, 0], [10, 0], [3, 0]])
+    train = np.float32([[1, 0], [10, 0], [5, 0]])
+    near = find_neighbours(query, train)
+    np.testing.assert_array_equal(near.nearest, [0, 1, 0])
+    np.testing.assert_allclose(near.ratio, [1 / 5, 0, 1])
+    np.testing.assert_array_equal(near.mutual, [True, True, False])
+    assert find_neighbours(query, train[:1]).ratio.tolist() == [1, 1, 1]
+    bits = np.uint8([[0], [255]])
+    near = find_neighbours(bits, bits)
+    assert near.ratio.tolist() == [1, 1] and near.mutual.all()
+    assert near.rows[0][1].distance == 8  # Hamming
+
+
+def test_wrong_use_is_told():
+    (keypoints1, descriptors1), (keypoints2, descriptors2) = features("SIFT")
+    matcher = N3Matcher()
+    with pytest.raises(RuntimeError, match="setPairInfo"):
+        matcher.match(descriptors1, descriptors2)
+    with pytest.raises(ValueError, match="trainImageSize and K2"):
+        matcher.setPairInfo(keypoints1, keypoints2, SIZE)
+    matcher.setPairInfo(keypoints1, keypoints2, SIZE, SIZE)
+    with pytest.raises(ValueError, match="queryDescriptors: found 10 rows for the 2000"):
+        matcher.match(descriptors1[:10], descriptors2)
+    with pytest.raises(ValueError, match="trainDescriptors: found 128 channels of uint8"):
+        matcher.match(descriptors1, descriptors2.astype(np.uint8))
+    matcher.setPairInfo(keypoints1, keypoints2, (384, 512), SIZE)
+    with pytest.raises(ValueError, match=r"queryKpts: \d+ of \d+ lie outside .* 384 × 512"):
+        matcher.match(descriptors1, descriptors2)
+    matcher.clearPairInfo()
+    with pytest.raises(RuntimeError, match="setPairInfo"):
+        matcher.match(descriptors1, descriptors2)
+    with pytest.raises(ValueError, match="uint8 for Hamming"):
+        find_neighbours(descriptors1, descriptors2, norm=cv2.NORM_HAMMING)
+    with pytest.raises(ValueError, match="mask must have shape"):
+        find_neighbours(descriptors1, descriptors2, mask=np.ones((3, 3)))
