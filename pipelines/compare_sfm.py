@@ -29,9 +29,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from n3match import weights
 from n3match.datasets.scene_formats import find_scenes
-from n3match.pipelines.sfm_runs import MUTUAL, RATIO, SfmResult, SfmScene
+from n3match.pipelines.sfm_runs import MUTUAL, RATIO, SfmResult, SfmScene, warm_up
 from n3match.pipelines.tables import markdown_table, write_text_whole
 
 _COLUMNS = (
@@ -66,7 +65,7 @@ def main(arguments: argparse.Namespace) -> int:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
     for method in arguments.methods:
         if method not in (RATIO, MUTUAL):
-            weights.find(method.removesuffix("+verify"))
+            warm_up(method.removesuffix("+verify"))
     found = find_scenes(arguments.scenes, "colmap")
     unknown = sorted(set(arguments.only) - {scene.name for scene in found})
     if unknown:

@@ -25,15 +25,16 @@ class PoseErrors:
 def pose_errors(found: dict[str, Pose], given: dict[str, Pose]) -> PoseErrors | None:
     """Errors of found poses, by image name, or None for fewer than three common cameras.
 
-    Three centres in general position fix the similarity. Centres on a line leave a turn around it
-    open, which then shows as an error of the rotations.
+    The similarity is from centres and rotations together: centres alone leave a turn open where
+    they lie on a line, as those of a walk past a building do.
     """
     names = sorted(found.keys() & given.keys())
     if len(names) < 3:
         return None
     centres = np.array([_centre(found[name]) for name in names])
     wanted = np.array([_centre(given[name]) for name in names])
-    scale, A, b = similarity(centres, wanted)
+    relative = np.mean([given[name][0].T @ found[name][0] for name in names], axis=0)
+    scale, A, b = similarity(centres, wanted, relative)
     all_given = np.array([_centre(pose) for pose in given.values()])
     extent = np.linalg.norm(all_given[:, None] - all_given[None], axis=-1).max()
     position = np.linalg.norm(scale * centres @ A.T + b - wanted, axis=1) / extent
@@ -42,17 +43,25 @@ def pose_errors(found: dict[str, Pose], given: dict[str, Pose]) -> PoseErrors | 
     return PoseErrors(np.degrees(np.arccos(np.clip(cosine, -1, 1))), position)
 
 
-def similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """s, A, b with target ≈ s A source + b in least squares; points (N, 3), A a rotation.
+def similarity(
+    source: np.ndarray, target: np.ndarray, turn: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """s, A, b with target ≈ s A source + b and A ≈ turn, in least squares.
 
     Umeyama, "Least-squares estimation of transformation parameters between two point patterns",
-    PAMI 1991.
+    PAMI 1991, with the chordal distance of A and `turn` added to that of the points, which are
+    taken in units of their spread.
+
+    Args:
+        source, target: (N, 3) points.
+        turn: (3, 3) mean of what each camera says of A, (3, 3) rotation matrices.
     """
     mean0, mean1 = source.mean(axis=0), target.mean(axis=0)
-    U, D, Vt = np.linalg.svd((target - mean1).T @ (source - mean0))
-    sign = np.array([1.0, 1.0, np.sign(np.linalg.det(U @ Vt)) or 1.0])
-    A = U @ np.diag(sign) @ Vt
-    scale = float((D * sign).sum() / max(((source - mean0) ** 2).sum(), 1e-300))
+    centred0, centred1 = source - mean0, target - mean1
+    spread0, spread1 = np.linalg.norm(centred0), np.linalg.norm(centred1)
+    U, _, Vt = np.linalg.svd(centred1.T @ centred0 / max(spread0 * spread1, 1e-300) + turn)
+    A = U @ np.diag([1.0, 1.0, np.sign(np.linalg.det(U @ Vt)) or 1.0]) @ Vt
+    scale = float((centred1 * (centred0 @ A.T)).sum() / max(spread0**2, 1e-300))
     return scale, A, mean1 - scale * A @ mean0
 
 

@@ -18,9 +18,11 @@ from n3match.datasets.colmap_database import pair_number
 from n3match.datasets.colmap_files import RawCamera, read_cameras_binary, read_cameras_text
 from n3match.datasets.colmap_scene import model_folder
 from n3match.datasets.images import read_image_gray
+from n3match.match_filter import MatchFilter
 from n3match.matching import Features, extract_sift, putative_matches
 from n3match.pipelines import cli
 from n3match.pipelines.pose_alignment import pose_errors
+from n3match.ragged import PairMatches, score_pairs
 
 RATIO, MUTUAL = "ratio", "mutual"
 _RATIO = 0.8  # COLMAP's default
@@ -133,6 +135,8 @@ class SfmScene:
         """The database without matches; image ids by name."""
         pycolmap = self.pycolmap
         self.base.unlink(missing_ok=True)
+        with pycolmap.Database.open(self.base):
+            pass  # with its tables
         pycolmap.import_images(
             self.base, self.photographs, camera_mode=pycolmap.CameraMode.PER_IMAGE,
             image_names=self.names,
@@ -208,6 +212,13 @@ def _pycolmap():
         ) from error
     pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value
     return pycolmap
+
+
+def warm_up(filter_name: str) -> None:
+    """Load the libraries' parts that a filter uses, which no scene should be charged for."""
+    rng = np.random.default_rng(0)
+    points = PairMatches(rng.normal(size=(500, 2)), rng.normal(size=(500, 2)))
+    score_pairs(MatchFilter.from_pretrained(filter_name), [points])
 
 
 def _filter(database: Path, name: str, options: list[str]) -> None:
