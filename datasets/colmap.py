@@ -121,7 +121,7 @@ def read_colmap_model(path: str | Path) -> ColmapModel:
                 f"which {cameras_path.name} lacks"
             )
     return ColmapModel(
-        {camera.camera_id: _camera(cameras_path, camera) for camera in cameras},
+        {camera.camera_id: camera_from_raw(cameras_path, camera) for camera in cameras},
         {image.image_id: _image(images_path, image) for image in images},
     )
 
@@ -171,7 +171,15 @@ def _suffix(path: Path) -> str | None:
     return None
 
 
-def _camera(path: Path, raw: RawCamera) -> ColmapCamera:
+def camera_from_raw(path: Path, raw: RawCamera) -> ColmapCamera:
+    """A camera as COLMAP stores it, in our convention.
+
+    Args:
+        path: of the file that it is from, for messages.
+
+    Raises:
+        ValueError: parameters that are not finite, a focal length of 0 or less, a size of no image.
+    """
     lens = _LENS.get(raw.model, "opencv")
     if raw.model in _TWO_FOCAL_LENGTHS:
         (fx, fy, cx, cy), coefficients = raw.params[:4], raw.params[4:]

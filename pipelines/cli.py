@@ -32,6 +32,13 @@ COMMANDS = {
     "convert-checkpoint": (
         "convert_checkpoint", "read a denoising network that the authors of N³ released"
     ),
+    "filter-h5": ("filter_h5", "filter the matches of hloc's HDF5 files"),
+    "filter-colmap": (
+        "filter_colmap", "filter the matches of a COLMAP database, with two-view geometries"
+    ),
+    "compare-sfm": (
+        "compare_sfm", "COLMAP reconstructions of scenes with and without the filter, compared"
+    ),
     "build-pairs": ("build_pairs", "make a training store of image pairs with known poses"),
 }
 

@@ -1,0 +1,15 @@
+"""hloc's HDF5 files: which groups are pairs, what their arrays say, filtered ones written."""
+
+from n3match.plugins.hloc.arrays import HlocFeatures, read_features, read_matches, write_matches
+from n3match.plugins.hloc.layout import HlocPair, find_pair, image_names, list_pairs
+
+__all__ = [
+    "HlocFeatures",
+    "HlocPair",
+    "find_pair",
+    "image_names",
+    "list_pairs",
+    "read_features",
+    "read_matches",
+    "write_matches",
+]
