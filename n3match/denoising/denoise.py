@@ -44,8 +44,9 @@ def as_denoiser(value: Denoiser | str | os.PathLike) -> Denoiser:
         )
     if value == DEFAULT_WEIGHTS and value not in stored.shipped():
         raise FileNotFoundError(
-            "weights: no weights for denoising are in this package: give a file of your own "
-            "(n3match train-denoiser or convert-checkpoint write such)"
+            "weights: no weights for every noise level are in this package yet: give "
+            '"n3net-25", for σ = 25, or a file of your own (n3match train-denoiser and '
+            "convert-checkpoint write such)"
         )
     return _loaded(os.fspath(value))
 
