@@ -106,7 +106,8 @@ def n3_weights(
     d = distances.double().masked_fill(~alive, 0.0)
     numbers = torch.arange(b * m * o, device=d.device).view(b, m, o)
     noise = (draw_seed(generator), numbers)
-    return weights_in_double(d, k, log_t.double(), alive, reading, selection, noise).to(distances.dtype)
+    weights = weights_in_double(d, k, log_t.double(), alive, reading, selection, noise)
+    return weights.to(distances.dtype)
 
 
 def weights_in_double(
