@@ -130,12 +130,20 @@ def _plain_operations() -> dict:
     table[torch.ops.aten.linalg_eigh.default] = eigh_of_tensors
     table[torch.ops.aten._linalg_eigh.default] = eigh_of_tensors
     table[torch.ops.aten.sort.stable] = _sort
+    table[torch.ops.aten.where.self] = _where
     return table
 
 
 def _sort(x: Tensor, stable: bool | None = None, dim: int = -1, descending: bool = False):
     # Becomes TopK, which puts the first of equals first.
     return torch.ops.aten.sort.default(x, dim, descending)
+
+
+def _where(condition: Tensor, a: Tensor, b: Tensor):
+    # onnxruntime chooses between numbers, not between truth values.
+    if a.dtype != torch.bool:
+        return NotImplemented
+    return (condition & a) | (~condition & b)
 
 
 def _copy_for_cpu(net: MatchFilter) -> MatchFilter:
