@@ -12,10 +12,10 @@ from n3match.geometry.smallest_eigenvector import eigh_of_tensors
 from n3match.nn import ClassifierConfig
 from n3match.ops import graph_tensors, reference
 
-SMALL = {"width": 16, "blocks": 3, "embedding_width": 8, "embedding_channels": 4}
+SMALL = {"width": 16, "blocks": 2, "embedding_width": 8, "embedding_channels": 4}
 CONFIGS = {
     "like sift": ClassifierConfig(
-        **SMALL, n3_after=(2,), side_information=("ratio", "mutual"), keypoint_shape=True,
+        **SMALL, n3_after=(1,), side_information=("ratio", "mutual"), keypoint_shape=True,
         mutual_only=True, refine=True,
     ),
     "like sift-cnnet": ClassifierConfig(
@@ -23,7 +23,7 @@ CONFIGS = {
     ),
     "as published": ClassifierConfig(**SMALL, n3_after=(1,)),
 }
-SIZES = [(2, 130), (1, 75), (3, 301), (2, 64)]
+SIZES = [(2, 130), (1, 75), (3, 201)]
 MUTUAL = ["some", "all", "none", "unlike"]
 
 
@@ -70,9 +70,15 @@ def same(found: torch.Tensor, wanted: torch.Tensor) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(scope="module")
 def net(request):
     return make_filter(request.param)
+
+
+def nets(quick: str):
+    """One test for each filter; those but `quick` are slow."""
+    marked = [pytest.param(name, marks=[pytest.mark.slow] * (name != quick)) for name in CONFIGS]
+    return pytest.mark.parametrize("net", marked, indirect=True)
 
 
 def score(net, given):
@@ -80,6 +86,7 @@ def score(net, given):
         return net.score(**given).clone()
 
 
+@nets(quick="like sift")
 def test_program(net):
     program = export_program(net).module()
     names = input_names(net)
@@ -91,6 +98,7 @@ def test_program(net):
     assert min(kept) > 0.1 and max(kept) < 0.95
 
 
+@nets(quick="as published")
 def test_onnx(net, tmp_path):
     pytest.importorskip("onnxscript", reason="onnxscript is not installed (extra onnx)")
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra onnx)")
@@ -104,6 +112,7 @@ def test_onnx(net, tmp_path):
         same(torch.from_numpy(found), score(net, given))
 
 
+@nets(quick="as published")
 def test_compiled(net):
     torch.compiler.reset()
     graph = torch.compile(net.score, fullgraph=True, dynamic=True, backend="aot_eager")
