@@ -4,12 +4,16 @@ from importlib import import_module
 
 # Imported when first used: torch takes seconds to load, `n3match --help` should not.
 _MODULES = {
+    "FundamentalMatrix": "n3match.geometry",
     "MatchFilter": "n3match.match_filter",
     "PoseStatus": "n3match.geometry",
     "RelativePose": "n3match.geometry",
     "denoise": "n3match.denoising",
     "denoising": "n3match",
+    "estimate_fundamental": "n3match.fundamental",
     "estimate_relative_pose": "n3match.pose",
+    "export_onnx": "n3match.export",
+    "export_program": "n3match.export",
     "geometry": "n3match",
     "matching": "n3match",
     "nn": "n3match",

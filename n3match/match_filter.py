@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
 
 from n3match import weights
 from n3match.nn import ClassifierConfig, MatchClassifier
@@ -39,3 +43,66 @@ class MatchFilter(MatchClassifier):
         except (TypeError, RuntimeError) as error:
             raise ValueError(f"name_or_path: {name_or_path} doesn't fit: {error}") from error
         return net.eval()
+
+    def score_ragged(
+        self,
+        points0: Sequence[Tensor],
+        points1: Sequence[Tensor],
+        side: Sequence[Tensor] | None = None,
+        shape: Sequence[Tensor] | None = None,
+        *,
+        batch_matches: int = 1 << 15,
+    ) -> list[Tensor]:
+        """`score` for pairs that differ in their number of matches.
+
+        Pairs of similar size are padded to one and scored together, which leaves every pair's
+        logits as they would be alone.
+
+        Args:
+            points0, points1: for each pair (N_i, 2) calibrated coordinates; N_i may be 0.
+            side, shape: for each pair (N_i, S) and (N_i, 3), see `MatchClassifier.forward`; None
+                where it isn't known of any pair.
+            batch_matches: most matches in one call, padding included, unless one pair has more.
+
+        Returns:
+            For each pair, in the order given, (N_i,) logits.
+
+        Raises:
+            ValueError, TypeError: naming the argument.
+        """
+        if batch_matches < 1:
+            raise ValueError(f"batch_matches must be at least 1, got {batch_matches}")
+        columns = {"points0": points0, "points1": points1, "side": side, "shape": shape}
+        columns = {name: list(c) for name, c in columns.items() if c is not None}
+        lengths = [len(points) for points in columns["points0"]]
+        for name, column in columns.items():
+            if [len(tensor) for tensor in column] != lengths:
+                raise ValueError(
+                    f"{name} must have a row for each match of each pair, as points0 has "
+                    f"({lengths}), got {[len(tensor) for tensor in column]}"
+                )
+        logits: list[Tensor] = [points.new_zeros(0) for points in columns["points0"]]
+        for batch in _batches(lengths, batch_matches):
+            padded = {
+                name: nn.utils.rnn.pad_sequence([column[i] for i in batch], batch_first=True)
+                for name, column in columns.items()
+            }
+            count = torch.tensor([lengths[i] for i in batch], device=padded["points0"].device)
+            mask = torch.arange(int(count.max()), device=count.device) < count[:, None]
+            for i, row in zip(batch, self.score(**padded, mask=mask)):
+                logits[i] = row[: lengths[i]]
+        return logits
+
+
+def _batches(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Numbers of the pairs that have matches, longest first, cut where padding them to the first
+    would exceed `most`."""
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not lengths[i]:
+            continue
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= most:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches

@@ -29,6 +29,7 @@ COMMANDS = {
     ),
     "train-matcher": ("train_matcher", "train a match filter"),
     "train-denoiser": ("train_denoiser", "train a denoising network"),
+    "export": ("export_filter", "write a match filter as ONNX, for programs without PyTorch"),
     "convert-checkpoint": (
         "convert_checkpoint", "read a denoising network that the authors of N³ released"
     ),

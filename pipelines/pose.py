@@ -112,6 +112,7 @@ def pose_as_dict(view: TwoView, pose: RelativePose) -> dict:
             "inliers": pose.num_inliers,
         },
         "homography_support": pose.homography_support,
+        "homography": plain(pose.homography),
         "estimator": pose.estimator,
         "images": [_photo_as_dict(photo) for photo in view.photographs],
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +18,13 @@ from n3match.geometry import (
     RelativePose,
     essential_from_pose,
     estimate_relative_pose_from_matches,
+    guess_intrinsics,
     rotation_error_deg,
     symmetric_epipolar_distance,
     translation_error_deg,
     undistort_points,
 )
-from n3match.pipelines.filtered import Filtered
+from n3match.pipelines.filtered import Filtered, PreparedFilter
 from n3match.pipelines.match_filters import FilterSource
 from n3match.pipelines.pose_results import FAILED_DEG, PoseResult
 
@@ -73,12 +74,20 @@ class PairEvaluator:
         sources: the filters.
         seed: of the estimators.
         settings: fingerprints for the rows, by (name of the store, label, estimator).
+        focal_guess: the filters see the pairs `with_guessed_cameras`; estimators don't.
     """
 
-    def __init__(self, sources: Sequence[FilterSource], seed: int, settings: dict):
+    def __init__(
+        self,
+        sources: Sequence[FilterSource],
+        seed: int,
+        settings: dict,
+        focal_guess: bool = False,
+    ):
         self._filters = {source.label: source.load() for source in sources}
         self._seed = seed
         self._settings = settings
+        self._focal_guess = focal_guess
         self._data: dict[Path, PairDataset] = {}
 
     def __call__(
@@ -95,7 +104,7 @@ class PairEvaluator:
         read_ms = 1000 * (time.perf_counter() - began)
         results = []
         for label in dict.fromkeys(label for label, _ in todo):
-            prepared = self._filters[label](record)
+            prepared = self._prepared(label, record)
             began = time.perf_counter()
             filtered = prepared()
             filter_ms = 1000 * (time.perf_counter() - began)
@@ -131,7 +140,20 @@ class PairEvaluator:
     def filtered(self, store: Path, pair: int, label: str) -> tuple[PairRecord, Filtered]:
         """A pair and what the filter of that label says of it."""
         record = self.record(store, pair)
-        return record, self._filters[label](record)()
+        return record, self._prepared(label, record)()
+
+    def _prepared(self, label: str, record: PairRecord) -> PreparedFilter:
+        seen = with_guessed_cameras(record) if self._focal_guess else record
+        return self._filters[label](seen)
+
+
+def with_guessed_cameras(record: PairRecord) -> PairRecord:
+    """The pair as someone sees it who knows neither camera nor lens, see `guess_intrinsics`."""
+    K0, K1 = guess_intrinsics(record.size0), guess_intrinsics(record.size1)
+    none = np.zeros(0)
+    x0, x1 = undistort_points(record.points0, K0), undistort_points(record.points1, K1)
+    xs = np.concatenate([x0, x1], axis=1).astype(record.xs.dtype)
+    return replace(record, xs=xs, K0=K0, K1=K1, distortion0=none, distortion1=none)
 
 
 def choose_pairs(stores: Sequence[Path], limit: int | None) -> list[tuple[Path, int]]:

@@ -43,6 +43,7 @@ def evaluate_pose(
     workers: int = 1,
     progress: bool = True,
     processes: Processes | None = None,
+    focal_guess: bool = False,
 ) -> list[PoseResult]:
     """Filters the pairs of stores, estimates their poses and compares them with the true ones.
 
@@ -56,6 +57,7 @@ def evaluate_pose(
         workers: processes, one thread each; 1: everything in this one.
         progress: show a bar on standard error.
         processes: of a job under torchrun, which share the pairs and see one `out`.
+        focal_guess: the filters don't know the cameras, see `with_guessed_cameras`.
 
     Returns:
         A row per pair, filter and estimator, sorted; none but in the first of the processes.
@@ -72,7 +74,7 @@ def evaluate_pose(
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     stores = [Path(store) for store in stores]
-    settings = _fingerprints(stores, sources, estimators, seed)
+    settings = _fingerprints(stores, sources, estimators, seed, focal_guess)
     chosen = choose_pairs(stores, limit)
 
     wanted = {
@@ -94,7 +96,7 @@ def evaluate_pose(
         ]
         if todo:
             jobs.append((store, pair, todo))
-    evaluator = PairEvaluator(sources, seed, settings)
+    evaluator = PairEvaluator(sources, seed, settings, focal_guess)
     try:
         with tqdm(
             total=len(chosen), initial=len(chosen) - len(jobs), unit="pair",
@@ -180,12 +182,20 @@ def _one_thread() -> Iterator[None]:
 
 
 def _fingerprints(
-    stores: Sequence[Path], sources: Sequence[FilterSource], estimators: Sequence[str], seed: int
+    stores: Sequence[Path],
+    sources: Sequence[FilterSource],
+    estimators: Sequence[str],
+    seed: int,
+    focal_guess: bool,
 ) -> dict[tuple[str, str, str], str]:
     """Short hashes of everything that a row depends on, by (store, filter, estimator)."""
     of_store = {store.name: _hash_file(store) for store in stores}
     of_filter = {
-        source.label: [source.fingerprint(), *versions("opencv", "kornia", "n3match")]
+        source.label: [
+            source.fingerprint(),
+            *versions("opencv", "kornia", "n3match"),
+            *(["focal guess"] if focal_guess else []),
+        ]
         for source in sources
     }
     of_estimator = {

@@ -13,7 +13,7 @@ from n3match.datasets.pair_dataset import PairDataset
 from n3match.datasets.pair_store import PairRecord
 from n3match.pipelines.match_filters import FilterSource
 from n3match.pipelines.plot import plot_matches
-from n3match.pipelines.pose_protocol import are_right
+from n3match.pipelines.pose_protocol import are_right, with_guessed_cameras
 from n3match.pipelines.pose_results import PoseResult
 
 _BLANK = 60  # grey of a photograph that isn't there
@@ -35,6 +35,8 @@ def plot_worst_pairs(
     stores: Sequence[Path],
     images: Sequence[Path],
     count: int,
+    *,
+    focal_guess: bool = False,
 ) -> list[Path]:
     """Writes `count` pictures, called by rank and pair; those of an earlier run are removed.
 
@@ -44,13 +46,14 @@ def plot_worst_pairs(
         source: the filter; it is run again on these pairs.
         stores: those evaluated.
         images: folders of scenes where the photographs may be; a pair without is drawn on grey.
+        focal_guess: the filter saw the pairs `with_guessed_cameras`.
     """
     paths = {store.name: store for store in stores}
     filter_ = source.load()
     written = []
     for rank, (store, pair) in enumerate(worst_pairs(results, source.label, count), 1):
         record = PairDataset(paths[store]).record(pair)
-        filtered = filter_(record)()
+        filtered = filter_(with_guessed_cameras(record) if focal_guess else record)()
         points = filtered.points or (record.points0, record.points1)
         rows = [r for r in results if (r.store, r.pair, r.filter) == (store, pair, source.label)]
         errors = sorted(r.error_deg for r in rows)

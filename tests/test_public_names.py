@@ -11,12 +11,16 @@ from n3match import denoising, geometry, matching, nn, ops, plugins, weights
 
 def test_public_names_are_these_and_all_of_them_load():
     assert sorted(n3match.__all__) == [
+        "FundamentalMatrix",
         "MatchFilter",
         "PoseStatus",
         "RelativePose",
         "denoise",
         "denoising",
+        "estimate_fundamental",
         "estimate_relative_pose",
+        "export_onnx",
+        "export_program",
         "geometry",
         "matching",
         "nn",

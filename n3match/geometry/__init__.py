@@ -11,6 +11,8 @@ from n3match.geometry.epipolar import (
 )
 from n3match.geometry.essential import decompose_essential, project_to_essential
 from n3match.geometry.estimate import estimate_relative_pose_from_matches
+from n3match.geometry.fundamental import FundamentalMatrix, estimate_fundamental_from_matches
+from n3match.geometry.intrinsics import guess_intrinsics
 from n3match.geometry.metrics import mean_average_precision, pose_auc
 from n3match.geometry.pose_error import (
     pose_error_deg,
@@ -22,12 +24,15 @@ from n3match.geometry.smallest_eigenvector import smallest_eigenvector
 from n3match.geometry.undistort import undistort_points
 
 __all__ = [
+    "FundamentalMatrix",
     "PoseStatus",
     "RelativePose",
     "decompose_essential",
     "denormalize_points",
     "essential_from_pose",
+    "estimate_fundamental_from_matches",
     "estimate_relative_pose_from_matches",
+    "guess_intrinsics",
     "mean_average_precision",
     "normalize_points",
     "pose_auc",

@@ -68,6 +68,14 @@ def check_intrinsics(name: str, value: object) -> np.ndarray:
     return K
 
 
+def check_size(name: str, value: object) -> tuple[float, float]:
+    """Require (width, height), both positive."""
+    size = _as_float64(name, value)
+    if size.shape != (2,) or not np.isfinite(size).all() or size.min() < 1:
+        raise ValueError(f"{name} must be (width, height) in pixels, both positive, got {value}")
+    return float(size[0]), float(size[1])
+
+
 def check_distortion(name: str, value: object) -> np.ndarray | None:
     """Require OpenCV-order coefficients (4, 5, 8, 12 or 14 of them) or None.
 

@@ -16,6 +16,7 @@ from n3match.geometry.pose_support import TRANSFER_FACTOR, essential_of, inliers
 from n3match.geometry.support import (
     SIGNIFICANT,
     TRANSLATION_MODEL,
+    Distance,
     epipolar_distance,
     log10_false_alarms,
 )
@@ -92,9 +93,18 @@ def _near_homography(H: np.ndarray | None, x0: np.ndarray, x1: np.ndarray) -> np
     """(N,) bool: transfer errors below the factor, in units of the threshold."""
     if H is None or not np.isfinite(H).all():
         return np.zeros(len(x0), dtype=bool)
-    moved = np.c_[x0, np.ones(len(x0))] @ H.T
-    depth = np.where(np.abs(moved[:, 2]) > 1e-12, moved[:, 2], np.nan)
-    return np.linalg.norm(moved[:, :2] / depth[:, None] - x1, axis=1) < TRANSFER_FACTOR
+    return homography_distance(H)(x0, x1) < TRANSFER_FACTOR
+
+
+def homography_distance(H: np.ndarray) -> Distance:
+    """The distance in image 1 from H x0; NaN where that is at infinity."""
+
+    def distance(x0: np.ndarray, x1: np.ndarray) -> np.ndarray:
+        moved = np.c_[x0, np.ones(len(x0))] @ H.T
+        depth = np.where(np.abs(moved[:, 2]) > 1e-12, moved[:, 2], np.nan)
+        return np.linalg.norm(moved[:, :2] / depth[:, None] - x1, axis=1)
+
+    return distance
 
 
 def plane_dominates(
@@ -107,14 +117,32 @@ def plane_dominates(
     threshold: float,
     num_putative: int,
 ) -> bool:
-    """Whether nearly all inliers are on one plane, and those off it no more than chance gives."""
+    """Whether nearly all inliers of a pose are on one plane, see `nothing_off_plane`."""
+    distance = epipolar_distance(essential_of(R, t))
+    return nothing_off_plane(x0, x1, distance, inliers, plane, threshold, num_putative)
+
+
+def nothing_off_plane(
+    x0: np.ndarray,
+    x1: np.ndarray,
+    distance: Distance,
+    inliers: np.ndarray,
+    plane: PlaneModel,
+    threshold: float,
+    num_putative: int,
+) -> bool:
+    """Whether nearly all inliers are on one plane, and those off it no more than chance gives.
+
+    Args:
+        distance: of matches from the epipolar geometry, see `log10_false_alarms`.
+    """
     on_plane = int(np.count_nonzero(plane.explained))
     if on_plane < _DOMINANT_SHARE * np.count_nonzero(inliers):
         return False
     alarms = log10_false_alarms(
         x0,
         x1,
-        epipolar_distance(essential_of(R, t)),
+        distance,
         inliers & ~plane.explained,
         threshold,
         max(0, num_putative - on_plane),

@@ -40,6 +40,8 @@ class RelativePose:
     # Share of the inliers that one homography explains (near 1: a plane, or no parallax);
     # None where there was no estimate to look at.
     homography_support: float | None = None
+    # (3, 3), that homography: x1 ~ H x0 in calibrated coordinates; None as above.
+    homography: np.ndarray | None = None
     # log10 of how many models with this support are expected from chance (see
     # `log10_false_alarms`); None where the test was not made.
     log10_false_alarms: float | None = None

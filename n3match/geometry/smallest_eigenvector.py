@@ -60,3 +60,48 @@ class _SmallestEigenvector(torch.autograd.Function):
         outer = direction[:, :, None] * first[:, None, :]
         # The symmetric half, so that the entries (i, j) and (j, i) share the gradient.
         return (0.5 * (outer + outer.transpose(1, 2))).to(ctx.input_dtype), None
+
+
+# Rounds of squaring: eigenvalues 4 % apart are told apart to the last digit.
+_SQUARINGS = 10
+# Of the trace, added to every eigenvalue: far below the gaps, and keeps pivots from being zero.
+_RIDGE = 1e-15
+
+
+def eigh_of_tensors(
+    matrix: torch.Tensor, uplo: str = "L", compute_vectors: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """In place of `torch.linalg.eigh` where a graph is to hold plain tensor operations alone.
+
+    Only the eigenvector of the smallest eigenvalue is worked out, all that
+    `smallest_eigenvector` asks for: the dominant one of the inverse, found by squaring that
+    (power iteration). The rest of the answer is NaN.
+
+    Args:
+        matrix: (B, D, D) in float64, symmetric positive semi-definite, trace about 1 or more.
+
+    Returns:
+        (B, D) eigenvalues, NaN, and (B, D, D) eigenvectors: the first column, then NaN.
+    """
+    power = _inverse(matrix)
+    for _ in range(_SQUARINGS):
+        power = power @ power
+        power = power / power.abs().amax((-2, -1), keepdim=True)
+    # Of rank one by now: every column is the eigenvector, the one with most on it the best.
+    best = power.diagonal(dim1=-2, dim2=-1).argmax(-1)[:, None, None]
+    vector = power.gather(-1, best.expand(-1, power.shape[-1], 1))
+    vector = vector / vector.square().sum(-2, keepdim=True).sqrt()
+    unknown = torch.full_like(matrix, float("nan"))
+    return unknown[..., 0], torch.cat([vector, unknown[..., 1:]], -1)
+
+
+def _inverse(matrix: torch.Tensor) -> torch.Tensor:
+    """Gauss and Jordan's; positive definite matrices need no pivoting."""
+    size = matrix.shape[-1]
+    identity = torch.eye(size, dtype=matrix.dtype, device=matrix.device)
+    rows = torch.cat([matrix + _RIDGE * identity, identity.expand_as(matrix)], -1)
+    for i in range(size):
+        pivot = rows[:, i : i + 1] / rows[:, i : i + 1, i : i + 1]
+        others = rows - rows[:, :, i : i + 1] * pivot
+        rows = torch.where(identity[:, i : i + 1] > 0, pivot, others)
+    return rows[..., size:]

@@ -29,6 +29,8 @@ SIGNIFICANT = -3.0
 
 # (matches that fix the model, solutions they leave)
 ESSENTIAL_MODEL = (5, 10)
+FUNDAMENTAL_MODEL = (7, 3)
+HOMOGRAPHY_MODEL = (4, 1)
 ROTATION_MODEL = (2, 1)
 TRANSLATION_MODEL = (2, 1)  # beside a rotation or a plane that is known already
 

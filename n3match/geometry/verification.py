@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from n3match.geometry.planarity import (
+    PlaneModel,
     PlaneVerdict,
     compare_with_rival,
     find_plane,
@@ -34,6 +35,7 @@ class Verdict:
     t: np.ndarray | None
     inliers: np.ndarray
     homography_support: float | None = None
+    homography: np.ndarray | None = None
     log10_false_alarms: float | None = None
     detail: str = ""
 
@@ -62,7 +64,6 @@ def verify_pose(
         num_putative: number of matches before any geometric filter.
         linear: the estimate is from a linear solver, whose answer on a plane is arbitrary.
     """
-    homography_support = None
     detail = ""
     if inliers.any():
         rotation = find_rotation(x0, x1, R, inliers, threshold, num_putative)
@@ -82,11 +83,10 @@ def verify_pose(
     )
     # A linear solver's answer on a plane is arbitrary, and so are its inliers: not these alone.
     plane = find_plane(x0, x1, everything if linear else inliers, threshold)
-    if plane is not None and inliers.any():
-        homography_support = _share(plane.explained & inliers, inliers)
+    homography = _support_of(plane, inliers)
 
     def rejected(status: PoseStatus, why: str) -> Verdict:
-        return Verdict(status, None, None, inliers, homography_support, alarms, why)
+        return Verdict(status, None, None, inliers, *homography, alarms, why)
 
     if alarms > SIGNIFICANT:
         return rejected(
@@ -108,9 +108,9 @@ def verify_pose(
             )
         if verdict is PlaneVerdict.REPLACE:
             inliers = inliers_of(R, t, x0, x1, threshold)
-            homography_support = _homography_support(x0, x1, inliers, threshold)
+            homography = _support_of(find_plane(x0, x1, inliers, threshold), inliers)
             detail = "on a plane: the other pose of its homography has more points in front"
-    return Verdict(PoseStatus.OK, R, t, inliers, homography_support, alarms, detail)
+    return Verdict(PoseStatus.OK, R, t, inliers, *homography, alarms, detail)
 
 
 def verdict_without_model(
@@ -133,22 +133,22 @@ def verdict_without_model(
 def _no_parallax(
     x0: np.ndarray, x1: np.ndarray, rotation: RotationModel, threshold: float
 ) -> Verdict:
+    plane = find_plane(x0, x1, rotation.explained, threshold)
     return Verdict(
         PoseStatus.NO_PARALLAX,
         rotation.R,
         None,
         rotation.explained,
-        _homography_support(x0, x1, rotation.explained, threshold),
+        *_support_of(plane, rotation.explained),
         detail="a rotation explains the matches; the translation is not determined",
     )
 
 
-def _homography_support(
-    x0: np.ndarray, x1: np.ndarray, inliers: np.ndarray, threshold: float
-) -> float | None:
-    plane = find_plane(x0, x1, inliers, threshold)
-    return None if plane is None else _share(plane.explained, inliers)
-
-
-def _share(explained: np.ndarray, inliers: np.ndarray) -> float:
-    return float(np.count_nonzero(explained) / np.count_nonzero(inliers))
+def _support_of(
+    plane: PlaneModel | None, inliers: np.ndarray
+) -> tuple[float | None, np.ndarray | None]:
+    """The share of the inliers that a plane's homography explains, and the homography."""
+    if plane is None or not inliers.any():
+        return None, None
+    share = np.count_nonzero(plane.explained & inliers) / np.count_nonzero(inliers)
+    return float(share), plane.H

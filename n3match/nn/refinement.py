@@ -52,9 +52,16 @@ class Refinement(nn.Module):
         """
         first = first.detach()
         counts = self._counts(first, mask)
-        chosen = first.argsort(dim=1, descending=True, stable=True)[:, : int(counts.max())]
-        real = torch.arange(chosen.shape[1], device=first.device) < counts[:, None]
+        chosen = first.argsort(dim=1, descending=True, stable=True)
         columns = torch.cat([matches, self._evidence(matches, first, mask)], -1)
+        if torch.compiler.is_compiling():  # a graph's shapes don't depend on values
+            places = torch.arange(chosen.shape[1], device=first.device)
+            looked = torch.zeros_like(chosen).scatter(1, chosen, places.expand_as(chosen))
+            looked = looked < counts[:, None]
+            again = self.trunk(columns.masked_fill(~looked[..., None], 0.0), looked)
+            return torch.where(looked, again.to(first.dtype), first)
+        chosen = chosen[:, : int(counts.max())]
+        real = torch.arange(chosen.shape[1], device=first.device) < counts[:, None]
         columns = columns.gather(1, chosen[..., None].expand(-1, -1, columns.shape[-1]))
         again = self.trunk(columns.masked_fill(~real[..., None], 0.0), real).to(first.dtype)
         kept = first.gather(1, chosen)

@@ -51,7 +51,7 @@ def log_weights_complement(logits: Tensor, alive: Tensor, weights: Tensor) -> tu
     """
     minus_inf = float("-inf")
     top = logits.masked_fill(~alive, minus_inf).argmax(-1, keepdim=True)
-    is_top = torch.zeros_like(alive).scatter_(-1, top, True)
+    is_top = torch.zeros_like(alive).scatter(-1, top, True)
     others_alive = alive & ~is_top
     none_left = ~others_alive.any(-1, keepdim=True)
     # A row without other candidates would send NaN back through logsumexp: give it a dummy.
@@ -106,10 +106,11 @@ def n3_weights(
     d = distances.double().masked_fill(~alive, 0.0)
     numbers = torch.arange(b * m * o, device=d.device).view(b, m, o)
     noise = (draw_seed(generator), numbers)
-    return _weights(d, k, log_t.double(), alive, reading, selection, noise).to(distances.dtype)
+    weights = weights_in_double(d, k, log_t.double(), alive, reading, selection, noise)
+    return weights.to(distances.dtype)
 
 
-def _weights(
+def weights_in_double(
     d: Tensor,
     k: int,
     log_t: Tensor,
@@ -118,7 +119,10 @@ def _weights(
     selection: str,
     noise: tuple[int | None, Tensor],
 ) -> Tensor:
-    """In float64; noise: seed, and the number of each query and candidate (see selection_noise)."""
+    """`n3_weights` of checked float64 input.
+
+    noise: seed, and the number of each query and candidate (see selection_noise).
+    """
     if selection == "knn":
         return nearest_one_hot(d, k, alive)
     seed, numbers = noise
@@ -213,7 +217,7 @@ def _aggregate(
     if candidates is not None:
         x, v = x[of_batch, 0, index], v[of_batch, 0, index]
     d = (query.double()[:, :, None, :] - x).square().sum(-1)
-    weights = _weights(d, k, log_t, allowed, reading, selection, noise)
+    weights = weights_in_double(d, k, log_t, allowed, reading, selection, noise)
     return torch.stack([(weights[:, :, None, :, i] @ v)[:, :, 0] for i in range(k)], 2).to(
         value.dtype
     )

@@ -6,12 +6,15 @@ import sys
 from n3match import geometry
 
 PUBLIC = {
+    "FundamentalMatrix",
     "PoseStatus",
     "RelativePose",
     "decompose_essential",
     "denormalize_points",
     "essential_from_pose",
+    "estimate_fundamental_from_matches",
     "estimate_relative_pose_from_matches",
+    "guess_intrinsics",
     "mean_average_precision",
     "normalize_points",
     "pose_auc",

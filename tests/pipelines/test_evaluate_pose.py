@@ -18,6 +18,7 @@ from n3match.pipelines import evaluate_pose as module
 from n3match.pipelines import match_filters
 from n3match.pipelines.evaluate_pose import evaluate_pose, make_report, make_stores
 from n3match.pipelines.match_filters import CLASSICAL, Filtered, FilterSource
+from n3match.pipelines.pose_protocol import with_guessed_cameras
 from n3match.pipelines.pose_report import bootstrap_interval, hardest_third
 from n3match.pipelines.pose_results import read_results
 from n3match.pipelines.tables import markdown_table
@@ -527,3 +528,21 @@ def test_a_folder_of_scenes_becomes_a_store_once(tmp_path, shared_data, capsys):
     assert store.stat().st_mtime_ns == made
     first, second = capsys.readouterr().out.split("4 pairs of 1 scene")[1:]
     assert first == second
+
+
+def test_filters_may_see_a_guessed_camera(tmp_path):
+    record = make_record(true=80, false=60)
+    guessed = with_guessed_cameras(record)
+    focal = 1.2 * max(SIZE)
+    np.testing.assert_allclose(
+        guessed.xs[:, 2:] * focal + (np.array(SIZE) - 1) / 2, record.points1, atol=1e-2
+    )
+    store = write_store(tmp_path / "s.h5", [record])
+    net = str(save_net(tmp_path / "net.safetensors"))
+    filters, estimators = ["mutual", f"net={net}"], ["opencv_usac"]
+    known = run(store, filters, estimators, out=tmp_path / "out")
+    guess = run(store, filters, estimators, out=tmp_path / "out", focal_guess=True)
+    for before, after in zip(known, guess):
+        assert before.settings != after.settings  # the rows of one are not taken for the other's
+        assert (before.kept == after.kept) == (before.filter == "mutual")
+        assert before.status == after.status == "ok"

@@ -1,0 +1,68 @@
+"""The filter as users hold it: ragged lists of pairs, torch.hub."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from n3match import MatchFilter
+from n3match.nn import ClassifierConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def net():
+    torch.manual_seed(0)
+    return MatchFilter(
+        ClassifierConfig(
+            width=16, blocks=3, n3_after=(2,), embedding_width=8, embedding_channels=4,
+            side_information=("ratio", "mutual"), keypoint_shape=True, mutual_only=True,
+        )
+    ).eval()
+
+
+@pytest.mark.parametrize("batch_matches", [1, 130, 1 << 15])
+def test_pairs_of_unequal_length_are_scored_as_if_alone(net, batch_matches):
+    gen = torch.Generator().manual_seed(1)
+    lengths = [40, 0, 7, 61, 1, 40]
+    points0, points1, side = (
+        [torch.rand(n, 2, generator=gen).round(decimals=1) for n in lengths] for _ in range(3)
+    )
+    shape = [torch.rand(n, 3, generator=gen) for n in lengths]
+    calls = []
+    hook = net.trunk.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
+    with torch.inference_mode():
+        found = net.score_ragged(points0, points1, side, shape, batch_matches=batch_matches)
+        hook.remove()
+        for i, n in enumerate(lengths):
+            assert found[i].shape == (n,)
+            if n:
+                wanted = net.score(
+                    points0[i][None], points1[i][None], side[i][None], shape=shape[i][None]
+                )
+                torch.testing.assert_close(found[i], wanted[0], rtol=1e-4, atol=1e-5)
+    assert calls == {1: [1] * 5, 130: [2, 3], 1 << 15: [5]}[batch_matches]
+
+
+def test_lists_that_do_not_fit_are_named(net):
+    points = [torch.rand(4, 2), torch.rand(5, 2)]
+    with pytest.raises(ValueError, match="points1 must have a row"):
+        net.score_ragged(points, points[::-1])
+    with pytest.raises(ValueError, match="side must have a row"):
+        net.score_ragged(points, points, points[:1])
+    with pytest.raises(ValueError, match="batch_matches"):
+        net.score_ragged(points, points, batch_matches=0)
+    assert net.score_ragged([], []) == []
+
+
+def test_torch_hub():
+    code = (
+        "import sys, torch; net = torch.hub.load(sys.argv[1], 'match_filter', source='local'); "
+        "assert not net.training; print(type(net).__name__, *net.side_information)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, ROOT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["MatchFilter", "ratio", "mutual"]
