@@ -17,8 +17,8 @@ class PairMatches:
     """N putative matches of one pair, as the network takes them.
 
     Attributes:
-        points0, points1: (N, 2) calibrated coordinates; rows with NaN (rays that the lens model
-            doesn't reach) are never kept.
+        points0, points1: (N, 2) calibrated coordinates; rows that aren't finite (rays that the lens
+            model doesn't reach) are never kept.
         side: (N, S), columns named by the filter's `side_information`; None where unknown.
         shape: (N, 3), see `n3match.matching.relative_shape`; None where unknown.
     """
@@ -35,49 +35,39 @@ class PairMatches:
 def score_pairs(net: MatchFilter, pairs: Sequence[PairMatches]) -> list[np.ndarray]:
     """The logit of every match of every pair: keep those above 0.
 
-    Pairs are padded to the longest: pass those of similar length together. Up to rounding, a
-    pair's logits don't depend on the others.
+    Up to rounding, a pair's logits don't depend on the others.
 
     Args:
         net: in eval mode.
         pairs: with any numbers of matches, 0 among them.
 
     Returns:
-        (N,) float64 for each pair; −inf where a coordinate is NaN.
+        (N,) float64 for each pair; −inf where a coordinate isn't finite.
 
     Raises:
-        ValueError: a shape that doesn't fit, infinite coordinates; names the argument.
+        ValueError: a shape that doesn't fit; names the argument.
     """
-    seen = [np.isfinite(np.hstack([p.points0, p.points1])).all(axis=1) for p in pairs]
-    counts = [int(rows.sum()) for rows in seen]
-    logits = [np.full(len(rows), -np.inf) for rows in seen]
-    if not any(counts):
-        return logits
-    names = net.side_information
-    neutral = np.array([NEUTRAL.get(name, 0.0) for name in names])
-    size = (len(pairs), max(counts))
-    points0, points1 = np.zeros((*size, 2)), np.zeros((*size, 2))
-    side, shape = np.zeros((*size, len(names))), np.zeros((*size, 3))
-    mask = np.zeros(size, dtype=bool)
-    for i, (pair, rows, count) in enumerate(zip(pairs, seen, counts)):
-        _check(i, pair, len(names))
-        points0[i, :count], points1[i, :count] = pair.points0[rows], pair.points1[rows]
-        side[i, :count] = neutral if pair.side is None else pair.side[rows]
-        if pair.shape is not None:
-            shape[i, :count] = pair.shape[rows]
-        mask[i, :count] = True
+    columns = len(net.side_information)
+    neutral = np.array([NEUTRAL.get(name, 0.0) for name in net.side_information])
     like = next(net.parameters())
-    inputs = [torch.from_numpy(array).to(like) for array in (points0, points1, side, shape)]
+    given: dict[str, list[torch.Tensor]] = {n: [] for n in ("points0", "points1", "side", "shape")}
+    seen = []
+    for i, pair in enumerate(pairs):
+        _check(i, pair, columns)
+        rows = np.isfinite(np.hstack([pair.points0, pair.points1])).all(axis=1)
+        seen.append(rows)
+        unknown = {"side": np.tile(neutral, (len(pair), 1)), "shape": np.zeros((len(pair), 3))}
+        for name, tensors in given.items():
+            array = getattr(pair, name)
+            array = unknown[name] if array is None else array
+            tensors.append(torch.from_numpy(array[rows]).to(like))
+    if not columns:
+        del given["side"]
+    logits = [np.full(len(rows), -np.inf) for rows in seen]
     with torch.inference_mode():
-        answer = net.score(
-            *inputs[:2],
-            inputs[2] if names else None,
-            mask=torch.from_numpy(mask).to(like.device),
-            shape=inputs[3],
-        )
-    answer = answer.double().cpu().numpy()
-    for row, found, rows, count in zip(answer, logits, seen, counts):
-        found[rows] = row[:count]
+        answers = net.score_ragged(**given)
+    for found, rows, answer in zip(logits, seen, answers):
+        found[rows] = answer.double().cpu().numpy()
     return logits
 
 
