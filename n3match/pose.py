@@ -117,7 +117,7 @@ def pose_from_logits(
         max_iterations=min(most, _SECOND_TRY_ITERATIONS),
         **options,
     )
-    if again.ok:
+    if again.ok or (pose.R is None and again.R is not None):  # a rotation at least
         detail = f"the {int(kept.sum())} kept matches gave no pose ({pose.status}); all were used"
         return replace(again, scores=scores, detail=detail)
     inliers = np.zeros(len(kept), dtype=bool)

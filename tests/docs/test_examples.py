@@ -11,6 +11,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 PHOTOGRAPHS = Path(str(resources.files("n3match.pipelines"))) / "demo_data"
 # What an example may need that "pip install n3match" doesn't bring.
 OPTIONAL = {"gluefactory", "hloc", "onnxruntime", "poselib", "pycolmap", "vismatch"}
+SLOW = {"deployment"}  # writing an ONNX file of the shipped weights takes a minute or two
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -21,9 +22,13 @@ def examples(page: Path) -> list[tuple[int, str]]:
 
 
 PAGES = [page for page in sorted(DOCS.glob("*.md")) if examples(page)]
+PARAMETERS = [
+    pytest.param(page, id=page.stem, marks=[pytest.mark.slow] * (page.stem in SLOW))
+    for page in PAGES
+]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PARAMETERS)
 def test_examples_of_a_page_run_in_order(page, tmp_path, monkeypatch):
     """In a folder with the bundled photographs, all blocks of the page in one namespace."""
     for photograph in PHOTOGRAPHS.glob("*.jpg"):
