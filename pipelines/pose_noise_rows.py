@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from n3match.geometry import mean_average_precision
 from n3match.pipelines.pose_report import THRESHOLDS_DEG, bootstrap_interval
-from n3match.pipelines.tables import markdown_table, write_text_whole
+from n3match.pipelines.tables import markdown_table
+from n3match.pipelines.typed_rows import read_rows, write_rows
 
+_COMMAND = "evaluate-pose-noise"
 _SAVE_EVERY_S = 5.0
 NO_NOISE = "no noise"
 
@@ -42,10 +42,6 @@ class NoiseRow:
         return self.scene, self.name0, self.name1, self.sigma, self.method
 
 
-_READ = {"str": str, "int": int, "float": float}
-_FIELDS = {field.name: _READ[field.type] for field in fields(NoiseRow)}
-
-
 class NoiseRows:
     """The rows on file and new ones, written every few seconds.
 
@@ -55,7 +51,7 @@ class NoiseRows:
 
     def __init__(self, path: Path):
         self._path = path
-        self._rows = {row.key: row for row in _read(path)}
+        self._rows = {row.key: row for row in read_rows(path, NoiseRow, _COMMAND)}
         self._saved_at = time.monotonic()
 
     def find(self, key: tuple, settings: str) -> NoiseRow | None:
@@ -68,33 +64,8 @@ class NoiseRows:
             self.save()
 
     def save(self) -> None:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(_FIELDS)
-        writer.writerows(astuple(self._rows[key]) for key in sorted(self._rows))
-        write_text_whole(self._path, text.getvalue())
+        write_rows(self._path, NoiseRow, (self._rows[key] for key in sorted(self._rows)))
         self._saved_at = time.monotonic()
-
-
-def _read(path: Path) -> list[NoiseRow]:
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        if header != list(_FIELDS):
-            raise ValueError(
-                f"{path}: not results of evaluate-pose-noise: found columns {header}, "
-                f"wanted {list(_FIELDS)}"
-            )
-        rows = []
-        for cells in reader:
-            try:
-                values = [read(cell) for read, cell in zip(_FIELDS.values(), cells, strict=True)]
-            except ValueError as error:
-                raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
-            rows.append(NoiseRow(*values))
-    return rows
 
 
 def noise_table(rows: Sequence[NoiseRow]) -> str:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from n3match.pipelines.processes import Processes
-from n3match.pipelines.tables import write_text_whole
+from n3match.pipelines.typed_rows import read_rows, write_rows
 
 FAILED_DEG = 180.0
 _SAVE_EVERY_S = 5.0
@@ -46,48 +44,14 @@ class PoseResult:
         return self.store, self.pair, self.filter, self.estimator
 
 
-_READ = {
-    "str": str,
-    "int": int,
-    "float": float,
-    "float | None": lambda text: float(text) if text else None,
-}
-_FIELDS = {field.name: _READ[field.type] for field in fields(PoseResult)}
-
-
 def read_results(path: Path) -> list[PoseResult]:
-    """The rows of a file that `write_results` wrote; none where there is no such file.
-
-    Raises:
-        ValueError: other columns, or a cell that is no number, naming the file and the line.
-    """
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        if header != list(_FIELDS):
-            raise ValueError(
-                f"{path}: not results of evaluate-pose: found columns {header}, "
-                f"wanted {list(_FIELDS)}"
-            )
-        results = []
-        for row in reader:
-            try:
-                values = [read(cell) for read, cell in zip(_FIELDS.values(), row, strict=True)]
-            except ValueError as error:
-                raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
-            results.append(PoseResult(*values))
-    return results
+    """The rows of a file that `write_results` wrote, see `read_rows`."""
+    return read_rows(path, PoseResult, "evaluate-pose")
 
 
 def write_results(path: Path, results: list[PoseResult]) -> None:
     """Writes the rows in the order of their keys; a killed run leaves the file as it was."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_FIELDS)
-    writer.writerows(astuple(result) for result in sorted(results, key=lambda r: r.key))
-    write_text_whole(path, text.getvalue())
+    write_rows(path, PoseResult, sorted(results, key=lambda r: r.key))
 
 
 class ResultFiles:
