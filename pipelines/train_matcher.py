@@ -39,7 +39,7 @@ from n3match.pipelines.training.loop import train
 NUMBERS = (
     "steps", "batch", "min_matches", "max_matches", "drop_side", "drop_shape", "rate", "warmup",
     "label_threshold", "balance", "not_mutual", "essential_weight", "geometric_weight",
-    "essential_after", "clip", "validate_every", "validation_pairs", "patience", "seed",
+    "essential_after", "ema", "clip", "validate_every", "validation_pairs", "patience", "seed",
 )
 SWITCHES = ("refine", "side_information", "keypoint_shape", "mutual_only", "augment")
 

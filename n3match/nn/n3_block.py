@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from n3match import ops
+from n3match.nn.consensus import MotionConsensus
 
 
 class ResidualPointLayer(nn.Module):
@@ -30,9 +31,6 @@ def point_network(channels_in: int, width: int, channels_out: int) -> nn.Sequent
     )
 
 
-COORDINATES = 4  # x0, y0, x1, y1
-
-
 class PointN3Block(nn.Module):
     """Concatenates each match's features with those of its K soft nearest neighbours.
 
@@ -40,15 +38,16 @@ class PointN3Block(nn.Module):
     small per-match networks; the matches of a pair are each other's candidates, self excluded
     (Plötz & Roth, NeurIPS 2018).
 
-    With `consensus` the block also looks at where the neighbours are and how they move: the
-    differences of their coordinates from the match's own, through a linear layer that starts at
-    zero, are added to its output. True matches move like their neighbours, wrong ones seldom do.
+    With `consensus` the matches' own columns count too: a linear map of them is added to the
+    embedding, so that neighbours are sought by features and by place, and how the neighbours move
+    (`MotionConsensus`) is added to the output. Both start at zero.
 
     Args:
         channels: feature channels F of the input.
         k: neighbours K.
         embedding_width, embedding_channels: size of the embedding and temperature networks.
         consensus: see above.
+        keypoint_shape: whether consensus sees the change of the keypoints' shapes as well.
     """
 
     def __init__(
@@ -58,6 +57,7 @@ class PointN3Block(nn.Module):
         embedding_width: int = 128,
         embedding_channels: int = 32,
         consensus: bool = False,
+        keypoint_shape: bool = False,
     ):
         super().__init__()
         self.k = k
@@ -65,21 +65,30 @@ class PointN3Block(nn.Module):
         self.temperature = point_network(channels, embedding_width, 1)
         self.consensus = None
         if consensus:
-            self.consensus = nn.Linear(k * COORDINATES, (k + 1) * channels, bias=False)
-            nn.init.zeros_(self.consensus.weight)
+            self.consensus = MotionConsensus(k, (k + 1) * channels, keypoint_shape)
+            self.place = nn.Linear(self.consensus.columns, embedding_channels, bias=False)
+            nn.init.zeros_(self.place.weight)
+
+    @property
+    def columns(self) -> int:
+        """How many of a match's own columns it wants beside the features."""
+        return 0 if self.consensus is None else self.consensus.columns
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, coordinates: Tensor | None = None
+        self, x: Tensor, mask: Tensor | None = None, own: Tensor | None = None
     ) -> Tensor:
         """x (B, N, F), mask (B, N) bool -> (B, N, (K + 1)·F).
 
-        `coordinates` (B, N, 4), x0, y0, x1, y1 of each match, are wanted with consensus alone.
+        `own` (B, N, `columns`) is wanted with consensus alone: x0, y0, x1, y1 of each match, and
+        the change of its keypoints where the network knows it.
         """
         embedding, temperature = self.embedding(x), self.temperature(x)
+        if self.consensus is not None:
+            embedding = embedding + self.place(own)
         with torch.autocast(x.device.type, enabled=False):
             # Under autocast the small networks answer in half precision, too coarse for distances.
             embedding, temperature = embedding.to(x.dtype), temperature.to(x.dtype)
-            value = x if self.consensus is None else torch.cat([x, coordinates], -1)
+            value = x if self.consensus is None else torch.cat([x, own], -1)
             z = ops.n3_aggregate(
                 embedding, embedding, value, self.k, temperature, mask=mask, exclude_self=True
             )
@@ -87,4 +96,4 @@ class PointN3Block(nn.Module):
         out = torch.cat([x, features.flatten(2)], -1)
         if self.consensus is None:
             return out
-        return out + self.consensus((z[..., x.shape[-1] :] - coordinates[..., None, :]).flatten(2))
+        return out + self.consensus(own, z[..., x.shape[-1] :])

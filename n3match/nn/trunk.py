@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from n3match.nn.consensus import COORDINATES, LocalConsensus
 from n3match.nn.context_norm import ContextNormReLU
-from n3match.nn.n3_block import COORDINATES, PointN3Block
+from n3match.nn.n3_block import PointN3Block
 
 if TYPE_CHECKING:
     from n3match.nn.classifier import ClassifierConfig
@@ -42,6 +43,9 @@ class Trunk(nn.Module):
     def __init__(self, columns: int, config: ClassifierConfig):
         super().__init__()
         self.lift = nn.Linear(columns, config.width)
+        self.consensus = None
+        if config.consensus:
+            self.consensus = LocalConsensus(columns, config.width, config.keypoint_shape)
         narrow = config.width // (config.neighbours + 1)
         self.blocks = nn.ModuleList()
         self.n3_blocks = nn.ModuleDict()
@@ -55,7 +59,9 @@ class Trunk(nn.Module):
                     config.embedding_width,
                     config.embedding_channels,
                     config.consensus,
+                    config.keypoint_shape,
                 )
+        self.shape_from = COORDINATES + len(config.side_information)
         self.head = nn.Linear(config.width, 1)
 
     def forward(self, matches: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -64,8 +70,19 @@ class Trunk(nn.Module):
             mask = None  # nothing is padding: spare every layer the masking
         weight = None if mask is None else mask[..., None].to(matches)
         x = self.lift(matches)
+        if self.consensus is not None:
+            own = self._own(matches, self.consensus.motion.columns)
+            x = x + self.consensus(matches, own, mask)
         for index, block in enumerate(self.blocks, 1):
             x = block(x, weight)
             if str(index) in self.n3_blocks:
-                x = self.n3_blocks[str(index)](x, mask, matches[..., :COORDINATES])
+                n3_block = self.n3_blocks[str(index)]
+                x = n3_block(x, mask, self._own(matches, n3_block.columns))
         return self.head(x)[..., 0]
+
+    def _own(self, matches: Tensor, columns: int) -> Tensor | None:
+        """Coordinates, and the keypoints' change of shape, for blocks that want them."""
+        if not columns:
+            return None
+        shape = matches[..., self.shape_from : self.shape_from + columns - COORDINATES]
+        return torch.cat([matches[..., :COORDINATES], shape], -1)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from n3match.nn import N3Net, N3NetConfig
 from n3match.nn.synchronised import synchronise_statistics
+from n3match.pipelines.averaged import AveragedWeights
 from n3match.pipelines.checkpoint import load_checkpoint, save_checkpoint
-from n3match.pipelines.denoiser_training.averaged import AveragedWeights
 from n3match.pipelines.denoiser_training.batches import NoisyBatches
 from n3match.pipelines.denoiser_training.config import DenoiserTraining, learning_rate
 from n3match.pipelines.processes import Processes, joined_processes

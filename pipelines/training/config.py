@@ -53,6 +53,7 @@ class TrainingConfig:
     essential_weight: float = 0.1  # of the distance of the essential matrices (published)
     geometric_weight: float = 0.0  # of the virtual matches' distances
     essential_after: int = 1500  # step from which these two count
+    ema: float = 0.0  # memory of the running mean of weights that is kept; 0: the last ones
     clip: float = 1.0  # largest gradient norm; 0: any
     precision: str = "float32"  # of the network's matrix products
     validation: tuple[str, ...] = ()  # HDF5 stores never trained on
@@ -88,6 +89,8 @@ class TrainingConfig:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if self.patience and not self.validation:
             raise ValueError("patience: needs validation stores, none given")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must lie in 0 … 1, got {self.ema}")
         twice = {Path(p).resolve() for p in self.pairs} & {
             Path(p).resolve() for p in self.validation
         }

@@ -9,6 +9,7 @@ import torch
 
 from n3match.nn import MatchClassifier
 from n3match.nn.synchronised import synchronise_statistics
+from n3match.pipelines.averaged import AveragedWeights
 from n3match.pipelines.processes import Processes, joined_processes
 from n3match.pipelines.training import objective
 from n3match.pipelines.training.config import TrainingConfig, learning_rate
@@ -92,10 +93,13 @@ class _Run:
         )
         self.net.to(processes.device).train()
         synchronise_statistics(self.net, processes.group)
+        self.averaged = AveragedWeights(self.net, config.ema) if config.ema else None
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=config.rate)
         self.progress = Progress()
         if state is not None:
             self.optimizer.load_state_dict(state["optimizer"])
+            if self.averaged is not None:
+                self.averaged.load(state["averaged"])
             progress = state["progress"]
             self.progress = Progress(**{**progress, "best": tuple(progress["best"])})
 
@@ -127,7 +131,7 @@ class _Run:
         path = self.folder / "filter.safetensors"
         if self.processes.is_first:
             if self.validation is None:
-                save_filter(path, self.net, config)
+                save_filter(path, self._kept(), config)
             else:
                 with whole_file(path) as temporary:
                     shutil.copyfile(self.folder / "best.safetensors", temporary)
@@ -146,6 +150,8 @@ class _Run:
         norm = torch.nn.utils.clip_grad_norm_(net.parameters(), config.clip or float("inf"))
         if bool(torch.isfinite(norm)):
             self.optimizer.step()
+            if self.averaged is not None:
+                self.averaged.update(self.net, step)
         else:
             self.progress.skipped += 1
             if self.progress.skipped > _MOST_SKIPPED:
@@ -156,7 +162,8 @@ class _Run:
 
     def _validate(self, reports: Reports | None) -> None:
         progress = self.progress
-        numbers = self.validation(self.net, self.processes)
+        kept = self._kept()
+        numbers = self.validation(kept, self.processes)
         marks = tuple(numbers[name] for name in MARKS)
         is_best = not progress.best or marks > progress.best
         if is_best:
@@ -168,7 +175,7 @@ class _Run:
             return
         if is_best:
             path = self.folder / "best.safetensors"
-            save_filter(path, self.net, self.config, steps_done=progress.step, validation=numbers)
+            save_filter(path, kept, self.config, steps_done=progress.step, validation=numbers)
         reports.validation(progress.step, numbers, is_best)
         if progress.stopped:
             reports.say(f"stopped: no better validation in {progress.since_best}")
@@ -176,7 +183,17 @@ class _Run:
     def _save(self) -> None:
         if self.processes.is_first:
             path = self.folder / "state.pt"
-            save_state(path, self.config, self.net, self.optimizer, self.progress)
+            save_state(
+                path, self.config, self.net, self.optimizer, self.progress, self.averaged
+            )
+
+    def _kept(self) -> MatchClassifier:
+        """The network whose weights are validated and kept."""
+        if self.averaged is None:
+            return self.net
+        kept = MatchClassifier(self.config.classifier).to(self.processes.device)
+        kept.load_state_dict(self.averaged.state)
+        return kept
 
 
 def average_gradients(net: torch.nn.Module, processes: Processes) -> None:

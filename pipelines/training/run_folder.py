@@ -13,6 +13,7 @@ from torch import Tensor
 from n3match.nn import ClassifierConfig, MatchClassifier
 from n3match.nn.classifier import SHAPE_COLUMNS
 from n3match.nn.refinement import EVIDENCE_COLUMNS
+from n3match.pipelines.averaged import AveragedWeights
 from n3match.pipelines.checkpoint import load_checkpoint, save_checkpoint
 from n3match.pipelines.training.config import TrainingConfig
 from n3match.weights import load_weights, save_weights
@@ -30,18 +31,23 @@ class Progress:
 
 
 def save_state(
-    path: Path, config: TrainingConfig, net: MatchClassifier, optimizer, progress: Progress
+    path: Path,
+    config: TrainingConfig,
+    net: MatchClassifier,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    averaged: AveragedWeights | None = None,
 ) -> None:
     """Writes everything that is needed to go on."""
-    save_checkpoint(
-        path,
-        {
-            "config": json.dumps(asdict(config)),
-            "net": net.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "progress": asdict(progress),
-        },
-    )
+    state = {
+        "config": json.dumps(asdict(config)),
+        "net": net.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "progress": asdict(progress),
+    }
+    if averaged is not None:
+        state["averaged"] = averaged.state
+    save_checkpoint(path, state)
 
 
 def load_state(path: Path, config: TrainingConfig) -> dict | None:
@@ -98,7 +104,11 @@ def load_initial(net: MatchClassifier, name_or_path: str) -> None:
     found = replace(found, mutual_only=net.config.mutual_only)  # has no weights
     if net.config.consensus and not found.consensus:
         found = replace(found, consensus=True)
-        state |= {n: torch.zeros_like(t) for n, t in net.state_dict().items() if "consensus" in n}
+        state |= {
+            name: tensor
+            for name, tensor in net.state_dict().items()
+            if ".consensus." in name or ".place." in name  # they start without effect
+        }
     if net.config.refine and not found.refine:
         # The second pass starts as a copy of the first.
         found = replace(found, refine=True)

@@ -12,9 +12,9 @@ import torch
 from n3match.datasets import noise_models
 from n3match.datasets.denoising_images import CleanImages
 from n3match.denoising import Denoiser
+from n3match.pipelines.averaged import AveragedWeights
 from n3match.pipelines.cli import main
 from n3match.pipelines.denoiser_training import loop
-from n3match.pipelines.denoiser_training.averaged import AveragedWeights
 from n3match.pipelines.denoiser_training.batches import NoisyBatches
 from n3match.pipelines.denoiser_training.config import (
     CropStage,

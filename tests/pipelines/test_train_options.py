@@ -254,12 +254,12 @@ def test_consensus_starts_as_the_network_without(tmp_path):
     batch = TrainingBatches(TINY)[0]
     arguments = (batch["points0"], batch["points1"], batch["side"], batch["mask"], batch["shape"])
     torch.testing.assert_close(net.score(*arguments), plain.score(*arguments))
-    torch.nn.init.normal_(net.trunk.n3_blocks["6"].consensus.weight)
-    assert not torch.allclose(net.score(*arguments), plain.score(*arguments))
-    # Only differences of coordinates matter to it: x is blind to a common shift.
     block = net.trunk.n3_blocks["6"]
-    x, where = torch.randn(1, 9, 32), torch.randn(1, 9, 4)
-    torch.testing.assert_close(block(x, None, where), block(x, None, where + 3.0))
+    torch.nn.init.normal_(block.consensus.out.weight)
+    moved = net.score(*arguments)
+    assert not torch.allclose(moved, plain.score(*arguments))
+    torch.nn.init.normal_(block.place.weight)
+    assert not torch.allclose(net.score(*arguments), moved)
 
 
 def test_tensorboard_has_the_numbers_where_it_is_installed(tmp_path, store):
