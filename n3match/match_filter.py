@@ -51,7 +51,7 @@ class MatchFilter(MatchClassifier):
         side: Sequence[Tensor] | None = None,
         shape: Sequence[Tensor] | None = None,
         *,
-        batch_matches: int = 1 << 15,
+        batch_matches: int | None = None,
     ) -> list[Tensor]:
         """`score` for pairs that differ in their number of matches.
 
@@ -63,6 +63,7 @@ class MatchFilter(MatchClassifier):
             side, shape: for each pair (N_i, S) and (N_i, 3), see `MatchClassifier.forward`; None
                 where it isn't known of any pair.
             batch_matches: most matches in one call, padding included, unless one pair has more.
+                None: 8192 on a CPU, whose caches hold no more, else 32768.
 
         Returns:
             For each pair, in the order given, (N_i,) logits.
@@ -70,6 +71,9 @@ class MatchFilter(MatchClassifier):
         Raises:
             ValueError, TypeError: naming the argument.
         """
+        if batch_matches is None:
+            on_cpu = all(points.device.type == "cpu" for points in points0)
+            batch_matches = 1 << (13 if on_cpu else 15)
         if batch_matches < 1:
             raise ValueError(f"batch_matches must be at least 1, got {batch_matches}")
         columns = {"points0": points0, "points1": points1, "side": side, "shape": shape}

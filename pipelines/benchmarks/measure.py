@@ -52,7 +52,7 @@ def _seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _peak_resident() -> int:
+def peak_resident() -> int:
     """Largest resident memory of this process so far, bytes.
 
     Not ru_maxrss: on Linux a started process inherits that of the one that started it.
@@ -65,10 +65,10 @@ def _peak_resident() -> int:
 
 def _measure(prepare, arguments, connection) -> None:
     functions = prepare(*arguments)
-    before = _peak_resident()
+    before = peak_resident()
     for function in functions:
         function()
-        connection.send(_peak_resident() - before)
+        connection.send(peak_resident() - before)
 
 
 def peak_bytes_in_turn(

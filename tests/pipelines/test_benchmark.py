@@ -34,6 +34,17 @@ def read_csv(path):
         return list(csv.DictReader(file))
 
 
+def test_filter_of_a_file_is_measured_by_its_pairs(tmp_path):
+    assert benchmark.main(["filter-h5", "--sizes", "1", "5", "--out", str(tmp_path)]) == 0
+    rows = read_csv(tmp_path / "benchmark-filter-h5.csv")
+    assert [row["filter-h5"].split()[0] for row in rows] == ["1", "5"]
+    # Every pair is the demo's, with descriptors and cameras: a good part is kept, of each the same.
+    assert 50 < int(rows[0]["kept of a pair"]) == int(rows[1]["kept of a pair"]) < 1000
+    for row in rows:
+        assert float(row["pairs a second"]) > 0
+        assert int(row["peak memory above the start, MB"]) > 0
+
+
 def test_operator_benchmark_measures_what_is_asked_and_says_what_is_left_out(tmp_path, capsys):
     # 1e-4 GB: enough for all but the plain formulas at N = 900 (and the exact one at 40).
     arguments = "ops --sizes 40 900 --images 20 41 --repeats 1 --baseline-memory 1e-4 --no-memory"
