@@ -11,6 +11,7 @@ CONFIGS = [
     ClassifierConfig(**SMALL, n3_after=(2,)),
     ClassifierConfig(**SMALL, n3_after=(1, 3), side_information=("ratio", "mutual")),
     ClassifierConfig(**SMALL, n3_after=(2,), refine=True),
+    ClassifierConfig(**SMALL, n3_after=(2,), consensus=True, side_information=("ratio", "mutual")),
 ]
 
 
@@ -21,6 +22,9 @@ def _net(config, dtype=torch.float64):
     for module in net.modules():
         if hasattr(module, "running_var"):
             module.running_var.uniform_(0.5, 1.0)
+    for parameter in net.parameters():
+        if not parameter.any():  # parts that start without effect
+            torch.nn.init.normal_(parameter, std=0.3)
     # Positive weights for most matches, so that they determine an essential matrix.
     torch.nn.init.ones_(net.trunk.head.bias)
     if config.refine:

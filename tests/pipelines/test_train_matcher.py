@@ -95,9 +95,9 @@ def _curve(folder):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("network", ["n3", "cnnet"])
-def test_resumed_run_gives_the_same_curve_and_weights(tmp_path, monkeypatch, network):
-    config = TrainingConfig(**{**TINY.__dict__, "network": network})
+@pytest.mark.parametrize(("network", "ema"), [("n3", 0.0), ("cnnet", 0.0), ("n3-consensus", 0.9)])
+def test_resumed_run_gives_the_same_curve_and_weights(tmp_path, monkeypatch, network, ema):
+    config = TrainingConfig(**{**TINY.__dict__, "network": network, "ema": ema})
     whole = train(config, tmp_path / "whole", save_every=2, device="cpu")
 
     real = objective.losses
@@ -117,6 +117,26 @@ def test_resumed_run_gives_the_same_curve_and_weights(tmp_path, monkeypatch, net
     a, b = (MatchFilter.from_pretrained(path).state_dict() for path in (whole, resumed))
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert [int(row["step"]) for row in _curve(tmp_path / "cut")] == list(range(6))
+
+
+def test_the_running_mean_is_kept(tmp_path):
+    """The longer its memory, the farther behind the last weights it is."""
+    runs = {}
+    for ema in (0.0, 0.2, 0.99):
+        config = TrainingConfig(**{**TINY.__dict__, "ema": ema})
+        runs[ema] = train(config, tmp_path / str(ema), device="cpu")
+    assert _curve(tmp_path / "0.0") == _curve(tmp_path / "0.2")  # training itself is the same
+    last = MatchFilter.from_pretrained(runs[0.0]).state_dict()
+    behind = {
+        ema: sum(
+            float((tensor - last[name]).square().sum())
+            for name, tensor in MatchFilter.from_pretrained(runs[ema]).state_dict().items()
+        )
+        for ema in (0.2, 0.99)
+    }
+    assert 0 < behind[0.2] < behind[0.99]
+    with pytest.raises(ValueError, match="ema must lie in 0"):
+        TrainingConfig(**{**TINY.__dict__, "ema": 1.0})
 
 
 def test_fine_tuning_starts_from_the_weights_given(tmp_path):
