@@ -15,8 +15,8 @@ from n3match.ops import graph_tensors, reference
 SMALL = {"width": 16, "blocks": 2, "embedding_width": 8, "embedding_channels": 4}
 CONFIGS = {
     "like sift": ClassifierConfig(
-        **SMALL, n3_after=(1,), side_information=("ratio", "mutual"), keypoint_shape=True,
-        mutual_only=True, refine=True,
+        **SMALL, n3_after=(1,), consensus=True, side_information=("ratio", "mutual"),
+        keypoint_shape=True, mutual_only=True, refine=True,
     ),
     "like sift-cnnet": ClassifierConfig(
         **SMALL, n3_after=(), side_information=("ratio", "mutual"), mutual_only=True, refine=True,
@@ -32,6 +32,9 @@ def make_filter(name: str) -> MatchFilter:
     matrix is one of many, and which one is anybody's guess."""
     torch.manual_seed(0)
     net = MatchFilter(CONFIGS[name]).eval()
+    for parameter in net.parameters():
+        if not parameter.any():  # parts that start without effect
+            torch.nn.init.normal_(parameter, std=0.1)
     given = make_inputs(2, 200, "all", False)
     given = {name: given[name] for name in input_names(net)}
     with torch.no_grad():
