@@ -135,7 +135,7 @@ def _object(collection, module: griffe.Module, name: str) -> griffe.Object:
     elif name in module.members:
         found = module.members[name]
     else:
-        found = collection[_table(module)[name]].members[name]
+        return _object(collection, collection[_table(module)[name]], name)
     return found.final_target if found.is_alias else found
 
 
