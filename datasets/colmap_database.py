@@ -79,9 +79,10 @@ class ColmapDatabase:
     Args:
         path: of the database, which must exist.
 
-    Raises (all methods):
-        FileNotFoundError: no such file. ValueError: not a COLMAP database, damaged, or locked by
-        another program; the message names the file.
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a COLMAP database, damaged, or locked by another program; every method may
+            say so. The message names the file.
     """
 
     def __init__(self, path: Path):

@@ -93,16 +93,7 @@ def _home(found: griffe.Object) -> str | None:
 
 def load() -> dict[str, tuple[griffe.Module, list[Name]]]:
     """Every module of `MODULES` and its public names."""
-    loader = griffe.GriffeLoader(
-        search_paths=[ROOT],
-        allow_inspection=False,
-        docstring_parser=griffe.Parser.google,
-        docstring_options={
-            "returns_named_value": False,
-            "returns_multiple_items": False,
-            "warnings": False,
-        },
-    )
+    loader = griffe.GriffeLoader(search_paths=[ROOT], allow_inspection=False)
     for package in ("n3match", "datasets"):  # datasets/ is installed as n3match.datasets
         loader.load(package, try_relative_path=False)
     loader.resolve_aliases(external=False)

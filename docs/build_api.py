@@ -8,6 +8,7 @@ machine comes in.
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import textwrap
@@ -19,10 +20,12 @@ OUT = ROOT / "docs" / "api"
 COMMAND = "python docs/build_api.py"
 _NOTE = f"<!-- Written from the docstrings by `{COMMAND}`: change those, then run it. -->\n"
 _WIDTH = 92
-_SECTIONS = {"parameters": "Args", "attributes": "Attributes", "raises": "Raises"}
+_SECTION = re.compile(
+    r"^(Args|Attributes|Convention|Raises|Returns|Yields):\n((?:[ ]+.*(?:\n|$)|\n)+)", re.MULTILINE
+)
+_ENTRY = re.compile(r"^(\*{0,2}\w+(?:, \*{0,2}\w+)*): ", re.MULTILINE)
 # `name`, and not what stands in a link or among more backticks.
 _CODE = re.compile(r"(?<![`\[])`([\w.]+)(?:\(\))?`(?!`)")
-_RETURNS = re.compile(r"^(?:Returns|Yields):\n((?:[ ]+.*\n?|\n)+)", re.MULTILINE)
 _ANOTHER_ERROR = re.compile(r"(?<=\.)\s+(?=(?:[A-Z]\w*Error(?:, )?)+: )")
 
 
@@ -78,9 +81,8 @@ def prose(text: str) -> str:
                 parts.append(f"```text\n{block}\n```")
             continue
         part = re.sub(r"::$", ":", part)
-        # Outside of backticks, nothing in a docstring is meant as emphasis or as HTML.
-        pieces = re.split(r"(`+[^`]+`+)", part)
-        pieces[::2] = [re.sub(r"([*<])", r"\\\1", piece) for piece in pieces[::2]]
+        pieces = re.split(r"(`+[^`]+`+)", part)  # outside of backticks nothing is meant as HTML
+        pieces[::2] = [piece.replace("<", "\\<") for piece in pieces[::2]]
         parts.append("".join(pieces))
     return "\n\n".join(parts)
 
@@ -104,36 +106,44 @@ def docstring(found: griffe.Object) -> str:
     return " ".join(comment)
 
 
-def item(names: str, text: str) -> str:
-    listed = ", ".join(f"`{name.strip()}`" for name in names.split(","))
-    return f"- {listed}: " + prose(text).replace("\n", "\n  ")
+def sections(text: str) -> list[tuple[str, str]]:
+    """Title and text of a docstring's parts, "" for what stands under none.
+
+    Griffe's own parser would lose lines, e.g. those of an error that aren't indented further.
+    """
+    pieces = _SECTION.split(text)
+    parts = [("", pieces[0])]
+    for title, below, after in zip(pieces[1::3], pieces[2::3], pieces[3::3]):
+        parts += [(title, textwrap.dedent(below)), ("", after)]
+    return [part for part in parts if part[1].strip()]
+
+
+def entries(text: str) -> list[tuple[str, str]]:
+    """Names and text of the entries of a section."""
+    before, *pieces = _ENTRY.split(text)
+    if before.strip():
+        raise ValueError(f"no name before {before!r}")
+    return [*zip(pieces[::2], (inspect.cleandoc(text) for text in pieces[1::2]))]
+
+
+def listed(title: str, text: str) -> str:
+    items = []
+    for names, about in entries(text):
+        first, *more = _ANOTHER_ERROR.split(about) if title == "Raises" else (about,)
+        for shown, said in [(names, first), *(error.split(": ", 1) for error in more)]:
+            code = ", ".join(f"`{name}`" for name in shown.split(", "))
+            items.append(f"- {code}: " + prose(said).replace("\n", "\n  "))
+    return "\n".join([f"**{title}**", "", *items])
 
 
 def described(found: griffe.Object) -> str:
     """The docstring with its sections as lists."""
-    if not found.docstring:
-        return prose(docstring(found))
     parts = []
-    for section in found.docstring.parse():
-        kind, value = section.kind.value, section.value
-        if kind == "text":
-            parts.append(prose(value))
-        elif kind in ("returns", "yields"):
-            # From the text itself: griffe takes the part before a colon for a type.
-            text = _RETURNS.search(found.docstring.value)[1]
-            parts.append(f"**{kind.capitalize()}**: {prose(textwrap.dedent(text))}")
-        elif kind in _SECTIONS:
-            items = []
-            for entry in value:
-                names = getattr(entry, "name", None) or str(entry.annotation).strip("()")
-                first, *more = _ANOTHER_ERROR.split(entry.description)
-                items.append(item(names, first))
-                items += [item(*error.split(": ", 1)) for error in more]
-            parts.append("\n".join([f"**{_SECTIONS[kind]}**", "", *items]))
-        elif kind == "admonition":
-            parts.append(f"**{section.title}**: " + prose(value.description))
+    for title, text in sections(docstring(found)):
+        if title in ("Args", "Attributes", "Raises"):
+            parts.append(listed(title, text))
         else:
-            raise ValueError(f"{found.path}: a section {kind!r} in the docstring: no place for it")
+            parts.append(f"**{title}**: {prose(text)}" if title else prose(text))
     return "\n\n".join(parts)
 
 
@@ -189,7 +199,7 @@ def section(entry: Name, links: Links) -> str:
     parts = [f"## {name}", f"```python\n{code}\n```", links.set(described(found), page, name)]
     if found.is_class:
         known = [f"`{base}`" for base in found.bases if links.find(str(base), page)]
-        parts += [links.set(f"What {base} has it has too.", page) for base in known]
+        parts += [links.set(f"Everything of {base} is there too.", page) for base in known]
     members = methods(found) if found.is_class else []
     init = found.members.get("__init__") if found.is_class else None
     if init is not None and init.docstring:

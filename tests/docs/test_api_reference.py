@@ -6,7 +6,7 @@ import re
 import griffe
 import pytest
 from api_names import GROUPS, MODULES, ROOT, load, methods
-from build_api import COMMAND, OUT, docstring, main, pages
+from build_api import COMMAND, OUT, docstring, entries, listed, main, pages, sections
 
 LOADED = load()
 AT_HOME = [
@@ -42,14 +42,16 @@ def functions() -> list[tuple[str, griffe.Function, list[str]]]:
 FUNCTIONS = functions()
 
 
-def entries(texts: list[griffe.Object]) -> list[str]:
+def described_arguments(texts: list[griffe.Object]) -> list[str]:
     """The arguments that have an entry under Args."""
-    names = []
-    for text in texts:
-        for section in text.docstring.parse() if text.docstring else ():
-            if section.kind.value == "parameters":
-                names += [n.strip() for item in section.value for n in item.name.split(",")]
-    return names
+    return [
+        name.lstrip("*")
+        for thing in texts
+        for title, text in sections(docstring(thing))
+        if title == "Args"
+        for names, _ in entries(text)
+        for name in names.split(", ")
+    ]
 
 
 def test_pages_are_up_to_date():
@@ -94,7 +96,7 @@ def test_every_public_name_has_a_docstring():
 
 @pytest.mark.parametrize("path, function, texts", FUNCTIONS, ids=[f[0] for f in FUNCTIONS])
 def test_every_argument_has_an_entry(path, function, texts):
-    known = entries(texts)
+    known = described_arguments(texts)
     variadic = {KINDS.var_positional, KINDS.var_keyword}
     wanted = [
         p.name
@@ -111,6 +113,26 @@ def test_every_argument_has_an_entry(path, function, texts):
     if not any(p.kind in variadic for p in function.parameters):
         strangers = [name for name in known if name not in wanted]
         assert not strangers, f"{path}: Args has {strangers}, which it doesn't take"
+
+
+def test_nothing_of_a_docstring_is_lost():
+    things = [(e.module, e.object) for e in AT_HOME]
+    things += [(p, m) for p, c in list(things) if c.is_class for m in methods(c)]
+    for page, thing in things:
+        shown = set(re.findall(r"\w+", (OUT / f"{page}.md").read_text(encoding="utf-8")))
+        assert set(re.findall(r"\w+", docstring(thing))) <= shown, thing.path
+
+
+def test_sections_and_entries_of_a_docstring():
+    text = "It does.\n\nArgs:\n    a, b: (N, 2)\n        pixels.\n    *c: more.\n\nRaises:\n"
+    text += "    ValueError: a or\n    b. TypeError: c."
+    (_, first), (args, arguments), (raises, errors) = sections(text)
+    assert (first.strip(), args, raises) == ("It does.", "Args", "Raises")
+    assert entries(arguments) == [("a, b", "(N, 2)\npixels."), ("*c", "more.")]
+    shown = "- `ValueError`: a or\n  b.\n- `TypeError`: c."
+    assert listed(raises, errors) == f"**Raises**\n\n{shown}"
+    with pytest.raises(ValueError, match="no name before"):
+        entries("lost\na: kept")
 
 
 def test_links_lead_somewhere():
