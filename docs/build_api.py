@@ -42,8 +42,9 @@ class Links:
                 titles = [entry.name]
                 if entry.object.is_class:
                     titles += [f"{entry.name}.{m.name}" for m in methods(entry.object)]
+                short = module.rpartition(".")[2]
                 for title in titles:
-                    for key in (title, f"{module}.{title}", f"n3match.{title}"):
+                    for key in {title} | {f"{m}.{title}" for m in (module, short, "n3match")}:
                         self._places.setdefault(key, []).append((module, title))
 
     def find(self, name: str, page: str) -> str | None:
@@ -209,7 +210,8 @@ def section(entry: Name, links: Links) -> str:
         returns = member.annotation if member.is_attribute else None
         code = signature(title, member) if member.is_function else f"{title}: {returns}"
         text = links.set(described(member), page, title)
-        parts += [f"### {title}", f"```python\n{code}\n```", text]
+        heading = title.replace("__", r"\_\_")  # which would be bold
+        parts += [f"### {heading}", f"```python\n{code}\n```", text]
     source = os.path.relpath(found.filepath, OUT).replace(os.sep, "/")
     parts.append(f"<sub>[{os.path.relpath(found.filepath, ROOT)}]({source})</sub>")
     return "\n\n".join(part for part in parts if part)
