@@ -83,11 +83,20 @@ class ColmapModel:
     images: dict[int, ColmapImage]
 
     def camera_of(self, image_id: int) -> ColmapCamera:
+        """The camera of an image.
+
+        Args:
+            image_id: key into `images`.
+        """
         return self.cameras[self.images[image_id].camera_id]
 
 
 def has_colmap_model(path: str | Path) -> bool:
-    """Whether the folder has `cameras` and `images` as .bin or as .txt."""
+    """Whether the folder has `cameras` and `images` as .bin or as .txt.
+
+    Args:
+        path: of the folder.
+    """
     return _suffix(Path(path)) is not None
 
 
@@ -129,6 +138,9 @@ def read_colmap_model(path: str | Path) -> ColmapModel:
 def read_colmap_points(path: str | Path) -> dict[int, np.ndarray]:
     """Positions (3,) of the 3-D points by id; empty where the folder has no `points3D`.
 
+    Args:
+        path: the folder of the model.
+
     Raises:
         ValueError: truncated or foreign file, positions that are not finite.
     """
@@ -143,13 +155,21 @@ def read_colmap_points(path: str | Path) -> dict[int, np.ndarray]:
 
 
 def relative_pose(image0: ColmapImage, image1: ColmapImage) -> tuple[np.ndarray, np.ndarray]:
-    """R (3, 3) and t (3,) with x1 ~ R x0 + t; t in the units of the reconstruction."""
+    """R (3, 3) and t (3,) with x1 ~ R x0 + t; t in the units of the reconstruction.
+
+    Args:
+        image0, image1: of one reconstruction.
+    """
     R = image1.R @ image0.R.T
     return R, image1.t - R @ image0.t
 
 
 def covisible_pairs(model: ColmapModel, min_shared: int = 20) -> list[tuple[int, int, int]]:
     """Pairs of image ids that see common 3-D points, ordered by the images' names.
+
+    Args:
+        model: the reconstruction.
+        min_shared: least number of common 3-D points.
 
     Returns:
         (id0, id1, number of shared points) with name0 < name1 and at least `min_shared` points.

@@ -76,9 +76,13 @@ class TwoViewGeometry:
 class ColmapDatabase:
     """An open database; a context manager.
 
-    Raises (all methods):
-        FileNotFoundError: no such file. ValueError: not a COLMAP database, damaged, or locked by
-        another program; the message names the file.
+    Args:
+        path: of the database, which must exist.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a COLMAP database, damaged, or locked by another program; every method may
+            say so. The message names the file.
     """
 
     def __init__(self, path: Path):
@@ -99,6 +103,7 @@ class ColmapDatabase:
         self.close()
 
     def close(self) -> None:
+        """Closes the database; nothing can be read from it any more."""
         self._connection.close()
 
     def check_writable(self) -> None:
@@ -107,6 +112,7 @@ class ColmapDatabase:
         self._all("ROLLBACK")
 
     def cameras(self) -> dict[int, ColmapCamera]:
+        """All cameras by their ids, with pixel centres at integers."""
         names = {number: name for name, (number, _) in CAMERA_MODELS.items()}
         cameras = {}
         for key, model, width, height, blob in self._all(
@@ -129,6 +135,14 @@ class ColmapDatabase:
         return {key: (name, camera) for key, name, camera in rows}
 
     def keypoints(self, image_id: int) -> DatabaseKeypoints:
+        """The keypoints of an image.
+
+        Args:
+            image_id: of the image.
+
+        Raises:
+            ValueError: the database has none of this image, or malformed ones.
+        """
         where = f"keypoints of image {image_id}"
         table = self._table("keypoints", "image_id", image_id, "<f4", where)
         if table is None:
@@ -147,7 +161,11 @@ class ColmapDatabase:
         return DatabaseKeypoints(table[:, :2] - 0.5, shapes)
 
     def descriptors(self, image_id: int) -> np.ndarray | None:
-        """(N, 128) float32 where they are SIFT's (bytes), else None."""
+        """(N, 128) float32 where they are SIFT's (bytes), else None.
+
+        Args:
+            image_id: of the image.
+        """
         if not self._all("SELECT 1 FROM sqlite_master WHERE name = 'descriptors'"):
             return None
         where = f"descriptors of image {image_id}"
@@ -162,7 +180,14 @@ class ColmapDatabase:
         return [key for (key,) in self._all("SELECT pair_id FROM matches ORDER BY pair_id")]
 
     def matches(self, pair_id: int) -> np.ndarray:
-        """(M, 2) uint32."""
+        """(M, 2) uint32 rows of keypoints of image id1 and image id2.
+
+        Args:
+            pair_id: the pair's number, see `pair_number`.
+
+        Raises:
+            ValueError: the database has none of this pair, or malformed ones.
+        """
         where = f"matches of pair {pair_ids(pair_id)}"
         found = self._table("matches", "pair_id", pair_id, "<u4", where)
         if found is None:
@@ -173,6 +198,9 @@ class ColmapDatabase:
 
     def write(self, results: Iterable[tuple[int, PairResult]]) -> int:
         """Write all results in one transaction; those written before are left as they are.
+
+        Args:
+            results: number and result of each pair.
 
         Returns:
             The number of pairs written.
@@ -191,7 +219,14 @@ class ColmapDatabase:
         return written
 
     def copy_to(self, path: Path) -> None:
-        """A copy as one file, whatever the journal mode of this one."""
+        """A copy as one file, whatever the journal mode of this one.
+
+        Args:
+            path: of the copy.
+
+        Raises:
+            ValueError: it can't be written.
+        """
         target = sqlite3.connect(path)
         try:
             self._connection.backup(target)
@@ -269,16 +304,31 @@ class ColmapDatabase:
 
 
 def pair_ids(pair_id: int) -> tuple[int, int]:
-    """Image ids (id1, id2) of a pair's number."""
+    """Image ids (id1, id2) of a pair's number.
+
+    Args:
+        pair_id: the number.
+    """
     id2 = pair_id % _MAX_IMAGES
     return (pair_id - id2) // _MAX_IMAGES, id2
 
 
 def pair_number(id1: int, id2: int) -> int:
-    """The number of a pair, for id1 < id2 (COLMAP swaps others)."""
+    """The number of a pair, for id1 < id2 (COLMAP swaps others).
+
+    Args:
+        id1, id2: image ids.
+    """
     return id1 * _MAX_IMAGES + id2
 
 
 def checksum(matches: np.ndarray) -> int:
-    """Of (M, 2) matches."""
+    """A number that tells whether matches are still those that were read.
+
+    Args:
+        matches: (M, 2) uint32 of one pair.
+
+    Returns:
+        CRC-32 of their bytes.
+    """
     return zlib.crc32(np.ascontiguousarray(matches, dtype="<u4").tobytes())

@@ -48,6 +48,9 @@ class DndImage:
 def read_info(folder: str | Path) -> list[DndImage]:
     """What info.mat tells of each image.
 
+    Args:
+        folder: of the dataset, with info.mat in it.
+
     Raises:
         FileNotFoundError: no info.mat. ValueError: it is something else, naming the field.
     """
@@ -60,6 +63,11 @@ def read_info(folder: str | Path) -> list[DndImage]:
 
 def read_image(folder: str | Path, image: DndImage, *, srgb: bool) -> np.ndarray:
     """(H, W) float32 raw intensities of the mosaic, or (H, W, 3) sRGB, white at 1.
+
+    Args:
+        folder: of the dataset.
+        image: which one, from `read_info`.
+        srgb: the developed picture instead of the raw mosaic.
 
     Raises:
         FileNotFoundError: no such file. ValueError: not such an image, or one without room for

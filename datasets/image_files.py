@@ -24,6 +24,9 @@ def read_image(path: str | Path) -> np.ndarray:
 
     Palettes become colours.
 
+    Args:
+        path: of the file, in any format that OpenCV reads.
+
     Raises:
         FileNotFoundError: no such file. ValueError: not an image, CMYK, or of another depth.
     """
@@ -102,6 +105,9 @@ def check_suffix(path: str | os.PathLike) -> str:
 
 def images_in(folder: str | Path) -> list[Path]:
     """The image files of a folder by their names, sorted.
+
+    Args:
+        folder: looked into, but not into folders in it.
 
     Raises:
         ValueError: it holds none. OSError: it can't be read.

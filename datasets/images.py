@@ -22,6 +22,9 @@ _UNIT_MM = {2: 25.4, 3: 10.0, 4: 1.0}
 def read_image_gray(path: str | Path) -> np.ndarray:
     """(H, W) uint8 grey image, as stored (an EXIF orientation is not applied).
 
+    Args:
+        path: of the file.
+
     Raises:
         FileNotFoundError: no such file.
         ValueError: a folder, an empty file, not an image, truncated beyond repair, or larger than
@@ -31,12 +34,19 @@ def read_image_gray(path: str | Path) -> np.ndarray:
 
 
 def read_image_rgb(path: str | Path) -> np.ndarray:
-    """(H, W, 3) uint8 red, green, blue; otherwise as `read_image_gray`."""
+    """(H, W, 3) uint8 red, green, blue; otherwise as `read_image_gray`.
+
+    Args:
+        path: of the file.
+    """
     return cv2.cvtColor(_decode(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 def read_image_size(path: str | Path) -> tuple[int, int]:
     """(width, height) as stored, from the header of the file alone.
+
+    Args:
+        path: of the file.
 
     Raises:
         FileNotFoundError, ValueError: as `read_image_gray`, for what Pillow can't open.
@@ -105,7 +115,14 @@ def intrinsics_from_focal(focal: float, width: int, height: int) -> np.ndarray:
 
 
 def default_intrinsics(width: int, height: int) -> np.ndarray:
-    """(3, 3) K for an unknown camera: focal length 1.2 x the longer side, as COLMAP assumes."""
+    """(3, 3) K for an unknown camera: focal length 1.2 x the longer side, as COLMAP assumes.
+
+    Args:
+        width, height: image size in pixels; the centre of the first pixel is (0, 0).
+
+    Raises:
+        ValueError: an empty image.
+    """
     return intrinsics_from_focal(1.2 * max(width, height), width, height)
 
 

@@ -94,10 +94,18 @@ class PairDataset(torch.utils.data.Dataset):
         return relative_shape(*shapes, *focal).astype(np.float32)
 
     def record(self, index: int) -> PairRecord:
-        """Everything about pair `index`; ValueError for an OANet dump, which has no pixels."""
+        """Everything about a pair, pixels and names among it.
+
+        Args:
+            index: of the pair, from 0.
+
+        Raises:
+            ValueError: the pair is of an OANet dump, which has no pixels.
+        """
         return read_record(*self._locate(index))
 
     def close(self) -> None:
+        """Closes the files; they are opened again when they are needed."""
         for file in self._files.values():
             file.close()
         self._files.clear()

@@ -119,6 +119,9 @@ class PairRecord:
 def open_store(path: str | Path) -> h5py.File:
     """Open a store, or an OANet dump, for reading, checking its outline.
 
+    Args:
+        path: of the file.
+
     Raises:
         FileNotFoundError: no such file.
         ValueError: not HDF5, truncated, another schema version, or a group is missing or has
@@ -149,6 +152,9 @@ class StoreReport:
 
 def read_report(path: str | Path) -> StoreReport:
     """What was left out when a store was made; nothing for stores that don't say.
+
+    Args:
+        path: of the store.
 
     Raises:
         FileNotFoundError, ValueError: see `open_store`.
@@ -203,6 +209,10 @@ def read_shapes(file: h5py.File, index: int) -> tuple[np.ndarray, np.ndarray] | 
 
 def read_record(file: h5py.File, index: int) -> PairRecord:
     """Everything about one pair.
+
+    Args:
+        file: of `open_store`, with extras.
+        index: number of the pair, from 0.
 
     Raises:
         ValueError: the file lacks the extras (an OANet dump), or a field is malformed.

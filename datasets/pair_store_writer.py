@@ -59,12 +59,23 @@ class PairStoreWriter:
 
     @property
     def finished(self) -> bool:
+        """Whether the store itself is there: nothing is left to do."""
         return self.path.exists()
 
     def part_path(self, name: str) -> Path:
+        """Where a part is, or will be.
+
+        Args:
+            name: of the part.
+        """
         return self.parts_dir / f"{name}.h5"
 
     def has_part(self, name: str) -> bool:
+        """Whether a part is complete.
+
+        Args:
+            name: of the part.
+        """
         return self.part_path(name).exists()
 
     def begin(self, plan: str) -> None:
@@ -97,7 +108,8 @@ class PairStoreWriter:
         """Write the pairs of one part; it exists afterwards, or not at all.
 
         Args:
-            name: of the part; records: its pairs.
+            name: of the part.
+            records: its pairs.
             left_out, problems: lines for `pair_store.read_report`.
 
         Raises:

@@ -77,6 +77,10 @@ def find_scenes(
 def read_scene(scene: FoundScene, options: ReadOptions) -> SceneSource:
     """The scene by its layout's reader.
 
+    Args:
+        scene: one of `find_scenes`.
+        options: what its reader may be told.
+
     Raises:
         ValueError: a dump, which has no photographs; OSError, ValueError: see the readers.
     """

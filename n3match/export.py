@@ -34,7 +34,11 @@ class _Scores(nn.Module):
 
 
 def input_names(filter: MatchFilter) -> tuple[str, ...]:
-    """Names of the graph's inputs, in their order."""
+    """Names of the graph's inputs, in their order.
+
+    Args:
+        filter: whose graph it is: which inputs there are depends on its configuration.
+    """
     config = filter.config
     wanted = {
         "points0": True,

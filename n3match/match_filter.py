@@ -28,6 +28,9 @@ class MatchFilter(MatchClassifier):
     def from_pretrained(cls, name_or_path: str | os.PathLike = "sift") -> MatchFilter:
         """Loads shipped weights by name ("sift", "sift-cnnet") or any weights file by path.
 
+        Args:
+            name_or_path: a shipped name (see `n3match.weights.shipped`), or a .safetensors file.
+
         Returns:
             The filter in eval mode, on the CPU.
 

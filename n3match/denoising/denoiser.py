@@ -27,6 +27,9 @@ class Denoiser(N3Net):
     def from_pretrained(cls, name_or_path: str | os.PathLike) -> Denoiser:
         """Loads shipped weights by name or any weights file by path.
 
+        Args:
+            name_or_path: a shipped name (see `n3match.weights.shipped`), or a .safetensors file.
+
         Returns:
             The network in eval mode, on the CPU, batch norms folded into the convolutions.
 

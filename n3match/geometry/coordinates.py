@@ -30,7 +30,15 @@ def normalize_points(points: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
 
 
 def denormalize_points(points: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
-    """Calibrated coordinates to pixels: the inverse of `normalize_points`, same shapes."""
+    """Calibrated coordinates to pixels: the inverse of `normalize_points`.
+
+    Args:
+        points: (..., N, 2) coordinates on the plane z = 1 of the camera, x right and y down.
+        K: (..., 3, 3) camera matrix, read as in `normalize_points`.
+
+    Returns:
+        (..., N, 2) pixels; the centre of the first pixel is (0, 0).
+    """
     check_tensor("points", points, None, 2)
     check_tensor("K", K, 3, 3)
     fx, skew, cx, fy, cy = _entries(K)

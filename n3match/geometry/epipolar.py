@@ -14,7 +14,11 @@ from n3match.geometry._checks import check_same_length, check_tensor
 
 
 def skew_symmetric(t: torch.Tensor) -> torch.Tensor:
-    """(..., 3) -> (..., 3, 3): the matrix [t]× with [t]× v = t × v."""
+    """(..., 3) -> (..., 3, 3): the matrix [t]× with [t]× v = t × v.
+
+    Args:
+        t: (..., 3) vectors, floating point.
+    """
     check_tensor("t", t, 3)
     x, y, z = t.unbind(-1)
     zero = torch.zeros_like(x)
@@ -25,6 +29,13 @@ def essential_from_pose(R: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """E = [t]× R (..., 3, 3) of rotations R (..., 3, 3) and translations t (..., 3).
 
     t is used as it is: a unit t gives ‖E‖ = √2 (Frobenius), singular values (1, 1, 0).
+
+    Args:
+        R: (..., 3, 3) rotations
+        t: (..., 3) translations: x1 ~ R x0 + t.
+
+    Returns:
+        (..., 3, 3) essential matrices: x1ᵀ E x0 = 0 in calibrated coordinates.
     """
     check_tensor("R", R, 3, 3)
     check_tensor("t", t, 3)
@@ -60,8 +71,15 @@ def sampson_distance(x0: torch.Tensor, x1: torch.Tensor, E: torch.Tensor) -> tor
     """Sampson's first-order squared distance of a match to the epipolar constraint.
 
     d = (x1ᵀ E x0)² / (‖(E x0)₁₂‖² + ‖(Eᵀ x1)₁₂‖²); Hartley & Zisserman, "Multiple View
-    Geometry", eq. 11.9. Arguments, shapes and behaviour at the epipoles as in
-    `symmetric_epipolar_distance`.
+    Geometry", eq. 11.9.
+
+    Args:
+        x0, x1: (..., N, 2) calibrated coordinates in camera 0 and camera 1.
+        E: (..., 3, 3), x1ᵀ E x0 = 0; its scale does not matter.
+
+    Returns:
+        (..., N) squared distance in squared units of the coordinates, always finite, at an epipole
+        too. Half precision is computed and returned as float32.
     """
     residual, line0, line1 = _epipolar_terms(x0, x1, E)
     return residual.square() / (line0 + line1).clamp_min(_floor(residual.dtype))

@@ -60,6 +60,7 @@ class FundamentalMatrix:
 
     @property
     def num_inliers(self) -> int:
+        """How many of the matches are inliers."""
         return int(np.count_nonzero(self.inliers))
 
     @property

@@ -18,6 +18,12 @@ def rotation_error_deg(
 
     The angle is taken from its sine and cosine together, so that small angles keep their digits
     (arccos of the trace alone loses half of them).
+
+    Args:
+        R, R_gt: (..., 3, 3) the estimated and the true rotation.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
     """
     R, R_gt = _pair("R", R, "R_gt", R_gt, (3, 3))
     # R_gtᵀ R written out: under autocast a matrix product would drop to half precision.
@@ -41,6 +47,12 @@ def translation_error_deg(
 
     0 to 90 degrees, as in the published evaluations: an essential matrix does not tell t from
     −t. Lengths are ignored; a zero vector has no direction and counts as 90 degrees off.
+
+    Args:
+        t, t_gt: (..., 3) the estimated and the true direction, of any length.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
     """
     t, t_gt = _pair("t", t, "t_gt", t_gt, (3,))
     t, t_gt = torch.broadcast_tensors(t, t_gt)
@@ -64,6 +76,13 @@ def pose_error_deg(
     """The larger of `rotation_error_deg` and `translation_error_deg`, (...), degrees.
 
     A pair without an estimated pose has, by convention, an error of 180 degrees.
+
+    Args:
+        R, R_gt: (..., 3, 3) the estimated and the true rotation.
+        t, t_gt: (..., 3) the estimated and the true direction of translation, of any length.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
     """
     return torch.maximum(rotation_error_deg(R, R_gt), translation_error_deg(t, t_gt))
 

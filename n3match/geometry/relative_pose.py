@@ -49,6 +49,7 @@ class RelativePose:
 
     @property
     def num_inliers(self) -> int:
+        """How many of the matches are inliers."""
         return int(np.count_nonzero(self.inliers))
 
     @property

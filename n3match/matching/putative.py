@@ -35,8 +35,8 @@ def putative_matches(keypoints0, desc0, keypoints1, desc1, *, device=None) -> Pu
     """Match each keypoint of image 0 to its nearest in image 1, without any ratio test.
 
     Args:
-        keypoints0: (N0, 2) positions; desc0: (N0, D) descriptors, None for none at all.
-        keypoints1: (N1, 2) positions; desc1: (N1, D) descriptors, likewise.
+        keypoints0, keypoints1: (N0, 2) and (N1, 2) positions in pixels.
+        desc0, desc1: (N0, D) and (N1, D) descriptors, or None for none at all.
         device: where the distances are computed; None for that of the descriptors.
 
     Returns:

@@ -72,7 +72,11 @@ class FilterOutput:
 
 
 class MatchClassifier(nn.Module):
-    """Scores putative matches of image pairs; invariant to their order, for any number of them."""
+    """Scores putative matches of image pairs; invariant to their order, for any number of them.
+
+    Args:
+        config: what it is built from; None for `ClassifierConfig()`.
+    """
 
     def __init__(self, config: ClassifierConfig | None = None):
         super().__init__()
@@ -89,7 +93,8 @@ class MatchClassifier(nn.Module):
         mask: Tensor | None = None,
         shape: Tensor | None = None,
     ) -> FilterOutput:
-        """
+        """What the filter says of B pairs of N matches.
+
         Args:
             points0, points1: (B, N, 2) calibrated coordinates (K⁻¹ applied) of each match.
             side: (B, N, S) side information, columns named by `config.side_information`; None
@@ -122,7 +127,14 @@ class MatchClassifier(nn.Module):
         mask: Tensor | None = None,
         shape: Tensor | None = None,
     ) -> Tensor:
-        """The logits of `forward` alone, (B, N), without the eight-point algorithm."""
+        """The logits of `forward` alone, (B, N), without the eight-point algorithm.
+
+        Args:
+            points0, points1, side, mask, shape: as in `forward`.
+
+        Raises:
+            ValueError, TypeError: as there.
+        """
         return self._logits(self._inputs(points0, points1, side, mask, shape), mask)[1]
 
     def _logits(self, matches: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -189,7 +201,9 @@ def considered(side: Tensor, config: ClassifierConfig, mask: Tensor | None = Non
     the more the statistics of all matches say.
 
     Args:
-        side: (B, N, S) or more columns. mask: (B, N) bool, False for padding.
+        side: (B, N, S) side information, or more columns behind it.
+        config: of the network.
+        mask: (B, N) bool, False for padding; None: there is none.
     """
     everything = torch.ones_like(side[..., 0], dtype=torch.bool) if mask is None else mask
     if not config.mutual_only:

@@ -85,9 +85,14 @@ class ContextNormReLU(Synchronised, nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x (B, N, C); mask (B, N, 1) in x's type, 1 for real matches. Padding comes out as 0.
+        """(B, N, C) -> (B, N, C). Padding comes out as 0.
 
         Half precision is computed and returned as float32: variances need the digits.
+
+        Args:
+            x: (B, N, C) features, floating point.
+            mask: (B, N, 1) in the type of `x`, 1 for real matches, 0 for padding; None: all
+                are real.
         """
         if x.dtype in (torch.float16, torch.bfloat16):
             x = x.float()

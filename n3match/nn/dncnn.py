@@ -88,6 +88,11 @@ class DnCNN(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, H, W).
+
+        Args:
+            x: (B, C_in, H, W), floating point; any H and W.
+        """
         y = self.layers(x)
         if not self.shortcut:
             return y

@@ -110,15 +110,29 @@ class ImageN3Block(nn.Module):
         return size - 1 + (window // 2) * stride + 3 * self.learned
 
     def forward(self, x: Tensor, matching: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W), H and W at least the patch size; `matching` (B, E, H, W) only with
-        matching="given"."""
+        """(B, C, H, W) -> (B, (K + 1)·C, H, W), in the type of `x`.
+
+        Args:
+            x: (B, C, H, W), floating point; H and W at least the patch size.
+            matching: (B, E, H, W) image whose patches are compared, with matching="given" alone.
+
+        Raises:
+            ValueError: no `matching` where it is wanted, or an image smaller than a patch.
+        """
         with torch.autocast(x.device.type, enabled=False):  # distances need their digits
             z = self._neighbours(x if x.dtype == torch.float64 else x.float(), matching)
         return torch.cat([x, (z - x[:, None]).flatten(1, 2).to(x.dtype)], 1)
 
     def without_neighbours(self, x: Tensor) -> Tensor:
         """As if every patch's neighbours were equal to itself: what `forward` gives, at no cost,
-        before the block has been learned."""
+        before the block has been learned.
+
+        Args:
+            x: (B, C, H, W).
+
+        Returns:
+            (B, (K + 1)·C, H, W): `x` and zeros.
+        """
         return functional.pad(x, (0, 0, 0, 0, 0, self.k * self.channels))
 
     def _neighbours(self, x: Tensor, matching: Tensor | None) -> Tensor:

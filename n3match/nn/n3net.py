@@ -74,7 +74,7 @@ class N3NetConfig:
 
 _N3NET = N3NetConfig()
 
-# The rows of the published ablation.
+# The rows of the published ablation: the network, and those that it is compared with.
 PRESETS: dict[str, N3NetConfig] = {
     "n3net": _N3NET,
     "n3net-2": replace(_N3NET, local_networks=2),
@@ -91,6 +91,9 @@ class N3Net(nn.Module):
 
     Images are about 0 … 1; a "sigma" map holds the noise's standard deviation in those units, "a"
     and "b" the noise variance a·x + b of an intensity x. Nothing is clipped.
+
+    Args:
+        config: what it is built from; None for `N3NetConfig()`.
     """
 
     def __init__(self, config: N3NetConfig | None = None):
@@ -130,13 +133,22 @@ class N3Net(nn.Module):
             ).requires_grad_(False)
 
     def train(self, mode: bool = True) -> N3Net:
+        """As in PyTorch, but the network that denoises for a comparison stays in eval mode.
+
+        Args:
+            mode: True for training, False for eval mode.
+
+        Returns:
+            The network itself.
+        """
         super().train(mode)
         if self.guide is not None:
             self.guide.eval()  # trained before, by itself
         return self
 
     def forward(self, x: Tensor, *, neighbours: bool = True) -> Tensor:
-        """
+        """(B, C + M, H, W) -> (B, C, H, W).
+
         Args:
             x: (B, C + M, H, W), floating point; with blocks, H and W at least the patch size.
             neighbours: False: blocks pass features on with neighbours equal to themselves, at no
@@ -153,24 +165,47 @@ class N3Net(nn.Module):
 
     @property
     def stages(self) -> int:
+        """How many stages there are: one for each local network."""
         return len(self.local_networks)
 
     def stage(
         self, index: int, x: Tensor, matching: Tensor | None = None, *, neighbours: bool = True
     ) -> Tensor:
-        """One local network, from the second on behind its block."""
+        """One local network, from the second on behind its block.
+
+        Args:
+            index: of the stage, from 0.
+            x: (B, block_channels, H, W), what the stage before gave; for the first (B, C + M, H, W)
+                as in `forward`.
+            matching: (B, C, H, W) of `matching_image`, for blocks with a hard selection.
+            neighbours: as in `forward`.
+
+        Returns:
+            (B, block_channels, H, W) for the next stage; of the last (B, C, H, W), denoised.
+        """
         if index:
             block = self.blocks[index - 1]
             x = block(x, matching) if neighbours else block.without_neighbours(x)
         return self.local_networks[index](x)
 
     def reach(self, index: int) -> int:
-        """How many pixels away an output of stage `index` looks at its input."""
+        """How many pixels away an output of stage `index` looks at its input.
+
+        Args:
+            index: of the stage, from 0.
+
+        Returns:
+            Pixels, away from the image's border.
+        """
         block = self.blocks[index - 1].reach if index else 0
         return block + self.local_networks[index].reach
 
     def matching_image(self, x: Tensor) -> Tensor | None:
-        """(B, C, H, W) what hard blocks compare patches by; None where that is learned."""
+        """(B, C, H, W) what hard blocks compare patches by; None where that is learned.
+
+        Args:
+            x: (B, C + M, H, W) as in `forward`.
+        """
         if self.config.matching == "learned" or not len(self.blocks):
             return None
         if self.guide is None:
@@ -179,6 +214,15 @@ class N3Net(nn.Module):
             return self.guide(x)
 
     def check_input(self, x: Tensor) -> None:
+        """Raises where `forward` doesn't take an input.
+
+        Args:
+            x: (B, C + M, H, W) as there.
+
+        Raises:
+            TypeError: no floating point tensor. ValueError: another number of channels, or an image
+                smaller than a patch.
+        """
         inputs = self.config.channels + len(self.config.maps)
         if not isinstance(x, Tensor) or not x.dtype.is_floating_point:
             found = x.dtype if isinstance(x, Tensor) else type(x).__name__

@@ -177,10 +177,18 @@ def n3_aggregate(
     selection: str = "n3",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """K soft neighbours of every query: zᵏ = Σ_i wᵏ_i · value_i. Arguments as in `ops`.
+    """K soft neighbours of every query: zᵏ = Σ_i wᵏ_i · value_i.
+
+    Args:
+        query, key, value: (B, M, E), (B, N, E) and (B, N, F), as in `n3match.ops.n3_aggregate`.
+        k, log_temperature, candidates, mask, exclude_self: as there.
+        reading, selection, generator: as there.
 
     Returns:
         (B, M, K, F) in the type of `value`.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
     """
     checks.check_aggregate(query, key, value, k, mask, exclude_self, reading, candidates)
     checks.check_selection(selection, generator)
@@ -240,10 +248,17 @@ def n3_window_aggregate(
 ) -> Tensor:
     """Patches are cut out, each one's window gathered, and averaged patches put back.
 
-    Arguments as in `ops`.
+    Args:
+        query, key, value: (B, E, H, W) twice and (B, C, H, W), as in
+            `n3match.ops.n3_window_aggregate`.
+        k, log_temperature, patch_size, stride, window, exclude_self: as there.
+        reading, selection, generator: as there.
 
     Returns:
         (B, K, C, H, W) in the type of `value`.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
     """
     checks.check_k(k)
     checks.check_reading(reading)

@@ -50,6 +50,11 @@ class N3MatchFilter(BaseModel):
         self.are_weights_initialized = True
 
     def train(self, mode: bool = True):
+        """As in PyTorch; without `trainable` the filter stays in eval mode.
+
+        Args:
+            mode: True for training, False for eval mode.
+        """
         # Normalisation statistics belong to the weights: the filter stays in eval mode.
         return super().train(mode and self.conf.trainable)
 
@@ -58,6 +63,14 @@ class N3MatchFilter(BaseModel):
         return filter_batch(self.net, data)
 
     def loss(self, pred, data):
+        """There is none, and glue-factory is told so.
+
+        Args:
+            pred, data: not looked at.
+
+        Raises:
+            NotImplementedError: always.
+        """
         raise NotImplementedError  # glue-factory's sign for a component without a loss
 
 

@@ -45,7 +45,8 @@ class FilteredMatcher:
         self.K0, self.K1 = K0, K1
 
     def __call__(self, img0, img1) -> dict:
-        """
+        """The matcher's answer for two images, filtered, with their relative pose.
+
         Args:
             img0, img1: as the matcher takes them; without K0 or K1, arrays or tensors (C, H, W).
 

@@ -27,6 +27,9 @@ def shipped() -> tuple[str, ...]:
 def find(name_or_path: str | os.PathLike) -> Path:
     """The file behind a shipped name or a path.
 
+    Args:
+        name_or_path: a name of `shipped`, or the path of a file.
+
     Raises:
         FileNotFoundError: where it is neither, listing the shipped names.
     """
@@ -45,6 +48,8 @@ def save_weights(path: os.PathLike, net: nn.Module, **notes) -> None:
     """Writes `net` (whose `config` is a dataclass of plain values) to a .safetensors file.
 
     Args:
+        path: of the file; written to a temporary file and renamed.
+        net: the network.
         notes: plain values kept beside the configuration, e.g. what it was trained on.
     """
     path = Path(path)
@@ -66,6 +71,9 @@ def save_weights(path: os.PathLike, net: nn.Module, **notes) -> None:
 
 def load_weights(name_or_path: str | os.PathLike) -> tuple[str, dict, dict]:
     """(class name of the network, its configuration, its state dictionary).
+
+    Args:
+        name_or_path: a name of `shipped`, or the path of a file of at most 1 GiB.
 
     Raises:
         FileNotFoundError, ValueError: naming the file and what is wrong with it.

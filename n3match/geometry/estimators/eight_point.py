@@ -21,6 +21,12 @@ def eight_point(problem: TwoViewProblem) -> Estimate | None:
 
     Confidence, iterations and seed have no meaning here. Inliers are the matches with a positive
     score, a Sampson distance below the threshold, and a point before both cameras.
+
+    Args:
+        problem: with 8 matches or more whose score isn't 0.
+
+    Returns:
+        The pose and its inliers; None where there is none.
     """
     weights = np.ones(len(problem)) if problem.scores is None else problem.scores
     if np.count_nonzero(weights) < 8:

@@ -19,6 +19,12 @@ def opencv_usac(problem: TwoViewProblem) -> Estimate | None:
     It is given pixels and both cameras: its noise levels are fixed numbers of pixels, so with
     calibrated points and identity cameras it is much worse. The settings are spelled out because
     only `cv2.UsacParams` takes a seed.
+
+    Args:
+        problem: of 5 matches or more.
+
+    Returns:
+        The pose and its inliers; None where there is none.
     """
     options = cv2.UsacParams()
     options.score = cv2.SCORE_METHOD_MAGSAC

@@ -10,6 +10,12 @@ from n3match.geometry.estimators.problem import Estimate, TwoViewProblem
 def poselib(problem: TwoViewProblem) -> Estimate | None:
     """`poselib.estimate_relative_pose` with its own defaults; scores are not used.
 
+    Args:
+        problem: of 5 matches or more.
+
+    Returns:
+        The pose and its inliers; None where there is none.
+
     Raises:
         ImportError: PoseLib is not installed (`pip install n3match[poselib]`).
     """

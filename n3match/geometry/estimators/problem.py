@@ -40,7 +40,11 @@ class TwoViewProblem:
         return self.threshold / self.mean_focal
 
     def with_threshold_calibrated(self, threshold: float) -> TwoViewProblem:
-        """The same problem with its threshold given in calibrated units."""
+        """The same problem with its threshold given in calibrated units.
+
+        Args:
+            threshold: of inliers, pixels / mean focal length.
+        """
         return replace(self, threshold=threshold * self.mean_focal)
 
     @property

@@ -17,6 +17,7 @@ _log = logging.getLogger(__name__)
 
 Estimator = Callable[[TwoViewProblem], Estimate | None]
 
+# Every estimator by its name.
 ESTIMATORS: dict[str, Estimator] = {
     "poselib": poselib,
     "opencv_usac": opencv_usac,
@@ -47,6 +48,9 @@ MAX_ITERATIONS = {
 
 def choose_estimator(name: str) -> str:
     """The estimator that `name` stands for: "auto" is PoseLib if installed, else OpenCV's USAC.
+
+    Args:
+        name: a key of `ESTIMATORS`, or "auto".
 
     Raises:
         ValueError: unknown name.

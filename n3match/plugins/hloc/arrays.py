@@ -76,7 +76,8 @@ def read_matches(
     """(M,) and (M,) int64: keypoints of image 0 and of image 1 that a pair's group joins.
 
     Args:
-        matches: opened for reading; group: of the pair.
+        matches: opened for reading.
+        group: of the pair.
         count0, count1: numbers of keypoints of its images.
 
     Raises:

@@ -22,7 +22,11 @@ class HlocPair:
 
 
 def image_names(features: h5py.File) -> list[str]:
-    """Names of the images with keypoints, in the order of the file."""
+    """Names of the images with keypoints, in the order of the file.
+
+    Args:
+        features: hloc's file of features, opened for reading.
+    """
     names = []
 
     def visit(name: str, item) -> None:
@@ -53,6 +57,10 @@ def list_pairs(matches: h5py.File, names: list[str]) -> list[HlocPair]:
 
 def find_pair(matches: h5py.File, name0: str, name1: str) -> HlocPair:
     """The group of a pair, which may be stored in the other order: look at `name0` of the answer.
+
+    Args:
+        matches: hloc's file of matches, opened for reading.
+        name0, name1: of the images, with "/" as in the features file.
 
     Raises:
         ValueError: the file lacks the pair.
