@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.patheffects import withStroke
 
-from n3match.geometry import RelativePose, epipolar_lines
+from n3match.geometry import RelativePose, epipolar_lines, undistort_points
+from n3match.pipelines.plot_choice import spread_out
 from n3match.pipelines.plot_photographs import SideBySide
 from n3match.pipelines.plot_sheet import BACKGROUND, Band, heading
 from n3match.pipelines.two_view import TwoView
@@ -48,8 +49,8 @@ def epipolar_bands(images: SideBySide, view: TwoView, pose: RelativePose) -> lis
         return [heading("\n".join(lines), inches=0.35 + 0.22 * len(lines), size=13)]
     drawn = lines_to_draw(view, pose)
     text = (
-        f"Epipolar lines of {len(drawn.chosen)} of the {pose.num_inliers} inliers: "
-        "the pose puts each point on the line of its colour, given the other photograph's point"
+        f"Epipolar lines of {len(drawn.chosen)} of {pose.num_inliers} inliers: "
+        "where, by the pose, the other photograph's point of that colour must be"
     )
 
     def draw(axes: Axes) -> None:
@@ -76,35 +77,23 @@ def lines_to_draw(view: TwoView, pose: RelativePose) -> DrawnLines:
 
     The photographs are drawn as they are, so a lens with distortion bends the lines.
     """
-    points = [np.asarray(p, np.float64) for p in (view.putative.points0, view.putative.points1)]
-    sizes = [photo.image.shape[::-1] for photo in view.photographs]
-    inliers = np.flatnonzero(pose.inliers)
-    # One unit in each image, so that both count alike.
-    places = [p[inliers] / max(size) for p, size in zip(points, sizes)]
-    chosen = inliers[spread_out(np.hstack(places), len(COLOURS))]
     photo0, photo1 = view.photographs
+    inliers = np.flatnonzero(pose.inliers)
+    points0, points1 = (
+        np.asarray(p, np.float64)[inliers] for p in (view.putative.points0, view.putative.points1)
+    )
+    rows = spread_out(
+        undistort_points(points0, photo0.K, photo0.distortion),
+        undistort_points(points1, photo1.K, photo1.distortion),
+        pose.E,
+        len(COLOURS),
+    )
     in_image1 = epipolar_lines(
-        points[0][chosen], pose.E, photo0.K, photo1.K, sizes[1],
+        points0[rows], pose.E, photo0.K, photo1.K, photo1.image.shape[::-1],
         distortion0=photo0.distortion, distortion1=photo1.distortion,
     )
     in_image0 = epipolar_lines(
-        points[1][chosen], pose.E.T, photo1.K, photo0.K, sizes[0],
+        points1[rows], pose.E.T, photo1.K, photo0.K, photo0.image.shape[::-1],
         distortion0=photo1.distortion, distortion1=photo0.distortion,
     )
-    return DrawnLines(chosen, (in_image0, in_image1))
-
-
-def spread_out(places: np.ndarray, count: int) -> np.ndarray:
-    """Indices of up to `count` rows far from each other: the middle one, then always the farthest.
-
-    Args:
-        places: (N, D). Rows that are alike are chosen once.
-    """
-    if not len(places):
-        return np.zeros(0, dtype=int)
-    middle = int(np.argmin(np.linalg.norm(places - places.mean(axis=0), axis=1)))
-    chosen, distance = [middle], np.linalg.norm(places - places[middle], axis=1)
-    while len(chosen) < count and distance.max() > 0:
-        chosen.append(int(np.argmax(distance)))
-        distance = np.minimum(distance, np.linalg.norm(places - places[chosen[-1]], axis=1))
-    return np.array(chosen)
+    return DrawnLines(inliers[rows], (in_image0, in_image1))

@@ -14,7 +14,7 @@ _INCHES = 2.4
 # Ticks; scores are sigmoids, so the axis is one of logits.
 _SCORES = (0.0001, 0.001, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999, 0.9999)
 _BIN = 0.25  # logits
-_LIMIT = 12.0  # logits beyond are counted in the outermost bins
+_LIMIT = 11.0  # logits beyond are counted in the outermost bins
 
 
 def score_bands(logits: np.ndarray | None, mutual: np.ndarray) -> list[Band]:
@@ -34,7 +34,8 @@ def score_bands(logits: np.ndarray | None, mutual: np.ndarray) -> list[Band]:
         axes = band.inset_axes((0.05, 0.22, 0.938, 0.74), facecolor="none")
         draw_histogram(axes, logits, mutual)
 
-    return [heading("Scores of the filter", inches=0.5, size=13), Band(_INCHES, draw)]
+    title = "Scores of the filter: matches in each bar, on a log scale"
+    return [heading(title, inches=0.5, size=13), Band(_INCHES, draw)]
 
 
 def draw_histogram(axes: Axes, logits: np.ndarray, mutual: np.ndarray) -> None:
@@ -59,15 +60,21 @@ def draw_histogram(axes: Axes, logits: np.ndarray, mutual: np.ndarray) -> None:
         0.12, 0.97, "kept above ½", transform=axes.get_xaxis_transform(), color=TEXT,
         fontsize=11, va="top",
     )
-    _name_the_unseen(axes, within[~mutual], highest)
-    ticks = [np.log(s / (1 - s)) for s in _SCORES]
-    axes.set_xticks(
-        [t for t in ticks if edges[0] <= t <= edges[-1]],
-        [f"{s:g}" for s, t in zip(_SCORES, ticks) if edges[0] <= t <= edges[-1]],
-    )
+    unseen = within[~mutual]
+    if len(unseen) > 1 and np.ptp(unseen) == 0:
+        axes.text(
+            unseen[0] + 0.5 * _BIN, highest, f"{len(unseen)} not mutual: not looked at",
+            color=TEXT, fontsize=11, va="center",
+        )
+    ticks = {np.log(s / (1 - s)): f"{s:g}" for s in _SCORES}
+    ticks = {t: label for t, label in ticks.items() if edges[0] <= t <= edges[-1]}
+    if logits.min() < edges[0]:
+        ticks[edges[0] + 0.45 * _BIN] = "less"
+    if logits.max() > edges[-1]:
+        ticks[edges[-1] - 0.55 * _BIN] = "more"
+    axes.set_xticks(list(ticks), list(ticks.values()))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:g}"))
     axes.set_xlabel("score", color=TEXT, fontsize=11)
-    axes.set_ylabel("matches (log)", color=TEXT, fontsize=11)
     axes.tick_params(colors=TEXT, labelsize=10)
     axes.tick_params(which="minor", left=False)
     for name, spine in axes.spines.items():
@@ -79,7 +86,7 @@ def bin_edges(logits: np.ndarray) -> np.ndarray:
     """(B + 1,) around all logits within the limits, 0 among them and not the first or last."""
     low, high = np.clip((logits.min(), logits.max()), -_LIMIT, _LIMIT)
     first = min(-1, int(np.floor(low / _BIN)) - 1)
-    last = max(1, int(np.floor(high / _BIN)) + 2)
+    last = max(1, int(np.ceil(high / _BIN)) + 1)
     return np.arange(first, last + 1) * _BIN
 
 
@@ -87,11 +94,3 @@ def counts_of(logits: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """(B,) how many are in each bin; a bin has its upper edge, so that a logit of 0 isn't kept."""
     bins = np.searchsorted(edges, logits, side="left") - 1
     return np.bincount(np.maximum(bins, 0), minlength=len(edges) - 1)[: len(edges) - 1]
-
-
-def _name_the_unseen(axes: Axes, logits: np.ndarray, highest: int) -> None:
-    if len(logits) > 1 and np.ptp(logits) == 0:
-        axes.text(
-            logits[0] + 1.2 * _BIN, highest, f"{len(logits)} not mutual: not looked at",
-            color=TEXT, fontsize=11, va="center",
-        )
