@@ -35,7 +35,7 @@ from n3match.match_filter import MatchFilter
 from n3match.pipelines.operator_picture import draw_operator, what_to_see
 from n3match.pipelines.photograph import Photograph, read_photograph
 from n3match.pipelines.plot import check_picture_target, plot_two_view
-from n3match.pipelines.pose import pose_lines, pose_note
+from n3match.pipelines.pose import pose_lines
 from n3match.pipelines.two_view import Stopwatch, TwoView, match_photographs, pose_of
 from n3match.pipelines.view_arguments import describe_seconds
 
@@ -125,7 +125,7 @@ def show_pair(out: Path, seed: int) -> int:
     view = match_photographs(*pair.photographs, filter=filter, stopwatch=watch)
     pose = pose_of(view, seed=seed, stopwatch=watch)
 
-    plot_two_view(out, view, note=pose_note(pose))
+    plot_two_view(out, view, pose)
 
     about = pair.about
     credit = f"© {about['author']}, {about['attribution']}, {about['licence']}"

@@ -1,4 +1,7 @@
-"""A picture of matches: both photographs side by side, kept matches over faint rejected ones."""
+"""A picture of matches: photographs side by side, kept matches over faint rejected ones.
+
+With a pose, epipolar lines below; with a filter, a histogram of its scores below that.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,21 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from n3match.datasets.images import read_image_rgb
+from n3match.geometry import RelativePose
+from n3match.pipelines.photograph import Photograph
+from n3match.pipelines.plot_epipolar import epipolar_bands
+from n3match.pipelines.plot_photographs import SideBySide
+from n3match.pipelines.plot_scores import KEPT_COLOUR, REJECTED_COLOUR, score_bands
+from n3match.pipelines.plot_sheet import Band, heading, write_sheet
 from n3match.pipelines.two_view import TwoView
-from n3match.pipelines.whole_file import check_target, whole_file
+from n3match.pipelines.whole_file import check_target
 
-KEPT_COLOUR = "#ffd60a"
 RIGHT_COLOUR, WRONG_COLOUR = "#57d968", "#ff5a4f"
-REJECTED_COLOUR = "#ffffff"
-_BACKGROUND = "#16181d"
-_TEXT = "#e8eaed"
-_WIDTH_INCHES = 12.0
-_DPI = 100
-_GAP = 0.015  # between the photographs, of the picture's width
-_BAND_INCHES = 0.75  # above the photographs, for the title and the legend
 # More lines than these make a plane of colour; then they get more transparent.
 _OPAQUE_KEPT = 150
 _OPAQUE_REJECTED = 500
@@ -41,26 +41,29 @@ def check_picture_target(path: str | os.PathLike) -> None:
     check_target(path)
 
 
-def plot_two_view(path: str | os.PathLike, view: TwoView, *, note: str = "") -> None:
-    """Draws the matches of two photographs that were read from files; see `plot_matches`."""
-    images = []
-    for photo in view.photographs:
-        rgb = read_image_rgb(photo.path)
-        height, width = photo.image.shape
-        if rgb.shape[:2] != (height, width):
-            rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
-        images.append(rgb)
+def plot_two_view(
+    path: str | os.PathLike, view: TwoView, pose: RelativePose | None = None
+) -> None:
+    """Writes a PNG of the matches of two photographs that were read from files.
+
+    Args:
+        path: of the picture; written to a temporary file and renamed.
+        view: the matches; a histogram of the filter's scores is below them.
+        pose: of these matches; its epipolar lines, or why there are none, are in between. None
+            where none was asked for.
+
+    Raises:
+        OSError: a photograph can't be read again, the picture can't be written.
+    """
+    images = SideBySide(*map(_colour_image, view.photographs))
     kept = view.kept
     title = f"{len(kept)} putative matches, {np.count_nonzero(kept)} kept"
-    plot_matches(
-        path,
-        images[0],
-        images[1],
-        view.putative.points0,
-        view.putative.points1,
-        kept,
-        title=f"{title}, {note}" if note else title,
-    )
+    if pose is not None:
+        title += f", {pose.num_inliers} inliers" if pose.ok else f", no pose: {pose.status}"
+    bands = match_bands(images, view.putative.points0, view.putative.points1, kept, title)
+    if pose is not None:
+        bands += epipolar_bands(images, view, pose)
+    write_sheet(path, bands + score_bands(view.logits, view.putative.mutual))
 
 
 def plot_matches(
@@ -87,6 +90,19 @@ def plot_matches(
     Raises:
         ValueError: shapes that don't fit. OSError: the picture can't be written.
     """
+    images = SideBySide(image0, image1)
+    write_sheet(path, match_bands(images, points0, points1, kept, title, right))
+
+
+def match_bands(
+    images: SideBySide,
+    points0: np.ndarray,
+    points1: np.ndarray,
+    kept: np.ndarray,
+    title: str,
+    right: np.ndarray | None = None,
+) -> list[Band]:
+    """The bands of `plot_matches`: title and legend, photographs with lines."""
     points0, points1 = (np.asarray(p, dtype=np.float64).reshape(-1, 2) for p in (points0, points1))
     kept = np.asarray(kept, dtype=bool)
     if not len(points0) == len(points1) == len(kept):
@@ -94,24 +110,7 @@ def plot_matches(
             "points0, points1 and kept must have one row per match, got "
             f"{len(points0)}, {len(points1)} and {len(kept)}"
         )
-    # In units of image height: image 0 from x = 0, image 1 behind a gap.
-    aspect0, aspect1 = (image.shape[1] / image.shape[0] for image in (image0, image1))
-    gap = _GAP * (aspect0 + aspect1)
-    total = aspect0 + gap + aspect1
-    ends0 = (points0 + 0.5) / image0.shape[0]
-    ends1 = (points1 + 0.5) / image1.shape[0] + (aspect0 + gap, 0.0)
-
-    height_inches = _WIDTH_INCHES / total
-    figure = Figure(
-        figsize=(_WIDTH_INCHES, height_inches + _BAND_INCHES), dpi=_DPI, facecolor=_BACKGROUND
-    )
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.0, 0.0, 1.0, height_inches / (height_inches + _BAND_INCHES)))
-    axes.imshow(_dimmed(image0), extent=(0, aspect0, 1, 0), interpolation="antialiased")
-    axes.imshow(_dimmed(image1), extent=(aspect0 + gap, total, 1, 0), interpolation="antialiased")
-    axes.set(xlim=(0, total), ylim=(1, 0), aspect="auto")
-    axes.set_axis_off()
-
+    ends0, ends1 = images.place(0, points0), images.place(1, points1)
     lines = np.stack((ends0, ends1), axis=1)
     rejected_count = int((~kept).sum())
     groups = {"kept": (KEPT_COLOUR, kept)}
@@ -121,52 +120,42 @@ def plot_matches(
             "kept, right": (RIGHT_COLOUR, kept & right),
             "kept, wrong": (WRONG_COLOUR, kept & ~right),
         }
-    axes.add_collection(
-        LineCollection(
-            lines[~kept],
-            colors=REJECTED_COLOUR,
-            linewidths=0.5,
-            alpha=0.2 * min(1.0, _OPAQUE_REJECTED / max(1, rejected_count)) ** 0.5,
-        )
-    )
-    fade = min(1.0, _OPAQUE_KEPT / max(1, int(kept.sum()))) ** 0.5
-    for colour, chosen in groups.values():
+
+    def draw(axes: Axes) -> None:
+        images.show(axes)
         axes.add_collection(
-            LineCollection(lines[chosen], colors=colour, linewidths=0.8, alpha=0.75 * fade)
+            LineCollection(
+                lines[~kept],
+                colors=REJECTED_COLOUR,
+                linewidths=0.5,
+                alpha=0.2 * min(1.0, _OPAQUE_REJECTED / max(1, rejected_count)) ** 0.5,
+            )
         )
-        for ends in (ends0, ends1):
-            axes.scatter(*ends[chosen].T, s=5, color=colour, linewidths=0)
+        fade = min(1.0, _OPAQUE_KEPT / max(1, int(kept.sum()))) ** 0.5
+        for colour, chosen in groups.values():
+            axes.add_collection(
+                LineCollection(lines[chosen], colors=colour, linewidths=0.8, alpha=0.75 * fade)
+            )
+            for ends in (ends0, ends1):
+                axes.scatter(*ends[chosen].T, s=5, color=colour, linewidths=0)
 
-    figure.text(
-        0.012, 1 - 0.5 * _BAND_INCHES / figure.get_figheight(), title,
-        color=_TEXT, fontsize=14, va="center", ha="left",
-    )
-    figure.legend(
-        handles=[
-            *(
-                Line2D([], [], color=colour, linewidth=2, label=f"{name} ({chosen.sum()})")
-                for name, (colour, chosen) in groups.items()
-            ),
-            Line2D(
-                [], [], color=REJECTED_COLOUR, alpha=0.35, linewidth=2,
-                label=f"rejected ({rejected_count})",
-            ),
-        ],
-        loc="center right",
-        bbox_to_anchor=(0.995, 1 - 0.5 * _BAND_INCHES / figure.get_figheight()),
-        ncols=len(groups) + 1,
-        frameon=False,
-        labelcolor=_TEXT,
-        fontsize=12,
-    )
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", facecolor=_BACKGROUND)
+    legend = [
+        *(
+            Line2D([], [], color=colour, linewidth=2, label=f"{name} ({chosen.sum()})")
+            for name, (colour, chosen) in groups.items()
+        ),
+        Line2D(
+            [], [], color=REJECTED_COLOUR, alpha=0.35, linewidth=2,
+            label=f"rejected ({rejected_count})",
+        ),
+    ]
+    return [heading(title, legend), Band(images.inches, draw)]
 
 
-def _dimmed(image: np.ndarray) -> np.ndarray:
-    """RGB, darker and with less colour, so that the lines stand out."""
-    if image.ndim == 2:
-        image = np.repeat(image[..., None], 3, axis=2)
-    image = image.astype(np.float32)
-    grey = image.mean(axis=2, keepdims=True)
-    return (0.65 * (0.6 * image + 0.4 * grey)).astype(np.uint8)
+def _colour_image(photo: Photograph) -> np.ndarray:
+    """(H, W, 3) RGB of the file, at the size it was matched at."""
+    rgb = read_image_rgb(photo.path)
+    height, width = photo.image.shape
+    if rgb.shape[:2] != (height, width):
+        rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
+    return rgb

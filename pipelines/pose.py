@@ -50,7 +50,7 @@ def main(arguments: argparse.Namespace) -> int:
     pose = pose_of(view, estimator=arguments.estimator, seed=arguments.seed, stopwatch=watch)
     if arguments.plot is not None:
         with watch.stage("plot"):
-            plot_two_view(arguments.plot, view, note=pose_note(pose))
+            plot_two_view(arguments.plot, view, pose)
     if arguments.json:
         result = pose_as_dict(view, pose)
         result.update(filter=arguments.filter, seed=arguments.seed, seconds=watch.seconds)
@@ -64,11 +64,6 @@ def main(arguments: argparse.Namespace) -> int:
         if arguments.plot is not None:
             print(f"picture    {arguments.plot}")
     return 0 if pose.ok else 1
-
-
-def pose_note(pose: RelativePose) -> str:
-    """For the title of a picture."""
-    return f"{pose.num_inliers} inliers" if pose.ok else f"no pose: {pose.status}"
 
 
 def pose_lines(view: TwoView, pose: RelativePose) -> list[str]:

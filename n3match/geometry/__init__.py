@@ -2,6 +2,7 @@
 
 from n3match.geometry.cheirality import recover_pose
 from n3match.geometry.coordinates import denormalize_points, normalize_points
+from n3match.geometry.distort import distort_points
 from n3match.geometry.eight_point import weighted_eight_point
 from n3match.geometry.epipolar import (
     essential_from_pose,
@@ -9,6 +10,7 @@ from n3match.geometry.epipolar import (
     skew_symmetric,
     symmetric_epipolar_distance,
 )
+from n3match.geometry.epipolar_lines import epipolar_lines
 from n3match.geometry.essential import decompose_essential, project_to_essential
 from n3match.geometry.estimate import estimate_relative_pose_from_matches
 from n3match.geometry.fundamental import FundamentalMatrix, estimate_fundamental_from_matches
@@ -29,6 +31,8 @@ __all__ = [
     "RelativePose",
     "decompose_essential",
     "denormalize_points",
+    "distort_points",
+    "epipolar_lines",
     "essential_from_pose",
     "estimate_fundamental_from_matches",
     "estimate_relative_pose_from_matches",

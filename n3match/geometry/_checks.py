@@ -68,6 +68,16 @@ def check_intrinsics(name: str, value: object) -> np.ndarray:
     return K
 
 
+def check_essential(name: str, value: object) -> np.ndarray:
+    """Require a finite 3x3 matrix other than zero; returns it as float64."""
+    E = _as_float64(name, value)
+    if E.shape != (3, 3):
+        raise ValueError(f"{name} must have shape (3, 3), got {E.shape}")
+    if not np.isfinite(E).all() or not E.any():
+        raise ValueError(f"{name} must be finite and not zero, got {E.tolist()}")
+    return E
+
+
 def check_size(name: str, value: object) -> tuple[float, float]:
     """Require (width, height), both positive."""
     size = _as_float64(name, value)

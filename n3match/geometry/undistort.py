@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
 from n3match.geometry._checks import check_distortion, check_intrinsics, check_points_array
+from n3match.geometry.distort import distort_calibrated
 
 _MAX_ITERATIONS = 30
 # Calibrated units: far below any keypoint's precision, far above float64 rounding.
@@ -56,7 +56,7 @@ def undistort_checked(
 def _invert(distorted: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
     """Newton with halved steps: a step is kept only where it brings the residual down."""
     x = distorted.copy()
-    residual = distorted - _distort(x, coefficients)
+    residual = distorted - distort_calibrated(x, coefficients)
     error = np.abs(residual).max(axis=1)
     step_size = np.ones(len(x))
     for _ in range(_MAX_ITERATIONS):
@@ -64,8 +64,9 @@ def _invert(distorted: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
             break
         # Central differences: with steps of 1e-6 the Jacobian is good to about 1e-10.
         columns = [
-            (_distort(x + step, coefficients) - _distort(x - step, coefficients)) / (2 * _STEP)
-            for step in ((_STEP, 0.0), (0.0, _STEP))
+            (distort_calibrated(x + h, coefficients) - distort_calibrated(x - h, coefficients))
+            / (2 * _STEP)
+            for h in ((_STEP, 0.0), (0.0, _STEP))
         ]
         (a, c), (b, d) = columns[0].T, columns[1].T
         determinant = a * d - b * c
@@ -78,7 +79,7 @@ def _invert(distorted: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
             axis=1,
         )
         candidate = x + step_size[:, None] * step
-        candidate_residual = distorted - _distort(candidate, coefficients)
+        candidate_residual = distorted - distort_calibrated(candidate, coefficients)
         candidate_error = np.abs(candidate_residual).max(axis=1)
         better = candidate_error < error
         x[better] = candidate[better]
@@ -86,10 +87,3 @@ def _invert(distorted: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
         error[better] = candidate_error[better]
         step_size = np.where(better, np.minimum(1.0, step_size * 2), step_size / 2)
     return x
-
-
-def _distort(x: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
-    rays = np.concatenate((x, np.ones((len(x), 1))), axis=1)
-    none = np.zeros(3)
-    projected, _ = cv2.projectPoints(rays, none, none, np.eye(3), coefficients)
-    return projected.reshape(-1, 2)

@@ -11,6 +11,8 @@ PUBLIC = {
     "RelativePose",
     "decompose_essential",
     "denormalize_points",
+    "distort_points",
+    "epipolar_lines",
     "essential_from_pose",
     "estimate_fundamental_from_matches",
     "estimate_relative_pose_from_matches",
