@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter
 from n3match.pipelines.plot_sheet import TEXT, Band, heading
 
 KEPT_COLOUR, REJECTED_COLOUR = "#ffd60a", "#ffffff"
-_REJECTED_ALPHA = 0.45
+REJECTED_ALPHA = 0.45
 _INCHES = 2.4
 # Ticks; scores are sigmoids, so the axis is one of logits.
 _SCORES = (0.0001, 0.001, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999, 0.9999)
@@ -44,7 +44,7 @@ def draw_histogram(axes: Axes, logits: np.ndarray, mutual: np.ndarray) -> None:
     edges = bin_edges(logits)
     within = np.clip(logits, edges[0], edges[-1])
     for chosen, colour, alpha in (
-        (~kept, REJECTED_COLOUR, _REJECTED_ALPHA), (kept, KEPT_COLOUR, 1.0)
+        (~kept, REJECTED_COLOUR, REJECTED_ALPHA), (kept, KEPT_COLOUR, 1.0)
     ):
         counts = counts_of(within[chosen], edges)
         axes.bar(
