@@ -61,7 +61,10 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --denoise: the noise's standard deviation in 8-bit units; auto: estimated from "
         "each photograph (default)",
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the matches")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.png",
+        help="draw the matches and a histogram of their scores; with a pose, epipolar lines too",
+    )
 
 
 def parse_intrinsics(text: str) -> np.ndarray:
