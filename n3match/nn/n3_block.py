@@ -77,10 +77,15 @@ class PointN3Block(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor | None = None, own: Tensor | None = None
     ) -> Tensor:
-        """x (B, N, F), mask (B, N) bool -> (B, N, (K + 1)·F).
+        """
+        Args:
+            x: (B, N, F) features.
+            mask: (B, N) bool, False for padding; None: all matches are real.
+            own: (B, N, `columns`), wanted with consensus alone: x0, y0, x1, y1 of each match, and
+                the change of its keypoints' shape where the network knows it.
 
-        `own` (B, N, `columns`) is wanted with consensus alone: x0, y0, x1, y1 of each match, and
-        the change of its keypoints where the network knows it.
+        Returns:
+            (B, N, (K + 1)·F).
         """
         embedding, temperature = self.embedding(x), self.temperature(x)
         if self.consensus is not None:

@@ -18,7 +18,6 @@ AT_HOME = [
 # Compiled loops behind the operator; nobody calls them from outside.
 NOT_SHOWN = {"n3match.native"}
 # Says the shapes of its arguments in its text; one that has come to have entries must leave.
-WITHOUT_ARGS = {"n3match.nn.PointN3Block.forward"}
 KINDS = griffe.ParameterKind
 
 
@@ -106,9 +105,6 @@ def test_every_argument_has_an_entry(path, function, texts):
         and (p.kind not in variadic or not known)
     ]
     missing = [name for name in wanted if name not in known]
-    if path in WITHOUT_ARGS:
-        assert missing, f"{path} has its entries now: take it off WITHOUT_ARGS"
-        return
     assert not missing, f"{path}: Args lacks {missing}"
     if not any(p.kind in variadic for p in function.parameters):
         strangers = [name for name in known if name not in wanted]
