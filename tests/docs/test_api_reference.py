@@ -17,7 +17,6 @@ AT_HOME = [
 ]
 # Compiled loops behind the operator; nobody calls them from outside.
 NOT_SHOWN = {"n3match.native"}
-# Says the shapes of its arguments in its text; one that has come to have entries must leave.
 KINDS = griffe.ParameterKind
 
 
