@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from n3match.match_filter import MatchFilter
+from n3match.pipelines.free_memory import give_back_free_memory
 from n3match.ragged import PairMatches, score_pairs
 
 Key = TypeVar("Key")
@@ -37,3 +38,4 @@ def score_stream(
             del window[len(window) - len(batch) :]
             logits = score_pairs(net, [matches for _, matches in batch])
             yield from ((key, found) for (key, _), found in zip(batch, logits))
+        give_back_free_memory()
