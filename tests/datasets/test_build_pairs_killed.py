@@ -29,7 +29,7 @@ cv2.setNumThreads(1)
 pair_plan.PART_SIZE = 1
 scenes, out, seed = sys.argv[1:]
 lots = random.Random(int(seed))
-longest = 0.2
+longest = 0.05
 while True:
     child = os.fork()
     if child == 0:
