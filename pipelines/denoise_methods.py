@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -62,10 +62,12 @@ DESCRIPTIONS = {
 
 @dataclass(frozen=True)
 class MethodSource:
-    """Which method is meant: `label` in tables, `source` a name or a path of weights."""
+    """Which method is meant: `label` in tables, `source` a name or a path of weights; networks run
+    on `device`."""
 
     label: str
     source: str
+    device: str = "cpu"
 
     @classmethod
     def parse(cls, text: str) -> MethodSource:
@@ -112,7 +114,7 @@ class MethodSource:
         """The method for white noise. Raises ValueError where the file is no denoising network."""
         if self.is_classical:
             return CLASSICAL[self.source]
-        net = Denoiser.from_pretrained(self.source)
+        net = Denoiser.from_pretrained(self.source).to(self.device)
 
         def run(noisy: np.ndarray, sigma: float) -> np.ndarray:
             return denoise(noisy, sigma, weights=net, memory_limit=memory_limit)
@@ -129,7 +131,7 @@ class MethodSource:
         if self.source == "noisy":
             return lambda noisy, a, b: noisy
         if not self.is_classical:
-            net = Denoiser.from_pretrained(self.source)
+            net = Denoiser.from_pretrained(self.source).to(self.device)
             if _is_raw(net.config):
                 return lambda noisy, a, b: denoise_raw(
                     noisy, a, b, weights=net, memory_limit=memory_limit
@@ -156,6 +158,9 @@ def add_method_arguments(parser: argparse.ArgumentParser) -> None:
         "--methods", nargs="*", default=["noisy", "cv2-nlm"], choices=tuple(CLASSICAL),
         help="others (default: noisy cv2-nlm; bm3d takes minutes, and the package bm3d)",
     )
+    parser.add_argument(
+        "--device", default="cpu", metavar="cpu|cuda|…", help="of the networks (default: cpu)"
+    )
 
 
 def methods_from_arguments(arguments: argparse.Namespace) -> list[MethodSource]:
@@ -167,7 +172,10 @@ def methods_from_arguments(arguments: argparse.Namespace) -> list[MethodSource]:
     names = arguments.methods
     if "bm3d" in names and not importlib.util.find_spec("bm3d"):
         raise ImportError("methods: 'bm3d' needs the package bm3d: pip install bm3d")
-    methods = [MethodSource.parse(name) for name in (*names, *arguments.weights)]
+    methods = [
+        replace(MethodSource.parse(name), device=arguments.device)
+        for name in (*names, *arguments.weights)
+    ]
     labels = [method.label for method in methods]
     if not methods or len(set(labels)) < len(labels):
         raise ValueError(f"methods: wanted some with different labels, got {labels}")

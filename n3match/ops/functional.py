@@ -195,14 +195,16 @@ def n3_window_aggregate(
     checks.check_rule(k, reading, selection, generator)
     checks.check_layout(patch_size, stride, window)
     layout = (patch_size, stride, window)
-    refusal = triton_backend.window_refusal(query, k, *layout, reading, selection, generator)
+    refusal = triton_backend.window_refusal(query, k, *layout, reading)
     name = _chosen(backend, refusal, "window", query)
     query, key, value = widest(query, key, value)
     given = (query, key, value, k, log_temperature, *layout)
     if name == "triton":
         from n3match.ops import triton_window  # imports Triton
 
-        return triton_window.n3_window_aggregate(*given, exclude_self=exclude_self)
+        return triton_window.n3_window_aggregate(
+            *given, exclude_self=exclude_self, selection=selection, generator=generator
+        )
     options = {"exclude_self": exclude_self, "reading": reading, "selection": selection}
     if name == "tiled" and generator is None and torch.compiler.is_compiling():
         return window_op.n3_window_aggregate(*given, **options)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 # Constants of SplitMix64 (Steele, Lea & Flood, 2014), as signed integers.
-_INCREMENT = 0x9E3779B97F4A7C15 - (1 << 64)
-_FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
-_SECOND = 0x94D049BB133111EB - (1 << 64)
+INCREMENT = 0x9E3779B97F4A7C15 - (1 << 64)
+FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
+SECOND = 0x94D049BB133111EB - (1 << 64)
 
 
 def draw_seed(generator: torch.Generator | None) -> int | None:
@@ -30,8 +30,8 @@ def _mixed(x: Tensor, shift: int) -> Tensor:
 
 def gumbel(seed: int, numbers: Tensor, dtype: torch.dtype) -> Tensor:
     """Standard Gumbel noise, one for each of the int64 `numbers`."""
-    x = (numbers + 1) * _INCREMENT + seed
-    x = _mixed(_mixed(x, 30) * _FIRST, 27) * _SECOND
+    x = (numbers + 1) * INCREMENT + seed
+    x = _mixed(_mixed(x, 30) * FIRST, 27) * SECOND
     x = _mixed(x, 31)
     uniform = (((x >> 12) & ((1 << 52) - 1)).double() + 0.5) * 2.0**-52
     return -torch.log(-torch.log(uniform)).to(dtype)

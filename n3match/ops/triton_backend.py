@@ -40,7 +40,7 @@ def _device_refusal(kind: str, index: int | None) -> str:
     return ""
 
 
-def _refusal(query: Tensor, k: int, reading: str, selection: str, generator: object) -> str:
+def _refusal(query: Tensor, k: int, reading: str) -> str:
     if absent():
         return absent()
     if not isinstance(query, Tensor):
@@ -49,8 +49,6 @@ def _refusal(query: Tensor, k: int, reading: str, selection: str, generator: obj
         return _device_refusal(query.device.type, query.device.index)
     if reading != "released":
         return f"reading={reading!r}, only 'released' is there"
-    if selection == "knn" or generator is not None:
-        return f"selection={selection!r}{'' if generator is None else ' with noise'} isn't there"
     if k > LARGEST_K:
         return f"k={k} is above {LARGEST_K}"
     return ""
@@ -67,7 +65,9 @@ def dense_refusal(
     """Why `triton_dense` can't serve a call of `n3_aggregate`; "" if it can."""
     if candidates is not None:
         return "explicit candidates aren't there"
-    return _refusal(query, k, reading, selection, generator)
+    if selection == "knn" or generator is not None:
+        return f"selection={selection!r}{'' if generator is None else ' with noise'} isn't there"
+    return _refusal(query, k, reading)
 
 
 def window_refusal(
@@ -77,11 +77,9 @@ def window_refusal(
     stride: int,
     window: int,
     reading: str,
-    selection: str,
-    generator: torch.Generator | None,
 ) -> str:
     """Why `triton_window` can't serve a call of `n3_window_aggregate`; "" if it can."""
-    refusal = _refusal(query, k, reading, selection, generator)
+    refusal = _refusal(query, k, reading)
     if refusal:
         return refusal
     if patch_size % stride:

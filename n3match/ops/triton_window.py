@@ -18,6 +18,7 @@ from torch import Tensor
 from n3match.ops import checks
 from n3match.ops import triton_window_cells as cell_kernels
 from n3match.ops import triton_window_rows as row_kernels
+from n3match.ops.selection_noise import draw_seed
 from n3match.ops.triton_launch import accumulator, block, number_types, on_device_of, steps
 from n3match.ops.window_grid import WindowGrid
 
@@ -33,9 +34,13 @@ def _geometry(grid: WindowGrid) -> list[int]:
 class _Launch:
     """The kernels on tensors of one geometry; tables as in triton_window_cells.py."""
 
-    def __init__(self, like: Tensor, geometry: Sequence[int], k: int, exclude_self: bool):
+    def __init__(
+        self, like: Tensor, geometry: Sequence[int], k: int, exclude_self: bool, hard: bool,
+        seed: int | None,
+    ):
         self.geometry = tuple(geometry)
-        self.k = k
+        self.k, self.hard = k, hard
+        self.seed = 0 if seed is None else seed
         n1, n2, w1, w2, _, r = geometry
         self.images = len(like)
         self.patches, self.candidates = n1 * n2, w1 * w2
@@ -48,9 +53,11 @@ class _Launch:
         self.like = like
         self.types = number_types(like)
         wide = triton.next_power_of_2(self.candidates)
+        self.blocks = {
+            "EXCLUDE": exclude_self, "BLOCK_O": wide, "BLOCK_M": max(1, _ROW_NUMBERS // wide),
+        }
         self.of_rows = {
-            "KP": steps(k), "EXCLUDE": exclude_self, "ACC": self.types["ACC"],
-            "BLOCK_O": wide, "BLOCK_M": max(1, _ROW_NUMBERS // wide),
+            **self.blocks, "KP": steps(k), "NOISE": seed is not None, "ACC": self.types["ACC"]
         }
 
     def new(self, *shape: int) -> Tensor:
@@ -76,13 +83,19 @@ class _Launch:
     def weights(self, distances: Tensor, log_t: Tensor) -> Tensor:
         """(B, cells, V₁·V₂) -> (B·K, patches, w₁·w₂)."""
         out = self.new(self.images * self.k, self.patches, self.candidates)
-        row_kernels.weights_kernel[self._row_programs()](
-            distances, log_t, out, *self.geometry, self.k, **self.of_rows, num_warps=4
-        )
+        given = self.seed, *self.geometry, self.k
+        if self.hard:
+            row_kernels.nearest_kernel[self._row_programs()](
+                distances, out, *given, **self.blocks, num_warps=4
+            )
+        else:
+            row_kernels.weights_kernel[self._row_programs()](
+                distances, log_t, out, *given, **self.of_rows, num_warps=4
+            )
         return out
 
     def _row_programs(self) -> tuple[int]:
-        return (self.images * triton.cdiv(self.patches, self.of_rows["BLOCK_M"]),)
+        return (self.images * triton.cdiv(self.patches, self.blocks["BLOCK_M"]),)
 
     def row_gradients(
         self, distances: Tensor, weights: Tensor, u: Tensor, log_t: Tensor
@@ -91,7 +104,7 @@ class _Launch:
         d_distance = self.new(self.images, self.patches, self.candidates)
         d_log_t = torch.empty_like(log_t)
         row_kernels.gradients_kernel[self._row_programs()](
-            distances, weights, u, log_t, d_distance, d_log_t, *self.geometry, self.k,
+            distances, weights, u, log_t, d_distance, d_log_t, self.seed, *self.geometry, self.k,
             **self.of_rows, num_warps=4,
         )
         return d_distance, d_log_t
@@ -125,7 +138,7 @@ class _Launch:
 @torch.library.custom_op("n3match::triton_window", mutates_args=())
 def _window(
     query: Tensor, key: Tensor, value: Tensor, norm: Tensor, log_t: Tensor, geometry: list[int],
-    k: int, exclude_self: bool,
+    k: int, exclude_self: bool, hard: bool, seed: int | None,
 ) -> Tensor:
     """Weighted sums of cells.
 
@@ -134,19 +147,21 @@ def _window(
         norm: (B, cells) |key|². No gradient flows into it: that of `key` is complete.
         log_t: (B, patches, 1), as norm in the accumulators' type.
         geometry: n₁, n₂, w₁, w₂, W // 2, R.
+        hard: the k-th nearest themselves.
+        seed: of the noise; None: no noise.
 
     Returns:
         (B, K, cells, D), not yet divided by the number of patches that cover a cell.
     """
     query, key, value, norm, log_t = (t.contiguous() for t in (query, key, value, norm, log_t))
-    launch = _Launch(query, geometry, k, exclude_self)
+    launch = _Launch(query, geometry, k, exclude_self, hard, seed)
     with on_device_of(query):
         weights = launch.weights(launch.pair_products(query, key, norm, 1), log_t)
         return launch.sums(weights, value, k).view(len(value), k, *value.shape[1:])
 
 
 @_window.register_fake
-def _(query, key, value, norm, log_t, geometry, k, exclude_self):
+def _(query, key, value, norm, log_t, geometry, k, exclude_self, hard, seed):
     b, cells, depth = value.shape
     return value.new_empty(b, k, cells, depth, dtype=accumulator(value.dtype))
 
@@ -154,16 +169,19 @@ def _(query, key, value, norm, log_t, geometry, k, exclude_self):
 @torch.library.custom_op("n3match::triton_window_backward", mutates_args=())
 def _window_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, norm: Tensor, log_t: Tensor,
-    geometry: list[int], k: int, exclude_self: bool,
+    geometry: list[int], k: int, exclude_self: bool, hard: bool, seed: int | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of query, key, value and log_t."""
+    """Gradients of query, key, value and log_t; hard selection lets none through but value's."""
     grad, query, key, value, norm, log_t = (
         t.contiguous() for t in (grad, query, key, value, norm, log_t)
     )
-    launch = _Launch(query, geometry, k, exclude_self)
+    launch = _Launch(query, geometry, k, exclude_self, hard, seed)
     with on_device_of(query):
         distances = launch.pair_products(query, key, norm, 1)
         weights = launch.weights(distances, log_t)
+        if hard:
+            d_value = launch.sums_back(weights, grad, None, k).to(value.dtype)
+            return *(torch.zeros_like(t) for t in (query, key)), d_value, torch.zeros_like(log_t)
         u = launch.pair_products(grad, value, None, k)
         d_value = launch.sums_back(weights, grad, None, k)
         d_distance, d_log_t = launch.row_gradients(distances, weights, u, log_t)
@@ -174,19 +192,19 @@ def _window_backward(
 
 
 @_window_backward.register_fake
-def _(grad, query, key, value, norm, log_t, geometry, k, exclude_self):
+def _(grad, query, key, value, norm, log_t, geometry, k, exclude_self, hard, seed):
     return tuple(t.new_empty(t.shape) for t in (query, key, value, log_t))
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    *tensors, ctx.geometry, ctx.k, ctx.exclude_self = inputs
+    *tensors, ctx.geometry, ctx.k, ctx.exclude_self, ctx.hard, ctx.seed = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _backward(ctx, grad):
-    found = _window_backward(grad, *ctx.saved_tensors, ctx.geometry, ctx.k, ctx.exclude_self)
-    d_query, d_key, d_value, d_log_t = found
-    return d_query, d_key, d_value, None, d_log_t, None, None, None
+    options = ctx.geometry, ctx.k, ctx.exclude_self, ctx.hard, ctx.seed
+    d_query, d_key, d_value, d_log_t = _window_backward(grad, *ctx.saved_tensors, *options)
+    return d_query, d_key, d_value, None, d_log_t, *[None] * len(options)
 
 
 _window.register_autograd(_backward, setup_context=_setup_context)
@@ -228,6 +246,8 @@ def n3_window_aggregate(
     window: int = 15,
     *,
     exclude_self: bool = True,
+    selection: str = "n3",
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """As `reference.n3_window_aggregate` in the "released" reading, patch_size a multiple of
     stride. Differentiable once. float16 and bfloat16 are multiplied as such and summed in
@@ -237,6 +257,7 @@ def n3_window_aggregate(
     grid = checks.window_grid(query, patch_size, stride, window)
     b = len(query)
     log_t = checks.as_window_log_temperature(log_temperature, b, grid, query)
+    seed = draw_seed(generator)
     if b * value.shape[1] == 0:
         return value.new_zeros(b, k, *value.shape[1:])
     numbers = accumulator(value.dtype)
@@ -248,7 +269,7 @@ def n3_window_aggregate(
     norm = key_cells.detach().to(numbers).square().sum(-1)
     z = _window(
         query_cells, key_cells, value_cells, norm, log_t.to(numbers), _geometry(grid), k,
-        exclude_self,
+        exclude_self, selection == "knn", seed,
     )
     n1, n2 = grid.shape
     c1, c2 = (length // stride for length in grid.padded_shape)

@@ -1,5 +1,8 @@
 """Triton kernels of the window form that work on whole rows: one query patch, all its candidates.
 
+Distances may have Gumbel noise ("concrete"), the function of seed and pair in selection_noise.py;
+or the nearest are chosen hard ("knn").
+
 A row fits in registers, so that the recursion of triton_tiles.py needs no second sweep, and its way
 back is the one of tiled.py, from the last step to the first. Tables: see triton_window_cells.py.
 
@@ -9,8 +12,14 @@ O = w₁·w₂ candidates of a query, BLOCK_O of them in registers, K neighbours
 import triton
 import triton.language as tl
 
+from n3match.ops import selection_noise
 from n3match.ops.triton_tiles import CERTAIN, column, first_mass, load_inverse_t, next_mass
 from n3match.ops.triton_window_cells import first_patch, lowest
+
+_UNSIGNED = 1 << 64
+_INCREMENT = tl.constexpr(selection_noise.INCREMENT % _UNSIGNED)
+_FIRST = tl.constexpr(selection_noise.FIRST % _UNSIGNED)
+_SECOND = tl.constexpr(selection_noise.SECOND % _UNSIGNED)
 
 
 @triton.jit
@@ -35,16 +44,33 @@ def _patch_sums(table, patch, real, n1, n2, w1, w2, half, R, BLOCK_O: tl.constex
 
 
 @triton.jit
+def _gumbel(seed, number):
+    """As `selection_noise.gumbel`, in float64."""
+    x = (number + 1).to(tl.uint64) * _INCREMENT + seed.to(tl.uint64)
+    x = (x ^ (x >> 30)) * _FIRST
+    x = (x ^ (x >> 27)) * _SECOND
+    x = x ^ (x >> 31)
+    uniform = ((x >> 12).to(tl.float64) + 0.5) * 2.0**-52
+    return -tl.log(-tl.log(uniform))
+
+
+@triton.jit
 def _distances(
-    table, patch, real, n1, n2, w1, w2, half, R, BLOCK_O: tl.constexpr, EXCLUDE: tl.constexpr
+    table, image, patch, real, seed, n1, n2, w1, w2, half, R,
+    BLOCK_O: tl.constexpr, EXCLUDE: tl.constexpr, NOISE: tl.constexpr,
 ):
+    """Of the patches of an image, with noise; inf where nothing may be selected."""
     d, inside = _patch_sums(table, patch, real, n1, n2, w1, w2, half, R, BLOCK_O)
-    if EXCLUDE:
+    if EXCLUDE or NOISE:
         candidate = tl.arange(0, BLOCK_O)[None, :]
         i, j = (patch // n2)[:, None], (patch % n2)[:, None]
         y1 = first_patch(i, n1, w1, half) + candidate // w2
         y2 = first_patch(j, n2, w2, half) + candidate % w2
-        inside = inside & ((y1 != i) | (y2 != j))
+        if EXCLUDE:
+            inside = inside & ((y1 != i) | (y2 != j))
+        if NOISE:
+            m = n1 * n2
+            d -= _gumbel(seed, (image * m + patch[:, None]) * m + y1 * n2 + y2).to(d.dtype)
     return tl.where(inside, d, float("inf"))
 
 
@@ -94,11 +120,43 @@ def _first_step(
     return tl.where(start < K, mass, 0.0), picks, start, omega, omega_bar, base
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed"])
+def nearest_kernel(
+    table, out, seed, n1, n2, w1, w2, half, R, K,
+    EXCLUDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_O: tl.constexpr,
+):
+    """As `weights_kernel`, hard: 1 for the k-th nearest, the first of equally near ones; the last
+    one again where there are fewer."""
+    c1, c2 = n1 + R - 1, n2 + R - 1
+    m = n1 * n2
+    blocks = tl.cdiv(m, BLOCK_M)
+    image = (tl.program_id(0) // blocks).to(tl.int64)
+    patch = (tl.program_id(0) % blocks) * BLOCK_M + tl.arange(0, BLOCK_M)
+    real = patch < m
+    table += image * c1 * c2 * (w1 + R - 1) * (w2 + R - 1)
+    d = _distances(
+        table, image, patch, real, seed, n1, n2, w1, w2, half, R, BLOCK_O, EXCLUDE, False
+    )
+    candidate = tl.arange(0, BLOCK_O)[None, :]
+    inside = real[:, None] & (candidate < w1 * w2)
+    place = patch[:, None] * (w1 * w2) + candidate
+    pick = tl.full([BLOCK_M, 1], -1, tl.int32)
+    for step in range(0, K):
+        best = tl.min(d, 1)[:, None]
+        first = tl.min(tl.where(d == best, candidate, BLOCK_O), 1)[:, None]
+        pick = tl.where(best < float("inf"), first, pick)
+        hit = candidate == pick
+        number = image * K + step
+        one = tl.where(hit, 1.0, 0.0).to(out.dtype.element_ty)
+        tl.store(out + number * m * w1 * w2 + place, one, mask=inside)
+        d = tl.where(hit, float("inf"), d)
+
+
+@triton.jit(do_not_specialize=["seed"])
 def weights_kernel(
-    table, log_t, out, n1, n2, w1, w2, half, R, K,
-    KP: tl.constexpr, EXCLUDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_O: tl.constexpr,
-    ACC: tl.constexpr,
+    table, log_t, out, seed, n1, n2, w1, w2, half, R, K,
+    KP: tl.constexpr, EXCLUDE: tl.constexpr, NOISE: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_O: tl.constexpr, ACC: tl.constexpr,
 ):
     """From a pair table of distances (B, …) the weights: a candidate table (B·K, …)."""
     c1, c2 = n1 + R - 1, n2 + R - 1
@@ -108,7 +166,9 @@ def weights_kernel(
     patch = (tl.program_id(0) % blocks) * BLOCK_M + tl.arange(0, BLOCK_M)
     real = patch < m
     table += image * c1 * c2 * (w1 + R - 1) * (w2 + R - 1)
-    d = _distances(table, patch, real, n1, n2, w1, w2, half, R, BLOCK_O, EXCLUDE)
+    d = _distances(
+        table, image, patch, real, seed, n1, n2, w1, w2, half, R, BLOCK_O, EXCLUDE, NOISE
+    )
     inverse_t = load_inverse_t(log_t + image * m, patch[:, None], real[:, None])
     mass, picks, start, omega, omega_bar, _ = _first_step(
         d, inverse_t, real, K, KP, BLOCK_M, BLOCK_O, ACC
@@ -131,11 +191,11 @@ def weights_kernel(
         mass = next_mass(mass, weight, candidate, pick, step, start, omega)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed"])
 def gradients_kernel(
-    table, weights, u_table, log_t, d_distance, d_log_t, n1, n2, w1, w2, half, R, K,
-    KP: tl.constexpr, EXCLUDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_O: tl.constexpr,
-    ACC: tl.constexpr,
+    table, weights, u_table, log_t, d_distance, d_log_t, seed, n1, n2, w1, w2, half, R, K,
+    KP: tl.constexpr, EXCLUDE: tl.constexpr, NOISE: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_O: tl.constexpr, ACC: tl.constexpr,
 ):
     """Gradients of distances, a candidate table (B, …), and of log temperatures.
 
@@ -150,7 +210,9 @@ def gradients_kernel(
     real = patch < m
     cells = c1 * c2 * (w1 + R - 1) * (w2 + R - 1)
     table += image * cells
-    d = _distances(table, patch, real, n1, n2, w1, w2, half, R, BLOCK_O, EXCLUDE)
+    d = _distances(
+        table, image, patch, real, seed, n1, n2, w1, w2, half, R, BLOCK_O, EXCLUDE, NOISE
+    )
     inverse_t = load_inverse_t(log_t + image * m, patch[:, None], real[:, None])
     mass, picks, start, omega, omega_bar, base = _first_step(
         d, inverse_t, real, K, KP, BLOCK_M, BLOCK_O, ACC

@@ -13,6 +13,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from n3match.ops import checks
 from n3match.ops.window_grid import WindowGrid
@@ -59,12 +60,27 @@ def window_distance_moments(
     return mean, spread / count, count
 
 
+def _patches(padded: Tensor, grid: WindowGrid) -> Tensor:
+    """(B, C, H', W') -> (B, M, D), the D numbers of a patch in any order."""
+    size, stride = grid.patch_size, grid.stride
+    if size % stride:
+        return functional.unfold(padded, size, stride=stride).mT
+    # Of whole cells: a few copies of the batch, where unfold makes one of each image.
+    b, c, high, wide = padded.shape
+    cells = padded.view(b, c, high // stride, stride, wide // stride, stride)
+    cells = cells.permute(0, 2, 4, 1, 3, 5).flatten(3)
+    n1, n2 = grid.shape
+    side = range(size // stride)
+    parts = [cells[:, i : i + n1, j : j + n2] for i in side for j in side]
+    return torch.cat(parts, 3).flatten(1, 2)
+
+
 def _distances(query: Tensor, key: Tensor, grid: WindowGrid, exclude_self: bool):
     """Distances (B, rows, n₂, window rows, n₂) of grid rows that share window rows, and which of
     them count."""
     # Distances don't change with the origin, but the products keep more digits near it.
-    centre = query.detach().mean((0, 2, 3)).repeat_interleave(grid.patch_size**2)
-    q, x = grid.patches(query) - centre, grid.patches(key) - centre
+    centre = query.detach().mean((0, 2, 3))[:, None, None]
+    q, x = (_patches(grid.pad(image) - centre, grid) for image in (query, key))
     q_norm, x_norm = q.square().sum(2), x.square().sum(2)
     n1, n2 = grid.shape
     high, wide = grid.window_shape

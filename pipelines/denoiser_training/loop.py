@@ -28,6 +28,8 @@ from n3match.weights import load_weights, save_weights
 from n3match.weights.tiny import without_tiny
 
 _MOST_SKIPPED = 100  # steps without finite gradients
+_FIRST = "local_networks.0.layers.0.weight"  # of the convolution that sees images and maps
+_LEAST_SIGMA = 2.0  # added to σ where a weight is 1/σ, 8-bit units
 _LOSS_PIXELS = 1600  # the published loss: ½ Σ error² as if an image had so many pixels
 
 
@@ -61,6 +63,7 @@ class _Run:
             )
         # Trained weights hold tiny numbers; denormal arithmetic is many times slower on a CPU.
         torch.set_flush_denormal(True)
+        torch.backends.cudnn.benchmark = True  # crops have few sizes
         folder.mkdir(parents=True, exist_ok=True)
         state = _load_state(folder / "state.pt", config)
         if processes.is_first:
@@ -121,8 +124,9 @@ class _Run:
             out = net(noisy, neighbours=self.step >= config.local_steps)
         # Shares of a batch may differ by a crop: the mean of all is weighted by theirs.
         share = len(clean) * self.processes.size / config.stage(self.step).batch
-        error = (out.to(clean) - clean).square().mean() * share
-        loss = 0.5 * _LOSS_PIXELS * error
+        errors = (out.to(clean) - clean).square().mean((1, 2, 3))
+        loss = 0.5 * _LOSS_PIXELS * (errors * self._weights(noisy)).mean() * share
+        error = errors.detach().mean() * share
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         average_gradients(net, self.processes)
@@ -137,14 +141,26 @@ class _Run:
                     f"training diverged: {self.skipped} steps without finite gradients"
                 )
         before = (noisy[:, : clean.shape[1]] - clean).square().mean() * share
-        errors = self.processes.sum(torch.stack([error.detach(), before])) / self.processes.size
-        error, before = errors.tolist()
+        means = torch.stack([loss.detach(), error, before])
+        loss, error, before = (self.processes.sum(means) / self.processes.size).tolist()
         return {
-            "loss": 0.5 * _LOSS_PIXELS * error,
+            "loss": loss,
             "psnr": _psnr(error),
             "gain": _psnr(error) - _psnr(before),
             "gradient_norm": norm.item(),
         }
+
+    def _weights(self, noisy: Tensor) -> Tensor:
+        """(B,) of the crops in the loss: of a range of σ, about 1/σ.
+
+        The error left in a denoised image grows about as σ. Unweighted, the noisiest crops would
+        have all the say; so each level counts alike, as in a mean of PSNRs.
+        """
+        low, high = self.config.sigma
+        if self.config.noise != "gaussian" or low == high:
+            return noisy.new_ones(len(noisy))
+        sigma = 255 * noisy[:, self.config.channels, 0, 0]
+        return high / 2 / (sigma + _LEAST_SIGMA)
 
     def _save(self, path: Path) -> None:
         if not self.processes.is_first:
@@ -187,7 +203,12 @@ def new_network(config: DenoiserTraining) -> N3Net:
         own = {n.removeprefix("local_networks.0."): t for n, t in state.items()}
         _load(net.guide, own, f"guide: {config.guide}")
     if config.initial:
-        _, state = _weights_of(config.initial, "initial")
+        found, state = _weights_of(config.initial, "initial")
+        if net.config.maps and not N3NetConfig(**found).maps:
+            # Weights that don't know of maps yet: they start by not looking at them.
+            first = state[_FIRST]
+            more = first.new_zeros(len(first), len(net.config.maps), *first.shape[2:])
+            state[_FIRST] = torch.cat([first, more], 1)
         _load(net, state, f"initial: {config.initial}")
     return net
 

@@ -82,7 +82,7 @@ def dense(dtype, b, m, n, e, f, k):
     return launches
 
 
-def window(dtype, channels, k, *layout):
+def window(dtype, channels, k, *layout, hard=False, seed=None):
     numbers = triton_launch.accumulator(dtype)
     grid = WindowGrid(*layout)
     high, wide = (length // grid.stride for length in grid.padded_shape)
@@ -94,7 +94,7 @@ def window(dtype, channels, k, *layout):
         ]
         norm = torch.empty(1, high * wide, device="cuda", dtype=numbers)
         log_t = torch.empty(1, patches, 1, device="cuda", dtype=numbers)
-        rest = (triton_window._geometry(grid), k, True)
+        rest = (triton_window._geometry(grid), k, True, hard, seed)
         z = body(triton_window._window)(*cells, norm, log_t, *rest)
         body(triton_window._window_backward)(z, *cells, norm, log_t, *rest)
     return launches
@@ -107,11 +107,13 @@ def compile_launch(kernel, args, options, capability):
     for index, parameter in enumerate(kernel.params):
         name = parameter.name
         thing = given[name]
-        if parameter.is_constexpr or (isinstance(thing, int) and thing == 1):
+        plain = isinstance(thing, int) and parameter.do_not_specialize
+        if parameter.is_constexpr or (isinstance(thing, int) and thing == 1 and not plain):
             signature[name], constants[name] = "constexpr", thing
             continue
-        signature[name] = "i32" if isinstance(thing, int) else POINTERS[thing.dtype]
-        if not isinstance(thing, int) or thing % 16 == 0:
+        number = "i32" if isinstance(thing, int) and thing < 1 << 31 else "i64"
+        signature[name] = number if isinstance(thing, int) else POINTERS[thing.dtype]
+        if not plain and (not isinstance(thing, int) or thing % 16 == 0):
             facts[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature=signature, constexprs=constants, attrs=facts)
     target = GPUTarget("cuda", capability, 32)
@@ -123,12 +125,14 @@ def main(dtype, capability, which):
     launches = [
         *dense(dtype, 1, 20000, 20000, 32, 128, 3),
         *window(dtype, 8, 7, 512, 512, 10, 5, 15),
+        *window(dtype, 8, 7, 512, 512, 10, 5, 15, hard=True),
     ]
     if which == "all":
         launches += [
             *dense(dtype, 1, 300, 300, 32, 128, 3),  # few programs
             *dense(dtype, 1, 1, 1, 1, 1, 1),  # numbers of 1 are compiled in
             *window(dtype, 1, 1, 2, 2, 2, 2, 1),
+            *window(dtype, 8, 7, 512, 512, 10, 5, 15, seed=1 << 61),
         ]
     for kernel, args, options in launches:
         compiled = compile_launch(kernel, args, options, capability)

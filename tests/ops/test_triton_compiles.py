@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
 SCRIPT = Path(__file__).with_name("compiled_for_gpu.py")
 KERNELS = {
     "sums_kernel", "values_kernel", "terms_kernel", "query_kernel", "key_kernel", "value_kernel",
-    "products_kernel", "weights_kernel", "sums_back_kernel", "gradients_kernel",
+    "products_kernel", "nearest_kernel", "weights_kernel", "sums_back_kernel", "gradients_kernel",
 }
 # Bytes that a program may have on the smallest devices of capability 8 and above.
 SHARED = 99 * 1024

@@ -81,6 +81,32 @@ def test_float32_and_cold(log_t):
     _compare(inputs, rest, 3, torch.float32, 2e-4)
 
 
+@pytest.mark.parametrize("layout", [(9, 12, 4, 2, 3), (4, 5, 3, 1, 8)])
+def test_noise_is_that_of_the_formula(layout):
+    inputs, rest = _inputs(layout, b=2, log_t=1.0)
+
+    def run(backend, seed):
+        generator = torch.Generator().manual_seed(seed)
+        return _run(backend, inputs, 3, rest, selection="concrete", generator=generator)
+
+    for seed in (0, 8):
+        for a, b in zip(run("triton", seed), run("reference", seed)):
+            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
+    assert not torch.allclose(run("triton", 0)[0], run("triton", 8)[0])
+
+
+@pytest.mark.parametrize("layout", [(9, 12, 4, 2, 3), (4, 6, 2, 1, 1), (3, 4, 2, 1, 2)])
+@pytest.mark.parametrize("exclude_self", [True, False])
+def test_hard_selection(layout, exclude_self):
+    """Of the nearest, then the next, …; the last again where there are fewer than K."""
+    inputs, rest = _inputs(layout, b=2)
+    options = {"selection": "knn", "exclude_self": exclude_self}
+    found = _run("triton", inputs, 5, rest, **options)
+    wanted = _run("reference", inputs, 5, rest, **options)
+    for a, b in zip(found, wanted):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
 def test_ties_and_zero_distances_stay_finite():
     inputs, rest = _inputs((6, 8, 4, 2, 3), torch.float32, 0.0)
     inputs[0][:, :, :, :6] = 1.0  # equal patches
@@ -124,7 +150,7 @@ def test_custom_operator():
     geometry = [*grid.shape, *grid.window_shape, 1, 1]
     norm = key.detach().square().sum(-1)
     torch.library.opcheck(
-        torch.ops.n3match.triton_window, (query, key, value, norm, log_t, geometry, 2, False)
+        torch.ops.n3match.triton_window, (query, key, value, norm, log_t, geometry, 2, False, False, 3)
     )
 
 
@@ -132,7 +158,6 @@ def test_custom_operator():
     ("change", "reason"),
     [
         ({"reading": "poster"}, "reading='poster'"),
-        ({"selection": "knn"}, "selection='knn'"),
         ({"patch_size": 5}, "patch_size=5 is no multiple of stride=2"),
         ({"window": 65}, "window=65 has more than 4096 candidates"),
     ],
