@@ -57,6 +57,9 @@ def main(argv: list[str] | None = None) -> int:
                         "which the table says (default: %(default)g)")
     parser.add_argument("--no-memory", action="store_true",
                         help="don't measure the peak memory of the operator, nor of denoising")
+    parser.add_argument("--eager", action="store_true",
+                        help=f"{GPU}: plain formulas as they are, without the minutes that "
+                        "torch.compile takes")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads of torch")
     parser.add_argument("--out", type=Path, default=None,
                         help="folder for benchmark-PART.csv, benchmark-ops.md and .png, "
@@ -86,7 +89,8 @@ def main(argv: list[str] | None = None) -> int:
                 default if given is None else given
                 for given, default in ((arguments.sizes, gpu.SIZES), (arguments.images, gpu.SIDES))
             )
-            status = gpu.run(sizes, sides, arguments.repeats, arguments.out)
+            compiler = (lambda function: function) if arguments.eager else torch.compile
+            status = gpu.run(sizes, sides, arguments.repeats, arguments.out, compiler)
             if status:
                 return status
             continue

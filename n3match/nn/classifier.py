@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from n3match.geometry import weighted_eight_point
+from n3match.nn.consensus import SHAPE_COLUMNS
 from n3match.nn.refinement import Refinement
 from n3match.nn.trunk import Trunk
 
@@ -180,7 +181,6 @@ class MatchClassifier(nn.Module):
 
 
 _NOT_MUTUAL = -8.0  # the logit of such a match
-SHAPE_COLUMNS = 3  # cosine, sine, log scale
 
 # What a column holds where nothing is known of it, as in training with side information dropped.
 NEUTRAL = {"ratio": 1.0, "mutual": 0.0}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from n3match import ops
 
 COORDINATES = 4  # x0, y0, x1, y1
-_SHAPE = 3  # cosine, sine, log scale of the keypoints' change
+SHAPE_COLUMNS = 3  # cosine, sine, log scale of the keypoints' change
 _SMALLEST = 1e-5  # squared calibrated units: a distance of 3e-3, a few pixels
 _HIDDEN = 64
 _EMBEDDING = 16  # channels of the space of places
@@ -35,7 +35,7 @@ class MotionConsensus(nn.Module):
 
     def __init__(self, k: int, channels_out: int, keypoint_shape: bool):
         super().__init__()
-        self.columns = COORDINATES + (_SHAPE if keypoint_shape else 0)
+        self.columns = COORDINATES + (SHAPE_COLUMNS if keypoint_shape else 0)
         per_neighbour = 2 * 3 + 3 + self.columns - COORDINATES
         self.hidden = nn.Linear(k * per_neighbour, _HIDDEN)
         self.out = nn.Linear(_HIDDEN, channels_out, bias=False)

@@ -1,7 +1,7 @@
 """A trial of the Triton kernels before they are chosen by themselves: once on each device.
 
-Drivers, compilers and devices differ, and the kernels were written where no GPU was: a small call
-is compared with the tiles first, and a device on which it goes wrong is served by the tiles.
+Drivers, compilers and devices differ, and the kernels ran on few of them: a small call is compared
+with the tiles first, and a device on which it goes wrong is served by the tiles.
 """
 
 from __future__ import annotations

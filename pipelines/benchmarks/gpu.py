@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -31,8 +31,12 @@ def run(
     sides: Sequence[int] = SIDES,
     repeats: int = 20,
     out: Path | None = None,
+    compiler: Callable[[Callable], Callable] = torch.compile,
 ) -> int:
     """Prints the tables; with `out`, writes benchmark-gpu.md into that folder.
+
+    Args:
+        compiler: what is done to the plain formulas.
 
     Returns:
         An exit status: 0; 1 where a kernel's result is wrong; 2 without a GPU or Triton.
@@ -59,10 +63,13 @@ def run(
         say(
             f"{name}: {ceilings.flops_per_second / 1e12:.3g} TFLOP/s ({name} matrix product), "
             f"{ceilings.bytes_per_second / 1e9:.0f} GB/s (copy), measured in this run. "
-            "Shares of the ceiling are of the time as a CUDA graph."
+            "Shares of the ceiling are of the time as a CUDA graph. Plain formulas are "
+            f"{'compiled' if compiler is torch.compile else 'run as they are'}."
         )
         timings = []
-        for timing in gpu_timings.measure(sizes, sides, dtype, repeats=repeats, ceilings=ceilings):
+        for timing in gpu_timings.measure(
+            sizes, sides, dtype, repeats=repeats, ceilings=ceilings, compiler=compiler
+        ):
             timings.append(timing)
             print(gpu_timings.table([timing]) + "\n", flush=True)
         say(gpu_timings.table(timings))

@@ -59,18 +59,23 @@ def _cases() -> Iterator[_Case]:
         # Temperatures near the distances: weights are then neither uniform nor certain.
         leaves = (draw(b, m, e), draw(b, n, e), draw(b, n, f), draw(b, m, 1) + shift)
         yield _Case(name, leaves, dense)
-    for side, c, k, layout, shift in (
-        (123, 8, 7, (10, 5, 15), 5.0),
-        (50, 3, 3, (4, 2, 7), 2.0),
-        (45, 2, 2, (6, 2, 30), 2.0),
+    for side, c, k, layout, shift, selection in (
+        (123, 8, 7, (10, 5, 15), 5.0, "n3"),
+        (50, 3, 3, (4, 2, 7), 2.0, "n3"),
+        (45, 2, 2, (6, 2, 30), 2.0, "n3"),
+        (50, 3, 3, (4, 2, 7), 2.0, "concrete"),
     ):
 
-        def windows(q, x, v, t, backend, k=k, layout=layout):
-            return ops.n3_window_aggregate(q, x, v, k, t, *layout, backend=backend)
+        def windows(q, x, v, t, backend, k=k, layout=layout, selection=selection):
+            noise = torch.Generator().manual_seed(2) if selection == "concrete" else None
+            return ops.n3_window_aggregate(
+                q, x, v, k, t, *layout, selection=selection, generator=noise, backend=backend
+            )
 
         grid = WindowGrid(side, side, *layout)
         images = (draw(1, c, side, side) for _ in range(3))
         name = f"window {side}², patch {layout[0]} by {layout[1]}, window {layout[2]}, K = {k}"
+        name += "" if selection == "n3" else f", {selection}"
         yield _Case(name, (*images, draw(1, 1, *grid.shape) + shift), windows)
 
 

@@ -39,7 +39,7 @@ class Timing:
     gradients: bool
     seconds: float  # called as a user would
     replayed: float | None  # the same as a CUDA graph: without the time of the calls
-    plain: float | None  # plain formula under torch.compile
+    plain: float | None  # plain formula
     floor: float  # at the device's ceilings
     note: str = ""
 
@@ -217,7 +217,7 @@ def table(timings: Sequence[Timing]) -> str:
         return "—" if seconds is None else f"{1e3 * seconds:.3g}"
 
     columns = [
-        "form", "size", "type", "n3match, ms", "as a CUDA graph, ms", "plain compiled, ms",
+        "form", "size", "type", "n3match, ms", "as a CUDA graph, ms", "plain formula, ms",
         "plain / n3match", "of the ceiling",
     ]
     rows = [

@@ -97,7 +97,10 @@ def load_initial(net: MatchClassifier, name_or_path: str) -> None:
     """
     _, described, state = load_weights(name_or_path)
     found = ClassifierConfig(**described)
-    if net.config.keypoint_shape and not found.keypoint_shape:
+    # Only a lift can be widened: in a second pass other columns come after these, and a consensus
+    # has them for every neighbour.
+    can_widen = not (found.refine or found.consensus)
+    if net.config.keypoint_shape and not found.keypoint_shape and can_widen:
         # Weights that don't know of shapes yet: they start by not looking at them.
         found = replace(found, keypoint_shape=True)
         _add_columns(state, "trunk.lift.weight", SHAPE_COLUMNS)
@@ -114,7 +117,10 @@ def load_initial(net: MatchClassifier, name_or_path: str) -> None:
         found = replace(found, refine=True)
         trunk = {name: t for name, t in state.items() if name.startswith("trunk.")}
         state |= {f"refinement.{name}": t.clone() for name, t in trunk.items()}
-        _add_columns(state, "refinement.trunk.lift.weight", EVIDENCE_COLUMNS)
+        for layer in ("lift", "consensus.place", "consensus.temperature"):
+            name = f"refinement.trunk.{layer}.weight"
+            if name in state:
+                _add_columns(state, name, EVIDENCE_COLUMNS)
     if found != net.config:
         raise ValueError(
             f"initial: {name_or_path} is a network of {described}, {asdict(net.config)} wanted"

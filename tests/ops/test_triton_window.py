@@ -149,9 +149,8 @@ def test_custom_operator():
     log_t = torch.zeros(1, 2, 1, device=DEVICE).requires_grad_()
     geometry = [*grid.shape, *grid.window_shape, 1, 1]
     norm = key.detach().square().sum(-1)
-    torch.library.opcheck(
-        torch.ops.n3match.triton_window, (query, key, value, norm, log_t, geometry, 2, False, False, 3)
-    )
+    given = (query, key, value, norm, log_t, geometry, 2, False, False, 3)
+    torch.library.opcheck(torch.ops.n3match.triton_window, given)
 
 
 @pytest.mark.parametrize(

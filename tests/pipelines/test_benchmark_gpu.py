@@ -30,17 +30,18 @@ def test_a_whole_run_with_another_backend_and_device(tmp_path, capsys, monkeypat
     )
     monkeypatch.setattr(
         gpu_timings, "measure",
-        lambda *sizes, repeats, ceilings: measure(
+        lambda *sizes, repeats, ceilings, compiler: measure(
             *sizes, device="cpu", backend="tiled", repeats=repeats, ceilings=ceilings,
-            compiler=lambda function: function,
+            compiler=compiler,
         ),
     )
-    arguments = ["gpu", "--sizes", "40", "--images", "25", "--repeats", "1"]
+    arguments = ["gpu", "--eager", "--sizes", "40", "--images", "25", "--repeats", "1"]
     assert benchmark.main([*arguments, "--out", str(tmp_path)]) == 0
     report = (tmp_path / "benchmark-gpu.md").read_text()
     assert report.startswith("no device, torch ")
     assert report.count(" 40 with gradients") == report.count(" 25² with gradients") == 2
     assert "0.001 TFLOP/s (bfloat16 matrix product)" in report
+    assert report.count("Plain formulas are run as they are.") == 2
     assert "window 50²" in capsys.readouterr().out
 
 

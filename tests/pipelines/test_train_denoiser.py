@@ -12,6 +12,7 @@ import torch
 from n3match.datasets import noise_models
 from n3match.datasets.denoising_images import CleanImages
 from n3match.denoising import Denoiser
+from n3match.nn import N3Net
 from n3match.pipelines.averaged import AveragedWeights
 from n3match.pipelines.cli import main
 from n3match.pipelines.denoiser_training import loop
@@ -22,7 +23,7 @@ from n3match.pipelines.denoiser_training.config import (
     learning_rate,
 )
 from n3match.pipelines.denoiser_training.loop import train
-from n3match.weights import load_weights
+from n3match.weights import load_weights, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +207,33 @@ def test_hard_blocks_are_guided_by_a_trained_network(folder, tmp_path):
         tiny(folder, network="knn-denoised")
     with pytest.raises(ValueError, match="guide"):
         tiny(folder, guide=str(guide))
+
+
+def test_a_range_starts_from_weights_for_one_level(folder, tmp_path):
+    """As the network that it starts from, whatever the map says."""
+    torch.manual_seed(0)
+    one = N3Net(tiny(folder).net).eval()
+    save_weights(tmp_path / "one.safetensors", one)
+    config = tiny(folder, sigma=(0.0, 75.0), initial=str(tmp_path / "one.safetensors"))
+    net = loop.new_network(config).eval()
+    noisy = torch.rand(2, 1, 12, 15)
+    for level in (0.0, 0.3):
+        x = torch.cat([noisy, torch.full_like(noisy, level)], 1)
+        torch.testing.assert_close(net(x), one(noisy))
+    with pytest.raises(ValueError, match=r"initial: .* doesn't fit"):
+        loop.new_network(tiny(folder, channels=3, initial=config.initial))
+
+
+def test_levels_of_a_range_count_alike(folder, tmp_path, monkeypatch):
+    """Errors that grow as σ: each crop has the same share of the loss."""
+    monkeypatch.setattr(loop, "_LEAST_SIGMA", 0.0)
+    run = loop._Run(tiny(folder, sigma=(0.0, 50.0)), tmp_path, loop.Processes(), 100)
+    sigma = torch.tensor([5.0, 25.0, 50.0])
+    maps = (sigma / 255)[:, None, None, None].expand(-1, 1, 4, 4)
+    noisy = torch.cat([torch.rand(3, 1, 4, 4), maps], 1)
+    torch.testing.assert_close(run._weights(noisy) * sigma, torch.full((3,), 25.0))
+    run = loop._Run(tiny(folder), tmp_path / "one", loop.Processes(), 100)
+    assert torch.equal(run._weights(noisy[:, :1]), torch.ones(3))
 
 
 def test_other_options_and_foreign_states_are_refused(folder, tmp_path):

@@ -262,6 +262,36 @@ def test_consensus_starts_as_the_network_without(tmp_path):
     assert not torch.allclose(net.score(*arguments), moved)
 
 
+@pytest.mark.parametrize("network", ["n3", "n3-consensus"])
+def test_second_pass_starts_as_a_copy_of_the_first(tmp_path, network):
+    torch.manual_seed(0)
+    plain = MatchClassifier(replace(TINY, network=network).classifier).eval()
+    for parameter in plain.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    save_weights(tmp_path / "plain.safetensors", plain)
+    net = MatchClassifier(replace(TINY, network=network, refine=True).classifier).eval()
+    load_initial(net, str(tmp_path / "plain.safetensors"))
+    batch = TrainingBatches(TINY)[0]
+    matches = net._inputs(*(batch[n] for n in ("points0", "points1", "side", "mask", "shape")))
+    first = plain.trunk(matches, batch["mask"])
+    torch.testing.assert_close(net.trunk(matches, batch["mask"]), first)
+    # Evidence of the first pass isn't looked at as yet.
+    seen = torch.cat([matches, torch.randn(*matches.shape[:2], 2)], -1)
+    torch.testing.assert_close(net.refinement.trunk(seen, batch["mask"]), first)
+
+
+def test_shapes_are_added_to_one_plain_pass_alone(tmp_path):
+    for fields in ({}, {"network": "n3-consensus"}, {"refine": True}):
+        before = replace(TINY, keypoint_shape=False, **fields)
+        save_weights(tmp_path / "plain.safetensors", MatchClassifier(before.classifier))
+        net = MatchClassifier(replace(before, keypoint_shape=True).classifier)
+        if not fields:
+            load_initial(net, str(tmp_path / "plain.safetensors"))
+            continue
+        with pytest.raises(ValueError, match=r"initial: .* is a network of"):
+            load_initial(net, str(tmp_path / "plain.safetensors"))
+
+
 def test_tensorboard_has_the_numbers_where_it_is_installed(tmp_path, store):
     config = replace(TINY, validation=(str(store),), validate_every=3, validation_pairs=1)
     train(config, tmp_path, device="cpu")
