@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 
 from n3match import weights
 from n3match.denoising import Denoiser, denoise, denoise_raw
@@ -114,7 +115,7 @@ class MethodSource:
         """The method for white noise. Raises ValueError where the file is no denoising network."""
         if self.is_classical:
             return CLASSICAL[self.source]
-        net = Denoiser.from_pretrained(self.source).to(self.device)
+        net = self._network()
 
         def run(noisy: np.ndarray, sigma: float) -> np.ndarray:
             return denoise(noisy, sigma, weights=net, memory_limit=memory_limit)
@@ -131,7 +132,7 @@ class MethodSource:
         if self.source == "noisy":
             return lambda noisy, a, b: noisy
         if not self.is_classical:
-            net = Denoiser.from_pretrained(self.source).to(self.device)
+            net = self._network()
             if _is_raw(net.config):
                 return lambda noisy, a, b: denoise_raw(
                     noisy, a, b, weights=net, memory_limit=memory_limit
@@ -143,6 +144,10 @@ class MethodSource:
                 )
         run = self.load(memory_limit)
         return lambda noisy, a, b: stabilised(run, noisy, a, b)
+
+    def _network(self) -> Denoiser:
+        torch.backends.cudnn.allow_tf32 = False  # figures of a GPU are to be those of a CPU
+        return Denoiser.from_pretrained(self.source).to(self.device)
 
 
 def _is_raw(config: N3NetConfig) -> bool:
@@ -159,16 +164,27 @@ def add_method_arguments(parser: argparse.ArgumentParser) -> None:
         help="others (default: noisy cv2-nlm; bm3d takes minutes, and the package bm3d)",
     )
     parser.add_argument(
-        "--device", default="cpu", metavar="cpu|cuda|…", help="of the networks (default: cpu)"
+        "--device", default="cpu", metavar="cpu|cuda|…",
+        help="of the networks; results are the same but for rounding (default: %(default)s)",
     )
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device: {name!r} can't be used: {reason}") from error
 
 
 def methods_from_arguments(arguments: argparse.Namespace) -> list[MethodSource]:
     """Those of `add_method_arguments`.
 
     Raises:
-        ValueError: none, unknown ones, or one label for two. ImportError: bm3d isn't installed.
+        ValueError: none, unknown ones, or one label for two; no such device. ImportError: bm3d
+            isn't installed.
     """
+    _check_device(arguments.device)
     names = arguments.methods
     if "bm3d" in names and not importlib.util.find_spec("bm3d"):
         raise ImportError("methods: 'bm3d' needs the package bm3d: pip install bm3d")

@@ -2,8 +2,9 @@
 
 Noise is added on the fly: Gaussian of one σ (--sigma 25), of a range with a noise map, one network
 for all levels (--sigma 0 75), or a camera's, on images made raw-like (--noise raw, or bayer for the
-four planes of a mosaic). A run lives in one folder; started again with the same options it goes on
-where it was and gives the same weights. Under torchrun, several processes share each batch.
+four planes of a mosaic). Over a range each level has the same say: the loss of a crop is weighted
+by about 1/σ, as its error grows. A run lives in one folder; started again with the same options it
+goes on where it was and gives the same weights. Under torchrun, several processes share each batch.
 
 The weights kept (denoiser.safetensors) are a running mean; they are written with every state, so
 that they can be tried while the run goes on. log.csv holds loss and PSNR of each step's crops and

@@ -11,7 +11,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from n3match import weights as stored
 from n3match.denoising.denoiser import Denoiser
 from n3match.denoising.noise_level import estimate_sigma
 from n3match.denoising.pixels import check_image
@@ -42,12 +41,6 @@ def as_denoiser(value: Denoiser | str | os.PathLike) -> Denoiser:
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(
             f"weights must be a Denoiser, a name or a path, got {type(value).__name__}"
-        )
-    if value == DEFAULT_WEIGHTS and value not in stored.shipped():
-        raise FileNotFoundError(
-            "weights: no weights for every noise level are in this package yet: give "
-            '"n3net-25", for σ = 25, or a file of your own (n3match train-denoiser and '
-            "convert-checkpoint write such)"
         )
     return _loaded(os.fspath(value))
 

@@ -34,6 +34,7 @@ class ClassifierConfig:
     neighbours: int = 3  # K of the N³ blocks
     embedding_width: int = 128  # of the embedding and temperature networks
     embedding_channels: int = 32
+    coldest: float | None = None  # lower bound of log temperatures; None: none, as published
     consensus: bool = False  # N³ blocks also see how the neighbours' motions differ
     side_information: tuple[str, ...] = ()  # names of extra input columns
     keypoint_shape: bool = False  # three more: how the keypoint turns and changes its size

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from n3match import ops
 
@@ -17,6 +18,7 @@ SHAPE_COLUMNS = 3  # cosine, sine, log scale of the keypoints' change
 _SMALLEST = 1e-5  # squared calibrated units: a distance of 3e-3, a few pixels
 _HIDDEN = 64
 _EMBEDDING = 16  # channels of the space of places
+_SHARPNESS = 4.0  # of the bend of `bounded`
 _NEAR = 0.05  # calibrated units: neighbours are about so near at the start
 
 
@@ -59,11 +61,15 @@ class LocalConsensus(nn.Module):
         channels_out: of the answer.
         keypoint_shape: whether `own` in the call has the keypoints' change of shape.
         k: neighbours.
+        coldest: see `bounded`.
     """
 
-    def __init__(self, columns: int, channels_out: int, keypoint_shape: bool, k: int = 4):
+    def __init__(
+        self, columns: int, channels_out: int, keypoint_shape: bool, k: int = 4,
+        coldest: float | None = None,
+    ):
         super().__init__()
-        self.k = k
+        self.k, self.coldest = k, coldest
         self.place = nn.Linear(columns, _EMBEDDING, bias=False)
         self.temperature = nn.Linear(columns, 1)
         self.motion = MotionConsensus(k, channels_out, keypoint_shape)
@@ -76,11 +82,23 @@ class LocalConsensus(nn.Module):
     def forward(self, matches: Tensor, own: Tensor, mask: Tensor | None) -> Tensor:
         """matches (B, N, C), own (B, N, 4 or 7), mask (B, N) bool -> (B, N, channels_out)."""
         with torch.autocast(matches.device.type, enabled=False):  # distances need their digits
-            place, temperature = self.place(matches), self.temperature(matches)
+            place = self.place(matches)
+            temperature = bounded(self.temperature(matches), self.coldest)
             neighbours = ops.n3_aggregate(
                 place, place, own, self.k, temperature, mask=mask, exclude_self=True
             )
         return self.motion(own, neighbours)
+
+
+def bounded(log_t: Tensor, coldest: float | None) -> Tensor:
+    """Log temperatures, smoothly kept above `coldest`; the same well above it, or if it is None.
+
+    Where a certain choice pays off, training makes temperatures ever colder, until the choice is
+    hard: then no gradient is left to learn from, nor to come back by.
+    """
+    if coldest is None:
+        return log_t
+    return coldest + functional.softplus(log_t - coldest, beta=_SHARPNESS)
 
 
 def motion_features(own: Tensor, neighbours: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from n3match import ops
-from n3match.nn.consensus import MotionConsensus
+from n3match.nn.consensus import MotionConsensus, bounded
 
 
 class ResidualPointLayer(nn.Module):
@@ -48,6 +48,7 @@ class PointN3Block(nn.Module):
         embedding_width, embedding_channels: size of the embedding and temperature networks.
         consensus: see above.
         keypoint_shape: whether consensus sees the change of the keypoints' shapes as well.
+        coldest: lower bound of log temperatures, see `bounded`; None: none, as published.
     """
 
     def __init__(
@@ -58,9 +59,10 @@ class PointN3Block(nn.Module):
         embedding_channels: int = 32,
         consensus: bool = False,
         keypoint_shape: bool = False,
+        coldest: float | None = None,
     ):
         super().__init__()
-        self.k = k
+        self.k, self.coldest = k, coldest
         self.embedding = point_network(channels, embedding_width, embedding_channels)
         self.temperature = point_network(channels, embedding_width, 1)
         self.consensus = None
@@ -92,7 +94,8 @@ class PointN3Block(nn.Module):
             embedding = embedding + self.place(own)
         with torch.autocast(x.device.type, enabled=False):
             # Under autocast the small networks answer in half precision, too coarse for distances.
-            embedding, temperature = embedding.to(x.dtype), temperature.to(x.dtype)
+            embedding = embedding.to(x.dtype)
+            temperature = bounded(temperature.to(x.dtype), self.coldest)
             value = x if self.consensus is None else torch.cat([x, own], -1)
             z = ops.n3_aggregate(
                 embedding, embedding, value, self.k, temperature, mask=mask, exclude_self=True

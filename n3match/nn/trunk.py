@@ -45,7 +45,9 @@ class Trunk(nn.Module):
         self.lift = nn.Linear(columns, config.width)
         self.consensus = None
         if config.consensus:
-            self.consensus = LocalConsensus(columns, config.width, config.keypoint_shape)
+            self.consensus = LocalConsensus(
+                columns, config.width, config.keypoint_shape, coldest=config.coldest
+            )
         narrow = config.width // (config.neighbours + 1)
         self.blocks = nn.ModuleList()
         self.n3_blocks = nn.ModuleDict()
@@ -60,6 +62,7 @@ class Trunk(nn.Module):
                     config.embedding_channels,
                     config.consensus,
                     config.keypoint_shape,
+                    config.coldest,
                 )
         self.shape_from = COORDINATES + len(config.side_information)
         self.head = nn.Linear(config.width, 1)

@@ -15,6 +15,7 @@ from n3match.ops import tiled_op
 from n3match.ops import window as windows
 
 _TOLERANCE = 1e-3  # of the largest number; a wrong kernel is off by far more
+_LEAST = 1e-6  # a gradient that is zero has to be zero
 _DENSE = ((2, 70, 8), (2, 70, 8), (2, 70, 20))  # query, key, value
 _WINDOW = ((1, 4, 24, 21), (1, 4, 24, 21), (1, 3, 24, 21))
 _LAYOUT = (4, 2, 5)  # patch, stride, window
@@ -25,7 +26,7 @@ def failure(form: str, kind: str, index: int | None) -> str:
     """Why the kernels can't be trusted on a device; "" if they can. Warns the first time.
 
     Args:
-        form: "dense" or "window".
+        form: "dense", "window", or that with " knn" or " noise".
         kind, index: of the device, as in `torch.device`.
     """
     if kind == "cuda" and index is None:
@@ -58,8 +59,10 @@ def _error(form: str, device: torch.device) -> float:
         leaves = [x.clone().requires_grad_() for x in inputs]
         z = run(*leaves)
         cotangent = torch.linspace(-1, 1, z.numel(), device=device).view_as(z)
-        results.append([z.detach(), *torch.autograd.grad(z, leaves, cotangent)])
-    errors = [(a - b).abs().max() / b.abs().max() for a, b in zip(*results)]
+        # Hard selection has gradients of values alone.
+        grads = torch.autograd.grad(z, leaves, cotangent, materialize_grads=True)
+        results.append([z.detach(), *grads])
+    errors = [(a - b).abs().max() / b.abs().max().clamp(min=_LEAST) for a, b in zip(*results)]
     return torch.stack(errors).nan_to_num(nan=float("inf")).max().item()
 
 
@@ -73,7 +76,12 @@ def _runs(form: str):
         )
     from n3match.ops import triton_window  # imports Triton
 
-    return (
-        lambda q, k, v: triton_window.n3_window_aggregate(q, k, v, 3, 0.5, *_LAYOUT),
-        lambda q, k, v: windows.n3_window_aggregate(q, k, v, 3, 0.5, *_LAYOUT),
-    )
+    def on(run):
+        def call(q, k, v):
+            noise = torch.Generator().manual_seed(1) if form == "window noise" else None
+            selection = {"window knn": "knn", "window noise": "concrete"}.get(form, "n3")
+            return run(q, k, v, 3, 0.5, *_LAYOUT, selection=selection, generator=noise)
+
+        return call
+
+    return on(triton_window.n3_window_aggregate), on(windows.n3_window_aggregate)

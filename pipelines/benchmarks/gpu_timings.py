@@ -1,4 +1,4 @@
-"""Times of the operator on a GPU, against plain formulas under torch.compile and its ceilings."""
+"""Times of the operator on a GPU, against plain formulas, compiled or not, and its ceilings."""
 
 from __future__ import annotations
 

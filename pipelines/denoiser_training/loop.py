@@ -28,7 +28,8 @@ from n3match.weights import load_weights, save_weights
 from n3match.weights.tiny import without_tiny
 
 _MOST_SKIPPED = 100  # steps without finite gradients
-_FIRST = "local_networks.0.layers.0.weight"  # of the convolution that sees images and maps
+# Of the convolutions that see images and maps.
+_FIRST = ("local_networks.0.layers.0.weight", "guide.layers.0.weight")
 _LEAST_SIGMA = 2.0  # added to σ where a weight is 1/σ, 8-bit units
 _LOSS_PIXELS = 1600  # the published loss: ½ Σ error² as if an image had so many pixels
 
@@ -63,7 +64,6 @@ class _Run:
             )
         # Trained weights hold tiny numbers; denormal arithmetic is many times slower on a CPU.
         torch.set_flush_denormal(True)
-        torch.backends.cudnn.benchmark = True  # crops have few sizes
         folder.mkdir(parents=True, exist_ok=True)
         state = _load_state(folder / "state.pt", config)
         if processes.is_first:
@@ -153,8 +153,8 @@ class _Run:
     def _weights(self, noisy: Tensor) -> Tensor:
         """(B,) of the crops in the loss: of a range of σ, about 1/σ.
 
-        The error left in a denoised image grows about as σ. Unweighted, the noisiest crops would
-        have all the say; so each level counts alike, as in a mean of PSNRs.
+        The squared error left in a denoised image grows about as σ. Unweighted, the noisiest crops
+        would have all the say; so each level counts alike, as in a mean of PSNRs.
         """
         low, high = self.config.sigma
         if self.config.noise != "gaussian" or low == high:
@@ -206,9 +206,10 @@ def new_network(config: DenoiserTraining) -> N3Net:
         found, state = _weights_of(config.initial, "initial")
         if net.config.maps and not N3NetConfig(**found).maps:
             # Weights that don't know of maps yet: they start by not looking at them.
-            first = state[_FIRST]
-            more = first.new_zeros(len(first), len(net.config.maps), *first.shape[2:])
-            state[_FIRST] = torch.cat([first, more], 1)
+            for name in set(_FIRST) & set(state):
+                first = state[name]
+                more = first.new_zeros(len(first), len(net.config.maps), *first.shape[2:])
+                state[name] = torch.cat([first, more], 1)
         _load(net, state, f"initial: {config.initial}")
     return net
 

@@ -37,6 +37,7 @@ class TrainingConfig:
     side_information: bool = True  # the network sees ratio and mutual flag
     keypoint_shape: bool = True  # … and how the keypoint turns and changes its size
     mutual_only: bool = False  # the network keeps no match that is known not to be mutual
+    coldest: float = -math.inf  # lower bound of the N³ blocks' log temperatures
     augment: bool = True
     steps: int = 4000
     batch: int = 8  # pairs per step, of all processes together
@@ -89,6 +90,8 @@ class TrainingConfig:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if self.patience and not self.validation:
             raise ValueError("patience: needs validation stores, none given")
+        if not self.coldest < math.inf:
+            raise ValueError(f"coldest must be a number or -inf, got {self.coldest}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must lie in 0 … 1, got {self.ema}")
         twice = {Path(p).resolve() for p in self.pairs} & {
@@ -104,6 +107,7 @@ class TrainingConfig:
             side_information=SIDE_INFORMATION if self.side_information else (),
             keypoint_shape=self.keypoint_shape,
             mutual_only=self.mutual_only,
+            coldest=None if math.isinf(self.coldest) else self.coldest,
             refine=self.refine,
             **NETWORKS[self.network],
         )
@@ -129,6 +133,7 @@ PROTOCOLS: dict[str, dict] = {
     # OANet's geometric loss and side information, generated pairs, augmentation, two passes.
     "modern": {
         "refine": True,
+        "coldest": -4.0,
         "drop_side": 0.15,
         "drop_shape": 0.15,
         "warmup": 100,

@@ -104,7 +104,8 @@ def load_initial(net: MatchClassifier, name_or_path: str) -> None:
         # Weights that don't know of shapes yet: they start by not looking at them.
         found = replace(found, keypoint_shape=True)
         _add_columns(state, "trunk.lift.weight", SHAPE_COLUMNS)
-    found = replace(found, mutual_only=net.config.mutual_only)  # has no weights
+    # These have no weights.
+    found = replace(found, mutual_only=net.config.mutual_only, coldest=net.config.coldest)
     if net.config.consensus and not found.consensus:
         found = replace(found, consensus=True)
         state |= {

@@ -1,7 +1,9 @@
 """`n3match.denoise`: types, shapes, sigma, and what it refuses."""
 
 from dataclasses import replace
+from importlib import resources
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -148,3 +150,31 @@ def test_weights_that_are_missing_or_something_else(tmp_path):
         n3match.denoise(image, weights=tmp_path / "absent.safetensors")
     with pytest.raises(TypeError, match="weights"):
         n3match.denoise(image, weights=3)
+
+
+@pytest.mark.parametrize("sigma", [10, 25, 60])
+def test_shipped_weights_take_noise_out_of_a_photograph(photograph, sigma):
+    """Whether they are told the level or find it out, by more than non-local means."""
+    rng = np.random.default_rng(sigma)
+    noisy = photograph + rng.normal(0, sigma / 255, photograph.shape).astype(np.float32)
+    eight_bit = np.clip(np.rint(255 * noisy), 0, 255).astype(np.uint8)
+    baseline = cv2.fastNlMeansDenoising(eight_bit, None, sigma).astype(np.float32) / 255
+    assert _psnr(n3match.denoise(noisy, sigma), photograph) > _psnr(baseline, photograph) + 0.3
+    assert _psnr(n3match.denoise(noisy), photograph) > _psnr(baseline, photograph)
+
+
+def test_shipped_weights_leave_a_clean_photograph_as_it_is(photograph):
+    assert _psnr(n3match.denoise(photograph, 0), photograph) > 42
+
+
+@pytest.fixture(scope="module")
+def photograph():
+    """A piece of a real one, half size; grey, 0 … 1."""
+    path = resources.files("n3match.pipelines") / "demo_data" / "img_4885.jpg"
+    grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    half = cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    return half[100:228, 60:188].astype(np.float32) / 255
+
+
+def _psnr(found, clean):
+    return -10 * np.log10(np.mean((found - clean) ** 2))

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from n3match.nn.consensus import LocalConsensus, MotionConsensus, motion_features
+from n3match.nn import ClassifierConfig, MatchClassifier
+from n3match.nn.consensus import LocalConsensus, MotionConsensus, bounded, motion_features
 
 TURN, SCALE = 0.7, 1.8
 
@@ -21,6 +22,33 @@ def similar_matches(n=12, shape=True, seed=0):
     change = torch.tensor([math.cos(TURN), math.sin(TURN), math.log(SCALE)], dtype=x0.dtype)
     columns = [x0, x1, change.expand(1, n, 3)] if shape else [x0, x1]
     return torch.cat(columns, -1)
+
+
+def test_bounded_temperatures_can_come_back():
+    log_t = torch.tensor([-30.0, -4.0, -3.0, 0.0, 2.0, 9.0], requires_grad=True)
+    found = bounded(log_t, -4.0)
+    assert (found >= -4.0).all() and (found.diff() >= 0).all()
+    torch.testing.assert_close(found[3:], log_t[3:], atol=1e-6, rtol=0)
+    (slope,) = torch.autograd.grad(found[1:3].sum(), log_t)
+    assert (slope[1:3] > 0.4).all()
+    assert bounded(log_t, None) is log_t
+
+
+@pytest.mark.parametrize("consensus", [False, True])
+def test_a_bound_keeps_cold_blocks_warm(consensus):
+    """Every temperature of the network is told."""
+    small = {"width": 16, "blocks": 4, "n3_after": (2,), "consensus": consensus}
+    scores = {}
+    for coldest in (None, -4.0, 2.0):
+        torch.manual_seed(0)
+        net = MatchClassifier(ClassifierConfig(**small, coldest=coldest)).eval()
+        for module in net.modules():
+            if isinstance(module, MotionConsensus):
+                torch.nn.init.normal_(module.out.weight)
+        points = torch.randn(2, 1, 30, 2)
+        scores[coldest] = net.score(*points)
+    torch.testing.assert_close(scores[None], scores[-4.0], atol=1e-4, rtol=0)
+    assert (scores[None] - scores[2.0]).abs().max() > 1e-3
 
 
 def test_what_moves_as_its_keypoints_turn_and_scale_leaves_nothing():

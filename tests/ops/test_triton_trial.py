@@ -18,6 +18,8 @@ DEVICE = "cpu" if INTERPRETED else "cuda"
 FORMS = {
     "dense": ("triton_dense", "n3_aggregate"),
     "window": ("triton_window", "n3_window_aggregate"),
+    "window knn": ("triton_window", "n3_window_aggregate"),
+    "window noise": ("triton_window", "n3_window_aggregate"),
 }
 
 
@@ -42,7 +44,7 @@ def test_wrong_results_are_seen_and_told_once(form, off, monkeypatch, recwarn):
     module, name = FORMS[form]
     module = import_module(f"n3match.ops.{module}")
     kernel = getattr(module, name)
-    monkeypatch.setattr(module, name, lambda *given: kernel(*given) * off)
+    monkeypatch.setattr(module, name, lambda *given, **options: kernel(*given, **options) * off)
     for _ in range(2):
         assert "differ from the tiles" in triton_trial.failure(form, DEVICE, None)
     told = [w for w in recwarn if "the tiles serve instead of Triton" in str(w.message)]
@@ -51,13 +53,25 @@ def test_wrong_results_are_seen_and_told_once(form, off, monkeypatch, recwarn):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_kernel_that_does_not_compile_is_told(form, monkeypatch):
-    def broken(*_):
+    def broken(*_, **options):
         raise RuntimeError("no such instruction")
 
     module, name = FORMS[form]
     monkeypatch.setattr(import_module(f"n3match.ops.{module}"), name, broken)
     with pytest.warns(UserWarning, match="no such instruction"):
         assert "RuntimeError" in triton_trial.failure(form, DEVICE, None)
+
+
+def test_each_selection_of_the_window_form_has_a_trial_of_its_own(monkeypatch):
+    tried = []
+    monkeypatch.setattr(functional, "_distrust", lambda form, query: tried.append(form) or "no")
+    image = torch.rand(1, 1, 9, 8)
+    for options in (
+        {}, {"selection": "concrete"}, {"selection": "knn"},
+        {"selection": "concrete", "generator": torch.Generator()},
+    ):
+        ops.n3_window_aggregate(image, image, image, 2, 0.0, 4, 2, 3, **options)
+    assert tried == (["window", "window", "window knn", "window noise"] if INTERPRETED else tried)
 
 
 def test_the_choice_follows_the_trial(monkeypatch):

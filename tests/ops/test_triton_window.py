@@ -107,6 +107,14 @@ def test_hard_selection(layout, exclude_self):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
+def test_hard_selection_takes_the_first_of_equally_near_ones():
+    inputs, rest = _inputs((6, 8, 2, 1, 3), b=1)
+    for image in inputs[:2]:
+        image.fill_(1.0)
+    found, wanted = (_run(b, inputs, 4, rest, selection="knn") for b in ("triton", "reference"))
+    torch.testing.assert_close(found[0], wanted[0], rtol=1e-12, atol=1e-12)
+
+
 def test_ties_and_zero_distances_stay_finite():
     inputs, rest = _inputs((6, 8, 4, 2, 3), torch.float32, 0.0)
     inputs[0][:, :, :, :6] = 1.0  # equal patches

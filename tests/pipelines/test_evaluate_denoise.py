@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from n3match.nn import PRESETS, N3Net
+from n3match.pipelines import evaluate_denoise
 from n3match.pipelines.cli import main
-from n3match.pipelines.evaluation_noise import noisy_image
+from n3match.pipelines.denoise_methods import MethodSource
+from n3match.pipelines.evaluation_noise import GaussianNoise, noisy_image
 from n3match.pipelines.image_quality import psnr, ssim
 from n3match.weights import save_weights
 
@@ -85,6 +87,25 @@ def test_command_compares_on_the_same_noise(folder, tmp_path, capsys):
         assert float(rows[name, "cv2-nlm"]["psnr"]) > wanted + 3
     mean = np.mean([float(rows[name, "noisy"]["psnr"]) for name in ("a.png", "b.png")])
     assert f"{mean:.3f}" in (out / "report.md").read_text()
+
+
+def test_another_device_is_timed_by_the_clock_after_a_run_that_is_not(folder, monkeypatch):
+    calls = []
+    times = iter(range(1000))
+    monkeypatch.setattr(evaluate_denoise.time, "perf_counter", lambda: next(times))
+    monkeypatch.setattr(
+        MethodSource, "load", lambda self, limit: lambda noisy, sigma: calls.append(1) or noisy
+    )
+    noises, methods = [GaussianNoise(25.0)], [MethodSource("noisy", "noisy")]
+    scores = evaluate_denoise.evaluate([folder], noises, methods, on_cpu=False)
+    assert len(calls) == len(scores) + 1
+    assert {score.seconds for score in scores} == {1}
+
+
+def test_a_device_that_is_not_there_is_one_line(folder, capsys):
+    for name in ("nowhere", *(() if torch.cuda.is_available() else ("cuda",))):
+        assert main(["evaluate-denoise", str(folder), "--device", name]) == 2
+        assert f"device: '{name}' can't be used" in capsys.readouterr().err
 
 
 def test_errors_are_one_line(folder, tmp_path, capsys):

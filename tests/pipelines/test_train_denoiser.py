@@ -220,6 +220,11 @@ def test_a_range_starts_from_weights_for_one_level(folder, tmp_path):
     for level in (0.0, 0.3):
         x = torch.cat([noisy, torch.full_like(noisy, level)], 1)
         torch.testing.assert_close(net(x), one(noisy))
+    guided = N3Net(replace(one.config, selection="knn", matching="denoised"))
+    save_weights(tmp_path / "guided.safetensors", guided)
+    given = replace(config, network="knn-denoised", initial=str(tmp_path / "guided.safetensors"))
+    x = torch.cat([noisy, torch.full_like(noisy, 0.3)], 1)
+    torch.testing.assert_close(loop.new_network(given).eval()(x), guided.eval()(noisy))
     with pytest.raises(ValueError, match=r"initial: .* doesn't fit"):
         loop.new_network(tiny(folder, channels=3, initial=config.initial))
 
@@ -232,6 +237,13 @@ def test_levels_of_a_range_count_alike(folder, tmp_path, monkeypatch):
     maps = (sigma / 255)[:, None, None, None].expand(-1, 1, 4, 4)
     noisy = torch.cat([torch.rand(3, 1, 4, 4), maps], 1)
     torch.testing.assert_close(run._weights(noisy) * sigma, torch.full((3,), 25.0))
+    noise = run.batches.batch(0)
+    run.net.requires_grad_(False)
+    with torch.no_grad():
+        errors = (run.net(noise[0], neighbours=False) - noise[1]).square().mean((1, 2, 3))
+    run.net.requires_grad_(True)
+    wanted = 0.5 * loop._LOSS_PIXELS * (errors * run._weights(noise[0])).mean()
+    assert run._do_step(*noise)["loss"] == pytest.approx(wanted.item(), rel=1e-5)
     run = loop._Run(tiny(folder), tmp_path / "one", loop.Processes(), 100)
     assert torch.equal(run._weights(noisy[:, :1]), torch.ones(3))
 

@@ -292,6 +292,16 @@ def test_shapes_are_added_to_one_plain_pass_alone(tmp_path):
             load_initial(net, str(tmp_path / "plain.safetensors"))
 
 
+def test_a_bound_of_temperatures_has_no_weights(tmp_path):
+    save_weights(tmp_path / "plain.safetensors", MatchClassifier(TINY.classifier))
+    net = MatchClassifier(replace(TINY, coldest=-4.0).classifier)
+    load_initial(net, str(tmp_path / "plain.safetensors"))
+    assert net.config.coldest == net.trunk.n3_blocks["6"].coldest == -4.0
+    assert parse().classifier.coldest == -4.0
+    assert parse("--coldest=-inf").classifier.coldest is None
+    assert parse("--protocol", "published", "--pairs", "a.h5").classifier.coldest is None
+
+
 def test_tensorboard_has_the_numbers_where_it_is_installed(tmp_path, store):
     config = replace(TINY, validation=(str(store),), validate_every=3, validation_pairs=1)
     train(config, tmp_path, device="cpu")
