@@ -3,8 +3,9 @@
 Noise is added on the fly: Gaussian of one σ (--sigma 25), of a range with a noise map, one network
 for all levels (--sigma 0 75), or a camera's, on images made raw-like (--noise raw, or bayer for the
 four planes of a mosaic). Over a range each level has the same say: the loss of a crop is weighted
-by about 1/σ, as its error grows. A run lives in one folder; started again with the same options it
-goes on where it was and gives the same weights. Under torchrun, several processes share each batch.
+by about 1/σ, since its squared error grows about as σ. A run lives in one folder; started again
+with the same options it goes on where it was and gives the same weights. Under torchrun, several
+processes share each batch.
 
 The weights kept (denoiser.safetensors) are a running mean; they are written with every state, so
 that they can be tried while the run goes on. log.csv holds loss and PSNR of each step's crops and
@@ -33,6 +34,8 @@ _HELP = {
     "clip": "largest gradient norm; 0: any",
     "momentum": "of batch norms",
     "local_steps": "so many steps of the local networks alone, N³ blocks after",
+    "frozen_steps": "so many last steps in which batch norms keep what they remember, as in use: "
+    "for a range of σ, where the crops of a step differ more than any image does",
     "features": "channels of the networks",
     "warmup": "steps of linear warm-up; a cosine follows",
 }

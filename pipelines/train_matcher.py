@@ -8,7 +8,7 @@ batch number s depends on the seed and s alone, so a killed run gives the same c
 Protocols set the options that aren't given: "published" is that of CNNet and N³ (coordinates
 alone, real pairs, class-balanced loss, distance of essential matrices after 20 000 steps); "modern"
 adds side information, keypoint shapes, augmentation, generated pairs, a second pass, a loss on
-virtual matches, warm-up and cosine.
+virtual matches, warm-up and cosine, and a bound of the temperatures (--coldest=-inf: none).
 
 Several processes, on one machine or more: `torchrun --nproc-per-node 4 -m n3match.pipelines.cli
 train-matcher …`. The batch is that of all of them together. TensorBoard scalars are written where

@@ -71,9 +71,14 @@ def test_folders_do_not_become_top_level_packages():
 
 
 @pytest.mark.parametrize("name", ["sift", "sift-cnnet"])
-def test_shipped_weights_load_and_have_a_model_card(name):
+def test_shipped_filters_load(name):
     assert name in weights.shipped()
     net = n3match.MatchFilter.from_pretrained(name)
     assert not net.training
     assert net.side_information == ("ratio", "mutual")
-    assert weights.find(name).with_suffix(".md").is_file()
+
+
+def test_all_shipped_weights_have_a_model_card():
+    assert {"sift", "sift-cnnet", "n3net", "n3net-25"} == set(weights.shipped())
+    for name in weights.shipped():
+        assert weights.find(name).with_suffix(".md").read_text().startswith(f"# {name}\n")

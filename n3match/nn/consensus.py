@@ -94,7 +94,7 @@ def bounded(log_t: Tensor, coldest: float | None) -> Tensor:
     """Log temperatures, smoothly kept above `coldest`; the same well above it, or if it is None.
 
     Where a certain choice pays off, training makes temperatures ever colder, until the choice is
-    hard: then no gradient is left to learn from, nor to come back by.
+    hard: then the embedding gets no gradient any more, and nothing better is found.
     """
     if coldest is None:
         return log_t

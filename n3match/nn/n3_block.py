@@ -48,7 +48,7 @@ class PointN3Block(nn.Module):
         embedding_width, embedding_channels: size of the embedding and temperature networks.
         consensus: see above.
         keypoint_shape: whether consensus sees the change of the keypoints' shapes as well.
-        coldest: lower bound of log temperatures, see `bounded`; None: none, as published.
+        coldest: smooth lower bound of log temperatures; None: none, as published.
     """
 
     def __init__(

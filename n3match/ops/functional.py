@@ -196,8 +196,12 @@ def n3_window_aggregate(
     checks.check_layout(patch_size, stride, window)
     layout = (patch_size, stride, window)
     refusal = triton_backend.window_refusal(query, k, *layout, reading)
-    rule = " knn" if selection == "knn" else "" if generator is None else " noise"
-    name = _chosen(backend, refusal, "window" + rule, query)
+    form = "window"
+    if selection == "knn":
+        form = "window knn"
+    elif generator is not None:
+        form = "window noise"
+    name = _chosen(backend, refusal, form, query)
     query, key, value = widest(query, key, value)
     given = (query, key, value, k, log_temperature, *layout)
     if name == "triton":

@@ -41,9 +41,9 @@ def _failure(form: str, kind: str, index: int | None) -> str:
             error = _error(form, torch.device(kind, index))
         if error < _TOLERANCE:
             return ""
-        reason = f"its results differ from the tiles' by {error:.1e} on {kind}:{index}"
+        reason = f"results of the {form} form differ from theirs by {error:.1e} on {kind}:{index}"
     except Exception as problem:  # whatever it is, the tiles serve
-        reason = f"it fails on {kind}:{index}: {type(problem).__name__}: {problem}"
+        reason = f"the {form} form fails on {kind}:{index}: {type(problem).__name__}: {problem}"
     warnings.warn(f"n3match: the tiles serve instead of Triton, {reason}", stacklevel=2)
     return reason
 

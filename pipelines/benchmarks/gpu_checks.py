@@ -13,8 +13,8 @@ from n3match.ops.window_grid import WindowGrid
 from n3match.pipelines.tables import markdown_table
 
 LEAVES = ("query", "key", "value", "log_temperature")
-# Largest error allowed, relative to the largest number of each result.
 _LEAST = 1e-9  # hard selection has gradients of values alone: the others have to be zero
+# Largest error allowed, relative to the largest number of each result.
 TOLERANCES = {torch.float32: 2e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 

@@ -12,8 +12,8 @@ NOISES = ("gaussian", "raw", "bayer")
 
 # Options that are plain values, each a flag of the same name.
 PLAIN = (
-    "steps", "rate", "warmup", "decay", "ema", "clip", "momentum", "local_steps", "features",
-    "seed",
+    "steps", "rate", "warmup", "decay", "ema", "clip", "momentum", "local_steps",
+    "frozen_steps", "features", "seed",
 )
 
 
@@ -56,6 +56,7 @@ class DenoiserTraining:
     clip: float = 0.0  # largest gradient norm; 0: any
     momentum: float = 0.01  # of batch norms
     local_steps: int = 0  # so many steps without blocks, local networks alone
+    frozen_steps: int = 0  # in so many last steps batch norms normalise as they will in use
     precision: str = "float32"  # or "bfloat16": convolutions in half precision
     seed: int = 0
 

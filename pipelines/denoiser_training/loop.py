@@ -79,6 +79,9 @@ class _Run:
             self.step, self.skipped = state["step"], state["skipped"]
         self.net.to(processes.device, memory_format=torch.channels_last).train()
         synchronise_statistics(self.net, processes.group)
+        guide = set() if self.net.guide is None else set(self.net.guide.modules())
+        norms = (m for m in self.net.modules() if isinstance(m, torch.nn.BatchNorm2d))
+        self.norms = [norm for norm in norms if norm not in guide]
         self.averaged = AveragedWeights(self.net, config.ema)
         self.optimizer = _optimizer(self.net, config)
         if state is not None:
@@ -120,6 +123,8 @@ class _Run:
         clean = clean.to(device, non_blocking=True)
         # Noise of the Concrete block: the same again after a stop, another in each process.
         torch.manual_seed((config.seed * config.steps + self.step) * 1009 + self.processes.rank)
+        for norm in self.norms:
+            norm.train(self.step < config.steps - config.frozen_steps)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             out = net(noisy, neighbours=self.step >= config.local_steps)
         # Shares of a batch may differ by a crop: the mean of all is weighted by theirs.

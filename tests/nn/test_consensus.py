@@ -24,7 +24,8 @@ def similar_matches(n=12, shape=True, seed=0):
     return torch.cat(columns, -1)
 
 
-def test_bounded_temperatures_can_come_back():
+def test_bounded_temperatures():
+    """Never colder, the same well above, and no kink at the bound."""
     log_t = torch.tensor([-30.0, -4.0, -3.0, 0.0, 2.0, 9.0], requires_grad=True)
     found = bounded(log_t, -4.0)
     assert (found >= -4.0).all() and (found.diff() >= 0).all()
@@ -34,10 +35,9 @@ def test_bounded_temperatures_can_come_back():
     assert bounded(log_t, None) is log_t
 
 
-@pytest.mark.parametrize("consensus", [False, True])
-def test_a_bound_keeps_cold_blocks_warm(consensus):
-    """Every temperature of the network is told."""
-    small = {"width": 16, "blocks": 4, "n3_after": (2,), "consensus": consensus}
+@pytest.mark.parametrize(("n3_after", "consensus"), [((2,), False), ((), True)])
+def test_every_temperature_of_a_network_is_bounded(n3_after, consensus):
+    small = {"width": 16, "blocks": 4, "n3_after": n3_after, "consensus": consensus}
     scores = {}
     for coldest in (None, -4.0, 2.0):
         torch.manual_seed(0)

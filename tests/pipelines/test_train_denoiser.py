@@ -248,6 +248,38 @@ def test_levels_of_a_range_count_alike(folder, tmp_path, monkeypatch):
     assert torch.equal(run._weights(noisy[:, :1]), torch.ones(3))
 
 
+@pytest.mark.parametrize("network", ["n3net", "knn-denoised"])
+def test_norms_are_frozen_in_the_last_steps(folder, tmp_path, network):
+    """Their statistics stay, and crops are normalised by these; what is learned goes on."""
+    train(tiny(folder, network="dncnn-17"), tmp_path / "guide")
+    guide = str(tmp_path / "guide" / "denoiser.safetensors") if network != "n3net" else ""
+    config = tiny(folder, network=network, guide=guide, frozen_steps=2, local_steps=0)
+    run = loop._Run(config, tmp_path / "run", loop.Processes(), 100)
+
+    def state():
+        return {n: t.clone() for n, t in run.net.state_dict().items()}
+
+    states = []
+    for step in range(config.steps):
+        run.step = step
+        run._do_step(*run.batches.batch(step))
+        states.append(state())
+    for step in range(1, config.steps):
+        moved = {
+            n.rpartition(".")[2] for n, t in states[step].items()
+            if not torch.equal(t, states[step - 1][n]) and "distance_scale" not in n
+        }
+        assert "weight" in moved
+        assert ("running_mean" in moved) == (step < config.steps - 2)
+    x, _ = run.batches.batch(0)
+    run.net.local_networks.eval()
+    wanted = run.net.local_networks[0](x)
+    run.net.train()
+    for norm in run.norms:
+        norm.eval()
+    torch.testing.assert_close(run.net.local_networks[0](x), wanted)
+
+
 def test_other_options_and_foreign_states_are_refused(folder, tmp_path):
     train(tiny(folder, steps=1), tmp_path, device="cpu")
     with pytest.raises(ValueError, match="run with other options"):
