@@ -101,6 +101,7 @@ def test_program(net):
     assert min(kept) > 0.1 and max(kept) < 0.95
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # of torch's exporter to itself
 @nets(quick="as published")
 def test_onnx(net, tmp_path):
     pytest.importorskip("onnxscript", reason="onnxscript is not installed (extra onnx)")
