@@ -79,6 +79,9 @@ class DenoiserTraining:
         for name in ("steps", "features"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("local_steps", "frozen_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must lie in 0 … 1, got {self.ema}")
         starts = [stage.start for stage in self.crops]

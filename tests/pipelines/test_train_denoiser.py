@@ -300,6 +300,7 @@ def test_learning_rate_warms_up_and_decays(folder):
     [
         {"network": "x"}, {"noise": "x"}, {"images": ()}, {"sigma": (9, 3)}, {"channels": 2},
         {"channels": 3, "noise": "raw"}, {"steps": 0}, {"ema": 1.0}, {"precision": "half"},
+        {"local_steps": -1}, {"frozen_steps": -1},
         {"crops": ()}, {"crops": (CropStage(5, 40, 1),)}, {"crops": (CropStage(0, 9, 1),)},
     ],
 )
