@@ -241,6 +241,25 @@ def test_other_intrinsics_of_a_photograph_make_another_view(tmp_path):
     assert scene.views["1.png#2"].path == tmp_path / "photos" / "1.png"
 
 
+def test_a_pair_list_as_written_for_scannet(tmp_path):
+    """Numbers padded to a width, without digits behind the point where there are none, matrices
+    rounded to five decimals: rotations are then right to 1e-5 only, and made exact."""
+    T = np.array(pair_line(0, 1).split()[-16:], float).reshape(4, 4)
+    K = np.array([[1163.45, 0, 653.626], [0, 1164.79, 481.6], [0, 0, 1]])
+    numbers = " ".join(f"{np.format_float_positional(x, 5):9}" for x in [*K.ravel()] * 2)
+    pose = " ".join(f"{np.format_float_positional(x, 5):>8}" for x in T.ravel())
+    path = tmp_path / "pairs_with_gt.txt"
+    path.write_text(f"scene_00_frame-001680.jpg scene_00_frame-001995.jpg 0 3 {numbers} {pose}\n")
+    assert is_pair_list(path)
+    scene = read_pair_list(path, "s", USUAL)
+    assert not scene.problems
+    (pair,) = scene.pairs
+    np.testing.assert_array_equal(scene.views[pair.view0].K, K)
+    np.testing.assert_allclose(pair.R, T[:3, :3], atol=2e-5)
+    np.testing.assert_allclose(pair.R @ pair.R.T, np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(pair.t, T[:3, 3], atol=1e-5)
+
+
 def test_a_pair_list_is_told_by_its_first_line(tmp_path):
     path = tmp_path / "list"
     for content, answer in (
