@@ -39,7 +39,8 @@ def pose_report(
     estimators: dict[str, str],
     seed: int = 0,
 ) -> str:
-    """A table about the filters, then one for each estimator, as Markdown.
+    """A table about the filters, one of mAP@5 by filter and estimator (where there are several
+    estimators), then one for each estimator, as Markdown.
 
     Args:
         results: rows of the same pairs for every filter and estimator named; several rows of a
@@ -64,7 +65,14 @@ def pose_report(
             [[label, *_filter_cells(of[label, any_estimator])] for label in filters],
         )
     ]
-    columns = ["mAP@5 [95 % CI]"]
+    if len(estimators) > 1:
+        table = markdown_table(
+            ["filter", *estimators],
+            [[label, *(_smallest_cell(of[label, name], seed) for name in estimators)]
+             for label in filters],
+        )
+        sections.append(f"mAP@{THRESHOLDS_DEG[0]} [95 % CI] by estimator:\n\n{table}")
+    columns = [f"mAP@{THRESHOLDS_DEG[0]} [95 % CI]"]
     columns += [f"mAP@{t}" for t in THRESHOLDS_DEG[1:]]
     columns += [f"AUC@{t}" for t in THRESHOLDS_DEG]
     for name, title in estimators.items():
@@ -100,18 +108,22 @@ def _filter_cells(rows: list[PoseResult]) -> list[str]:
     ]
 
 
+def _smallest_cell(rows: list[PoseResult], seed: int) -> str:
+    """Share of errors below the smallest threshold, with its interval."""
+    # Runs of one pair are no new pairs: they make the interval no narrower.
+    pairs = len({(r.store, r.pair) for r in rows})
+    found = sum(r.error_deg < THRESHOLDS_DEG[0] for r in rows) * pairs / len(rows)
+    low, high = bootstrap_interval(found, pairs, seed)
+    return f"{100 * found / pairs:.1f} [{100 * low:.0f}, {100 * high:.0f}]"
+
+
 def _pose_cells(rows: list[PoseResult], seed: int) -> list[str]:
     errors = [r.error_deg for r in rows]
     mean_precision = mean_average_precision(errors, THRESHOLDS_DEG)
     area = pose_auc(errors, THRESHOLDS_DEG)
-    smallest = THRESHOLDS_DEG[0]
-    # Runs of one pair are no new pairs: they make the interval no narrower.
-    pairs = len({(r.store, r.pair) for r in rows})
-    runs = len(rows) / pairs
-    found = sum(e < smallest for e in errors) / runs
-    low, high = bootstrap_interval(found, pairs, seed)
+    runs = len(rows) / len({(r.store, r.pair) for r in rows})
     return [
-        f"{100 * mean_precision[smallest]:.1f} [{100 * low:.0f}, {100 * high:.0f}]",
+        _smallest_cell(rows, seed),
         *(f"{100 * mean_precision[t]:.1f}" for t in THRESHOLDS_DEG[1:]),
         *(f"{100 * area[t]:.1f}" for t in THRESHOLDS_DEG),
         f"{sum(r.rotation_error_deg is None for r in rows) / runs:.3g}",

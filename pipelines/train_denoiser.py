@@ -68,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--initial", default="", metavar="WEIGHTS", help="start from these")
     parser.add_argument(
         "--precision", choices=("float32", "bfloat16"), default=default.precision,
-        help="of the convolutions",
+        help="of the convolutions; bfloat16 is for GPUs and for CPUs with matrix units (AMX): on "
+        "others it is slower than float32",
     )
     for name in PLAIN:
         value = getattr(default, name)

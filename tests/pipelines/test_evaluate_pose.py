@@ -165,6 +165,20 @@ def test_marks_of_known_errors_are_those_worked_out_by_hand(tmp_path):
     assert cells[6] == "1"
 
 
+def test_marks_by_estimator_are_those_of_the_estimators_tables(tmp_path):
+    records = [make_record(true=40, false=60, seed=s, turned_deg=7 * (s == 2)) for s in range(4)]
+    filters, estimators = ["none", "mutual-ratio"], ["opencv_usac", "eight_point"]
+    results = run(write_store(tmp_path / "s.h5", records), filters, estimators)
+    rows = table_rows(make_report(results, filters, estimators))
+    seen = set()
+    for label in filters:
+        cells = rows["mAP@5 [95 % CI] by estimator:", label]
+        titles = [f"{module.PROTOCOLS[name].title}:" for name in estimators]
+        assert cells == [rows[title, label][0] for title in titles]
+        seen.update(cells)
+    assert len(seen) > 1
+
+
 def test_hopeless_matches_count_180_degrees(tmp_path):
     store = write_store(tmp_path / "s.h5", [make_record(true=0, false=n) for n in (0, 1, 4)])
     filters = list(CLASSICAL)
@@ -176,6 +190,8 @@ def test_hopeless_matches_count_180_degrees(tmp_path):
     ).items():
         if "seconds" in title:
             assert len(cells) == 5
+        elif "by estimator" in title:
+            assert cells == ["0.0 [0, 0]"] * 3
         elif title:
             assert cells[0].startswith("0.0 [0, 0]")
             assert cells[1:7] == ["0.0"] * 5 + ["3"]
@@ -472,7 +488,7 @@ def test_results_of_something_else_are_refused(tmp_path):
     out = tmp_path / "out"
     run(store, ["none"], ["eight_point"], out=out)
     file = out / "results.csv"
-    good = list(csv.reader(file.open(newline="")))
+    good = list(csv.reader(file.read_text().splitlines()))
     kept = [*good[0][:-1], "other"]
     for rows, message in (
         ([kept], r"results\.csv: not results of evaluate-pose"),
