@@ -3,11 +3,11 @@
     python3 .ci/gpu.py OUT --images BSDS_TRAIN_TEST --sets SET12 BSD68 --seconds 540
 
 The kernels' checks and times (`benchmark gpu`), then trainings side by side, each too small to keep
-a GPU busy: denoisers to ship with a DnCNN beside them, and every row of the published ablation with
+a GPU busy: denoisers to ship with DnCNNs beside them, and every row of the published ablation with
 the same budget. What is done when the time is over is in OUT: benchmark.md, evaluations and logs in
 results.tgz, weights of the former, and the states of those that weren't finished, from which
-`n3match train-denoiser` goes on with the images at the same path. A first run of two steps tells
-whether anything works at all.
+`n3match train-denoiser` goes on with the images at the same path; a second call with the same
+--work does so by itself. A first run of two steps tells whether anything works at all.
 """
 
 import argparse
@@ -25,12 +25,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMON = ["--rate", "2e-3", "--momentum", "0.05", "--clip", "100", "--precision", "bfloat16"]
+LEVELS = [5, 10, 15, 25, 50, 75]
+RANGE = ["--sigma", "0", "75", "--frozen-steps", "400"]
 # To ship, and what they are compared with.
 # Name: (σ of the evaluation, steps, steps of the local networks alone, other options).
 SHIPPED = {
     "n3net-25": ([25], 7000, 2000, ["--sigma", "25"]),
-    "n3net": ([5, 15, 25, 50, 75], 5500, 1500, ["--sigma", "0", "75"]),
-    "dncnn-17": ([25], 7000, 0, ["--sigma", "25", "--network", "dncnn-17"]),
+    "n3net": (LEVELS, 5500, 1500, RANGE),
+    "dncnn-17-25": ([25], 7000, 0, ["--sigma", "25", "--network", "dncnn-17"]),
+    "dncnn-17": (LEVELS, 5500, 0, [*RANGE, "--network", "dncnn-17"]),
 }
 ABLATION = [
     (network, seed)
@@ -49,12 +52,16 @@ class Session:
         self.arguments = arguments
         self.end = time.monotonic() + arguments.seconds
         self.runs = folder / "runs"
-        self.runs.mkdir()
+        self.runs.mkdir(exist_ok=True)
         # As installed: `python -m` in the checkout would find the library without its pipelines.
         self.site = folder / "site"
+        shutil.rmtree(self.site, ignore_errors=True)
         shutil.copytree(ROOT / "n3match", self.site / "n3match")
         for part in ("datasets", "pipelines"):
             shutil.copytree(ROOT / part, self.site / "n3match" / part)
+        about = self.site / "n3match-0.dist-info" / "METADATA"
+        about.parent.mkdir()
+        about.write_text("Metadata-Version: 2.1\nName: n3match\nVersion: 0\n")
         self.environment = os.environ | {"PYTHONPATH": str(self.site), "OMP_NUM_THREADS": "2"}
         self.processes: list[subprocess.Popen] = []
         self.starting = threading.Lock()
@@ -99,6 +106,8 @@ class Session:
         )
 
     def evaluate(self, name: str, sigmas) -> None:
+        if (self.runs / f"eval-{name}" / "report.md").exists():
+            return
         done = self.call(
             f"eval-{name}", "cli", "evaluate-denoise", *self.arguments.sets, "--sigma", *sigmas,
             "--weights", f"{name}={self.weights(name)}", "--methods", "noisy",
@@ -142,7 +151,7 @@ class Session:
             What stops it.
         """
         pipes = self.site.parent / "mps"
-        pipes.mkdir()
+        pipes.mkdir(exist_ok=True)
         shared = {"CUDA_MPS_PIPE_DIRECTORY": str(pipes), "CUDA_MPS_LOG_DIRECTORY": str(pipes)}
         control = shutil.which("nvidia-cuda-mps-control")
         environment = os.environ | shared
@@ -205,6 +214,10 @@ def main() -> int:
     parser.add_argument("out", type=lambda text: Path(text).resolve())
     parser.add_argument("--images", type=lambda text: Path(text).resolve(), required=True)
     parser.add_argument("--sets", type=lambda text: Path(text).resolve(), nargs="+", required=True)
+    parser.add_argument(
+        "--work", type=lambda text: Path(text).resolve(), metavar="DIR",
+        help="keep the runs there, and go on with those that are there",
+    )
     parser.add_argument("--seconds", type=float, default=540, help="of all together")
     parser.add_argument("--benchmark", type=float, default=100, help="seconds of these; 0: none")
     parser.add_argument("--eager", action="store_true", help="baselines that aren't compiled")
@@ -213,6 +226,9 @@ def main() -> int:
     parser.add_argument("--device", default="cuda", help="of the evaluations")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.work is not None:
+        arguments.work.mkdir(parents=True, exist_ok=True)
+        return Session(arguments, arguments.work).run()
     with tempfile.TemporaryDirectory() as folder:
         return Session(arguments, Path(folder)).run()
 

@@ -144,22 +144,27 @@ class ImageN3Block(nn.Module):
                 matching, matching, x, self.k, **self.patches, selection="knn"
             )
         e = self.embedding(x)
+        log_t, log_scale = self._log_temperature(x), self._log_distance_scale(e)
+        if self.selection == "concrete":
+            # Its noise is measured by scaled distances: multiply those, not the temperatures.
+            e = e * torch.exp(log_scale / 2)
+        else:
+            log_t = log_t - log_scale
         return ops.n3_window_aggregate(
-            e, e, x, self.k, self._log_temperature(x, e), **self.patches,
+            e, e, x, self.k, log_t, **self.patches,
             selection=self.selection, generator=self._generator(),
         )
 
-    def _log_temperature(self, x: Tensor, e: Tensor) -> Tensor:
-        """(B, 1, n₁, n₂): the map's mean over each query patch, the bias, and the distances'
-        scale."""
+    def _log_temperature(self, x: Tensor) -> Tensor:
+        """(B, 1, n₁, n₂): the map's mean over each query patch, and the bias."""
         size, stride, window = self.patches.values()
         grid = WindowGrid(*x.shape[-2:], size, stride, window)
-        log_t = functional.avg_pool2d(grid.pad(self.temperature(x)), size, stride)
+        return functional.avg_pool2d(grid.pad(self.temperature(x)), size, stride) + self.log_bias
+
+    def _log_distance_scale(self, e: Tensor) -> Tensor:
         if self.training:
-            log_scale = self.distance_scale(ops.window_distance_moments(e, e, **self.patches))
-        else:
-            log_scale = self.distance_scale()
-        return log_t + self.log_bias - log_scale
+            return self.distance_scale(ops.window_distance_moments(e, e, **self.patches))
+        return self.distance_scale()
 
     def _generator(self) -> torch.Generator | None:
         if self.selection != "concrete" or not self.training:

@@ -61,6 +61,29 @@ def test_concrete_draws_noise_while_training_only():
     assert torch.equal(net(x), net(x))
 
 
+def test_noise_is_measured_by_scaled_distances():
+    """However large embeddings are, noise has the same say; without it the block is N³'s."""
+    torch.manual_seed(0)
+    block = ImageN3Block(2, 3, patch_size=4, stride=2, window=3, selection="concrete").double()
+    x = torch.rand(2, 2, 12, 12, dtype=torch.float64)
+    block.distance_scale.eps = 0.0
+    last = [m for m in block.embedding.modules() if isinstance(m, torch.nn.Conv2d)][-1]
+
+    def with_noise():
+        torch.manual_seed(1)
+        return block.train()(x)
+
+    noisy = with_noise()
+    quiet = ImageN3Block(2, 3, patch_size=4, stride=2, window=3).double().eval()
+    quiet.load_state_dict(block.state_dict())
+    torch.testing.assert_close(block.eval()(x), quiet(x))
+    assert (noisy - quiet.train()(x)).abs().max() > 0.05
+    with torch.no_grad():
+        for parameter in last.parameters():
+            parameter *= 30
+    torch.testing.assert_close(with_noise(), noisy)
+
+
 def test_guide_is_not_trained():
     net = small("knn-denoised").train()
     before = {n: t.clone() for n, t in net.guide.state_dict().items()}
