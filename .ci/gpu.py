@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 COMMON = ["--rate", "2e-3", "--momentum", "0.05", "--clip", "100", "--precision", "bfloat16"]
 LEVELS = [5, 10, 15, 25, 50, 75]
-RANGE = ["--sigma", "0", "75", "--frozen-steps", "400"]
+RANGE = ["--sigma", "0", "75"]
 # To ship, and what they are compared with.
 # Name: (σ of the evaluation, steps, steps of the local networks alone, other options).
 SHIPPED = {
@@ -123,7 +123,16 @@ class Session:
     def ship(self, name: str) -> None:
         sigmas, steps, local, words = SHIPPED[name]
         crops = ["--crops", "80x32", f"120x14@{self.steps(steps * 0.8)}", "--ema", "0.998"]
-        if self.train(name, steps, local, *words, *crops, "--save-every", self.steps(250)):
+        trained = name if len(sigmas) == 1 else f"{name}-start"
+        done = self.train(trained, steps, local, *words, *crops, "--save-every", self.steps(250))
+        if done and trained != name:
+            # Of a range: an image has one level throughout, a batch of crops has not.
+            done = self.train(
+                name, 400, 0, *words, "--initial", self.weights(trained),
+                "--crops", "80x32", "--ema", "0.99", "--rate", "5e-4", "--frozen-steps",
+                self.steps(400), "--warmup", self.steps(20),
+            )
+        if done:
             self.evaluate(name, sigmas)
 
     def rows(self, todo: queue.Queue, guide_done: threading.Event) -> None:
@@ -200,9 +209,11 @@ class Session:
         for name in SHIPPED:
             if self.weights(name).exists():
                 shutil.copy(self.weights(name), out / f"{name}.safetensors")
-            state = self.runs / name / "state.pt"
-            if state.exists() and not (self.runs / f"eval-{name}").exists():
-                shutil.copy(state, out / f"{name}-state.pt")
+            for run in (name, f"{name}-start"):
+                state = self.runs / run / "state.pt"
+                if state.exists() and not (self.runs / f"eval-{name}").exists():
+                    shutil.copy(state, out / f"{run}-state.pt")
+                    break  # the later of the two
         with tarfile.open(out / "results.tgz", "w:gz") as archive:
             for path in self.runs.rglob("*"):
                 if path.suffix in (".csv", ".md", ".out", ".err"):
