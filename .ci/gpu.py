@@ -6,8 +6,9 @@ The kernels' checks and times (`benchmark gpu`), then trainings side by side, ea
 a GPU busy: denoisers to ship with DnCNNs beside them, and every row of the published ablation with
 the same budget. What is done when the time is over is in OUT: benchmark.md, evaluations and logs in
 results.tgz, weights of the former, and the states of those that weren't finished, from which
-`n3match train-denoiser` goes on with the images at the same path; a second call with the same
---work does so by itself. A first run of two steps tells whether anything works at all.
+`n3match train-denoiser` goes on with the images (and, in a second stage, the weights of the first)
+at the same path. A second call with the same --work, --images and --scale goes on by itself. A
+first run of two steps tells whether anything works at all.
 """
 
 import argparse
@@ -75,8 +76,8 @@ class Session:
         command = [sys.executable, "-m", f"n3match.pipelines.{module}", *map(str, words)]
         began = time.monotonic()
         with (
-            (self.runs / f"{name}.out").open("w") as out,
-            (self.runs / f"{name}.err").open("w") as err,
+            (self.runs / f"{name}.out").open("a") as out,
+            (self.runs / f"{name}.err").open("a") as err,
         ):
             with self.starting:
                 if self.over:
@@ -171,9 +172,10 @@ class Session:
 
     def run(self) -> int:
         arguments = self.arguments
+        shutil.rmtree(self.runs / "smoke", ignore_errors=True)
         if not self.train("smoke", 0, 0, "--crops", "20x2", "--sigma", "25", seconds=100):
             return 1
-        if arguments.benchmark:
+        if arguments.benchmark and not (self.runs / "benchmark.out").exists():
             self.call(
                 "benchmark", "benchmark", "gpu", "--sizes", 2000, 10000, "--repeats", 5,
                 "--out", self.runs, *(["--eager"] * arguments.eager), seconds=arguments.benchmark,
@@ -209,11 +211,12 @@ class Session:
         for name in SHIPPED:
             if self.weights(name).exists():
                 shutil.copy(self.weights(name), out / f"{name}.safetensors")
-            for run in (name, f"{name}-start"):
+            # Of two stages the first: the second is short, and starts from its weights.
+            for run in (f"{name}-start", name):
                 state = self.runs / run / "state.pt"
                 if state.exists() and not (self.runs / f"eval-{name}").exists():
                     shutil.copy(state, out / f"{run}-state.pt")
-                    break  # the later of the two
+                    break
         with tarfile.open(out / "results.tgz", "w:gz") as archive:
             for path in self.runs.rglob("*"):
                 if path.suffix in (".csv", ".md", ".out", ".err"):

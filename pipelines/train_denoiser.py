@@ -35,7 +35,8 @@ _HELP = {
     "momentum": "of batch norms",
     "local_steps": "so many steps of the local networks alone, N³ blocks after",
     "frozen_steps": "so many last steps in which batch norms keep what they remember, as in use: "
-    "for a range of σ, where the crops of a step differ more than any image does",
+    "for a range of σ, where the crops of a step differ more than any image does; best in a run of "
+    "its own, from --initial",
     "features": "channels of the networks",
     "warmup": "steps of linear warm-up; a cosine follows",
 }

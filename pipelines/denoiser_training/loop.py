@@ -91,6 +91,8 @@ class _Run:
     def run(self) -> Path:
         config, processes = self.config, self.processes
         path = self.folder / "denoiser.safetensors"
+        if self.step and not path.exists():
+            self._save(path)  # lost: only its state is still there
         reports = Reports(self.folder, self.step, config.steps) if processes.is_first else None
         try:
             # The next batch is made by a thread while the network is busy.
@@ -170,6 +172,10 @@ class _Run:
     def _save(self, path: Path) -> None:
         if not self.processes.is_first:
             return
+        # Weights first: a run killed in between makes them again.
+        kept = N3Net(self.net.config)
+        kept.load_state_dict(without_tiny(self.averaged.state))
+        save_weights(path, kept, training=_notes(self.config), steps_done=self.step)
         save_checkpoint(
             self.folder / "state.pt",
             {
@@ -181,9 +187,6 @@ class _Run:
                 "skipped": self.skipped,
             },
         )
-        kept = N3Net(self.net.config)
-        kept.load_state_dict(without_tiny(self.averaged.state))
-        save_weights(path, kept, training=_notes(self.config), steps_done=self.step)
 
 
 def new_network(config: DenoiserTraining) -> N3Net:

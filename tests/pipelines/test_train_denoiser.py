@@ -157,6 +157,38 @@ def test_resumed_run_gives_the_same_curve_and_weights(folder, tmp_path, monkeypa
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.parametrize("killed_by", ["save_weights", "save_checkpoint"])
+def test_weights_are_whole_whichever_half_of_saving_was_not_done(
+    folder, tmp_path, monkeypatch, killed_by
+):
+    config = tiny(folder)
+    whole = train(config, tmp_path / "whole", save_every=4, device="cpu")
+    real, calls = getattr(loop, killed_by), []
+
+    def dies_at_the_end(*arguments, **named):
+        calls.append(1)
+        if len(calls) > config.steps // 4:
+            raise KeyboardInterrupt
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(loop, killed_by, dies_at_the_end)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "cut", save_every=4, device="cpu")
+    monkeypatch.setattr(loop, killed_by, real)
+    path = train(config, tmp_path / "cut", save_every=4, device="cpu")
+    assert load_weights(path)[2].keys() == load_weights(whole)[2].keys()
+    for name, tensor in load_weights(whole)[2].items():
+        assert torch.equal(load_weights(path)[2][name], tensor)
+
+
+def test_a_finished_run_writes_lost_weights_again(folder, tmp_path):
+    config = tiny(folder, steps=2)
+    path = train(config, tmp_path / "run", device="cpu")
+    before = path.read_bytes()
+    path.unlink()
+    assert train(config, tmp_path / "run", device="cpu").read_bytes() == before
+
+
 def test_blocks_are_learned_after_the_local_networks(folder, tmp_path):
     nets = {}
     for steps in (3, 4):
