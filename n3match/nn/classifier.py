@@ -8,7 +8,7 @@ neighbours together are `width` again.
 
 The published networks are the defaults: ``ClassifierConfig()`` is N³ after block 6 of 12,
 ``ClassifierConfig(n3_after=())`` is CNNet. With `refine`, a second network looks at the better
-matches again (`refinement`).
+matches again, once or, with `refinements`, several times (`refinement`).
 """
 
 from __future__ import annotations
@@ -41,18 +41,23 @@ class ClassifierConfig:
     mutual_only: bool = False  # matches known not to be mutual are left out, see `considered`
     refine: bool = False  # a second pass over the better matches, see refinement.py
     refined_share: float = 0.5  # of the matches that the second pass looks at
+    refinements: int = 1  # how often it looks, each time at what it said the last time
 
     def __post_init__(self):
         # Configurations come back from JSON as lists.
         object.__setattr__(self, "n3_after", tuple(self.n3_after))
         object.__setattr__(self, "side_information", tuple(self.side_information))
-        for name in ("width", "blocks", "neighbours", "embedding_width", "embedding_channels"):
+        for name in (
+            "width", "blocks", "neighbours", "embedding_width", "embedding_channels", "refinements"
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.mutual_only and "mutual" not in self.side_information:
             raise ValueError('mutual_only needs "mutual" among side_information, got none')
         if not 0.0 < self.refined_share <= 1.0:
             raise ValueError(f"refined_share must lie in 0 … 1, got {self.refined_share}")
+        if self.refinements > 1 and not self.refine:
+            raise ValueError(f"refinements: {self.refinements} of them need refine, got False")
         for block in self.n3_after:
             if not 1 <= block < self.blocks:
                 raise ValueError(f"n3_after must lie in 1 … {self.blocks - 1}, got {block}")
@@ -70,7 +75,7 @@ class FilterOutput:
     logits: Tensor  # (B, N); positive: keep. −inf where the mask is False
     weights: Tensor  # (B, N) relu(tanh(logits)), in [0, 1)
     essential: Tensor  # (B, 3, 3) weighted eight-point, unit norm: x1ᵀ E x0 = 0
-    first_logits: Tensor  # (B, N) of the first pass; the same as `logits` without a second
+    earlier_logits: tuple[Tensor, ...]  # (B, N) of each pass before the last; () of a single one
 
 
 class MatchClassifier(nn.Module):
@@ -113,13 +118,13 @@ class MatchClassifier(nn.Module):
             ValueError, TypeError: for shapes and types that don't fit, naming the argument.
         """
         matches = self._inputs(points0, points1, side, mask, shape)
-        first, logits = self._logits(matches, mask)
+        *earlier, logits = self._logits(matches, mask)
         with torch.autocast(matches.device.type, enabled=False):
             weights = torch.relu(torch.tanh(logits))
             essential = weighted_eight_point(
                 matches[..., :2], matches[..., 2:4], weights, normalize=True
             )
-        return FilterOutput(logits, weights, essential, first)
+        return FilterOutput(logits, weights, essential, tuple(earlier))
 
     def score(
         self,
@@ -137,10 +142,10 @@ class MatchClassifier(nn.Module):
         Raises:
             ValueError, TypeError: as there.
         """
-        return self._logits(self._inputs(points0, points1, side, mask, shape), mask)[1]
+        return self._logits(self._inputs(points0, points1, side, mask, shape), mask)[-1]
 
-    def _logits(self, matches: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Logits (B, N) of the first pass and of the last, −inf where the mask is False."""
+    def _logits(self, matches: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+        """Logits (B, N) of each pass, in their order; −inf where the mask is False."""
         if not self.config.mutual_only or not matches.shape[1]:
             return self._passes(matches, mask)
         looked = considered(matches[..., 4:], self.config, mask)
@@ -160,14 +165,16 @@ class MatchClassifier(nn.Module):
             for x in self._passes(chosen, real)
         )
 
-    def _passes(self, matches: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _passes(self, matches: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
         # Under autocast the head answers in half precision; what follows is epipolar geometry.
         logits = self.trunk(matches, mask).to(matches.dtype)
         if mask is not None:
             logits = logits.masked_fill(~mask, float("-inf"))
-        if self.refinement is None or not matches.shape[1]:
-            return logits, logits
-        return logits, self.refinement(matches, logits, mask)
+        passes = [logits]
+        if self.refinement is not None and matches.shape[1]:
+            for _ in range(self.config.refinements):
+                passes.append(self.refinement(matches, passes[-1], mask))
+        return tuple(passes)
 
     def _inputs(self, points0, points1, side, mask, shape) -> Tensor:
         check_matches(points0, points1, side, mask, shape, self.config.side_information)

@@ -4,7 +4,8 @@ Among all putative matches most are wrong, and context normalisation averages ov
 out the worse half by the first pass's logits doubles the share of right ones; the second network
 also sees those logits, and how far each match is from the first pass's epipolar geometry. The idea
 of going over the survivors again is that of OANet (Zhang et al., ICCV 2019: residuals and weights
-as inputs) and CLNet (Zhao et al., ICCV 2021: pruning).
+as inputs) and CLNet (Zhao et al., ICCV 2021: pruning). It may look several times, with the same
+weights: each time at what it said the last time.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ class Refinement(nn.Module):
         """
         Args:
             matches: (B, N, C) with N > 0.
-            first: (B, N) logits of the first pass, −inf where the mask is False. No gradient
+            first: (B, N) logits of the pass before, −inf where the mask is False. No gradient
                 flows back into them.
             mask: (B, N) bool or None.
 
         Returns:
-            (B, N) logits; those of the first pass (not above 0) where a match was left out.
+            (B, N) logits; those of the pass before (not above 0) where a match was left out.
         """
         first = first.detach()
         counts = self._counts(first, mask)

@@ -30,6 +30,7 @@ class TrainingConfig:
 
     network: str = "n3"
     refine: bool = False  # a second pass over the better matches
+    refinements: int = 1  # how often it is run
     initial: str = ""  # weights to start from: a shipped name or a file; "": random
     pairs: tuple[str, ...] = ()  # HDF5 stores of real pairs
     pair_weights: tuple[float, ...] = ()  # how often each store is drawn; (): by its scenes
@@ -82,7 +83,7 @@ class TrainingConfig:
             )
         if not all(0 < w < math.inf for w in self.pair_weights):
             raise ValueError(f"pairs: weights must be positive numbers, got {self.pair_weights}")
-        for name in ("steps", "batch", "validate_every", "validation_pairs"):
+        for name in ("steps", "batch", "refinements", "validate_every", "validation_pairs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("patience", "clip", "warmup"):
@@ -109,6 +110,7 @@ class TrainingConfig:
             mutual_only=self.mutual_only,
             coldest=None if math.isinf(self.coldest) else self.coldest,
             refine=self.refine,
+            refinements=self.refinements if self.refine else 1,
             **NETWORKS[self.network],
         )
 

@@ -62,10 +62,8 @@ def losses(
         out.logits, positive, mask, config.balance, weight
     )
     total, essential = classification, classification.new_zeros(())
-    if net.config.refine:
-        total = total + classification_loss(
-            out.first_logits, positive, mask, config.balance, weight
-        )
+    for earlier in out.earlier_logits:
+        total = total + classification_loss(earlier, positive, mask, config.balance, weight)
     geometric = torch.zeros_like(essential)
     if step >= config.essential_after:
         # Fewer than eight right matches don't determine E: nothing to learn from.
@@ -80,9 +78,9 @@ def losses(
             seen = (batch["points0"], batch["points1"], batch["E"], positive, usable)
             geometric = scale * geometric_loss(out.essential, *seen)
             total = total + config.geometric_weight * geometric
-            if net.config.refine:  # what the second pass sees of each match comes of this one
-                first = essential_of(batch, out.first_logits)
-                total = total + config.geometric_weight * scale * geometric_loss(first, *seen)
+            for earlier in out.earlier_logits:  # what the next pass sees of each match comes of it
+                before = geometric_loss(essential_of(batch, earlier), *seen)
+                total = total + config.geometric_weight * scale * before
     with torch.no_grad():
         kept = (out.logits > 0) & mask
         right = (kept & positive).sum()

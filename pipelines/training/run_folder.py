@@ -106,6 +106,8 @@ def load_initial(net: MatchClassifier, name_or_path: str) -> None:
         _add_columns(state, "trunk.lift.weight", SHAPE_COLUMNS)
     # These have no weights.
     found = replace(found, mutual_only=net.config.mutual_only, coldest=net.config.coldest)
+    if found.refine:
+        found = replace(found, refinements=net.config.refinements)
     if net.config.consensus and not found.consensus:
         found = replace(found, consensus=True)
         state |= {
@@ -115,7 +117,7 @@ def load_initial(net: MatchClassifier, name_or_path: str) -> None:
         }
     if net.config.refine and not found.refine:
         # The second pass starts as a copy of the first.
-        found = replace(found, refine=True)
+        found = replace(found, refine=True, refinements=net.config.refinements)
         trunk = {name: t for name, t in state.items() if name.startswith("trunk.")}
         state |= {f"refinement.{name}": t.clone() for name, t in trunk.items()}
         for layer in ("lift", "consensus.place", "consensus.temperature"):

@@ -40,7 +40,9 @@ def test_the_mutual_ones_are_scored_as_if_alone(refine):
         known = side[pair : pair + 1, mutual[pair]]
         wanted = plain(alone[..., :2], alone[..., 2:], known)
         torch.testing.assert_close(out.logits[pair, mutual[pair]], wanted.logits[0])
-        torch.testing.assert_close(out.first_logits[pair, mutual[pair]], wanted.first_logits[0])
+        assert len(out.earlier_logits) == len(wanted.earlier_logits) == refine
+        for earlier, alone in zip(out.earlier_logits, wanted.earlier_logits):
+            torch.testing.assert_close(earlier[pair, mutual[pair]], alone[0])
 
 
 @pytest.mark.parametrize("refine", [False, True])

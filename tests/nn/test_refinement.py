@@ -1,5 +1,7 @@
 """The second pass: which matches it looks at, and what becomes of the others."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -54,7 +56,7 @@ def test_both_passes_learn():
     net = MatchClassifier(CONFIG).double().train()
     points = _matches(80)
     out = net(points[..., :2], points[..., 2:])
-    (out.logits.square().sum() + out.first_logits.square().sum()).backward()
+    (out.logits.square().sum() + out.earlier_logits[0].square().sum()).backward()
     for trunk in (net.trunk, net.refinement.trunk):
         assert trunk.lift.weight.grad.abs().max() > 0
         assert trunk.head.weight.grad.abs().max() > 0
@@ -62,6 +64,35 @@ def test_both_passes_learn():
     net.zero_grad(set_to_none=True)
     net(points[..., :2], points[..., 2:]).logits.sum().backward()
     assert net.trunk.head.weight.grad is None
+
+
+def test_each_look_is_at_what_the_last_one_said():
+    torch.manual_seed(0)
+    nets = [
+        MatchClassifier(replace(CONFIG, refinements=count)).double().eval() for count in (1, 2, 3)
+    ]
+    for net in nets[1:]:  # looks have no weights of their own
+        net.load_state_dict(nets[0].state_dict())
+    points = _matches(200)
+    mask = torch.arange(200) < torch.tensor([200, 90])[:, None]
+    matches = points.masked_fill(~mask[..., None], 0.0)
+    outputs = [net(points[..., :2], points[..., 2:], mask=mask) for net in nets]
+    passes = [*outputs[2].earlier_logits, outputs[2].logits]
+    assert len(passes) == 4
+    for said, said_next in zip(passes, passes[1:]):
+        assert not torch.equal(said, said_next)
+        torch.testing.assert_close(nets[0].refinement(matches, said, mask), said_next)
+    for count, out in enumerate(outputs, 1):
+        torch.testing.assert_close(out.logits, passes[count])
+        assert len(out.earlier_logits) == count
+    torch.testing.assert_close(
+        nets[2].score(points[..., :2], points[..., 2:], mask=mask), passes[3]
+    )
+
+
+def test_more_looks_need_a_second_pass():
+    with pytest.raises(ValueError, match="refinements: 2 of them need refine, got False"):
+        replace(CONFIG, refine=False, refinements=2)
 
 
 def test_evidence_tells_near_from_far():

@@ -292,6 +292,24 @@ def test_shapes_are_added_to_one_plain_pass_alone(tmp_path):
             load_initial(net, str(tmp_path / "plain.safetensors"))
 
 
+def test_looks_have_no_weights_and_each_is_learned_from(tmp_path):
+    torch.manual_seed(0)
+    config = replace(TINY, refine=True, geometric_weight=0.5, essential_after=0)
+    save_weights(tmp_path / "one.safetensors", MatchClassifier(config.classifier))
+    twice = replace(config, refinements=2)
+    net = MatchClassifier(twice.classifier)
+    load_initial(net, str(tmp_path / "one.safetensors"))
+    assert net.config.refinements == 2
+    batch = TrainingBatches(config)[0]
+    once = MatchClassifier(config.classifier)
+    once.load_state_dict(net.state_dict())
+    totals = [objective.losses(n, batch, c, 0)[0] for n, c in ((once, config), (net, twice))]
+    # Running statistics apart, the first two passes are the same, and a third adds its losses.
+    assert totals[1] > totals[0]
+    assert parse("--refinements", "3").classifier.refinements == 3
+    assert parse("--no-refine", "--refinements", "3").classifier.refinements == 1
+
+
 def test_a_bound_of_temperatures_has_no_weights(tmp_path):
     save_weights(tmp_path / "plain.safetensors", MatchClassifier(TINY.classifier))
     net = MatchClassifier(replace(TINY, coldest=-4.0).classifier)
