@@ -1,6 +1,7 @@
 """The second pass: which matches it looks at, and what becomes of the others."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -79,7 +80,7 @@ def test_each_look_is_at_what_the_last_one_said():
     outputs = [net(points[..., :2], points[..., 2:], mask=mask) for net in nets]
     passes = [*outputs[2].earlier_logits, outputs[2].logits]
     assert len(passes) == 4
-    for said, said_next in zip(passes, passes[1:]):
+    for said, said_next in pairwise(passes):
         assert not torch.equal(said, said_next)
         torch.testing.assert_close(nets[0].refinement(matches, said, mask), said_next)
     for count, out in enumerate(outputs, 1):
