@@ -29,10 +29,11 @@ from pathlib import Path
 
 from n3match import weights
 from n3match.datasets.two_view import TRUE_MATCH_DISTANCE
+from n3match.geometry.estimators.registry import PROGRESSIVE
 from n3match.pipelines.build_pairs import build_pairs
 from n3match.pipelines.match_filters import CLASSICAL, DESCRIPTIONS
 from n3match.pipelines.pose_figures import plot_precision, plot_recall
-from n3match.pipelines.pose_protocol import PROTOCOLS, check_estimators
+from n3match.pipelines.pose_protocol import PROTOCOLS, SAMPLINGS, check_estimators
 from n3match.pipelines.pose_report import describe_pairs, hardest_third, pose_report
 from n3match.pipelines.pose_results import PoseResult
 from n3match.pipelines.pose_runs import check_folder, evaluate_pose, parse_filters, versions
@@ -71,6 +72,7 @@ def make_report(
     results: Sequence[PoseResult], filters: Sequence[str], estimators: Sequence[str],
     *, hardest: bool = False, seed: int = 0, seeds: int = 1,
     features: dict[str, float] | None = None, focal_guess: bool = False,
+    sampling: str = "uniform",
 ) -> str:
     """Markdown: what was evaluated and how, the tables, those of the hardest third, the seconds.
 
@@ -99,10 +101,17 @@ def make_report(
         "steps of 5°, AUC is the exact area; the interval is a bootstrap over pairs. "
         + (f"Filters: {described}. " if described else "")
         + ("Filters saw a guessed focal length, estimators the true one. " if focal_guess else "")
+        + (_BY_SCORE if sampling == "by_score" else "")
         + (f"Seed {seed}" if seeds == 1 else f"Means over seeds {seed} to {seed + seeds - 1}")
         + f"; {', '.join(versions(*packages))}."
     )
     return "\n\n".join(parts) + "\n"
+
+
+_BY_SCORE = (
+    "Samples are drawn best matches first (PROSAC), by the filter's weights, or by the ratio of "
+    "descriptor distances where it has none. "
+)
 
 
 def default_filters() -> list[str]:
@@ -110,9 +119,10 @@ def default_filters() -> list[str]:
     return [*CLASSICAL, *(n for n in ("sift-cnnet", "sift") if n in weights.shipped())]
 
 
-def default_estimators() -> list[str]:
-    """All that are installed."""
-    return [n for n in PROTOCOLS if n != "poselib" or importlib.util.find_spec("poselib")]
+def default_estimators(sampling: str = "uniform") -> list[str]:
+    """All that are installed and can sample so."""
+    names = PROTOCOLS if sampling == "uniform" else PROGRESSIVE
+    return [n for n in names if n != "poselib" or importlib.util.find_spec("poselib")]
 
 
 def _cores() -> int:
@@ -160,6 +170,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="filters see coordinates of a guessed camera (focal length 1.2 × the longer side, "
         "principal point at the centre, no distortion); estimators still get the true one",
     )
+    parser.add_argument(
+        "--sampling", choices=SAMPLINGS, default="uniform",
+        help="by_score: estimators draw the matches that the filter likes best first (PROSAC); for "
+        "opencv_usac and poselib",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--seeds", type=int, default=1, metavar="N",
@@ -173,9 +188,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     filters = arguments.filters or default_filters()
-    estimators = list(dict.fromkeys(arguments.estimators or default_estimators()))
+    estimators = list(dict.fromkeys(arguments.estimators or default_estimators(arguments.sampling)))
     parse_filters(filters)  # before minutes are spent on a store
-    check_estimators(estimators)
+    check_estimators(estimators, arguments.sampling)
     check_folder(arguments.out)
     budgets = list(dict.fromkeys(arguments.keypoints))
     _check_budgets(budgets, arguments.inputs)
@@ -248,6 +263,7 @@ def _evaluate_budget(
             workers=workers,
             processes=processes,
             focal_guess=arguments.focal_guess,
+            sampling=arguments.sampling,
         )
         for seed in range(arguments.seed, arguments.seed + arguments.seeds)
     ]
@@ -278,6 +294,7 @@ def _evaluate_budget(
     return make_report(
         results, filters, estimators, hardest=arguments.hardest, seed=arguments.seed,
         seeds=arguments.seeds, features=features, focal_guess=arguments.focal_guess,
+        sampling=arguments.sampling,
     )
 
 

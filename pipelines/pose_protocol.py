@@ -24,6 +24,7 @@ from n3match.geometry import (
     translation_error_deg,
     undistort_points,
 )
+from n3match.geometry.estimators.registry import PROGRESSIVE
 from n3match.pipelines.filtered import Filtered, PreparedFilter
 from n3match.pipelines.match_filters import FilterSource
 from n3match.pipelines.pose_results import FAILED_DEG, PoseResult
@@ -54,13 +55,23 @@ PROTOCOLS = {
 }
 
 
-def check_estimators(estimators: Sequence[str]) -> None:
-    """Raises ValueError for none or an unknown one, ImportError where PoseLib is missing."""
+SAMPLINGS = ("uniform", "by_score")
+
+
+def check_estimators(estimators: Sequence[str], sampling: str = "uniform") -> None:
+    """Raises ValueError for none, an unknown one or one that can't sample so, ImportError where
+    PoseLib is missing."""
+    if sampling not in SAMPLINGS:
+        raise ValueError(f"sampling: {sampling!r} is none of {', '.join(SAMPLINGS)}")
     if not estimators:
         raise ValueError("estimators: none given")
     for name in estimators:
         if name not in PROTOCOLS:
             raise ValueError(f"estimators: {name!r} is none of {', '.join(PROTOCOLS)}")
+        if sampling == "by_score" and name not in PROGRESSIVE:
+            raise ValueError(
+                f"sampling: 'by_score' is for {' and '.join(PROGRESSIVE)}, not for {name!r}"
+            )
         if name == "poselib" and not importlib.util.find_spec("poselib"):
             raise ImportError(
                 "estimators: 'poselib' needs the package poselib: pip install 'n3match[poselib]'"
@@ -75,6 +86,7 @@ class PairEvaluator:
         seed: of the estimators.
         settings: fingerprints for the rows, by (name of the store, label, estimator).
         focal_guess: the filters see the pairs `with_guessed_cameras`; estimators don't.
+        sampling: of SAMPLINGS, see `find_pose`.
     """
 
     def __init__(
@@ -83,11 +95,13 @@ class PairEvaluator:
         seed: int,
         settings: dict,
         focal_guess: bool = False,
+        sampling: str = "uniform",
     ):
         self._filters = {source.label: source.load() for source in sources}
         self._seed = seed
         self._settings = settings
         self._focal_guess = focal_guess
+        self._sampling = sampling
         self._data: dict[Path, PairDataset] = {}
 
     def __call__(
@@ -125,7 +139,7 @@ class PairEvaluator:
                     filter_ms=round(filter_ms, 3),
                     estimator=name,
                     settings=self._settings[store.name, label, name],
-                    **estimate_pose(record, points, filtered, name, self._seed),
+                    **estimate_pose(record, points, filtered, name, self._seed, self._sampling),
                 )
                 for wanted, name in todo
                 if wanted == label
@@ -217,13 +231,18 @@ def count_kept(record: PairRecord, filtered: Filtered) -> tuple[int, int]:
 
 
 def estimate_pose(
-    record: PairRecord, points: list[np.ndarray], filtered: Filtered, name: str, seed: int = 0
+    record: PairRecord,
+    points: list[np.ndarray],
+    filtered: Filtered,
+    name: str,
+    seed: int = 0,
+    sampling: str = "uniform",
 ) -> dict:
     """Status, errors and time of an estimator on what a filter kept: fields of `PoseResult`.
 
     Args: as `find_pose`.
     """
-    pose, milliseconds = find_pose(record, points, filtered, name, seed)
+    pose, milliseconds = find_pose(record, points, filtered, name, seed, sampling)
     return {
         "status": pose.status.value,
         **pose_errors(record, pose),
@@ -247,7 +266,12 @@ def pose_errors(record: PairRecord, pose: RelativePose) -> dict:
 
 
 def find_pose(
-    record: PairRecord, points: list[np.ndarray], filtered: Filtered, name: str, seed: int = 0
+    record: PairRecord,
+    points: list[np.ndarray],
+    filtered: Filtered,
+    name: str,
+    seed: int = 0,
+    sampling: str = "uniform",
 ) -> tuple[RelativePose, float]:
     """The pose that an estimator finds on what a filter kept, and milliseconds.
 
@@ -256,6 +280,8 @@ def find_pose(
         points: its `undistorted_pixels`, made beforehand so that an estimator's time is its own.
         filtered: of this pair.
         name, seed: of the estimator.
+        sampling: "by_score": best weights of the filter first; where it gives none, smallest ratios
+            of descriptor distances (of putative matches; matches of another origin in their order).
     """
     if filtered.points is not None:
         cameras = ((record.K0, record.distortion0), (record.K1, record.distortion1))
@@ -265,6 +291,8 @@ def find_pose(
         used, scores = np.ones_like(filtered.kept), filtered.weights
     else:
         used, scores = filtered.kept, None
+        if sampling == "by_score":
+            scores = _scores(record, filtered)[used]
     began = time.perf_counter()
     pose = estimate_relative_pose_from_matches(
         points[0][used],
@@ -273,8 +301,18 @@ def find_pose(
         record.K1,
         estimator=name,
         scores=scores,
+        sampling=sampling,
         seed=seed,
         verify=False,
         **PROTOCOLS[name].options,
     )
     return pose, 1000 * (time.perf_counter() - began)
+
+
+def _scores(record: PairRecord, filtered: Filtered) -> np.ndarray:
+    """(N,) the better the higher, not negative."""
+    if filtered.weights is not None:
+        return filtered.weights
+    if filtered.points is not None:
+        return np.ones(len(filtered.kept))
+    return 1.0 - record.ratio

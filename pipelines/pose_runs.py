@@ -44,6 +44,7 @@ def evaluate_pose(
     progress: bool = True,
     processes: Processes | None = None,
     focal_guess: bool = False,
+    sampling: str = "uniform",
 ) -> list[PoseResult]:
     """Filters the pairs of stores, estimates their poses and compares them with the true ones.
 
@@ -58,6 +59,7 @@ def evaluate_pose(
         progress: show a bar on standard error.
         processes: of a job under torchrun, which share the pairs and see one `out`.
         focal_guess: the filters don't know the cameras, see `with_guessed_cameras`.
+        sampling: of the estimators, see `find_pose`.
 
     Returns:
         A row per pair, filter and estimator, sorted; none but in the first of the processes.
@@ -68,13 +70,13 @@ def evaluate_pose(
         NotADirectoryError: `out` is a file.
     """
     sources = parse_filters(filters)
-    check_estimators(estimators)
+    check_estimators(estimators, sampling)
     check_folder(out)
     for name, value in (("limit", limit), ("workers", workers)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     stores = [Path(store) for store in stores]
-    settings = _fingerprints(stores, sources, estimators, seed, focal_guess)
+    settings = _fingerprints(stores, sources, estimators, seed, focal_guess, sampling)
     chosen = choose_pairs(stores, limit)
 
     wanted = {
@@ -96,7 +98,7 @@ def evaluate_pose(
         ]
         if todo:
             jobs.append((store, pair, todo))
-    evaluator = PairEvaluator(sources, seed, settings, focal_guess)
+    evaluator = PairEvaluator(sources, seed, settings, focal_guess, sampling)
     try:
         with tqdm(
             total=len(chosen), initial=len(chosen) - len(jobs), unit="pair",
@@ -187,6 +189,7 @@ def _fingerprints(
     estimators: Sequence[str],
     seed: int,
     focal_guess: bool,
+    sampling: str,
 ) -> dict[tuple[str, str, str], str]:
     """Short hashes of everything that a row depends on, by (store, filter, estimator)."""
     of_store = {store.name: _hash_file(store) for store in stores}
@@ -199,7 +202,12 @@ def _fingerprints(
         for source in sources
     }
     of_estimator = {
-        name: [PROTOCOLS[name].options, TRUE_MATCH_DISTANCE, *versions(PROTOCOLS[name].package)]
+        name: [
+            PROTOCOLS[name].options,
+            TRUE_MATCH_DISTANCE,
+            *versions(PROTOCOLS[name].package),
+            *([sampling] if sampling != "uniform" else []),
+        ]
         for name in estimators
     }
     return {

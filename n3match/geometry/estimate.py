@@ -11,7 +11,12 @@ from n3match.geometry._checks import (
     check_scores,
 )
 from n3match.geometry.estimators import ESTIMATORS, TwoViewProblem, choose_estimator
-from n3match.geometry.estimators.registry import FEWEST_MATCHES, MAX_ITERATIONS, Estimator
+from n3match.geometry.estimators.registry import (
+    FEWEST_MATCHES,
+    MAX_ITERATIONS,
+    PROGRESSIVE,
+    Estimator,
+)
 from n3match.geometry.planarity import points_on_a_line
 from n3match.geometry.pose_support import essential_of
 from n3match.geometry.relative_pose import PoseStatus, RelativePose
@@ -27,6 +32,7 @@ def estimate_relative_pose_from_matches(
     *,
     estimator: str | Estimator = "auto",
     scores: np.ndarray | None = None,
+    sampling: str = "uniform",
     threshold: float = 1.0,
     threshold_calibrated: float | None = None,
     confidence: float = 0.9999,
@@ -55,7 +61,10 @@ def estimate_relative_pose_from_matches(
             PoseLib where it is installed, else OpenCV's USAC. Or a function of your own, from a
             `TwoViewProblem` of 5 matches or more to an `Estimate` or None.
         scores: (N,) non-negative, higher is better. The weights of "eight_point"; sampling
-            estimators don't use them. The result carries them along.
+            estimators use them with `sampling`. The result carries them along.
+        sampling: "uniform", or "by_score": samples are drawn of the matches with the best scores
+            first and of more and more of them (PROSAC, Chum & Matas, CVPR 2005); for "poselib"
+            and "opencv_usac".
         threshold: inlier threshold in pixels; divided by the mean focal length for estimators
             that work in calibrated coordinates.
         threshold_calibrated: the same in calibrated units (1e-3 in published evaluations);
@@ -96,6 +105,7 @@ def estimate_relative_pose_from_matches(
         name = choose_estimator(estimator)
         run, fewest = ESTIMATORS[name], FEWEST_MATCHES[name]
         most_iterations = MAX_ITERATIONS[name]
+    order = _sampling_order(sampling, scores, name)
     _check_options(threshold, threshold_calibrated, confidence, max_iterations, seed)
     if num_putative is None:
         num_putative = n
@@ -116,6 +126,7 @@ def estimate_relative_pose_from_matches(
         confidence,
         most_iterations if max_iterations is None else max_iterations,
         seed,
+        order,
     )
     if threshold_calibrated is not None:
         problem = problem.with_threshold_calibrated(threshold_calibrated)
@@ -165,6 +176,20 @@ def estimate_relative_pose_from_matches(
         linear=name == "eight_point",
     )
     return result(**vars(verdict))
+
+
+def _sampling_order(sampling: str, scores: np.ndarray | None, estimator: str) -> np.ndarray | None:
+    if sampling not in ("uniform", "by_score"):
+        raise ValueError(f"sampling must be 'uniform' or 'by_score', got {sampling!r}")
+    if sampling == "uniform":
+        return None
+    if estimator not in PROGRESSIVE:
+        raise ValueError(
+            f"sampling: 'by_score' is for {' and '.join(PROGRESSIVE)}, got estimator {estimator!r}"
+        )
+    if scores is None:
+        raise ValueError("sampling: 'by_score' needs scores, got None")
+    return np.argsort(-scores, kind="stable")
 
 
 def _check_options(

@@ -110,6 +110,47 @@ def test_a_few_near_points_among_very_far_ones_fix_the_translation(estimator):
     assert result.num_inliers > 0.8 * len(scene.true)
 
 
+PROGRESSIVE = [name for name in SAMPLING if name in ("opencv_usac", "poselib")]
+
+
+@pytest.mark.parametrize("estimator", PROGRESSIVE)
+def test_sampling_by_score_draws_the_best_first(estimator):
+    scene = make_scene("general", count=60, outliers=1500, noise=0.0, two_cameras=True, seed=2)
+    rng = np.random.default_rng(0)
+    mixed = rng.permutation(len(scene.true))  # scored in no order
+    true = scene.true[mixed]
+    scores = np.where(true, 2.0, 1.0) + rng.uniform(0, 0.5, len(true))
+
+    def estimate(scores, sampling):
+        return estimate_relative_pose_from_matches(
+            scene.points0[mixed], scene.points1[mixed], **scene.cameras, estimator=estimator,
+            scores=scores, sampling=sampling, max_iterations=100, verify=False,
+        )
+
+    def error(pose):
+        return float(pose_error_deg(pose.R, pose.t, scene.R, scene.t)) if pose.ok else 180.0
+
+    # A hundred samples of five, 4 % of the matches right: only if these come first.
+    found = estimate(scores, "by_score")
+    assert error(found) < 5.0
+    assert error(estimate(scores, "uniform")) > 20.0
+    assert error(estimate(3 - scores, "by_score")) > 20.0
+    assert np.mean(found.inliers[true]) > 0.7  # the mask is in the order of the matches
+    assert np.mean(found.inliers[~true]) < 0.1
+    np.testing.assert_array_equal(found.scores, scores)
+
+
+def test_sampling_that_cannot_be_is_named():
+    scene = make_scene("general", noise=0.2)
+    scores = np.ones(len(scene.true))
+    with pytest.raises(ValueError, match="sampling must be 'uniform' or 'by_score', got 'best'"):
+        _estimate(scene, "opencv_usac", scores=scores, sampling="best")
+    with pytest.raises(ValueError, match=r"'by_score' is for .*, got estimator 'opencv_ransac'"):
+        _estimate(scene, "opencv_ransac", scores=scores, sampling="by_score")
+    with pytest.raises(ValueError, match="sampling: 'by_score' needs scores, got None"):
+        _estimate(scene, "opencv_usac", sampling="by_score")
+
+
 def test_eight_point_uses_scores_as_weights():
     scene = make_scene("general", count=300, outliers=300, noise=0.2, two_cameras=True)
     scores = scene.true * np.random.default_rng(0).uniform(0.3, 1.0, 600)

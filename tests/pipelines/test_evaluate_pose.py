@@ -18,7 +18,7 @@ from n3match.pipelines import evaluate_pose as module
 from n3match.pipelines import match_filters
 from n3match.pipelines.evaluate_pose import evaluate_pose, make_report, make_stores
 from n3match.pipelines.match_filters import CLASSICAL, Filtered, FilterSource
-from n3match.pipelines.pose_protocol import with_guessed_cameras
+from n3match.pipelines.pose_protocol import _scores, with_guessed_cameras
 from n3match.pipelines.pose_report import bootstrap_interval, hardest_third
 from n3match.pipelines.pose_results import read_results
 from n3match.pipelines.tables import markdown_table
@@ -562,3 +562,29 @@ def test_filters_may_see_a_guessed_camera(tmp_path):
         assert before.settings != after.settings  # the rows of one are not taken for the other's
         assert (before.kept == after.kept) == (before.filter == "mutual")
         assert before.status == after.status == "ok"
+
+
+def test_estimators_may_sample_the_best_matches_first(tmp_path, capsys):
+    store = write_store(tmp_path / "s.h5", [make_record(true=80, false=60)])
+    arguments = parse(
+        store, "--filters", "none", "--sampling", "by_score", "--out", tmp_path / "out",
+        "--workers", 1, "--worst", 0,
+    )
+    assert module.main(arguments) == 0
+    assert "best matches first (PROSAC)" in capsys.readouterr().out
+    rows = read_results(tmp_path / "out" / "results.csv")
+    assert {row.estimator for row in rows} <= {"opencv_usac", "poselib"}  # those that can
+    plain = run(store, ["none"], ["opencv_usac"], out=tmp_path / "out")
+    assert plain[0].settings != rows[0].settings  # the rows of one are not taken for the other's
+    with pytest.raises(ValueError, match=r"sampling: 'by_score' is for .*, not for 'eight_point'"):
+        run(store, ["none"], ["eight_point"], sampling="by_score")
+
+
+def test_scores_to_sample_by():
+    record = make_record(true=20, false=10)
+    everything = np.ones(30, dtype=bool)
+    np.testing.assert_allclose(_scores(record, Filtered(everything)), 1 - record.ratio)
+    weights = np.random.default_rng(0).random(30)
+    np.testing.assert_array_equal(_scores(record, Filtered(everything, weights)), weights)
+    own = Filtered(np.ones(4, dtype=bool), points=(np.zeros((4, 2)), np.zeros((4, 2))))
+    np.testing.assert_array_equal(_scores(record, own), np.ones(4))

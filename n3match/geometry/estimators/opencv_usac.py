@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 
 def opencv_usac(problem: TwoViewProblem) -> Estimate | None:
-    """`cv2.findEssentialMat` with the settings of `cv2.USAC_MAGSAC`; scores are not used.
+    """`cv2.findEssentialMat` with the settings of `cv2.USAC_MAGSAC`; with an order, by PROSAC.
 
     It is given pixels and both cameras: its noise levels are fixed numbers of pixels, so with
     calibrated points and identity cameras it is much worse. The settings are spelled out because
@@ -31,15 +31,16 @@ def opencv_usac(problem: TwoViewProblem) -> Estimate | None:
     options.loMethod = cv2.LOCAL_OPTIM_SIGMA
     options.loIterations = 10
     options.loSampleSize = 50
-    options.sampler = cv2.SAMPLING_UNIFORM
+    options.sampler = cv2.SAMPLING_UNIFORM if problem.order is None else cv2.SAMPLING_PROSAC
     options.confidence = problem.confidence
     options.threshold = problem.threshold
     options.maxIterations = problem.max_iterations
     options.randomGeneratorState = problem.seed
+    order = np.arange(len(problem)) if problem.order is None else problem.order
     try:
         stack, mask = cv2.findEssentialMat(
-            problem.pixels0,
-            problem.pixels1,
+            problem.pixels0[order],
+            problem.pixels1[order],
             problem.camera0,
             problem.camera1,
             None,
@@ -51,4 +52,6 @@ def opencv_usac(problem: TwoViewProblem) -> Estimate | None:
         return None
     if stack is None or mask is None:
         return None
-    return pose_of_essentials(stack, np.asarray(mask).ravel() > 0, problem)
+    inliers = np.zeros(len(problem), dtype=bool)
+    inliers[order] = np.asarray(mask).ravel() > 0
+    return pose_of_essentials(stack, inliers, problem)

@@ -8,7 +8,7 @@ from n3match.geometry.estimators.problem import Estimate, TwoViewProblem
 
 
 def poselib(problem: TwoViewProblem) -> Estimate | None:
-    """`poselib.estimate_relative_pose` with its own defaults; scores are not used.
+    """`poselib.estimate_relative_pose` with its own defaults; with an order, by PROSAC.
 
     Args:
         problem: of 5 matches or more.
@@ -31,21 +31,25 @@ def poselib(problem: TwoViewProblem) -> Estimate | None:
         "max_iterations": problem.max_iterations,
         "min_iterations": min(1000, problem.max_iterations),
         "seed": problem.seed,
+        "progressive_sampling": problem.order is not None,
     }
+    order = np.arange(len(problem)) if problem.order is None else problem.order
     pose, info = library.estimate_relative_pose(
-        problem.pixels0,
-        problem.pixels1,
+        problem.pixels0[order],
+        problem.pixels1[order],
         _camera(problem.camera0),
         _camera(problem.camera1),
         options,
         {},
     )
     R, t = np.asarray(pose.R, dtype=np.float64), np.asarray(pose.t, dtype=np.float64).ravel()
-    inliers = np.asarray(info["inliers"], dtype=bool)
+    found = np.asarray(info["inliers"], dtype=bool)
     length = float(np.linalg.norm(t))
     # Failure is an identity pose with nothing that supports it.
-    if inliers.shape != (len(problem),) or not inliers.any():
+    if found.shape != (len(problem),) or not found.any():
         return None
+    inliers = np.zeros(len(problem), dtype=bool)
+    inliers[order] = found
     if not (np.isfinite(R).all() and np.isfinite(length) and length > 0):
         return None
     return Estimate(R, t / length, inliers)

@@ -24,6 +24,7 @@ class TwoViewProblem:
     confidence: float
     max_iterations: int
     seed: int
+    order: np.ndarray | None = None  # (N,) best match first, to sample in (PROSAC); None: uniform
 
     def __len__(self) -> int:
         return len(self.x0)

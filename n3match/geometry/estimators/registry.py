@@ -35,6 +35,9 @@ FEWEST_MATCHES = {
     "eight_point": 8,
 }
 
+# Those that can draw the best matches first.
+PROGRESSIVE = ("opencv_usac", "poselib")
+
 # Most samples drawn unless told otherwise: each library's own default, but for USAC, whose
 # samples are cheap and whose default of 5000 is too few below 20 % inliers.
 MAX_ITERATIONS = {
