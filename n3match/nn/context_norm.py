@@ -128,6 +128,23 @@ class ContextNormReLU(Synchronised, nn.Module):
         variance = centred.square().sum(1) / count
         return centred.mul_(scale_of_variance(variance)[:, None]).relu_()
 
+    def in_place(self, x: Tensor, mask: Tensor | None, spare: Tensor) -> Tensor:
+        """`forward` in eval mode and without gradients, the answer put where `x` was.
+
+        Large new tensors cost a CPU more than the arithmetic does: their memory comes page by page.
+
+        Args:
+            x, mask: as there, float32 or float64.
+            spare: of the shape and type of `x`; is overwritten.
+        """
+        count = max(x.shape[1], 1) if mask is None else mask.sum(1).clamp(min=1.0)
+        x.sub_((_total(x, mask) / count)[:, None])
+        if mask is not None:
+            x.mul_(mask)
+        variance = torch.mul(x, x, out=spare).sum(1) / count
+        scale = torch.rsqrt((variance + self.context_eps) * (self.running_var + self.batch_eps))
+        return x.mul_(scale[:, None]).relu_()
+
     @torch.no_grad()
     def _update(self, batch_variance: Tensor, total: Tensor) -> None:
         unbiased = batch_variance * total / (total - 1).clamp(min=1.0)

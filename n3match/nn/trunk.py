@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,6 +31,22 @@ class ResidualBlock(nn.Module):
         y = self.norm1(self.linear1(x), mask)
         y = self.norm2(self.linear2(y), mask)
         return x + y if self.residual else y
+
+    def in_place(self, x: Tensor, mask: Tensor | None, spare: tuple[Tensor, Tensor]) -> Tensor:
+        """`forward` in eval mode and without gradients; `x` is overwritten where widths agree.
+
+        Args:
+            x, mask: as there.
+            spare: two tensors of B·N·width numbers or more; the answer may lie in them.
+        """
+        shape = (*x.shape[:2], self.linear1.out_features)
+        y, z = (tensor[: math.prod(shape)].view(shape) for tensor in spare)
+        # Context normalisation takes the mean over the matches away, and a bias with it.
+        torch.mm(x.flatten(0, 1), self.linear1.weight.T, out=y.flatten(0, 1))
+        self.norm1.in_place(y, mask, z)
+        torch.mm(y.flatten(0, 1), self.linear2.weight.T, out=z.flatten(0, 1))
+        self.norm2.in_place(z, mask, y)
+        return x.add_(z) if self.residual else z
 
 
 class Trunk(nn.Module):
@@ -76,12 +93,21 @@ class Trunk(nn.Module):
         if self.consensus is not None:
             own = self._own(matches, self.consensus.motion.columns)
             x = x + self.consensus(matches, own, mask)
+        spare = self._spare(x)
         for index, block in enumerate(self.blocks, 1):
-            x = block(x, weight)
+            x = block(x, weight) if spare is None else block.in_place(x, weight, spare)
             if str(index) in self.n3_blocks:
                 n3_block = self.n3_blocks[str(index)]
                 x = n3_block(x, mask, self._own(matches, n3_block.columns))
         return self.head(x)[..., 0]
+
+    def _spare(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Memory for the blocks to work in; None where they can't."""
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return None
+        if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+            return None
+        return torch.empty_like(x).flatten(), torch.empty_like(x).flatten()
 
     def _own(self, matches: Tensor, columns: int) -> Tensor | None:
         """Coordinates, and the keypoints' change of shape, for blocks that want them."""
