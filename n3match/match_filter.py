@@ -25,21 +25,32 @@ class MatchFilter(MatchClassifier):
         return self.config.side_information
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | os.PathLike = "sift") -> MatchFilter:
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike = "sift", *, refinements: int | None = None
+    ) -> MatchFilter:
         """Loads shipped weights by name ("sift", "sift-cnnet") or any weights file by path.
 
         Args:
             name_or_path: a shipped name (see `n3match.weights.shipped`), or a .safetensors file.
+            refinements: how often the second pass looks at the better matches; None: as often as
+                the weights say. The weights are the same, each look takes time.
 
         Returns:
             The filter in eval mode, on the CPU.
 
         Raises:
-            FileNotFoundError: no such name or file. ValueError: the file holds something else.
+            FileNotFoundError: no such name or file. ValueError: the file holds something else, or
+                a network that doesn't look so often.
         """
         network, config, state = weights.load_weights(name_or_path)
         if network not in ("MatchClassifier", "MatchFilter"):
             raise ValueError(f"name_or_path: {name_or_path} holds a {network}, not a match filter")
+        if refinements is not None:
+            if not config.get("refine"):
+                raise ValueError(
+                    f"refinements: {name_or_path} has no second pass, got {refinements}"
+                )
+            config = {**config, "refinements": refinements}
         try:
             net = cls(ClassifierConfig(**config))
             net.load_state_dict(state)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from n3match import MatchFilter
 from n3match.nn import ClassifierConfig
+from n3match.weights import save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -66,3 +68,23 @@ def test_torch_hub():
     done = subprocess.run([sys.executable, "-c", code, ROOT], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["MatchFilter", "ratio", "mutual"]
+
+
+def test_how_often_the_second_pass_looks_may_be_chosen(tmp_path):
+    torch.manual_seed(0)
+    config = ClassifierConfig(
+        width=16, blocks=3, n3_after=(2,), embedding_width=8, embedding_channels=4, refine=True
+    )
+    points = torch.rand(1, 200, 4)
+    two, one = tmp_path / "two.safetensors", tmp_path / "one.safetensors"
+    save_weights(two, MatchFilter(config))
+    save_weights(one, MatchFilter(replace(config, refine=False)))
+    nets = [MatchFilter.from_pretrained(two, refinements=n) for n in (None, 1, 3)]
+    scores = [net(points[..., :2], points[..., 2:]) for net in nets]
+    torch.testing.assert_close(scores[0].logits, scores[1].logits)
+    torch.testing.assert_close(scores[0].logits, scores[2].earlier_logits[1])
+    assert len(scores[2].earlier_logits) == 3
+    with pytest.raises(ValueError, match=r"refinements: .*one\.safetensors has no .* pass, got 2"):
+        MatchFilter.from_pretrained(one, refinements=2)
+    with pytest.raises(ValueError, match="refinements must be at least 1, got 0"):
+        MatchFilter.from_pretrained(two, refinements=0)
