@@ -142,7 +142,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--estimators", nargs="+", default=None, metavar="ESTIMATOR",
-        help=f"{', '.join(PROTOCOLS)} (default: all that are installed)",
+        help=f"{', '.join(PROTOCOLS)} (default: all that are installed, and can do --sampling)",
     )
     parser.add_argument(
         "--out", type=Path,

@@ -63,8 +63,8 @@ def estimate_relative_pose_from_matches(
         scores: (N,) non-negative, higher is better. The weights of "eight_point"; sampling
             estimators use them with `sampling`. The result carries them along.
         sampling: "uniform", or "by_score": samples are drawn of the matches with the best scores
-            first and of more and more of them (PROSAC, Chum & Matas, CVPR 2005); for "poselib"
-            and "opencv_usac".
+            first and of more and more of them (PROSAC, Chum & Matas, CVPR 2005); for "poselib",
+            "opencv_usac" and your own, whose problem then has an `order`.
         threshold: inlier threshold in pixels; divided by the mean focal length for estimators
             that work in calibrated coordinates.
         threshold_calibrated: the same in calibrated units (1e-3 in published evaluations);
@@ -105,7 +105,7 @@ def estimate_relative_pose_from_matches(
         name = choose_estimator(estimator)
         run, fewest = ESTIMATORS[name], FEWEST_MATCHES[name]
         most_iterations = MAX_ITERATIONS[name]
-    order = _sampling_order(sampling, scores, name)
+    order = _sampling_order(sampling, scores, None if callable(estimator) else name)
     _check_options(threshold, threshold_calibrated, confidence, max_iterations, seed)
     if num_putative is None:
         num_putative = n
@@ -178,12 +178,14 @@ def estimate_relative_pose_from_matches(
     return result(**vars(verdict))
 
 
-def _sampling_order(sampling: str, scores: np.ndarray | None, estimator: str) -> np.ndarray | None:
+def _sampling_order(
+    sampling: str, scores: np.ndarray | None, estimator: str | None
+) -> np.ndarray | None:
     if sampling not in ("uniform", "by_score"):
         raise ValueError(f"sampling must be 'uniform' or 'by_score', got {sampling!r}")
     if sampling == "uniform":
         return None
-    if estimator not in PROGRESSIVE:
+    if estimator is not None and estimator not in PROGRESSIVE:
         raise ValueError(
             f"sampling: 'by_score' is for {' and '.join(PROGRESSIVE)}, got estimator {estimator!r}"
         )

@@ -75,7 +75,7 @@ class FilterOutput:
     logits: Tensor  # (B, N); positive: keep. −inf where the mask is False
     weights: Tensor  # (B, N) relu(tanh(logits)), in [0, 1)
     essential: Tensor  # (B, 3, 3) weighted eight-point, unit norm: x1ᵀ E x0 = 0
-    earlier_logits: tuple[Tensor, ...]  # (B, N) of each pass before the last; () of a single one
+    earlier_logits: tuple[Tensor, ...]  # (B, N) of the passes before the last, if any
 
 
 class MatchClassifier(nn.Module):

@@ -32,7 +32,7 @@ class Refinement(nn.Module):
     Args:
         columns: numbers C known of each match, calibrated x0, y0, x1, y1 first.
         config: of the second network too; its `refined_share` is looked at again. Matches that
-            the first pass keeps (logit above 0) always are.
+            the pass before keeps (logit above 0) always are.
     """
 
     def __init__(self, columns: int, config: ClassifierConfig):
@@ -75,7 +75,7 @@ class Refinement(nn.Module):
         return torch.maximum(wanted, (first > 0).sum(1)).minimum(total.long())
 
     def _evidence(self, matches: Tensor, first: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, N, 2) what the first pass says of each match, within −1 … 1."""
+        """(B, N, 2) what the pass before says of each match, within −1 … 1."""
         with torch.no_grad(), torch.autocast(matches.device.type, enabled=False):
             x0, x1 = matches[..., :2], matches[..., 2:4]
             essential = weighted_eight_point(x0, x1, torch.relu(torch.tanh(first)), normalize=True)

@@ -103,10 +103,17 @@ class Trunk(nn.Module):
 
     def _spare(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
         """Memory for the blocks to work in; None where they can't."""
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return None
         if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return None
+        if x.dtype not in (torch.float32, torch.float64):
+            return None
+        for block in self.blocks:
+            # Weights are read directly: a layer put in place of one, e.g. quantised, is called.
+            plain = type(block.linear1) is type(block.linear2) is nn.Linear
+            if not plain or block.norm1.training or block.norm2.training:
+                return None
         return torch.empty_like(x).flatten(), torch.empty_like(x).flatten()
 
     def _own(self, matches: Tensor, columns: int) -> Tensor | None:

@@ -30,7 +30,7 @@ class TrainingConfig:
 
     network: str = "n3"
     refine: bool = False  # a second pass over the better matches
-    refinements: int = 1  # how often it is run
+    refinements: int = 0  # how often it is run; 0: as in the weights to start from, else once
     initial: str = ""  # weights to start from: a shipped name or a file; "": random
     pairs: tuple[str, ...] = ()  # HDF5 stores of real pairs
     pair_weights: tuple[float, ...] = ()  # how often each store is drawn; (): by its scenes
@@ -83,12 +83,14 @@ class TrainingConfig:
             )
         if not all(0 < w < math.inf for w in self.pair_weights):
             raise ValueError(f"pairs: weights must be positive numbers, got {self.pair_weights}")
-        for name in ("steps", "batch", "refinements", "validate_every", "validation_pairs"):
+        for name in ("steps", "batch", "validate_every", "validation_pairs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("patience", "clip", "warmup"):
+        for name in ("patience", "clip", "warmup", "refinements"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if self.refinements and not self.refine:
+            raise ValueError(f"refinements: {self.refinements} of them need refine, got False")
         if self.patience and not self.validation:
             raise ValueError("patience: needs validation stores, none given")
         if not self.coldest < math.inf:
@@ -110,7 +112,7 @@ class TrainingConfig:
             mutual_only=self.mutual_only,
             coldest=None if math.isinf(self.coldest) else self.coldest,
             refine=self.refine,
-            refinements=self.refinements if self.refine else 1,
+            refinements=max(1, self.refinements),
             **NETWORKS[self.network],
         )
 

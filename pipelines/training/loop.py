@@ -20,6 +20,7 @@ from n3match.pipelines.training.run_folder import (
     load_state,
     save_filter,
     save_state,
+    with_refinements,
 )
 from n3match.pipelines.training.sources import TrainingBatches, stream
 from n3match.pipelines.training.validation import MARKS, Validation
@@ -68,6 +69,9 @@ class _Run:
         save_every: int,
         loaders: int,
     ):
+        if processes.is_first:  # which alone need see the weights to start from
+            config = with_refinements(config)
+        config = processes.from_first(config)
         self.config, self.folder, self.processes = config, folder, processes
         self.save_every, self.loaders = save_every, loaders
         self.batches = TrainingBatches(config, processes.rank, processes.size)

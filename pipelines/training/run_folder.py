@@ -89,6 +89,17 @@ def save_filter(path: Path, net: MatchClassifier, config: TrainingConfig, **note
     save_weights(path, net, training=made | notes)
 
 
+def with_refinements(config: TrainingConfig) -> TrainingConfig:
+    """Where the number of refinements isn't given: that of the weights to start from."""
+    if config.refinements or not config.refine or not config.initial:
+        return config
+    try:
+        _, described, _ = load_weights(config.initial)
+    except FileNotFoundError:  # no harm for a run that only goes on; a new one says so itself
+        return config
+    return replace(config, refinements=described.get("refinements", 1))
+
+
 def load_initial(net: MatchClassifier, name_or_path: str) -> None:
     """Weights to fine-tune; a second pass, shapes or consensus that they lack are added.
 

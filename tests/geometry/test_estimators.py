@@ -149,6 +149,10 @@ def test_sampling_that_cannot_be_is_named():
         _estimate(scene, "opencv_ransac", scores=scores, sampling="by_score")
     with pytest.raises(ValueError, match="sampling: 'by_score' needs scores, got None"):
         _estimate(scene, "opencv_usac", sampling="by_score")
+    seen = []
+    ranked = np.arange(len(scene.true), 0, -1.0)
+    _estimate(scene, lambda problem: seen.append(problem.order), scores=ranked, sampling="by_score")
+    np.testing.assert_array_equal(seen[0], np.arange(len(ranked)))
 
 
 def test_eight_point_uses_scores_as_weights():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from n3match.nn import ClassifierConfig, MatchClassifier
+from n3match.nn.trunk import ResidualBlock
 
 SMALL = {"width": 16, "blocks": 4, "embedding_width": 8, "embedding_channels": 4}
 
@@ -19,7 +20,7 @@ SMALL = {"width": 16, "blocks": 4, "embedding_width": 8, "embedding_channels": 4
     ],
 )
 @pytest.mark.parametrize("counts", [(70, 70), (70, 41)])
-def test_in_place_is_the_same(config, counts):
+def test_in_place_is_the_same(config, counts, in_place):
     torch.manual_seed(0)
     net = MatchClassifier(config).double()
     for name, parameter in net.named_parameters():
@@ -37,11 +38,44 @@ def test_in_place_is_the_same(config, counts):
     before = points.clone(), shape.clone()
     wanted = net.score(*arguments)
     assert wanted.requires_grad  # the blocks as written
+    assert not in_place
     with torch.inference_mode():
         found = net.score(*arguments)
+    assert len(in_place) == 4 * (1 + config.refine * config.refinements)
     torch.testing.assert_close(found, wanted.detach(), rtol=1e-9, atol=1e-9)
     assert found[mask].unique().numel() > 40
     torch.testing.assert_close((points, shape), before, rtol=0, atol=0)
+
+
+def test_what_is_not_plain_is_left_as_written(in_place):
+    torch.manual_seed(0)
+    net = MatchClassifier(ClassifierConfig(**SMALL, n3_after=())).eval()
+    points = torch.rand(1, 50, 4)
+    arguments = (points[..., :2], points[..., 2:])
+
+    class Doubled(torch.nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    with torch.no_grad():
+        plain = net.score(*arguments)
+        assert len(in_place) == 4
+        with torch.autocast("cpu", torch.bfloat16):
+            net.score(*arguments)
+        net.trunk.blocks[1].linear1 = Doubled(16, 16)
+        assert not torch.allclose(net.score(*arguments), plain)
+    assert len(in_place) == 4
+
+
+@pytest.fixture
+def in_place(monkeypatch):
+    """The blocks that were run in place, so far."""
+    calls = []
+    run = ResidualBlock.in_place
+    monkeypatch.setattr(
+        ResidualBlock, "in_place", lambda self, *given: calls.append(self) or run(self, *given)
+    )
+    return calls
 
 
 def test_training_statistics_without_gradients_are_kept():

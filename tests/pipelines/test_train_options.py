@@ -11,12 +11,13 @@ import torch
 from test_evaluate_pose import make_record, write_store
 
 from n3match import MatchFilter
-from n3match.nn import ClassifierConfig, MatchClassifier
+from n3match.nn import ClassifierConfig, MatchClassifier, considered
 from n3match.pipelines import train_matcher
+from n3match.pipelines.losses import classification_loss, geometric_loss
 from n3match.pipelines.training import loop, objective
 from n3match.pipelines.training.config import NETWORKS, TrainingConfig, parse_pairs
 from n3match.pipelines.training.loop import train
-from n3match.pipelines.training.run_folder import load_initial
+from n3match.pipelines.training.run_folder import load_initial, with_refinements
 from n3match.pipelines.training.sources import RealPairs, TrainingBatches, stream
 from n3match.pipelines.training.validation import Validation
 from n3match.weights import save_weights
@@ -294,7 +295,7 @@ def test_shapes_are_added_to_one_plain_pass_alone(tmp_path):
 
 def test_looks_have_no_weights_and_each_is_learned_from(tmp_path):
     torch.manual_seed(0)
-    config = replace(TINY, refine=True, geometric_weight=0.5, essential_after=0)
+    config = replace(TINY, refine=True, geometric_weight=0.5, essential_weight=0, essential_after=0)
     save_weights(tmp_path / "one.safetensors", MatchClassifier(config.classifier))
     twice = replace(config, refinements=2)
     net = MatchClassifier(twice.classifier)
@@ -303,11 +304,32 @@ def test_looks_have_no_weights_and_each_is_learned_from(tmp_path):
     batch = TrainingBatches(config)[0]
     once = MatchClassifier(config.classifier)
     once.load_state_dict(net.state_dict())
-    totals = [objective.losses(n, batch, c, 0)[0] for n, c in ((once, config), (net, twice))]
-    # Running statistics apart, the first two passes are the same, and a third adds its losses.
-    assert totals[1] > totals[0]
+    # The first two passes are the same, and a third adds its own losses.
+    totals = [objective.losses(n.eval(), batch, c, 0)[0] for n, c in ((once, config), (net, twice))]
+    out = objective.run_network(net, batch, twice)
+    before = objective.run_network(once, batch, config).logits
+    torch.testing.assert_close(before, out.earlier_logits[1])
+    mask = considered(batch["side"], net.config, batch["mask"])
+    positive = (batch["distances"] < twice.label_threshold) & mask
+    weight = objective.importance(batch, positive, twice)
+    usable = positive.sum(1) >= 8
+    seen = (batch["points0"], batch["points1"], batch["E"], positive, usable)
+    added = classification_loss(out.logits, positive, mask, twice.balance, weight)
+    added = added + 0.5 * geometric_loss(out.essential, *seen)
+    torch.testing.assert_close(totals[1] - totals[0], added)
     assert parse("--refinements", "3").classifier.refinements == 3
-    assert parse("--no-refine", "--refinements", "3").classifier.refinements == 1
+    with pytest.raises(ValueError, match="refinements: 3 of them need refine, got False"):
+        parse("--no-refine", "--refinements", "3")
+
+
+def test_fine_tuning_looks_as_often_as_the_weights_did(tmp_path):
+    config = replace(TINY, refine=True, refinements=3)
+    save_weights(tmp_path / "three.safetensors", MatchClassifier(config.classifier))
+    tuned = replace(TINY, refine=True, initial=str(tmp_path / "three.safetensors"), steps=1)
+    path = train(tuned, tmp_path / "run")
+    assert MatchFilter.from_pretrained(path).config.refinements == 3
+    assert with_refinements(replace(tuned, refinements=2)).refinements == 2
+    assert with_refinements(replace(tuned, initial="")).classifier.refinements == 1
 
 
 def test_a_bound_of_temperatures_has_no_weights(tmp_path):
