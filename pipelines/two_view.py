@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -98,19 +98,28 @@ def match_photographs(
     logits = None
     if filter is not None:
         with watch.stage("filter"):
-            logits = score_matches(
-                putative.points0,
-                putative.points1,
-                photo0.K,
-                photo1.K,
-                side=side_columns(putative, filter.side_information),
-                shapes0=features[0].shapes[putative.index0],
-                shapes1=features[1].shapes[putative.index1],
-                filter=filter,
-                distortion0=photo0.distortion,
-                distortion1=photo1.distortion,
-            )
+            logits = match_logits((photo0, photo1), features, putative, filter)
     return TwoView((photo0, photo1), features, putative, logits)
+
+
+def match_logits(
+    photographs: Sequence[Photograph],
+    features: Sequence[Features],
+    putative: PutativeMatches,
+    filter: MatchFilter,
+) -> np.ndarray:
+    """(N,) what a filter says of two photographs' putative matches, see `score_matches`."""
+    return score_matches(
+        putative.points0,
+        putative.points1,
+        *(photograph.K for photograph in photographs),
+        side=side_columns(putative, filter.side_information),
+        shapes0=features[0].shapes[putative.index0],
+        shapes1=features[1].shapes[putative.index1],
+        filter=filter,
+        distortion0=photographs[0].distortion,
+        distortion1=photographs[1].distortion,
+    )
 
 
 def side_columns(putative: PutativeMatches, names: tuple[str, ...]) -> np.ndarray | None:
