@@ -20,8 +20,8 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "n3match.matching": (),
         "n3match.geometry": (),
         "n3match.geometry.estimators": (),
-        "n3match.ragged": ("PairMatches", "score_pairs"),
-        "n3match.export": ("export_program", "export_onnx", "input_names"),
+        "n3match.two_view.ragged": ("PairMatches", "score_pairs"),
+        "n3match.export.filter": ("export_program", "export_onnx", "input_names"),
         "n3match.weights": (),
     },
     "Where you match already": {
@@ -40,27 +40,27 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "n3match.denoising": (),
     },
     "Readers of data": {
-        "n3match.datasets.scene_formats": ("FoundScene", "find_scenes", "read_scene"),
-        "n3match.datasets.scene_source": ("ReadOptions", "View", "ScenePair", "SceneSource"),
-        "n3match.datasets.colmap": (
+        "n3match.datasets.scenes.formats": ("FoundScene", "find_scenes", "read_scene"),
+        "n3match.datasets.scenes.source": ("ReadOptions", "View", "ScenePair", "SceneSource"),
+        "n3match.plugins.colmap.model": (
             "ColmapCamera", "ColmapImage", "ColmapModel", "has_colmap_model", "read_colmap_model",
             "read_colmap_points", "relative_pose", "covisible_pairs",
         ),
-        "n3match.datasets.colmap_database": (
+        "n3match.plugins.colmap.database": (
             "ColmapDatabase", "DatabaseKeypoints", "TwoViewGeometry", "PairResult", "pair_ids",
             "pair_number", "checksum",
         ),
-        "n3match.datasets.pair_store": (
+        "n3match.datasets.pairs.store": (
             "PairRecord", "open_store", "read_record", "StoreReport", "read_report",
         ),
-        "n3match.datasets.pair_store_writer": ("PairStoreWriter",),
-        "n3match.datasets.pair_dataset": ("PairDataset",),
-        "n3match.datasets.image_files": ("read_image", "images_in"),
+        "n3match.datasets.pairs.store_writer": ("PairStoreWriter",),
+        "n3match.datasets.pairs.dataset": ("PairDataset",),
+        "n3match.datasets.denoising.image_files": ("read_image", "images_in"),
         "n3match.datasets.images": (
             "read_image_gray", "read_image_rgb", "read_image_size", "read_focal_px",
             "intrinsics_from_focal", "default_intrinsics",
         ),
-        "n3match.datasets.dnd": ("DndImage", "read_info", "read_image"),
+        "n3match.datasets.denoising.dnd": ("DndImage", "read_info", "read_image"),
     },
 }  # fmt: skip
 MODULES = {module: names for group in GROUPS.values() for module, names in group.items()}

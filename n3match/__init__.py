@@ -5,21 +5,21 @@ from importlib import import_module
 # Imported when first used: torch takes seconds to load, `n3match --help` should not.
 _MODULES = {
     "FundamentalMatrix": "n3match.geometry",
-    "MatchFilter": "n3match.match_filter",
+    "MatchFilter": "n3match.nn.match_filter",
     "PoseStatus": "n3match.geometry",
     "RelativePose": "n3match.geometry",
     "denoise": "n3match.denoising",
     "denoising": "n3match",
-    "estimate_fundamental": "n3match.fundamental",
-    "estimate_relative_pose": "n3match.pose",
-    "export_onnx": "n3match.export",
-    "export_program": "n3match.export",
+    "estimate_fundamental": "n3match.two_view.fundamental",
+    "estimate_relative_pose": "n3match.two_view.pose",
+    "export_onnx": "n3match.export.filter",
+    "export_program": "n3match.export.filter",
     "geometry": "n3match",
     "matching": "n3match",
     "nn": "n3match",
     "ops": "n3match",
     "plugins": "n3match",
-    "score_matches": "n3match.filtering",
+    "score_matches": "n3match.two_view.filtering",
     "weights": "n3match",
 }
 

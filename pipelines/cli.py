@@ -13,34 +13,49 @@ from importlib import import_module
 # Subcommand -> (module of this package with add_arguments and main, help). The module of the
 # chosen one alone is imported: torch takes seconds to load.
 COMMANDS = {
-    "demo": ("demo", "a bundled pair of photographs from SIFT to a relative pose, with a picture"),
-    "pose": ("pose", "relative pose of two photographs"),
-    "match": ("match", "filtered matches of two photographs, to HDF5 or CSV"),
-    "denoise": ("denoise", "remove noise from an image or a folder of images"),
-    "evaluate-pose": ("evaluate_pose", "compare filters and estimators on pairs with known pose"),
+    "demo": (
+        "two_view.demo",
+        "a bundled pair of photographs from SIFT to a relative pose, with a picture",
+    ),
+    "pose": ("two_view.pose", "relative pose of two photographs"),
+    "match": ("two_view.match", "filtered matches of two photographs, to HDF5 or CSV"),
+    "denoise": ("denoising.denoise", "remove noise from an image or a folder of images"),
+    "evaluate-pose": (
+        "evaluation.evaluate_pose",
+        "compare filters and estimators on pairs with known pose",
+    ),
     "evaluate-denoise": (
-        "evaluate_denoise", "compare denoising methods on the same noisy images"
+        "denoising.evaluate_denoise",
+        "compare denoising methods on the same noisy images",
     ),
     "evaluate-pose-noise": (
-        "evaluate_pose_noise", "poses from noisy photographs, with and without denoising them"
+        "evaluation.evaluate_pose_noise",
+        "poses from noisy photographs, with and without denoising them",
     ),
     "denoise-dnd": (
-        "denoise_dnd", "denoise the Darmstadt Noise Dataset, for submission to its server"
+        "denoising.denoise_dnd",
+        "denoise the Darmstadt Noise Dataset, for submission to its server",
     ),
-    "train-matcher": ("train_matcher", "train a match filter"),
-    "train-denoiser": ("train_denoiser", "train a denoising network"),
-    "export": ("export_filter", "write a match filter as ONNX, for programs without PyTorch"),
+    "train-filter": ("training.train_filter", "train a match filter"),
+    "train-denoiser": ("training.train_denoiser", "train a denoising network"),
+    "export": (
+        "filtering.export_filter",
+        "write a match filter as ONNX, for programs without PyTorch",
+    ),
     "convert-checkpoint": (
-        "convert_checkpoint", "read a denoising network that the authors of N³ released"
+        "denoising.convert_checkpoint",
+        "read a denoising network that the authors of N³ released",
     ),
-    "filter-h5": ("filter_h5", "filter the matches of hloc's HDF5 files"),
+    "filter-h5": ("filtering.filter_h5", "filter the matches of hloc's HDF5 files"),
     "filter-colmap": (
-        "filter_colmap", "filter the matches of a COLMAP database, with two-view geometries"
+        "filtering.filter_colmap",
+        "filter the matches of a COLMAP database, with two-view geometries",
     ),
     "compare-sfm": (
-        "compare_sfm", "COLMAP reconstructions of scenes with and without the filter, compared"
+        "sfm.compare_sfm",
+        "COLMAP reconstructions of scenes with and without the filter, compared",
     ),
-    "build-pairs": ("build_pairs", "make a training store of image pairs with known poses"),
+    "build-pairs": ("pairs.build_pairs", "make a training store of image pairs with known poses"),
 }
 
 

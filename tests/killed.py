@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from n3match.pipelines.progress_log import ProgressLog
+from n3match.pipelines.common.progress_log import ProgressLog
 
 
 def run_until_killed(run: Callable[[], object], die: Callable[[pytest.MonkeyPatch], None]) -> None:

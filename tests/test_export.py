@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from n3match import MatchFilter, export_onnx, export_program
-from n3match.export import input_names
-from n3match.geometry.smallest_eigenvector import eigh_of_tensors
+from n3match.export import dense_tensors as graph_tensors
+from n3match.export.filter import input_names
+from n3match.geometry.eigenvector import eigh_of_tensors
 from n3match.nn import ClassifierConfig
-from n3match.ops import graph_tensors, reference
+from n3match.ops import reference
 
 SMALL = {"width": 16, "blocks": 2, "embedding_width": 8, "embedding_channels": 4}
 CONFIGS = {

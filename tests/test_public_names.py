@@ -55,7 +55,7 @@ def test_library_needs_no_pipeline_and_no_dataset():
         "    getattr(n3match, name)\n"
         "n3match.plugins.opencv, n3match.plugins.kornia\n"
         "assert 'kornia' not in sys.modules\n"
-        "assert 'n3match.pose' in sys.modules\n"
+        "assert 'n3match.two_view.pose' in sys.modules\n"
         "sys.exit(any(m.startswith(('n3match.pipelines', 'n3match.datasets')) for m in "
         "sys.modules))"
     )

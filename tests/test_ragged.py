@@ -7,7 +7,7 @@ from putative_scenes import K0, K1, make_scene
 import n3match
 from n3match.geometry import undistort_points
 from n3match.matching.known_side import is_gradient_histogram, ratio_and_mutual
-from n3match.ragged import PairMatches, score_pairs
+from n3match.two_view.ragged import PairMatches, score_pairs
 
 NET = n3match.MatchFilter.from_pretrained("sift")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from n3match.datasets.pair_store import PairRecord
+from n3match.datasets.pairs.store import PairRecord
 
 WIDTH, HEIGHT, FOCAL = 240, 180, 260.0
 NORMAL, DEPTH = np.array([0.0, 0.0, 1.0]), 4.0

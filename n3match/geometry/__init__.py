@@ -3,6 +3,7 @@
 from n3match.geometry.cheirality import recover_pose
 from n3match.geometry.coordinates import denormalize_points, normalize_points
 from n3match.geometry.distort import distort_points
+from n3match.geometry.eigenvector import smallest_eigenvector
 from n3match.geometry.eight_point import weighted_eight_point
 from n3match.geometry.epipolar import (
     essential_from_pose,
@@ -16,13 +17,8 @@ from n3match.geometry.estimate import estimate_relative_pose_from_matches
 from n3match.geometry.fundamental import FundamentalMatrix, estimate_fundamental_from_matches
 from n3match.geometry.intrinsics import guess_intrinsics
 from n3match.geometry.metrics import mean_average_precision, pose_auc
-from n3match.geometry.pose_error import (
-    pose_error_deg,
-    rotation_error_deg,
-    translation_error_deg,
-)
+from n3match.geometry.pose_error import pose_error_deg, rotation_error_deg, translation_error_deg
 from n3match.geometry.relative_pose import PoseStatus, RelativePose
-from n3match.geometry.smallest_eigenvector import smallest_eigenvector
 from n3match.geometry.undistort import undistort_points
 
 __all__ = [

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from n3match.geometry._checks import check_same_length, check_tensor
+from n3match.geometry.checks import check_same_length, check_tensor
 from n3match.geometry.essential import decompose_essential
 
 # Parallax angle (radians) at which a match has half a vote on the sign of t: about one pixel at

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from n3match.geometry._checks import check_tensor
+from n3match.geometry.checks import check_tensor
 
 
 def normalize_points(points: torch.Tensor, K: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from n3match.geometry._checks import check_distortion, check_intrinsics, check_points_array
+from n3match.geometry.checks import check_distortion, check_intrinsics, check_points_array
 
 
 def distort_points(

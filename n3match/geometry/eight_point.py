@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from n3match.geometry._checks import check_tensor
-from n3match.geometry.smallest_eigenvector import smallest_eigenvector
+from n3match.geometry.checks import check_tensor
+from n3match.geometry.eigenvector import smallest_eigenvector
 
 
 def weighted_eight_point(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from n3match.geometry._checks import check_same_length, check_tensor
+from n3match.geometry.checks import check_same_length, check_tensor
 
 
 def skew_symmetric(t: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from n3match.geometry._checks import (
+from n3match.geometry.checks import (
     check_distortion,
     check_essential,
     check_intrinsics,

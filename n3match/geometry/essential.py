@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch.autograd.function import once_differentiable
 
-from n3match.geometry._checks import check_tensor
+from n3match.geometry.checks import check_tensor
 
 
 def project_to_essential(E: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from n3match.geometry._checks import (
+from n3match.geometry.checks import (
     check_distortion,
     check_intrinsics,
     check_points_array,
@@ -17,11 +17,11 @@ from n3match.geometry.estimators.registry import (
     PROGRESSIVE,
     Estimator,
 )
-from n3match.geometry.planarity import points_on_a_line
-from n3match.geometry.pose_support import essential_of
 from n3match.geometry.relative_pose import PoseStatus, RelativePose
 from n3match.geometry.undistort import undistort_checked
-from n3match.geometry.verification import verdict_without_model, verify_pose
+from n3match.geometry.verification.agreement import essential_of
+from n3match.geometry.verification.planarity import points_on_a_line
+from n3match.geometry.verification.verdict import verdict_without_model, verify_pose
 
 
 def estimate_relative_pose_from_matches(

@@ -13,20 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from n3match.geometry._checks import check_points_array, check_scores
-from n3match.geometry.fundamental_solvers import FEWEST_MATCHES, SOLVERS
+from n3match.geometry.checks import check_points_array, check_scores
+from n3match.geometry.estimators.fundamental import FEWEST_MATCHES, SOLVERS
 from n3match.geometry.intrinsics import guess_intrinsics
-from n3match.geometry.planarity import (
+from n3match.geometry.relative_pose import PoseStatus
+from n3match.geometry.verification.agreement import TRANSFER_FACTOR
+from n3match.geometry.verification.planarity import (
     PlaneModel,
     find_plane,
     homography_distance,
     nothing_off_plane,
     points_on_a_line,
 )
-from n3match.geometry.pose_support import TRANSFER_FACTOR
-from n3match.geometry.relative_pose import PoseStatus
-from n3match.geometry.rotation_only import fit_rotation
-from n3match.geometry.support import (
+from n3match.geometry.verification.rotation_only import fit_rotation
+from n3match.geometry.verification.support import (
     FUNDAMENTAL_MODEL,
     HOMOGRAPHY_MODEL,
     SIGNIFICANT,

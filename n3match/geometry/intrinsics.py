@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from n3match.geometry._checks import check_size
+from n3match.geometry.checks import check_size
 
 # As COLMAP assumes: a horizontal field of view of 45°, between a phone's and a normal lens.
 FOCAL_GUESS = 1.2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from n3match.geometry._checks import check_distortion, check_intrinsics, check_points_array
+from n3match.geometry.checks import check_distortion, check_intrinsics, check_points_array
 from n3match.geometry.distort import distort_calibrated
 
 _MAX_ITERATIONS = 30

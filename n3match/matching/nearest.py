@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from n3match import native
-from n3match.matching import nearest_integer, nearest_native
+from n3match.matching import nearest_compiled as nearest_native
+from n3match.matching import nearest_integer
 
 # Entries of one block: 16 MiB of float32 stay in the cache of a CPU; a GPU wants larger products.
 _BLOCK_ENTRIES = {"cpu": 1 << 22, "cuda": 1 << 26}

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from n3match import native
-from n3match.matching.nearest_native import COLUMNS
+from n3match.matching.nearest_compiled import COLUMNS
 
 _LONGEST = 32000.0  # norm of an integer vector: squared distances stay below 2³²
 _EXACT = 2.0**24  # whole numbers up to it are float32 numbers

@@ -9,12 +9,7 @@ The environment variable N3MATCH_NATIVE=0, set before the first use, leaves the 
 integers, on processors that have an instruction for it. `run_tasks` hands whole tiles to threads.
 """
 
-from n3match.native.integers import (
-    PANEL,
-    has_integer_products,
-    in_panels,
-    integer_distances,
-)
+from n3match.native.integers import PANEL, has_integer_products, in_panels, integer_distances
 from n3match.native.library import (
     LANES,
     LARGEST_K,
@@ -26,7 +21,7 @@ from n3match.native.library import (
     nearest,
     prepare,
 )
-from n3match.native.workers import run_tasks
+from n3match.native.threads import run_tasks
 
 __all__ = [
     "LANES", "LARGEST_K", "PANEL", "available", "finish", "has_integer_products", "in_panels",

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from n3match.geometry import weighted_eight_point
 from n3match.nn.consensus import SHAPE_COLUMNS
-from n3match.nn.refinement import Refinement
+from n3match.nn.passes import Refinement
 from n3match.nn.trunk import Trunk
 
 

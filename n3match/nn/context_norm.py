@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from n3match.nn.synchronised import SumOver, Synchronised
+from n3match.nn.distributed import SumOver, Synchronised
 
 
 def _total(x: Tensor, mask: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from n3match.nn.synchronised import BatchNorm2d
+from n3match.nn.distributed import BatchNorm2d
 
 _SMALLEST_GAIN = 0.025
 

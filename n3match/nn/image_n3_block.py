@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from n3match import ops
+from n3match.nn.distributed import Synchronised, moments_over
 from n3match.nn.dncnn import convolution_stack
-from n3match.nn.synchronised import Synchronised, moments_over
-from n3match.ops.window_grid import WindowGrid
+from n3match.ops.window.grid import WindowGrid
 
 _SMALLEST_GAIN = 1e-30
 

@@ -6,7 +6,7 @@ the same three as plain formulas, the oracle of every test.
 
 from n3match.ops import reference
 from n3match.ops.functional import backends, n3_aggregate, n3_weights, n3_window_aggregate
-from n3match.ops.window_spread import window_distance_moments
+from n3match.ops.window.spread import window_distance_moments
 
 __all__ = [
     "backends",

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from n3match.ops import candidates as explicit
 from n3match.ops import checks
-from n3match.ops.op_body import op_body
+from n3match.ops.custom_op import op_body
+from n3match.ops.noise import draw_seed
 from n3match.ops.selection import Rule
-from n3match.ops.selection_noise import draw_seed
 
 _OPTIONS = (
     "Tensor? candidates, Tensor? mask, int k, bool exclude_self, str reading, str selection, "

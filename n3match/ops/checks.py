@@ -11,7 +11,7 @@ import numbers
 import torch
 from torch import Tensor
 
-from n3match.ops.window_grid import WindowGrid
+from n3match.ops.window.grid import WindowGrid
 
 READINGS = ("released", "poster")
 SELECTIONS = ("n3", "knn", "concrete")

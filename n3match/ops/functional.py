@@ -7,17 +7,13 @@ import logging
 import torch
 from torch import Tensor
 
-from n3match.ops import (
-    candidates_op,
-    checks,
-    reference,
-    tiled_op,
-    triton_backend,
-    triton_trial,
-    window_op,
-)
-from n3match.ops import window as windows
-from n3match.ops.op_body import autocast_off, widest
+from n3match.ops import candidates_op, checks, reference
+from n3match.ops.custom_op import autocast_off, widest
+from n3match.ops.dense import op as tiled_op
+from n3match.ops.triton import backend as triton_backend
+from n3match.ops.triton import trial as triton_trial
+from n3match.ops.window import gathered as windows
+from n3match.ops.window import op as window_op
 
 _BACKENDS = ("tiled", "triton", "reference")
 
@@ -137,7 +133,7 @@ def n3_aggregate(
     given = (query, key, value, k, log_temperature)
     options = {"mask": mask, "exclude_self": exclude_self}
     if name == "triton":
-        from n3match.ops import triton_dense  # imports Triton
+        from n3match.ops.triton import dense as triton_dense  # imports Triton
 
         return triton_dense.n3_aggregate(*given, **options)
     options["reading"] = reading
@@ -205,7 +201,7 @@ def n3_window_aggregate(
     query, key, value = widest(query, key, value)
     given = (query, key, value, k, log_temperature, *layout)
     if name == "triton":
-        from n3match.ops import triton_window  # imports Triton
+        from n3match.ops.triton import window as triton_window  # imports Triton
 
         return triton_window.n3_window_aggregate(
             *given, exclude_self=exclude_self, selection=selection, generator=generator

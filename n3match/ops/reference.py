@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from n3match.ops import checks
-from n3match.ops.selection_noise import draw_seed, gumbel
+from n3match.ops.noise import draw_seed, gumbel
 
 # exp(-745.13) is the smallest positive double.
 CERTAIN_GAP = 745.0

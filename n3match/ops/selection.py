@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from n3match.ops import reference, selection_rows
-from n3match.ops.selection_noise import gumbel
+from n3match.ops.noise import gumbel
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ except ImportError as error:
         "pip install git+https://github.com/cvg/glue-factory"
     ) from error
 
-from n3match.match_filter import MatchFilter
+from n3match.nn.match_filter import MatchFilter
 from n3match.plugins.batched_matches import filter_batch
 
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from n3match.filtering import as_filter, score_matches
-from n3match.match_filter import MatchFilter
-from n3match.pose import pose_from_logits
+from n3match.nn.match_filter import MatchFilter
+from n3match.two_view.filtering import as_filter, score_matches
+from n3match.two_view.pose import pose_from_logits
 
 
 class FilteredMatcher:

@@ -1,1 +1,1 @@
-"""What `python -m n3match.pipelines.benchmark` measures."""
+"""What `python -m n3match.pipelines.benchmarks.main` measures."""

@@ -9,7 +9,7 @@ import torch
 
 from n3match import ops
 from n3match.pipelines.benchmarks import gpu_checks, gpu_timings
-from n3match.pipelines.tables import write_text_whole
+from n3match.pipelines.common.tables import write_text_whole
 
 SIZES = (2000, 5000, 10000, 20000)
 SIDES = (512,)

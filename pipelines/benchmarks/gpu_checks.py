@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from n3match import ops
-from n3match.ops.window_grid import WindowGrid
-from n3match.pipelines.tables import markdown_table
+from n3match.ops.window.grid import WindowGrid
+from n3match.pipelines.common.tables import markdown_table
 
 LEAVES = ("query", "key", "value", "log_temperature")
 _LEAST = 1e-9  # hard selection has gradients of values alone: the others have to be zero

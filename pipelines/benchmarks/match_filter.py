@@ -10,8 +10,8 @@ import torch
 from n3match import MatchFilter
 from n3match.matching import extract_sift
 from n3match.pipelines.benchmarks.measure import median_seconds
-from n3match.pipelines.demo import load_demo_pair
-from n3match.pipelines.two_view import match_logits, match_photographs
+from n3match.pipelines.two_view.demo import load_demo_pair
+from n3match.pipelines.two_view.stages import match_logits, match_photographs
 
 _PAIRS = 8
 

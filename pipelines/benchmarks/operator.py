@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from n3match import native, ops
-from n3match.ops import tiled_native
+from n3match.ops.dense import compiled as tiled_native
 
 EMBEDDING, FEATURES, NEIGHBOURS = 32, 128, 3
 

@@ -10,7 +10,7 @@ from n3match.pipelines.benchmarks.ceilings import measure_ceilings
 from n3match.pipelines.benchmarks.measurement import Limits, Measurement
 from n3match.pipelines.benchmarks.operator_growth import plot_growth
 from n3match.pipelines.benchmarks.operator_report import csv_text, table
-from n3match.pipelines.tables import write_text_whole
+from n3match.pipelines.common.tables import write_text_whole
 
 
 def run(

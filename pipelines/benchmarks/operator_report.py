@@ -15,7 +15,7 @@ from n3match.pipelines.benchmarks.measurement import (
     PRODUCTS,
     Measurement,
 )
-from n3match.pipelines.tables import markdown_table
+from n3match.pipelines.common.tables import markdown_table
 
 _SHORT = {
     PRODUCTS: "products", PLAIN: "plain", FLOAT32: "float32", GATHERING: "gathering",

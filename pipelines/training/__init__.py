@@ -1,1 +1,1 @@
-"""Parts of `n3match train-matcher`."""
+"""How a match filter and a denoising network are trained."""

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from n3match.geometry import weighted_eight_point
 from n3match.nn import MatchClassifier, considered
-from n3match.pipelines.losses import classification_loss, essential_loss, geometric_loss
-from n3match.pipelines.processes import Processes
-from n3match.pipelines.training.config import SIDE_INFORMATION, TrainingConfig
+from n3match.pipelines.common.processes import Processes
+from n3match.pipelines.training.filter_config import SIDE_INFORMATION, TrainingConfig
+from n3match.pipelines.training.losses import classification_loss, essential_loss, geometric_loss
 
 
 def importance(batch: dict[str, Tensor], positive: Tensor, config: TrainingConfig) -> Tensor:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from n3match.nn import ClassifierConfig, MatchClassifier
 from n3match.nn.classifier import SHAPE_COLUMNS
-from n3match.nn.refinement import EVIDENCE_COLUMNS
-from n3match.pipelines.averaged import AveragedWeights
-from n3match.pipelines.checkpoint import load_checkpoint, save_checkpoint
-from n3match.pipelines.training.config import TrainingConfig
+from n3match.nn.passes import EVIDENCE_COLUMNS
+from n3match.pipelines.training.averaged import AveragedWeights
+from n3match.pipelines.training.checkpoint import load_checkpoint, save_checkpoint
+from n3match.pipelines.training.filter_config import TrainingConfig
 from n3match.weights import load_weights, save_weights
 
 

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from n3match.datasets.augment import NO_AUGMENTATION, Augmentation, augment
-from n3match.datasets.batches import GENERATED_AUGMENTATION, collate
-from n3match.datasets.pair_dataset import PairDataset
-from n3match.datasets.synthetic import SyntheticPairs
-from n3match.pipelines.training.config import TrainingConfig
+from n3match.datasets.pairs.augment import NO_AUGMENTATION, Augmentation, augment
+from n3match.datasets.pairs.batches import GENERATED_AUGMENTATION, collate
+from n3match.datasets.pairs.dataset import PairDataset
+from n3match.datasets.synthetic.pairs import SyntheticPairs
+from n3match.pipelines.training.filter_config import TrainingConfig
 
 # Pairs are kept in memory once read, up to so many bytes: reading one takes milliseconds.
 _KEEP_BYTES = 2 << 30

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import torch
 
-from n3match.datasets.pair_dataset import PairDataset
-from n3match.datasets.two_view import TRUE_MATCH_DISTANCE
+from n3match.datasets.pairs.dataset import PairDataset
+from n3match.datasets.pairs.sample import TRUE_MATCH_DISTANCE
 from n3match.geometry import mean_average_precision
-from n3match.match_filter import MatchFilter
 from n3match.nn import MatchClassifier
-from n3match.pipelines.match_filters import learned
-from n3match.pipelines.pose_protocol import (
+from n3match.nn.match_filter import MatchFilter
+from n3match.pipelines.common.processes import Processes
+from n3match.pipelines.evaluation.match_filters import learned
+from n3match.pipelines.evaluation.protocol import (
     check_estimators,
     choose_pairs,
     estimate_pose,
     undistorted_pixels,
 )
-from n3match.pipelines.processes import Processes
 
 # The first of these decides which weights are the best, the next among equals.
 MARKS = ("mAP@5", "mAP@10", "mAP@20")

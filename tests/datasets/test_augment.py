@@ -3,8 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from n3match.datasets import augment as aug
-from n3match.datasets.two_view import (
+from n3match.datasets.pairs import augment as aug
+from n3match.datasets.pairs.sample import (
     TRUE_MATCH_DISTANCE,
     essential_matrix,
     make_sample,

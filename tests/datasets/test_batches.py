@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from n3match.datasets.augment import NO_AUGMENTATION
-from n3match.datasets.batches import MixedPairs, collate
-from n3match.datasets.synthetic import SyntheticPairs
+from n3match.datasets.pairs.augment import NO_AUGMENTATION
+from n3match.datasets.pairs.batches import MixedPairs, collate
+from n3match.datasets.synthetic.pairs import SyntheticPairs
 
 KEYS = {"points0", "points1", "side", "shape", "mask", "distances", "R", "t", "E"}
 

@@ -6,16 +6,13 @@ import pytest
 import torch
 from toy_scene import DEPTH, NORMAL, camera_matrix, poses, write_model, write_scene
 
-from n3match.datasets.pair_dataset import PairDataset
-from n3match.datasets.scene_source import ScenePair
-from n3match.geometry import (
-    essential_from_pose,
-    normalize_points,
-    symmetric_epipolar_distance,
-)
-from n3match.pipelines import pair_jobs, pair_plan
-from n3match.pipelines.build_pairs import build_pairs, choose_pairs
+from n3match.datasets.pairs.dataset import PairDataset
+from n3match.datasets.scenes.source import ScenePair
+from n3match.geometry import essential_from_pose, normalize_points, symmetric_epipolar_distance
 from n3match.pipelines.cli import main
+from n3match.pipelines.pairs import jobs as pair_jobs
+from n3match.pipelines.pairs import plan as pair_plan
+from n3match.pipelines.pairs.build_pairs import build_pairs, choose_pairs
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ import torch
 from layouts import pair_line, write_dump, write_pair_list
 from toy_scene import make_record, poses, quaternion, write_model, write_scene
 
-from n3match.datasets.pair_dataset import PairDataset
-from n3match.datasets.pair_store import read_report
-from n3match.pipelines.build_pairs import build_pairs
+from n3match.datasets.pairs.dataset import PairDataset
+from n3match.datasets.pairs.store import read_report
 from n3match.pipelines.cli import main
-from n3match.pipelines.pair_jobs import inconsistency
+from n3match.pipelines.pairs.build_pairs import build_pairs
+from n3match.pipelines.pairs.jobs import inconsistency
 
 
 def run(capsys, *arguments):

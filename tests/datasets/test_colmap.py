@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from toy_scene import quaternion, write_model
 
-from n3match.datasets.colmap import covisible_pairs, read_colmap_model, relative_pose
+from n3match.plugins.colmap.model import covisible_pairs, read_colmap_model, relative_pose
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from toy_scene import make_record
 
-from n3match.datasets.pair_dataset import PairDataset
-from n3match.datasets.pair_store_writer import PairStoreWriter
+from n3match.datasets.pairs.dataset import PairDataset
+from n3match.datasets.pairs.store_writer import PairStoreWriter
 from n3match.matching import relative_shape
 
 

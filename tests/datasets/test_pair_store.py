@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from toy_scene import make_record
 
-from n3match.datasets import pair_store_writer
-from n3match.datasets.pair_store import open_store, read_cameras, read_core, read_record
-from n3match.datasets.pair_store_writer import PairStoreWriter
+from n3match.datasets.pairs import store_writer as pair_store_writer
+from n3match.datasets.pairs.store import open_store, read_cameras, read_core, read_record
+from n3match.datasets.pairs.store_writer import PairStoreWriter
 
 SETTINGS = {"max_keypoints": 5}
 PARTS = {"a-000": range(0, 2), "a-001": range(2, 5), "b-000": range(5, 6)}

@@ -14,12 +14,12 @@ from layouts import (
 )
 from toy_scene import camera_matrix, make_record
 
-from n3match.datasets.cnnet import read_cnnet_scene
-from n3match.datasets.pair_dump import count_dump, read_dump_record
-from n3match.datasets.pair_list import is_pair_list, read_pair_list
-from n3match.datasets.pair_store import open_store
-from n3match.datasets.rgbd import read_rgbd_scene
-from n3match.datasets.scene_source import ReadOptions, camera_from_world
+from n3match.datasets.pairs.dump import count_dump, read_dump_record
+from n3match.datasets.pairs.store import open_store
+from n3match.datasets.scenes.cnnet import read_cnnet_scene
+from n3match.datasets.scenes.pair_list import is_pair_list, read_pair_list
+from n3match.datasets.scenes.rgbd import read_rgbd_scene
+from n3match.datasets.scenes.source import ReadOptions, camera_from_world
 
 USUAL = ReadOptions()
 

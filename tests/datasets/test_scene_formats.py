@@ -8,11 +8,11 @@ from layouts import write_cnnet, write_dump, write_pair_list, write_seven_scenes
 from toy_scene import camera_matrix, poses, write_scene
 
 from n3match.datasets.images import read_image_gray
-from n3match.datasets.pair_dataset import PairDataset
-from n3match.datasets.pair_store import read_report
-from n3match.datasets.scene_formats import FORMATS, find_scenes, read_scene
-from n3match.datasets.scene_source import ReadOptions
-from n3match.pipelines.build_pairs import build_pairs
+from n3match.datasets.pairs.dataset import PairDataset
+from n3match.datasets.pairs.store import read_report
+from n3match.datasets.scenes.formats import FORMATS, find_scenes, read_scene
+from n3match.datasets.scenes.source import ReadOptions
+from n3match.pipelines.pairs.build_pairs import build_pairs
 
 WRITERS = {
     "colmap": write_scene,

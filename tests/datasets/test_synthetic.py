@@ -2,8 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from n3match.datasets.synthetic import SyntheticPairs, random_keypoints
-from n3match.datasets.synthetic_scenes import (
+from n3match.datasets.pairs.sample import (
+    TRUE_MATCH_DISTANCE,
+    essential_matrix,
+    squared_epipolar_distances,
+)
+from n3match.datasets.synthetic.pairs import SyntheticPairs, random_keypoints
+from n3match.datasets.synthetic.scenes import (
     SCENE_WEIGHTS,
     Camera,
     Scene,
@@ -11,11 +16,6 @@ from n3match.datasets.synthetic_scenes import (
     random_camera,
     random_scene,
     rotation,
-)
-from n3match.datasets.two_view import (
-    TRUE_MATCH_DISTANCE,
-    essential_matrix,
-    squared_epipolar_distances,
 )
 from n3match.geometry import symmetric_epipolar_distance
 

@@ -8,7 +8,7 @@ import torch
 from n3match.denoising import Denoiser
 from n3match.denoising.tiles import Layout, tile_sides
 from n3match.nn import PRESETS
-from n3match.ops.window_grid import WindowGrid
+from n3match.ops.window.grid import WindowGrid
 
 
 @pytest.mark.parametrize("length", [*range(160, 172), 333])

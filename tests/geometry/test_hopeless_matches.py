@@ -14,8 +14,8 @@ from n3match.geometry import (
     undistort_points,
 )
 from n3match.geometry.estimators import ESTIMATORS
-from n3match.geometry.pose_support import essential_of
-from n3match.geometry.support import epipolar_distance, log10_false_alarms
+from n3match.geometry.verification.agreement import essential_of
+from n3match.geometry.verification.support import epipolar_distance, log10_false_alarms
 
 try:
     import poselib  # noqa: F401

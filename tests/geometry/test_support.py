@@ -6,28 +6,28 @@ from scipy.stats import binom
 from two_view_scenes import K_A, make_scene, random_matches
 
 from n3match.geometry import PoseStatus, rotation_error_deg, undistort_points
-from n3match.geometry.planarity import (
+from n3match.geometry.verification.agreement import essential_of, inliers_of
+from n3match.geometry.verification.planarity import (
     PlaneVerdict,
     compare_with_rival,
     find_plane,
     plane_dominates,
     points_on_a_line,
 )
-from n3match.geometry.pose_support import essential_of, inliers_of
-from n3match.geometry.rotation_only import (
+from n3match.geometry.verification.rotation_only import (
     find_rotation,
     fit_rotation,
     has_parallax,
     translation_beside_rotation,
 )
-from n3match.geometry.support import (
+from n3match.geometry.verification.support import (
     _log_binomial_tail,
     count_distinct,
     epipolar_distance,
     log10_false_alarms,
     rotation_distance,
 )
-from n3match.geometry.verification import verify_pose
+from n3match.geometry.verification.verdict import verify_pose
 
 PX = 1e-3  # one pixel in calibrated units
 
@@ -62,7 +62,7 @@ def test_a_fixed_model_has_its_chance_share_of_random_matches():
     x0, x1 = _calibrated(scene)
     distance = epipolar_distance(essential_of(np.eye(3), np.array([0.6, 0.8, 0.0])))
     inside = np.count_nonzero(distance(x0, x1) < PX)
-    from n3match.geometry.support import _chance, _mismatched
+    from n3match.geometry.verification.support import _chance, _mismatched
 
     p = _chance(distance(*_mismatched(x0, x1, 0)), PX)
     assert binom.cdf(inside, 5000, p) > 1e-4
@@ -209,7 +209,7 @@ def test_the_two_poses_of_a_plane():
 
 
 def _second_pose(H, scene):
-    from n3match.geometry.planarity import _poses
+    from n3match.geometry.verification.planarity import _poses
 
     x0, x1 = _calibrated(scene)
     others = [p for p in _poses(H) if rotation_error_deg(p[0], scene.R) > 2]

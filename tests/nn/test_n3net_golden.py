@@ -7,8 +7,8 @@ from guarded_weights import plain_weights
 
 from n3match import ops
 from n3match.nn import ImageN3Block
-from n3match.ops.window_grid import WindowGrid
-from n3match.pipelines.released_checkpoint import as_network, our_state, read_released
+from n3match.ops.window.grid import WindowGrid
+from n3match.pipelines.denoising.released_checkpoint import as_network, our_state, read_released
 
 
 @pytest.fixture(scope="module")

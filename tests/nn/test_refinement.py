@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from n3match.nn import ClassifierConfig, MatchClassifier
-from n3match.nn.refinement import Refinement
+from n3match.nn.passes import Refinement
 
 CONFIG = ClassifierConfig(
     width=16, blocks=3, n3_after=(2,), embedding_width=8, embedding_channels=4, refine=True

@@ -14,16 +14,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from n3match.ops import (
-    triton_dense,
-    triton_dense_backward,
-    triton_dense_forward,
-    triton_launch,
-    triton_window,
-    triton_window_cells,
-    triton_window_rows,
-)
-from n3match.ops.window_grid import WindowGrid
+from n3match.ops.triton import dense as triton_dense
+from n3match.ops.triton import dense_backward as triton_dense_backward
+from n3match.ops.triton import dense_forward as triton_dense_forward
+from n3match.ops.triton import launch as triton_launch
+from n3match.ops.triton import window as triton_window
+from n3match.ops.triton import window_cells as triton_window_cells
+from n3match.ops.triton import window_rows as triton_window_rows
+from n3match.ops.window.grid import WindowGrid
 
 MODULES = (triton_dense_forward, triton_dense_backward, triton_window_cells, triton_window_rows)
 POINTERS = {

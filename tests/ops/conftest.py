@@ -3,7 +3,10 @@
 import pytest
 
 from n3match import native
-from n3match.ops import window, window_cells, window_cells_native, window_cells_tensors
+from n3match.ops.window import cells as window_cells
+from n3match.ops.window import cells_compiled as window_cells_native
+from n3match.ops.window import cells_tensors as window_cells_tensors
+from n3match.ops.window import gathered as window
 
 
 @pytest.fixture(params=["compiled cells", "cells", "gathering"])

@@ -15,7 +15,7 @@ from backends import BACKENDS, HAS_TRITON, PLAIN_CALLS, n3_aggregate, n3_window_
 from guarded_weights import plain_weights
 
 from n3match import ops
-from n3match.ops.window_grid import WindowGrid
+from n3match.ops.window.grid import WindowGrid
 
 CASES = ("plain", "exttemp", "exttemp_k_gt_o", "ties", "peaky")
 

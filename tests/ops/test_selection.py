@@ -6,7 +6,7 @@ from backends import BACKENDS
 
 from n3match import ops
 from n3match.ops import candidates as explicit
-from n3match.ops.selection_noise import gumbel
+from n3match.ops.noise import gumbel
 
 
 @pytest.fixture(autouse=True)

@@ -52,7 +52,7 @@ def _compare(inputs, k, dtype, tolerance, **options):
 @pytest.fixture(autouse=True)
 def small_tiles_full_of_nan(request, monkeypatch):
     """Several tiles, the last uneven; and memory in which an element never written shows."""
-    from n3match.ops import triton_dense
+    from n3match.ops.triton import dense as triton_dense
 
     monkeypatch.setattr(triton_dense, "block", lambda like, count, most: 16)
     monkeypatch.setattr(triton_dense, "program_block", lambda *_: 16)

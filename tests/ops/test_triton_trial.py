@@ -7,7 +7,8 @@ import torch
 from backends import HAS_TRITON, INTERPRETED
 
 from n3match import ops
-from n3match.ops import functional, triton_trial
+from n3match.ops import functional
+from n3match.ops.triton import trial as triton_trial
 
 pytestmark = [
     pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed, or has no GPU"),

@@ -10,7 +10,7 @@ from backends import HAS_TRITON, INTERPRETED, n3_window_aggregate
 from test_window import NAMES
 
 from n3match import ops
-from n3match.ops.window_grid import WindowGrid
+from n3match.ops.window.grid import WindowGrid
 
 pytestmark = [
     pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed, or has no GPU"),

@@ -9,8 +9,9 @@ from backends import BACKENDS, FAST
 
 from n3match import ops
 from n3match.ops import candidates as explicit
-from n3match.ops import window_cells_native, window_cells_tensors
-from n3match.ops.window_grid import WindowGrid
+from n3match.ops.window import cells_compiled as window_cells_native
+from n3match.ops.window import cells_tensors as window_cells_tensors
+from n3match.ops.window.grid import WindowGrid
 
 NAMES = ("z", "query", "key", "value", "log_temperature")
 # (height, width, patch, stride, window): P = S, 2S, 3S; larger windows than the grid; padding on

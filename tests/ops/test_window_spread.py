@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from n3match import ops
-from n3match.ops.window_grid import WindowGrid
+from n3match.ops.window.grid import WindowGrid
 
 
 def _plain(query, key, grid, exclude_self):

@@ -7,14 +7,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from n3match.pipelines import benchmark
+from n3match.pipelines.benchmarks import main as benchmark
 from n3match.pipelines.benchmarks import operator
 from n3match.pipelines.benchmarks.ceilings import Ceilings, Work, dense_work, window_work
-from n3match.pipelines.benchmarks.measure import (
-    peak_bytes,
-    peak_bytes_in_turn,
-    seconds_within,
-)
+from n3match.pipelines.benchmarks.measure import peak_bytes, peak_bytes_in_turn, seconds_within
 from n3match.pipelines.benchmarks.measurement import (
     AUTHORS,
     GATHERING,

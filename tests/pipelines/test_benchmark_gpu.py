@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from n3match import ops
-from n3match.pipelines import benchmark
 from n3match.pipelines.benchmarks import gpu, gpu_checks, gpu_timings
+from n3match.pipelines.benchmarks import main as benchmark
 from n3match.pipelines.benchmarks.ceilings import Ceilings
 
 

@@ -8,8 +8,8 @@ import zlib
 import pytest
 from demo_photos import PHOTO0, PHOTO1, blank
 
-from n3match.pipelines import pose
 from n3match.pipelines.cli import COMMANDS, main
+from n3match.pipelines.two_view import pose
 
 
 def error_line(capsys, *argv) -> str:
@@ -28,7 +28,7 @@ def test_help_lists_all_commands_without_loading_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0
-    for command in ("demo", "pose", "match", "evaluate-pose", "train-matcher", "build-pairs"):
+    for command in ("demo", "pose", "match", "evaluate-pose", "train-filter", "build-pairs"):
         assert f"\n    {command} " in done.stdout or f"\n    {command}\n" in done.stdout
 
 
@@ -176,10 +176,10 @@ def test_a_reader_that_stops_reading_gets_no_traceback(lines):
     code = f"""
 import sys, types
 from n3match.pipelines.cli import main
-talker = types.ModuleType("n3match.pipelines.pose")
+talker = types.ModuleType("n3match.pipelines.two_view.pose")
 talker.add_arguments = lambda parser: None
 talker.main = lambda arguments: print("line\\n" * {lines}) or 0
-sys.modules["n3match.pipelines.pose"] = talker
+sys.modules["n3match.pipelines.two_view.pose"] = talker
 sys.stdin.readline()
 sys.exit(main(["pose"]))
 """

@@ -7,9 +7,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from n3match.pipelines.cli import main
-from n3match.pipelines.compare_sfm import report, write_csv
-from n3match.pipelines.pose_alignment import pose_errors
-from n3match.pipelines.sfm_runs import SfmResult
+from n3match.pipelines.sfm.compare_sfm import report, write_csv
+from n3match.pipelines.sfm.pose_alignment import pose_errors
+from n3match.pipelines.sfm.runs import SfmResult
 
 
 def poses(centres, rotations) -> dict:

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from demo_photos import FOLDER, one_thread, run_command
 
-from n3match.pipelines.demo import load_demo_pair
-from n3match.pipelines.two_view import match_photographs
+from n3match.pipelines.two_view.demo import load_demo_pair
+from n3match.pipelines.two_view.stages import match_photographs
 
 ROOT = Path(__file__).resolve().parents[2]
 

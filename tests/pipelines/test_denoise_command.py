@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from n3match.datasets.image_files import encoded, read_image
+from n3match.datasets.denoising.image_files import encoded, read_image
 from n3match.nn import PRESETS, N3Net
 from n3match.pipelines.cli import main
 from n3match.weights import save_weights

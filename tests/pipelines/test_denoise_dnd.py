@@ -6,10 +6,10 @@ import pytest
 from scipy.io import loadmat
 from tiny_denoisers import random_weights
 
-from n3match.datasets.dnd import mosaic_places, read_image, read_info
+from n3match.datasets.denoising.dnd import mosaic_places, read_image, read_info
 from n3match.denoising import Denoiser, denoise, denoise_raw
-from n3match.pipelines import denoise_dnd
 from n3match.pipelines.cli import main
+from n3match.pipelines.denoising import denoise_dnd
 
 BOXES = np.array([[1, 1, 20, 24], [3, 6, 22, 25], [11, 2, 30, 31]])  # MATLAB's: from 1, inclusive
 PATTERN = np.array([[2, 1], [3, 2]])

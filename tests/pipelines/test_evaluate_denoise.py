@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from n3match.nn import PRESETS, N3Net
-from n3match.pipelines import evaluate_denoise
 from n3match.pipelines.cli import main
-from n3match.pipelines.denoise_methods import MethodSource
-from n3match.pipelines.evaluation_noise import GaussianNoise, noisy_image
-from n3match.pipelines.image_quality import psnr, ssim
+from n3match.pipelines.denoising import evaluate_denoise
+from n3match.pipelines.denoising.evaluation_noise import GaussianNoise, noisy_image
+from n3match.pipelines.denoising.image_quality import psnr, ssim
+from n3match.pipelines.denoising.methods import MethodSource
 from n3match.weights import save_weights
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from test_evaluate_pose import make_record, parse, run, table_rows, timeless, write_store
 
-from n3match.pipelines import evaluate_pose as module
-from n3match.pipelines.match_filters import FilterSource
-from n3match.pipelines.pose_figures import binned_means, recall_curve
-from n3match.pipelines.pose_results import read_results, write_results
-from n3match.pipelines.worst_pairs import plot_worst_pairs, worst_pairs
+from n3match.pipelines.evaluation import evaluate_pose as module
+from n3match.pipelines.evaluation.figures import binned_means, recall_curve
+from n3match.pipelines.evaluation.match_filters import FilterSource
+from n3match.pipelines.evaluation.results import read_results, write_results
+from n3match.pipelines.evaluation.worst_pairs import plot_worst_pairs, worst_pairs
 
 
 def picture(path):

@@ -11,17 +11,17 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from n3match import score_matches
-from n3match.datasets.pair_store import PairRecord
-from n3match.datasets.pair_store_writer import PairStoreWriter
+from n3match.datasets.pairs.store import PairRecord
+from n3match.datasets.pairs.store_writer import PairStoreWriter
 from n3match.nn import ClassifierConfig, MatchClassifier
-from n3match.pipelines import evaluate_pose as module
-from n3match.pipelines import match_filters
-from n3match.pipelines.evaluate_pose import evaluate_pose, make_report, make_stores
-from n3match.pipelines.match_filters import CLASSICAL, Filtered, FilterSource
-from n3match.pipelines.pose_protocol import _scores, with_guessed_cameras
-from n3match.pipelines.pose_report import bootstrap_interval, hardest_third
-from n3match.pipelines.pose_results import read_results
-from n3match.pipelines.tables import markdown_table
+from n3match.pipelines.common.tables import markdown_table
+from n3match.pipelines.evaluation import evaluate_pose as module
+from n3match.pipelines.evaluation import match_filters
+from n3match.pipelines.evaluation.evaluate_pose import evaluate_pose, make_report, make_stores
+from n3match.pipelines.evaluation.match_filters import CLASSICAL, Filtered, FilterSource
+from n3match.pipelines.evaluation.protocol import _scores, with_guessed_cameras
+from n3match.pipelines.evaluation.report import bootstrap_interval, hardest_third
+from n3match.pipelines.evaluation.results import read_results
 from n3match.weights import save_weights
 
 SIZE = (1280, 960)

@@ -10,9 +10,9 @@ from tiny_denoisers import blurring_weights, random_weights
 from toy_scene import write_scene
 
 from n3match.datasets.images import read_image_gray
-from n3match.pipelines import noisy_views
 from n3match.pipelines.cli import main
-from n3match.pipelines.evaluation_noise import noisy_image
+from n3match.pipelines.denoising.evaluation_noise import noisy_image
+from n3match.pipelines.evaluation import noisy_views
 
 
 @pytest.fixture(scope="module")

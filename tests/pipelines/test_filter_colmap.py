@@ -10,10 +10,10 @@ from killed import die_before, die_in_record, run_until_killed
 from putative_scenes import K0, K1
 from scipy.spatial.transform import Rotation
 
-from n3match.datasets.colmap_database import ColmapDatabase, pair_ids, pair_number
-from n3match.pipelines import filter_colmap
 from n3match.pipelines.cli import main
-from n3match.pipelines.progress_log import ProgressLog
+from n3match.pipelines.common.progress_log import ProgressLog
+from n3match.pipelines.filtering import filter_colmap
+from n3match.plugins.colmap.database import ColmapDatabase, pair_ids, pair_number
 
 PAIRS = [pair_id(1, 2), pair_id(3, 4)]
 
@@ -161,7 +161,7 @@ def test_matches_changed_meanwhile_are_filtered_again(tmp_path, capsys):
 
 
 def test_locked_database_is_told_before_the_work(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("n3match.datasets.colmap_database._WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("n3match.plugins.colmap.database._WAIT_SECONDS", 0.05)
     write_database(tmp_path / "d.db", pairs=1)
     other = sqlite3.connect(tmp_path / "d.db", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")

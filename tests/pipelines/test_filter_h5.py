@@ -9,9 +9,9 @@ from hloc_files import NAMES, write_hloc
 from killed import die_before, die_in_record, run_until_killed
 from putative_scenes import K0, K1, SIZE0, SIZE1
 
-from n3match.pipelines import filter_h5
 from n3match.pipelines.cli import main
-from n3match.pipelines.progress_log import ProgressLog
+from n3match.pipelines.common.progress_log import ProgressLog
+from n3match.pipelines.filtering import filter_h5
 
 GROUPS = ["/".join(name.replace("/", "-") for name in names) for names in NAMES]
 

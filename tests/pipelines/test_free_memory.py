@@ -2,7 +2,7 @@
 
 import ctypes
 
-from n3match.pipelines import free_memory
+from n3match.pipelines.common import free_memory
 
 
 def test_it_asks_the_c_library_to(monkeypatch):

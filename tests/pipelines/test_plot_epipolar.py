@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from n3match.geometry import PoseStatus, RelativePose, distort_points
 from n3match.matching import PutativeMatches, extract_sift
 from n3match.pipelines.cli import main
-from n3match.pipelines.photograph import read_photograph
-from n3match.pipelines.plot import plot_two_view
-from n3match.pipelines.plot_choice import spread_out
-from n3match.pipelines.plot_epipolar import COLOURS, epipolar_bands, lines_to_draw
-from n3match.pipelines.plot_photographs import SideBySide
-from n3match.pipelines.two_view import TwoView
+from n3match.pipelines.plots.choice import spread_out
+from n3match.pipelines.plots.epipolar import COLOURS, epipolar_bands, lines_to_draw
+from n3match.pipelines.plots.matches import plot_two_view
+from n3match.pipelines.plots.photographs import SideBySide
+from n3match.pipelines.two_view.photograph import read_photograph
+from n3match.pipelines.two_view.stages import TwoView
 
 TITLE, HEADING, SCORES = 75, 60, 50 + 240  # pixels of the bands around the photographs
 LENS0, LENS1 = np.array([-0.1, 0.03, 0, 0]), np.array([-0.3, 0.1, 1e-3, 0])

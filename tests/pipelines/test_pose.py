@@ -21,8 +21,8 @@ from PIL import ExifTags, Image
 from n3match.geometry import pose_error_deg, rotation_error_deg
 from n3match.matching import PutativeMatches
 from n3match.pipelines.cli import main
-from n3match.pipelines.photograph import read_photograph
-from n3match.pipelines.two_view import Stopwatch, match_photographs, side_columns
+from n3match.pipelines.two_view.photograph import read_photograph
+from n3match.pipelines.two_view.stages import Stopwatch, match_photographs, side_columns
 
 
 def run_json(capsys, *argv) -> tuple[int, dict]:

@@ -12,7 +12,7 @@ from tiny_denoisers import blurring_weights, random_weights
 from n3match.denoising import Denoiser, denoise
 from n3match.matching import extract_sift
 from n3match.pipelines.cli import main
-from n3match.pipelines.photograph import read_photograph
+from n3match.pipelines.two_view.photograph import read_photograph
 
 SMALL = ["--max-size", "300", "--max-keypoints", "300"]
 

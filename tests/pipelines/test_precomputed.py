@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from test_evaluate_pose import make_record, run, save_net, write_store
 
-from n3match.pipelines.match_filters import FilterSource
-from n3match.pipelines.precomputed import PrecomputedMatches
+from n3match.pipelines.evaluation.match_filters import FilterSource
+from n3match.pipelines.evaluation.precomputed import PrecomputedMatches
 
 
 def write_hloc(path, record, *, name0, name1, joint="/", kept=None, reverse=False):
@@ -83,7 +83,7 @@ def test_wrong_ones_among_them_are_counted(tmp_path):
 
 def write_own(path, record, scene="toy"):
     """As `n3match match` does."""
-    from n3match.pipelines.match import FORMAT
+    from n3match.pipelines.two_view.match import FORMAT
 
     with h5py.File(path, "w") as file:
         file["points0"], file["points1"] = record.points0[:30], record.points1[:30]

@@ -9,20 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from n3match.datasets import noise_models
-from n3match.datasets.denoising_images import CleanImages
+from n3match.datasets.denoising import noise as noise_models
+from n3match.datasets.denoising.clean_images import CleanImages
 from n3match.denoising import Denoiser
 from n3match.nn import N3Net
-from n3match.pipelines.averaged import AveragedWeights
 from n3match.pipelines.cli import main
-from n3match.pipelines.denoiser_training import loop
-from n3match.pipelines.denoiser_training.batches import NoisyBatches
-from n3match.pipelines.denoiser_training.config import (
-    CropStage,
-    DenoiserTraining,
-    learning_rate,
-)
-from n3match.pipelines.denoiser_training.loop import train
+from n3match.pipelines.training import denoiser_loop as loop
+from n3match.pipelines.training.averaged import AveragedWeights
+from n3match.pipelines.training.denoiser_batches import NoisyBatches
+from n3match.pipelines.training.denoiser_config import CropStage, DenoiserTraining, learning_rate
+from n3match.pipelines.training.denoiser_loop import train
 from n3match.weights import load_weights, save_weights
 
 

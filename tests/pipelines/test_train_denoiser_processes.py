@@ -12,9 +12,9 @@ import torch
 from test_train_processes import finish, launch
 
 from n3match.nn import N3Net
-from n3match.pipelines.denoiser_training import loop
-from n3match.pipelines.denoiser_training.batches import NoisyBatches
-from n3match.pipelines.denoiser_training.config import CropStage, DenoiserTraining
+from n3match.pipelines.training import denoiser_loop as loop
+from n3match.pipelines.training.denoiser_batches import NoisyBatches
+from n3match.pipelines.training.denoiser_config import CropStage, DenoiserTraining
 
 _RUN = """
 import sys, json

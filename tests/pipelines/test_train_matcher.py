@@ -9,10 +9,10 @@ import torch
 
 from n3match import MatchFilter
 from n3match.nn import ClassifierConfig, MatchClassifier
-from n3match.pipelines.losses import classification_loss, essential_loss
 from n3match.pipelines.training import objective
-from n3match.pipelines.training.config import SIDE_INFORMATION, TrainingConfig, learning_rate
-from n3match.pipelines.training.loop import train
+from n3match.pipelines.training.filter_config import SIDE_INFORMATION, TrainingConfig, learning_rate
+from n3match.pipelines.training.filter_loop import train
+from n3match.pipelines.training.losses import classification_loss, essential_loss
 from n3match.pipelines.training.run_folder import load_initial
 from n3match.weights import save_weights
 

@@ -12,11 +12,12 @@ from test_evaluate_pose import make_record, write_store
 
 from n3match import MatchFilter
 from n3match.nn import ClassifierConfig, MatchClassifier, considered
-from n3match.pipelines import train_matcher
-from n3match.pipelines.losses import classification_loss, geometric_loss
-from n3match.pipelines.training import loop, objective
-from n3match.pipelines.training.config import NETWORKS, TrainingConfig, parse_pairs
-from n3match.pipelines.training.loop import train
+from n3match.pipelines.training import filter_loop as loop
+from n3match.pipelines.training import objective
+from n3match.pipelines.training import train_filter as train_matcher
+from n3match.pipelines.training.filter_config import NETWORKS, TrainingConfig, parse_pairs
+from n3match.pipelines.training.filter_loop import train
+from n3match.pipelines.training.losses import classification_loss, geometric_loss
 from n3match.pipelines.training.run_folder import load_initial, with_refinements
 from n3match.pipelines.training.sources import RealPairs, TrainingBatches, stream
 from n3match.pipelines.training.validation import Validation
@@ -125,7 +126,7 @@ def store(tmp_path):
 
 
 def test_validation_agrees_with_evaluate_pose(tmp_path, store):
-    from n3match.pipelines.evaluate_pose import evaluate_pose
+    from n3match.pipelines.evaluation.evaluate_pose import evaluate_pose
 
     torch.manual_seed(0)
     net = MatchClassifier(TINY.classifier)

@@ -18,9 +18,9 @@ from test_evaluate_pose import make_record, write_store
 from n3match import MatchFilter
 from n3match.nn import MatchClassifier
 from n3match.nn.context_norm import ContextNormReLU
-from n3match.pipelines.training import loop
-from n3match.pipelines.training.config import TrainingConfig
-from n3match.pipelines.training.loop import train
+from n3match.pipelines.training import filter_loop as loop
+from n3match.pipelines.training.filter_config import TrainingConfig
+from n3match.pipelines.training.filter_loop import train
 from n3match.pipelines.training.sources import TrainingBatches
 from n3match.pipelines.training.validation import NUMBERS, Validation
 from n3match.weights import save_weights

@@ -209,7 +209,7 @@ def test_dtype_of_the_input(dtype):
 
 
 def test_moving_the_module_moves_no_other_filter():
-    shared = n3match.filtering.as_filter("sift")
+    shared = n3match.two_view.filtering.as_filter("sift")
     module = LocalFeatureMatchFilter().double()
     assert next(shared.parameters()).dtype == torch.float32
     matches, data, _ = _scene_dictionary([3], torch.float64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from n3match.plugins.checks import check_inside, check_pixel_camera, guessed_camera
+from n3match.plugins.cameras import check_inside, check_pixel_camera, guessed_camera
 
 
 def camera_batch(

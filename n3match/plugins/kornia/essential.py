@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from n3match.geometry import normalize_points, project_to_essential, weighted_eight_point
-from n3match.geometry._checks import check_tensor
+from n3match.geometry.checks import check_tensor
 from n3match.plugins.kornia.tensors import check_together
 
 _FEWEST = 8

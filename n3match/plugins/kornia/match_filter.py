@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from n3match.geometry import normalize_points
-from n3match.geometry._checks import check_tensor
-from n3match.match_filter import MatchFilter
+from n3match.geometry.checks import check_tensor
+from n3match.nn.match_filter import MatchFilter
 from n3match.plugins.kornia.cameras import camera_batch, check_keypoints
 from n3match.plugins.kornia.lafs import relative_shape
 from n3match.plugins.kornia.ragged import Ragged

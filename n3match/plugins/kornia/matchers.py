@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from n3match.match_filter import MatchFilter
 from n3match.matching import nearest_neighbors
+from n3match.nn.match_filter import MatchFilter
 from n3match.plugins.kornia.cameras import camera_batch
 from n3match.plugins.kornia.lafs import filled
 from n3match.plugins.kornia.match_filter import LocalFeatureMatchFilter

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from n3match.geometry._checks import check_tensor
+from n3match.geometry.checks import check_tensor
 
 
 def check_together(tensors: Mapping[str, Tensor]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from n3match.plugins.checks import check_pixel_camera
+from n3match.plugins.cameras import check_pixel_camera
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-from n3match.filtering import score_matches
 from n3match.geometry import RelativePose, estimate_relative_pose_from_matches
-from n3match.match_filter import MatchFilter
+from n3match.nn.match_filter import MatchFilter
 from n3match.plugins.opencv.cameras import Cameras
 from n3match.plugins.opencv.estimators import estimator_of, estimator_with
-from n3match.plugins.opencv.overloads import (
-    Overload,
-    choose,
-    is_matrix,
-    mask_array,
-    point_array,
-)
-from n3match.pose import pose_from_logits
+from n3match.plugins.opencv.overloads import Overload, choose, is_matrix, mask_array, point_array
+from n3match.two_view.filtering import score_matches
+from n3match.two_view.pose import pose_from_logits
 
 
 def _is_method(values: dict) -> bool:

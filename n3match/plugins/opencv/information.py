@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from n3match.filtering import as_filter
-from n3match.match_filter import MatchFilter
-from n3match.plugins.checks import check_indices
+from n3match.nn.match_filter import MatchFilter
+from n3match.plugins.cameras import check_indices
 from n3match.plugins.opencv.neighbours import find_neighbours
-from n3match.plugins.side import side_columns
+from n3match.plugins.side_info import side_columns
+from n3match.two_view.filtering import as_filter
 
 
 def match_information(

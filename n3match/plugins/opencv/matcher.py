@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from n3match.filtering import as_filter
-from n3match.geometry._checks import check_points_array
-from n3match.match_filter import MatchFilter
-from n3match.plugins.checks import check_image_size
+from n3match.geometry.checks import check_points_array
+from n3match.nn.match_filter import MatchFilter
+from n3match.plugins.cameras import check_image_size
 from n3match.plugins.opencv.matches import score_keypoint_matches
 from n3match.plugins.opencv.neighbours import Neighbours, find_neighbours
-from n3match.plugins.side import side_columns
+from n3match.plugins.side_info import side_columns
+from n3match.two_view.filtering import as_filter
 
 Keypoints = Sequence[cv2.KeyPoint] | np.ndarray
 

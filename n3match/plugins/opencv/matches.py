@@ -8,20 +8,16 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from n3match.filtering import score_matches
-from n3match.geometry._checks import check_points_array
-from n3match.match_filter import MatchFilter
-from n3match.plugins.checks import (
+from n3match.geometry.checks import check_points_array
+from n3match.nn.match_filter import MatchFilter
+from n3match.plugins.cameras import (
     check_image_size,
     check_inside,
     check_pixel_camera,
     guessed_camera,
 )
-from n3match.plugins.opencv.information import (
-    keypoint_shapes,
-    match_indices,
-    match_information,
-)
+from n3match.plugins.opencv.information import keypoint_shapes, match_indices, match_information
+from n3match.two_view.filtering import score_matches
 
 
 def filter_matches(

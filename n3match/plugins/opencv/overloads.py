@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from n3match.geometry._checks import check_points_array
+from n3match.geometry.checks import check_points_array
 
 
 @dataclass(frozen=True)

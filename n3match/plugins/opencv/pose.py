@@ -12,13 +12,7 @@ from n3match.geometry import recover_pose as recover_pose_of_tensors
 from n3match.geometry import undistort_points
 from n3match.plugins.opencv.cameras import Cameras
 from n3match.plugins.opencv.essential import find_essential_mat
-from n3match.plugins.opencv.overloads import (
-    Overload,
-    choose,
-    is_matrix,
-    mask_array,
-    point_array,
-)
+from n3match.plugins.opencv.overloads import Overload, choose, is_matrix, mask_array, point_array
 
 _CAMERAS = ("cameraMatrix1", "distCoeffs1", "cameraMatrix2", "distCoeffs2")
 _OVERLOADS = {

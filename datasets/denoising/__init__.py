@@ -1,0 +1,1 @@
+"""Images and noise to train and to evaluate denoising on."""

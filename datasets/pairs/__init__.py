@@ -1,0 +1,1 @@
+"""Matched image pairs with known pose: stored, read, changed, put into batches."""

@@ -1,0 +1,1 @@
+"""Scenes with known poses, in the layouts that they come in."""

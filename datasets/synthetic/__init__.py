@@ -1,0 +1,1 @@
+"""Generated two-view geometry, without any photograph."""

@@ -1,0 +1,1 @@
+"""Doubt: whether an estimate is more than chance, and the only explanation."""

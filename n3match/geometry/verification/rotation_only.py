@@ -1,0 +1,255 @@
+"""Pairs of images that differ by a rotation, or nearly so (numpy).
+
+Without parallax the translation is arbitrary: a sampling estimator returns a confident E with
+the right rotation and any direction at all. N matches; all coordinates and thresholds are
+calibrated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from n3match.geometry.verification.agreement import TRANSFER_FACTOR, essential_of, inliers_of
+from n3match.geometry.verification.support import (
+    ROTATION_MODEL,
+    SIGNIFICANT,
+    TRANSLATION_MODEL,
+    epipolar_distance,
+    log10_false_alarms,
+    rotation_distance,
+)
+
+# Motion below the threshold counts as parallax when it is this many times the epipolar noise
+# (ratio of variances): then the matches are far more exact than the threshold says.
+_SUB_THRESHOLD_RATIO = 10.0
+_TRANSLATION_SAMPLES = 200
+_ROTATION_SAMPLES = 300
+
+
+@dataclass(frozen=True)
+class RotationModel:
+    """A rotation with x1 ~ R x0, and the matches (N,) bool that it explains."""
+
+    R: np.ndarray
+    explained: np.ndarray
+
+
+def find_rotation(
+    x0: np.ndarray,
+    x1: np.ndarray,
+    R: np.ndarray,
+    inliers: np.ndarray,
+    threshold: float,
+    num_putative: int,
+) -> RotationModel | None:
+    """The rotation near R that explains the inliers, if it explains more matches than chance.
+
+    Args:
+        x0, x1: (N, 2) all matches. inliers: (N,) bool, to fit the rotation to.
+    """
+    rotation = fit_rotation(x0[inliers], x1[inliers], R, threshold)
+    distance = rotation_distance(rotation)
+    limit = TRANSFER_FACTOR * threshold
+    everything = np.ones(len(x0), dtype=bool)
+    alarms = log10_false_alarms(x0, x1, distance, everything, limit, num_putative, ROTATION_MODEL)
+    if alarms > SIGNIFICANT:
+        return None
+    return RotationModel(rotation, distance(x0, x1) < limit)
+
+
+def has_parallax(
+    x0: np.ndarray,
+    x1: np.ndarray,
+    R: np.ndarray,
+    t: np.ndarray,
+    inliers: np.ndarray,
+    rotation: RotationModel,
+    threshold: float,
+    num_putative: int,
+) -> bool:
+    """Whether the pose (R, t) explains the matches better than the rotation does.
+
+    Either more of its inliers are off the rotation than chance would put on epipolar lines; or
+    the inliers agree with the epipolar lines so exactly that their smaller disagreement with the
+    rotation is not noise.
+    """
+    if _translation_is_significant(
+        x0, x1, R, t, inliers & ~rotation.explained, rotation, threshold, num_putative
+    ):
+        return True
+    both = inliers & rotation.explained
+    n = int(np.count_nonzero(both))
+    if n < 8:
+        return False
+    a, b = x0[both], x1[both]
+    # Noise variance per degree of freedom: a transfer error has two components, each with the
+    # noise of both images; a Sampson distance has one.
+    epipolar = float(np.sum(epipolar_distance(essential_of(R, t))(a, b) ** 2)) / (n - 5)
+    transfer = float(np.sum(rotation_distance(rotation.R)(a, b) ** 2) / 2) / (2 * n - 3)
+    # What float32 keypoints leave of an exact rotation must not pass for parallax.
+    rounding = (1e-2 * threshold) ** 2
+    return transfer > _SUB_THRESHOLD_RATIO * epipolar + rounding
+
+
+def translation_beside_rotation(
+    x0: np.ndarray,
+    x1: np.ndarray,
+    rotation: RotationModel,
+    threshold: float,
+    num_putative: int,
+    seed: int = 0,
+) -> np.ndarray | None:
+    """The translation direction that the matches off the rotation agree on; None if by chance.
+
+    With a few near points in front of a far scene, sampling estimators are satisfied with the
+    far points and any t. Given R, two matches fix t: both epipolar planes contain it, so
+    t ~ (R x0 × x1) × (R y0 × y1).
+
+    Returns:
+        (3,) unit vector, its sign such that most of those matches are in front of both cameras.
+    """
+    off = np.flatnonzero(~rotation.explained)
+    if len(off) < 3:
+        return None
+    a, b = x0[off], x1[off]
+    rays0, rays1 = _rays(a) @ rotation.R.T, _rays(b)
+    normals = np.cross(rays0, rays1)
+    rng = np.random.default_rng(seed)
+    i = rng.integers(len(off), size=_TRANSLATION_SAMPLES)
+    j = (i + rng.integers(1, len(off), size=_TRANSLATION_SAMPLES)) % len(off)
+    t = _direction_with_most_support(np.cross(normals[i], normals[j]), rays0, rays1, threshold)
+    if t is None:
+        return None
+    supporters = inliers_of(rotation.R, t, a, b, threshold)
+    if np.count_nonzero(supporters) < 3:
+        return None
+    # Least squares over the supporters: the direction in all of their epipolar planes.
+    chosen = normals[supporters]
+    chosen = chosen / np.maximum(np.linalg.norm(chosen, axis=1, keepdims=True), 1e-12)
+    refined = np.linalg.eigh(chosen.T @ chosen)[1][:, 0]
+    refined = refined if refined @ t > 0 else -refined
+    refined_supporters = inliers_of(rotation.R, refined, a, b, threshold)
+    if np.count_nonzero(refined_supporters) >= np.count_nonzero(supporters):
+        t, supporters = refined, refined_supporters
+    beside = np.zeros(len(x0), dtype=bool)
+    beside[off] = supporters
+    significant = _translation_is_significant(
+        x0, x1, rotation.R, t, beside, rotation, threshold, num_putative
+    )
+    return t if significant else None
+
+
+def search_rotation(
+    x0: np.ndarray, x1: np.ndarray, threshold: float, num_putative: int, seed: int = 0
+) -> RotationModel | None:
+    """The rotation that explains most matches, sought without a first guess.
+
+    For matches on which an estimator of essential matrices finds no model at all, as five-point
+    solvers do on an exact rotation. Two matches give a rotation: that of the frames which their
+    rays span.
+
+    Args:
+        x0, x1: (N, 2) all matches.
+
+    Returns:
+        None where there are fewer than 2 matches, or chance explains as many.
+    """
+    n = len(x0)
+    if n < 2:
+        return None
+    rays0, rays1 = _rays(x0), _rays(x1)
+    rng = np.random.default_rng(seed)
+    i = rng.integers(n, size=_ROTATION_SAMPLES)
+    j = (i + rng.integers(1, n, size=_ROTATION_SAMPLES)) % n
+    frames0, frames1 = _frames(rays0[i], rays0[j]), _frames(rays1[i], rays1[j])
+    samples = frames1 @ frames0.mT
+    near = np.linalg.norm(rays0 @ samples.mT - rays1, axis=2) < TRANSFER_FACTOR * threshold
+    best = int(np.count_nonzero(near, axis=1).argmax())
+    if not near[best].any():
+        return None
+    return find_rotation(x0, x1, samples[best], near[best], threshold, num_putative)
+
+
+def _frames(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(S, 3, 3) right-handed orthonormal columns, the first along a + b, the last normal to both.
+    Equal rays span no frame: theirs are 0, and explain nothing."""
+    def unit(x: np.ndarray) -> np.ndarray:
+        length = np.linalg.norm(x, axis=-1, keepdims=True)
+        return x / np.where(length > 0, length, np.inf)
+
+    first, last = unit(a + b), unit(np.cross(a, b))
+    return np.stack([first, np.cross(last, first), last], axis=-1)
+
+
+def fit_rotation(
+    x0: np.ndarray, x1: np.ndarray, start: np.ndarray, threshold: float, steps: int = 6
+) -> np.ndarray:
+    """The rotation with x1 ~ R x0 for as many matches as possible, from a first guess.
+
+    Iteratively re-weighted least squares on rays (Kabsch / Wahba) with Cauchy weights.
+
+    Args:
+        x0, x1: (N, 2). start: (3, 3) rotation to start from. threshold: scale of the weights.
+
+    Returns:
+        (3, 3) rotation.
+    """
+    rays0, rays1 = _rays(x0), _rays(x1)
+    R = start
+    for step in range(steps):
+        # Wide at first, so that a start that is slightly off still sees its matches.
+        scale = threshold * max(1.0, 16.0 / 4**step)
+        distance = np.linalg.norm(rays1 - rays0 @ R.T, axis=1)
+        weights = 1.0 / (1.0 + (distance / scale) ** 2)
+        U, _, Vt = np.linalg.svd((rays1 * weights[:, None]).T @ rays0)
+        R = U @ np.diag((1.0, 1.0, np.linalg.det(U @ Vt))) @ Vt
+    return R
+
+
+def _direction_with_most_support(
+    directions: np.ndarray, rays0: np.ndarray, rays1: np.ndarray, threshold: float
+) -> np.ndarray | None:
+    """Of ±directions (S, 3) the unit t that most pairs of unit rays (M, 3) agree with.
+
+    A pair agrees when rays1 is within the threshold (as an angle) of the plane of t and rays0,
+    with both depths positive. All are products of S×3 and 3×M: no loop over directions.
+    """
+    lengths = np.linalg.norm(directions, axis=1, keepdims=True)
+    t = (directions / np.where(lengths > 0, lengths, 1.0))[lengths[:, 0] > 0]
+    if not len(t):
+        return None
+    normals = np.cross(rays0, rays1)
+    sine = np.sqrt(np.maximum(1.0 - (t @ rays0.T) ** 2, 1e-12))
+    near = np.abs(t @ normals.T) < threshold * sine
+    # The signs of the two depths, as in `recover_pose`.
+    depth1 = t @ np.cross(normals, rays0).T
+    depth0 = t @ np.cross(normals, rays1).T
+    ahead = np.count_nonzero(near & (depth0 > 0) & (depth1 > 0), axis=1)
+    behind = np.count_nonzero(near & (depth0 < 0) & (depth1 < 0), axis=1)
+    best = int(np.maximum(ahead, behind).argmax())
+    return t[best] if ahead[best] >= behind[best] else -t[best]
+
+
+def _translation_is_significant(
+    x0: np.ndarray,
+    x1: np.ndarray,
+    R: np.ndarray,
+    t: np.ndarray,
+    beside: np.ndarray,
+    rotation: RotationModel,
+    threshold: float,
+    num_putative: int,
+) -> bool:
+    """Whether the matches `beside` the rotation are more on epipolar lines than chance puts."""
+    rest = max(0, num_putative - int(np.count_nonzero(rotation.explained)))
+    alarms = log10_false_alarms(
+        x0, x1, epipolar_distance(essential_of(R, t)), beside, threshold, rest, TRANSLATION_MODEL
+    )
+    return alarms < SIGNIFICANT
+
+
+def _rays(x: np.ndarray) -> np.ndarray:
+    rays = np.c_[x, np.ones(len(x))]
+    return rays / np.linalg.norm(rays, axis=1, keepdims=True)

@@ -1,0 +1,1 @@
+"""The dense form: every query against all items of the database."""

@@ -1,0 +1,161 @@
+"""The tiles of tiled.py by the compiled row loops (n3match.native): CPU, "released" reading.
+
+The same formulas and the same saved numbers. What differs is the order of work: a tile has few
+enough rows to stay in one core's cache, the K mass rows of a query stand one below the other so
+that one product makes all its K neighbours, and whole tiles are handed to threads.
+
+Shapes: R rows of a tile, N items, K neighbours, E embedding and F feature channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from n3match import native
+
+if TYPE_CHECKING:
+    from n3match.ops.dense.tiled import Problem, Saved
+
+# Numbers in all the (R, K, N) buffers of one tile: 3 MiB of float32, which stay in the caches of
+# one core; much smaller ones make the products slow. Found by trying.
+_TILE_ELEMENTS = 3 << 18
+_LEAST_ROWS = 8
+_GROUPS_PER_THREAD = 4
+
+
+def usable(like: Tensor, k: int, reading: str) -> bool:
+    return (
+        like.device.type == "cpu"
+        and reading == "released"
+        and k <= native.LARGEST_K
+        and native.available()
+    )
+
+
+def tile_rows(queries: int, numbers: int) -> int:
+    """Rows of a tile; numbers: of one row, in all buffers."""
+    return min(queries, max(_LEAST_ROWS, _TILE_ELEMENTS // numbers))
+
+
+@dataclass
+class _Tile:
+    problem: Problem
+    own: int  # column that its first row may not select, or −1
+    query_rows: Tensor  # (R, E + 1)
+    saved: tuple[Tensor, ...]
+    more: tuple[Tensor, ...]
+
+
+def _tiles(p: Problem, saved: Saved, step: int, *more: Tensor) -> list[_Tile]:
+    """The rows of one problem, and whatever goes with them, cut every `step`."""
+    pieces = zip(
+        p.query_rows.split(step),
+        zip(*(t.split(step) for t in saved.tensors())),
+        zip(*(t.split(step) for t in more)),
+    )
+    return [
+        _Tile(p, number * step if p.exclude_self else -1, *piece)
+        for number, piece in enumerate(pieces)
+    ]
+
+
+def forward(problems: Sequence[Problem], k: int, out: Tensor, saved: Sequence[Saved]) -> None:
+    """Fills out (B, M, K, F) and `saved`, but for the rows that this marks `exact`."""
+    n = len(problems[0].key)
+    step = tile_rows(out.shape[1], k * n)
+
+    def work(tiles: Iterator[_Tile]) -> None:
+        buffer = out.new_empty(step, k, n)
+        for tile in tiles:
+            (z,) = tile.more
+            m = buffer[: len(z)]
+            torch.mm(tile.query_rows, tile.problem.key_columns, out=m[:, 0])
+            native.masses(m, *tile.saved, own=tile.own)
+            torch.mm(m.view(-1, n), tile.problem.value, out=z.view(len(z) * k, -1))
+            native.finish(z, *tile.saved[1:4])
+
+    native.run_tasks(
+        work, [tile for p, s, z in zip(problems, saved, out) for tile in _tiles(p, s, step, z)]
+    )
+
+
+class _Group:
+    """Consecutive tiles of one problem that one thread does in order, with sums of their own.
+
+    The groups' sums are added in order, so that it doesn't matter which thread was faster.
+    """
+
+    def __init__(self, tiles: Sequence[_Tile]):
+        self.tiles = tiles
+        self.problem = tiles[0].problem
+
+    def start(self) -> None:
+        # In the thread that needs them: large fills here would wake torch's other threads.
+        p = self.problem
+        self.key_sums = p.key.new_zeros(len(p.key), p.key.shape[1] + 1)
+        self.d_value = torch.zeros_like(p.value)
+
+
+def _groups(tiles: Sequence[_Tile], wanted: int) -> list[_Group]:
+    size = -(-len(tiles) // wanted)
+    return [_Group(tiles[start : start + size]) for start in range(0, len(tiles), size)]
+
+
+def backward(
+    problems: Sequence[Problem],
+    k: int,
+    out: Tensor,
+    grad_out: Tensor,
+    saved: Sequence[Saved],
+    grads: Sequence[tuple[Tensor, Tensor, Tensor, Tensor | None]],
+) -> None:
+    """Fills the gradients of query, key, value and (unless None) log temperature of each problem;
+    rows marked `exact` contribute nothing."""
+    n, f = problems[0].value.shape
+    step = tile_rows(out.shape[1], 2 * k * n)
+    # A few groups a thread, so that none waits long for the last.
+    wanted = -(-_GROUPS_PER_THREAD * torch.get_num_threads() // len(problems))
+    groups = []
+    for p, s, z, g, (d_query, _, _, d_log_t) in zip(problems, saved, out, grad_out, grads):
+        more = (z, g, d_query) if d_log_t is None else (z, g, d_query, d_log_t)
+        groups.append(_groups(_tiles(p, s, step, *more), wanted))
+
+    def backward_tile(tile: _Tile, group: _Group, buffers: Sequence[Tensor]) -> None:
+        p, (z, g, d_query, *d_log_t), skip = tile.problem, tile.more, tile.saved[-1]
+        m, u, scaled, dots = buffers
+        flat = scaled.view(-1, f)
+        native.prepare(g, z, *tile.saved[1:], scaled, dots)
+        torch.mm(tile.query_rows, p.key_columns, out=m[:, 0])
+        torch.mm(flat, p.value.T, out=u.view(-1, n))
+        native.masses_backward(m, u, skip, dots, d_log_t[0] if d_log_t else None, own=tile.own)
+        group.d_value.addmm_(m.view(-1, n).T, flat)
+        d_logits = u[:, -1]
+        torch.mm(d_logits, p.key, out=d_query)
+        group.key_sums.addmm_(d_logits.T, tile.query_rows)
+
+    def work(share: Iterator[_Group]) -> None:
+        new = out.new_empty
+        buffers = new(step, k, n), new(step, k, n), new(step, k, f), new(step, k)
+        for group in share:
+            group.start()
+            for tile in group.tiles:
+                backward_tile(tile, group, [b[: len(tile.query_rows)] for b in buffers])
+
+    def add_up(share: Iterator[int]) -> None:
+        for index in share:
+            d_query, d_key, d_value, _ = grads[index]
+            first, *others = groups[index]
+            for group in others:
+                first.key_sums += group.key_sums
+                first.d_value += group.d_value
+            d_value.copy_(first.d_value)
+            first.problem.key_gradient(first.key_sums, out=d_key)
+            d_query *= 2 * first.problem.inverse_t
+
+    native.run_tasks(work, [group for of_problem in groups for group in of_problem])
+    native.run_tasks(add_up, range(len(problems)))

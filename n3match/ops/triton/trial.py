@@ -1,0 +1,87 @@
+"""A trial of the Triton kernels before they are chosen by themselves: once on each device.
+
+Drivers, compilers and devices differ, and the kernels ran on few of them: a small call is compared
+with the tiles first, and a device on which it goes wrong is served by the tiles.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+
+import torch
+
+from n3match.ops.dense import op as tiled_op
+from n3match.ops.window import gathered as windows
+
+_TOLERANCE = 1e-3  # of the largest number; a wrong kernel is off by far more
+_LEAST = 1e-6  # a gradient that is zero has to be zero
+_DENSE = ((2, 70, 8), (2, 70, 8), (2, 70, 20))  # query, key, value
+_WINDOW = ((1, 4, 24, 21), (1, 4, 24, 21), (1, 3, 24, 21))
+_LAYOUT = (4, 2, 5)  # patch, stride, window
+
+
+@torch.compiler.assume_constant_result
+def failure(form: str, kind: str, index: int | None) -> str:
+    """Why the kernels can't be trusted on a device; "" if they can. Warns the first time.
+
+    Args:
+        form: "dense", "window", or that with " knn" or " noise".
+        kind, index: of the device, as in `torch.device`.
+    """
+    if kind == "cuda" and index is None:
+        index = torch.cuda.current_device()
+    return _failure(form, kind, index)
+
+
+@functools.cache
+def _failure(form: str, kind: str, index: int | None) -> str:
+    try:
+        with torch.autocast(kind, enabled=False), torch.enable_grad():
+            error = _error(form, torch.device(kind, index))
+        if error < _TOLERANCE:
+            return ""
+        reason = f"results of the {form} form differ from theirs by {error:.1e} on {kind}:{index}"
+    except Exception as problem:  # whatever it is, the tiles serve
+        reason = f"the {form} form fails on {kind}:{index}: {type(problem).__name__}: {problem}"
+    warnings.warn(f"n3match: the tiles serve instead of Triton, {reason}", stacklevel=2)
+    return reason
+
+
+def _error(form: str, device: torch.device) -> float:
+    """The largest error of output and gradients, relative to the largest number of each; NaN
+    counts as infinite."""
+    gen = torch.Generator().manual_seed(0)
+    shapes = _DENSE if form == "dense" else _WINDOW
+    inputs = [torch.randn(shape, generator=gen).to(device) for shape in shapes]
+    results = []
+    for run in _runs(form):
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        z = run(*leaves)
+        cotangent = torch.linspace(-1, 1, z.numel(), device=device).view_as(z)
+        # Hard selection has gradients of values alone.
+        grads = torch.autograd.grad(z, leaves, cotangent, materialize_grads=True)
+        results.append([z.detach(), *grads])
+    errors = [(a - b).abs().max() / b.abs().max().clamp(min=_LEAST) for a, b in zip(*results)]
+    return torch.stack(errors).nan_to_num(nan=float("inf")).max().item()
+
+
+def _runs(form: str):
+    if form == "dense":
+        from n3match.ops.triton import dense as triton_dense  # imports Triton
+
+        return (
+            lambda q, k, v: triton_dense.n3_aggregate(q, k, v, 3, 0.5),
+            lambda q, k, v: tiled_op.n3_aggregate(q, k, v, 3, 0.5),
+        )
+    from n3match.ops.triton import window as triton_window  # imports Triton
+
+    def on(run):
+        def call(q, k, v):
+            noise = torch.Generator().manual_seed(1) if form == "window noise" else None
+            selection = {"window knn": "knn", "window noise": "concrete"}.get(form, "n3")
+            return run(q, k, v, 3, 0.5, *_LAYOUT, selection=selection, generator=noise)
+
+        return call
+
+    return on(triton_window.n3_window_aggregate), on(windows.n3_window_aggregate)

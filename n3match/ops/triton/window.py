@@ -1,0 +1,277 @@
+"""The window form by Triton kernels, as a custom operator, where patches are whole cells.
+
+Memory is linear in the number of pixels: candidate tables of K numbers for each patch and candidate
+exist, see triton_window_cells.py. The backward pass makes them anew.
+
+For CUDA tensors, or CPU tensors where TRITON_INTERPRET=1 was set before Triton was imported.
+Shapes: B images, C channels, D = C·S² numbers of a cell, (c₁, c₂) cells, (n₁, n₂) patches, K steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+from torch import Tensor
+
+from n3match.ops import checks
+from n3match.ops.noise import draw_seed
+from n3match.ops.triton import window_cells as cell_kernels
+from n3match.ops.triton import window_rows as row_kernels
+from n3match.ops.triton.launch import accumulator, block, number_types, on_device_of, steps
+from n3match.ops.window.grid import WindowGrid
+
+_TILE_ROWS, _TILE_COLUMNS = 4, 16
+_ROW_NUMBERS = 1024  # in the registers of a program that works on rows
+
+
+def _geometry(grid: WindowGrid) -> list[int]:
+    """n₁, n₂, w₁, w₂, W // 2, R: what every kernel wants to know."""
+    return [*grid.shape, *grid.window_shape, grid.window // 2, grid.patch_size // grid.stride]
+
+
+class _Launch:
+    """The kernels on tensors of one geometry; tables as in triton_window_cells.py."""
+
+    def __init__(
+        self, like: Tensor, geometry: Sequence[int], k: int, exclude_self: bool, hard: bool,
+        seed: int | None,
+    ):
+        self.geometry = tuple(geometry)
+        self.k, self.hard = k, hard
+        self.seed = 0 if seed is None else seed
+        n1, n2, w1, w2, _, r = geometry
+        self.images = len(like)
+        self.patches, self.candidates = n1 * n2, w1 * w2
+        self.rows_apart = w1 + r - 1 + _TILE_ROWS - 1
+        self.pairs = (w1 + r - 1) * (w2 + r - 1)
+        c1, c2 = n1 + r - 1, n2 + r - 1
+        self.tiles = triton.cdiv(c1, _TILE_ROWS) * triton.cdiv(c2, _TILE_COLUMNS)
+        self.cells = c1 * c2
+        self.across = block(like, _TILE_COLUMNS - 1 + w2 + r - 1, 1 << 30)
+        self.like = like
+        self.types = number_types(like)
+        wide = triton.next_power_of_2(self.candidates)
+        self.blocks = {
+            "EXCLUDE": exclude_self, "BLOCK_O": wide, "BLOCK_M": max(1, _ROW_NUMBERS // wide),
+        }
+        self.of_rows = {
+            **self.blocks, "KP": steps(k), "NOISE": seed is not None, "ACC": self.types["ACC"]
+        }
+
+    def new(self, *shape: int) -> Tensor:
+        return self.like.new_empty(*shape, dtype=accumulator(self.like.dtype))
+
+    def _products(self, wide: bool = False) -> dict:
+        types = self.types
+        if wide:  # operands that float16 might not hold
+            types = types | {"DOT": types["ACC"], "PRECISION": types["WIDE"]}
+        return {name: types[name] for name in ("ACC", "DOT", "PRECISION")}
+
+    def pair_products(self, left: Tensor, right: Tensor, norm: Tensor | None, count: int) -> Tensor:
+        """left (B·count, cells, D) · right (B, cells, D), or distances: (B·count, cells, V₁·V₂)."""
+        images, depth = self.images * count, right.shape[-1]
+        out = self.new(images, self.cells, self.pairs)
+        cell_kernels.products_kernel[(images * self.tiles, self.rows_apart)](
+            left, right, right if norm is None else norm, out, *self.geometry, depth, count,
+            NORM=norm is not None, BLOCK_Y=self.across, BLOCK_D=block(self.like, depth, 32),
+            num_warps=4, num_stages=2, **self._products(),
+        )
+        return out
+
+    def weights(self, distances: Tensor, log_t: Tensor) -> Tensor:
+        """(B, cells, V₁·V₂) -> (B·K, patches, w₁·w₂)."""
+        out = self.new(self.images * self.k, self.patches, self.candidates)
+        given = self.seed, *self.geometry, self.k
+        if self.hard:
+            row_kernels.nearest_kernel[self._row_programs()](
+                distances, out, *given, **self.blocks, num_warps=4
+            )
+        else:
+            row_kernels.weights_kernel[self._row_programs()](
+                distances, log_t, out, *given, **self.of_rows, num_warps=4
+            )
+        return out
+
+    def _row_programs(self) -> tuple[int]:
+        return (self.images * triton.cdiv(self.patches, self.blocks["BLOCK_M"]),)
+
+    def row_gradients(
+        self, distances: Tensor, weights: Tensor, u: Tensor, log_t: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Of distances (B, patches, w₁·w₂) and of log_t."""
+        d_distance = self.new(self.images, self.patches, self.candidates)
+        d_log_t = torch.empty_like(log_t)
+        row_kernels.gradients_kernel[self._row_programs()](
+            distances, weights, u, log_t, d_distance, d_log_t, self.seed, *self.geometry, self.k,
+            **self.of_rows, num_warps=4,
+        )
+        return d_distance, d_log_t
+
+    def sums(self, table: Tensor, value: Tensor, count: int, wide: bool = False) -> Tensor:
+        """(B·count, patches, w₁·w₂), (B, cells, D) -> (B·count, cells, D)."""
+        images, depth = self.images * count, value.shape[-1]
+        out = self.new(images, self.cells, depth)
+        size = block(self.like, depth, 128)
+        cell_kernels.sums_kernel[(images * self.tiles, triton.cdiv(depth, size))](
+            table, value, out, *self.geometry, depth, count,
+            BLOCK_Y=self.across, BLOCK_D=size, num_warps=8, num_stages=2, **self._products(wide),
+        )
+        return out
+
+    def sums_back(
+        self, table: Tensor, value: Tensor, own: Tensor | None, count: int, wide: bool = False
+    ) -> Tensor:
+        """(B·count, patches, w₁·w₂), (B·count, cells, D) -> (B, cells, D)."""
+        depth = value.shape[-1]
+        out = self.new(self.images, self.cells, depth)
+        size = block(self.like, depth, 128)
+        cell_kernels.sums_back_kernel[(self.images * self.tiles, triton.cdiv(depth, size))](
+            table, value, value if own is None else own, out, *self.geometry, depth, count,
+            OWN=own is not None, BLOCK_Y=32, BLOCK_D=size, num_warps=8, num_stages=2,
+            **self._products(wide),
+        )
+        return out
+
+
+@torch.library.custom_op("n3match::triton_window", mutates_args=())
+def _window(
+    query: Tensor, key: Tensor, value: Tensor, norm: Tensor, log_t: Tensor, geometry: list[int],
+    k: int, exclude_self: bool, hard: bool, seed: int | None,
+) -> Tensor:
+    """Weighted sums of cells.
+
+    Args:
+        query, key, value: (B, cells, D).
+        norm: (B, cells) |key|². No gradient flows into it: that of `key` is complete.
+        log_t: (B, patches, 1), as norm in the accumulators' type.
+        geometry: n₁, n₂, w₁, w₂, W // 2, R.
+        hard: the k-th nearest themselves.
+        seed: of the noise; None: no noise.
+
+    Returns:
+        (B, K, cells, D), not yet divided by the number of patches that cover a cell.
+    """
+    query, key, value, norm, log_t = (t.contiguous() for t in (query, key, value, norm, log_t))
+    launch = _Launch(query, geometry, k, exclude_self, hard, seed)
+    with on_device_of(query):
+        weights = launch.weights(launch.pair_products(query, key, norm, 1), log_t)
+        return launch.sums(weights, value, k).view(len(value), k, *value.shape[1:])
+
+
+@_window.register_fake
+def _(query, key, value, norm, log_t, geometry, k, exclude_self, hard, seed):
+    b, cells, depth = value.shape
+    return value.new_empty(b, k, cells, depth, dtype=accumulator(value.dtype))
+
+
+@torch.library.custom_op("n3match::triton_window_backward", mutates_args=())
+def _window_backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, norm: Tensor, log_t: Tensor,
+    geometry: list[int], k: int, exclude_self: bool, hard: bool, seed: int | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of query, key, value and log_t; hard selection lets none through but value's."""
+    grad, query, key, value, norm, log_t = (
+        t.contiguous() for t in (grad, query, key, value, norm, log_t)
+    )
+    launch = _Launch(query, geometry, k, exclude_self, hard, seed)
+    with on_device_of(query):
+        distances = launch.pair_products(query, key, norm, 1)
+        weights = launch.weights(distances, log_t)
+        if hard:
+            d_value = launch.sums_back(weights, grad, None, k).to(value.dtype)
+            return *(torch.zeros_like(t) for t in (query, key)), d_value, torch.zeros_like(log_t)
+        u = launch.pair_products(grad, value, None, k)
+        d_value = launch.sums_back(weights, grad, None, k)
+        d_distance, d_log_t = launch.row_gradients(distances, weights, u, log_t)
+        del distances, weights, u
+        d_query = launch.sums(d_distance, key, 1, wide=True).mul_(-2)
+        d_key = launch.sums_back(d_distance, query, key, 1, wide=True).mul_(-2)
+    return *(t.to(query.dtype) for t in (d_query, d_key, d_value)), d_log_t
+
+
+@_window_backward.register_fake
+def _(grad, query, key, value, norm, log_t, geometry, k, exclude_self, hard, seed):
+    return tuple(t.new_empty(t.shape) for t in (query, key, value, log_t))
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    *tensors, ctx.geometry, ctx.k, ctx.exclude_self, ctx.hard, ctx.seed = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx, grad):
+    options = ctx.geometry, ctx.k, ctx.exclude_self, ctx.hard, ctx.seed
+    d_query, d_key, d_value, d_log_t = _window_backward(grad, *ctx.saved_tensors, *options)
+    return d_query, d_key, d_value, None, d_log_t, *[None] * len(options)
+
+
+_window.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _cells(image: Tensor, grid: WindowGrid) -> Tensor:
+    """(B, C, H, W) -> (B, cells, C·S²)."""
+    s = grid.stride
+    b, c = image.shape[:2]
+    high, wide = (length // s for length in grid.padded_shape)
+    cut = grid.pad(image).view(b, c, high, s, wide, s)
+    return cut.permute(0, 2, 4, 1, 3, 5).reshape(b, high * wide, c * s * s)
+
+
+def _image(cells: Tensor, grid: WindowGrid) -> Tensor:
+    """(B, K, cells, C·S²) -> (B, K, C, H, W)."""
+    s = grid.stride
+    b, k, _, depth = cells.shape
+    high, wide = (length // s for length in grid.padded_shape)
+    cut = cells.view(b, k, high, wide, depth // (s * s), s, s)
+    return grid.crop(cut.permute(0, 1, 4, 2, 5, 3, 6).reshape(b, k, -1, high * s, wide * s))
+
+
+def _cover(patches: int, cells: int, device: torch.device) -> Tensor:
+    """How many patches cover each cell, along one axis."""
+    cell = torch.arange(cells, device=device)
+    last = cell.clamp(max=patches - 1)
+    return last - (cell - (cells - patches)).clamp(min=0) + 1
+
+
+def n3_window_aggregate(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    k: int,
+    log_temperature: float | Tensor = 0.0,
+    patch_size: int = 10,
+    stride: int = 5,
+    window: int = 15,
+    *,
+    exclude_self: bool = True,
+    selection: str = "n3",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """As `reference.n3_window_aggregate` in the "released" reading, patch_size a multiple of
+    stride. Differentiable once. float16 and bfloat16 are multiplied as such and summed in
+    float32."""
+    checks.check_k(k)
+    checks.check_window_images(query, key, value)
+    grid = checks.window_grid(query, patch_size, stride, window)
+    b = len(query)
+    log_t = checks.as_window_log_temperature(log_temperature, b, grid, query)
+    seed = draw_seed(generator)
+    if b * value.shape[1] == 0:
+        return value.new_zeros(b, k, *value.shape[1:])
+    numbers = accumulator(value.dtype)
+    query_cells, key_cells, value_cells = (_cells(image, grid) for image in (query, key, value))
+    if value.dtype == numbers:
+        # As in the dense form: a shift changes no distance, but keeps the products small.
+        centre = key_cells.detach().mean(1, keepdim=True)
+        query_cells, key_cells = query_cells - centre, key_cells - centre
+    norm = key_cells.detach().to(numbers).square().sum(-1)
+    z = _window(
+        query_cells, key_cells, value_cells, norm, log_t.to(numbers), _geometry(grid), k,
+        exclude_self, selection == "knn", seed,
+    )
+    n1, n2 = grid.shape
+    c1, c2 = (length // stride for length in grid.padded_shape)
+    cover = _cover(n1, c1, z.device)[:, None] * _cover(n2, c2, z.device)
+    return _image(z / cover.reshape(-1, 1), grid).to(value.dtype)

@@ -1,0 +1,1 @@
+"""The window form: patches of an image against the patches around them."""

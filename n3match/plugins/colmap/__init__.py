@@ -1,0 +1,1 @@
+"""COLMAP's files without COLMAP: models, binary and text, and databases."""

@@ -1,0 +1,334 @@
+"""A COLMAP database (SQLite), without COLMAP: keypoints, cameras and matches read, results written.
+
+Tables: https://colmap.github.io/database.html. Positions come out with pixel centres at integers,
+half a pixel below COLMAP's; indices of matches are as stored. A pair's number is
+id1 · 2147483647 + id2; its matches are of image id1 (first column) and id2.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from n3match.plugins.colmap.model import ColmapCamera, camera_from_raw
+from n3match.plugins.colmap.model_files import CAMERA_MODELS, RawCamera
+
+_TABLES = {"cameras", "images", "keypoints", "matches", "two_view_geometries"}
+_MAX_IMAGES = 2147483647
+_WAIT_SECONDS = 3.0
+# COLMAP's numbers for what a two-view geometry is.
+DEGENERATE, CALIBRATED, PANORAMIC = 1, 2, 5
+
+
+@dataclass(frozen=True, eq=False)
+class DatabaseKeypoints:
+    """Keypoints of one image.
+
+    Attributes:
+        points: (N, 2) float64, pixel centres at integers.
+        shapes: (N, 2) float64 scale in pixels and angle in degrees, or None.
+    """
+
+    points: np.ndarray
+    shapes: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class PairResult:
+    """What is to be written for a pair, all about image id1 to id2 of its number.
+
+    Attributes:
+        before: checksum of the matches that this result is from.
+        matches: (K, 2) uint32 kept.
+        geometry: of them; None to leave a pair without, for COLMAP to verify.
+    """
+
+    before: int
+    matches: np.ndarray
+    geometry: TwoViewGeometry | None
+
+
+@dataclass(frozen=True, eq=False)
+class TwoViewGeometry:
+    """A row of `two_view_geometries`.
+
+    Attributes:
+        config: DEGENERATE, CALIBRATED or PANORAMIC.
+        inliers: (I, 2) uint32.
+        E, F, H: (3, 3) float64 or None; F and H in COLMAP's pixels without distortion.
+        qvec, tvec: (4,) w, x, y, z and (3,) with x2 ~ R x1 + t, or None.
+    """
+
+    config: int
+    inliers: np.ndarray
+    E: np.ndarray | None = None
+    F: np.ndarray | None = None
+    H: np.ndarray | None = None
+    qvec: np.ndarray | None = None
+    tvec: np.ndarray | None = None
+
+
+class ColmapDatabase:
+    """An open database; a context manager.
+
+    Args:
+        path: of the database, which must exist.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a COLMAP database, damaged, or locked by another program; every method may
+            say so. The message names the file.
+    """
+
+    def __init__(self, path: Path):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such database")
+        self.path = path
+        self._connection = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None)
+        found = {name for (name,) in self._all("SELECT name FROM sqlite_master")}
+        missing = sorted(_TABLES - found)
+        if missing:
+            self.close()
+            raise ValueError(f"{path}: not a COLMAP database: lacks tables {', '.join(missing)}")
+
+    def __enter__(self) -> ColmapDatabase:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the database; nothing can be read from it any more."""
+        self._connection.close()
+
+    def check_writable(self) -> None:
+        """Raises ValueError where another program holds the database."""
+        self._all("BEGIN IMMEDIATE")
+        self._all("ROLLBACK")
+
+    def cameras(self) -> dict[int, ColmapCamera]:
+        """All cameras by their ids, with pixel centres at integers."""
+        names = {number: name for name, (number, _) in CAMERA_MODELS.items()}
+        cameras = {}
+        for key, model, width, height, blob in self._all(
+            "SELECT camera_id, model, width, height, params FROM cameras"
+        ):
+            name = names.get(model)
+            params = tuple(self._array(blob, "<f8", f"camera {key}").tolist())
+            if name is None or len(params) != CAMERA_MODELS[name][1]:
+                raise ValueError(
+                    f"{self.path}: camera {key}: model {name or model} with {len(params)} "
+                    f"parameters, known are {', '.join(CAMERA_MODELS)}"
+                )
+            raw = RawCamera(key, name, width, height, params)
+            cameras[key] = camera_from_raw(self.path, raw)
+        return cameras
+
+    def images(self) -> dict[int, tuple[str, int]]:
+        """(name, camera id) by image id."""
+        rows = self._all("SELECT image_id, name, camera_id FROM images")
+        return {key: (name, camera) for key, name, camera in rows}
+
+    def keypoints(self, image_id: int) -> DatabaseKeypoints:
+        """The keypoints of an image.
+
+        Args:
+            image_id: of the image.
+
+        Raises:
+            ValueError: the database has none of this image, or malformed ones.
+        """
+        where = f"keypoints of image {image_id}"
+        table = self._table("keypoints", "image_id", image_id, "<f4", where)
+        if table is None:
+            raise ValueError(f"{self.path}: lacks the {where}")
+        table = table.astype(np.float64)
+        columns = table.shape[1]
+        if columns not in (2, 4, 6) or not np.isfinite(table).all():
+            raise ValueError(f"{self.path}: {where}: wanted (N, 2), (N, 4) or (N, 6) numbers")
+        shapes = None
+        if columns == 4:
+            shapes = np.stack([table[:, 2], np.degrees(table[:, 3]) % 360.0], axis=1)
+        elif columns == 6:  # a11, a12, a21, a22 of the affine shape
+            a11, a12, a21, a22 = table[:, 2:].T
+            scale = (np.hypot(a11, a21) + np.hypot(a12, a22)) / 2
+            shapes = np.stack([scale, np.degrees(np.arctan2(a21, a11)) % 360.0], axis=1)
+        return DatabaseKeypoints(table[:, :2] - 0.5, shapes)
+
+    def descriptors(self, image_id: int) -> np.ndarray | None:
+        """(N, 128) float32 where they are SIFT's (bytes), else None.
+
+        Args:
+            image_id: of the image.
+        """
+        if not self._all("SELECT 1 FROM sqlite_master WHERE name = 'descriptors'"):
+            return None
+        where = f"descriptors of image {image_id}"
+        try:
+            found = self._table("descriptors", "image_id", image_id, "u1", where)
+        except ValueError:
+            return None  # of another kind than bytes
+        return None if found is None or found.shape[1] != 128 else found.astype(np.float32)
+
+    def pairs(self) -> list[int]:
+        """Numbers of the pairs with matches."""
+        return [key for (key,) in self._all("SELECT pair_id FROM matches ORDER BY pair_id")]
+
+    def matches(self, pair_id: int) -> np.ndarray:
+        """(M, 2) uint32 rows of keypoints of image id1 and image id2.
+
+        Args:
+            pair_id: the pair's number, see `pair_number`.
+
+        Raises:
+            ValueError: the database has none of this pair, or malformed ones.
+        """
+        where = f"matches of pair {pair_ids(pair_id)}"
+        found = self._table("matches", "pair_id", pair_id, "<u4", where)
+        if found is None:
+            raise ValueError(f"{self.path}: lacks the {where}")
+        if len(found) and found.shape[1] != 2:
+            raise ValueError(f"{self.path}: {where}: found {found.shape[1]} columns, wanted 2")
+        return found.reshape(-1, 2)
+
+    def write(self, results: Iterable[tuple[int, PairResult]]) -> int:
+        """Write all results in one transaction; those written before are left as they are.
+
+        Args:
+            results: number and result of each pair.
+
+        Returns:
+            The number of pairs written.
+
+        Raises:
+            ValueError: a pair has matches that its result is not from.
+        """
+        self._all("BEGIN IMMEDIATE")
+        try:
+            written = sum(self._write(pair_id, result) for pair_id, result in results)
+            self._all("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.rollback()
+            raise
+        return written
+
+    def copy_to(self, path: Path) -> None:
+        """A copy as one file, whatever the journal mode of this one.
+
+        Args:
+            path: of the copy.
+
+        Raises:
+            ValueError: it can't be written.
+        """
+        target = sqlite3.connect(path)
+        try:
+            self._connection.backup(target)
+            target.execute("PRAGMA journal_mode = DELETE")
+        except sqlite3.Error as error:
+            raise ValueError(f"{self.path}: can't be copied to {path} ({error})") from error
+        finally:
+            target.close()
+
+    def _write(self, pair_id: int, result: PairResult) -> bool:
+        now = checksum(self.matches(pair_id))
+        if now != result.before:
+            if now == checksum(result.matches):
+                return False
+            raise ValueError(
+                f"{self.path}: the matches of pair {pair_ids(pair_id)} were changed meanwhile; "
+                "run the command again"
+            )
+        matches, geometry = result.matches, result.geometry
+        self._all(
+            "UPDATE matches SET rows = ?, cols = 2, data = ? WHERE pair_id = ?",
+            (len(matches), matches.astype("<u4").tobytes(), pair_id),
+        )
+        self._all("DELETE FROM two_view_geometries WHERE pair_id = ?", (pair_id,))
+        if geometry is not None:
+            row = {
+                "pair_id": pair_id,
+                "rows": len(geometry.inliers),
+                "cols": 2,
+                "data": geometry.inliers.astype("<u4").tobytes(),
+                "config": geometry.config,
+            }
+            for name in ("E", "F", "H", "qvec", "tvec"):  # row by row, float64
+                value = getattr(geometry, name)
+                row[name] = None if value is None else value.astype("<f8").tobytes()
+            # Databases of older versions lack qvec and tvec.
+            known = {column[1] for column in self._all("PRAGMA table_info(two_view_geometries)")}
+            names = [name for name in row if name in known]
+            self._all(
+                f"INSERT INTO two_view_geometries ({', '.join(names)}) "
+                f"VALUES ({', '.join('?' * len(names))})",
+                [row[name] for name in names],
+            )
+        return True
+
+    def _table(self, table: str, key: str, value: int, kind: str, where: str):
+        rows = self._all(f"SELECT rows, cols, data FROM {table} WHERE {key} = ?", (value,))
+        if not rows:
+            return None
+        count, columns, blob = rows[0]
+        array = self._array(blob, kind, where)
+        if count < 0 or columns < 0 or len(array) != count * columns:
+            raise ValueError(
+                f"{self.path}: {where}: {len(array)} numbers for {count} x {columns}"
+            )
+        return array.reshape(count, columns)
+
+    def _array(self, blob: bytes | None, kind: str, where: str) -> np.ndarray:
+        blob = blob or b""
+        if not isinstance(blob, bytes) or len(blob) % np.dtype(kind).itemsize:
+            raise ValueError(f"{self.path}: {where}: damaged")
+        return np.frombuffer(blob, kind)
+
+    def _all(self, statement: str, values: Iterable = ()) -> list[tuple]:
+        try:
+            return self._connection.execute(statement, tuple(values)).fetchall()
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error) or "busy" in str(error):
+                raise ValueError(
+                    f"{self.path}: locked by another program (is COLMAP at work on it?)"
+                ) from error
+            raise ValueError(f"{self.path}: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise ValueError(f"{self.path}: not a readable SQLite database ({error})") from error
+
+
+def pair_ids(pair_id: int) -> tuple[int, int]:
+    """Image ids (id1, id2) of a pair's number.
+
+    Args:
+        pair_id: the number.
+    """
+    id2 = pair_id % _MAX_IMAGES
+    return (pair_id - id2) // _MAX_IMAGES, id2
+
+
+def pair_number(id1: int, id2: int) -> int:
+    """The number of a pair, for id1 < id2 (COLMAP swaps others).
+
+    Args:
+        id1, id2: image ids.
+    """
+    return id1 * _MAX_IMAGES + id2
+
+
+def checksum(matches: np.ndarray) -> int:
+    """A number that tells whether matches are still those that were read.
+
+    Args:
+        matches: (M, 2) uint32 of one pair.
+
+    Returns:
+        CRC-32 of their bytes.
+    """
+    return zlib.crc32(np.ascontiguousarray(matches, dtype="<u4").tobytes())

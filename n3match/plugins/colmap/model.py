@@ -1,0 +1,237 @@
+"""Cameras, poses and covisibility from a COLMAP reconstruction, without COLMAP.
+
+COLMAP puts the centre of the first pixel at (0.5, 0.5); here, as in OpenCV, it is at (0, 0):
+principal points are moved by -0.5 on reading.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from n3match.plugins.colmap.model_files import (
+    RawCamera,
+    RawImage,
+    read_cameras_binary,
+    read_cameras_text,
+    read_images_binary,
+    read_images_text,
+    read_points_binary,
+    read_points_text,
+)
+
+_TWO_FOCAL_LENGTHS = {
+    "PINHOLE", "OPENCV", "FULL_OPENCV", "OPENCV_FISHEYE", "FOV", "DIVISION", "FISHEYE",
+}  # fmt: skip
+_LENS = {
+    "OPENCV_FISHEYE": "equidistant",
+    "RADIAL_FISHEYE": "equidistant",
+    "SIMPLE_RADIAL_FISHEYE": "equidistant",
+    "FISHEYE": "equidistant",
+    "SIMPLE_FISHEYE": "equidistant",
+    "FOV": "fov",
+    "DIVISION": "division",
+    "SIMPLE_DIVISION": "division",
+}
+_MAX_SIDE = 2**20  # pixels; more is not a photograph but a damaged file
+
+
+@dataclass(frozen=True)
+class ColmapCamera:
+    """Intrinsics of one camera.
+
+    Attributes:
+        width, height: image size in pixels.
+        K: (3, 3) float64, pixel centres at integers.
+        distortion: (4,) or (8,) float64, OpenCV's k1, k2, p1, p2[, k3, k4, k5, k6], or the
+            coefficients of another lens.
+        lens: see `n3match.datasets.lens`.
+    """
+
+    width: int
+    height: int
+    K: np.ndarray
+    distortion: np.ndarray
+    lens: str = "opencv"
+
+
+@dataclass(frozen=True)
+class ColmapImage:
+    """Pose of one photograph: x_camera = R X_world + t.
+
+    Attributes:
+        name: file name relative to the images' folder.
+        camera_id: key into `ColmapModel.cameras`.
+        R: (3, 3) float64; t: (3,) float64 in the units of the reconstruction.
+        point_ids: (P,) int64, sorted ids of the distinct 3-D points seen.
+    """
+
+    name: str
+    camera_id: int
+    R: np.ndarray
+    t: np.ndarray
+    point_ids: np.ndarray
+
+
+@dataclass(frozen=True)
+class ColmapModel:
+    """`cameras` and `images`, by their ids in the reconstruction."""
+
+    cameras: dict[int, ColmapCamera]
+    images: dict[int, ColmapImage]
+
+    def camera_of(self, image_id: int) -> ColmapCamera:
+        """The camera of an image.
+
+        Args:
+            image_id: key into `images`.
+        """
+        return self.cameras[self.images[image_id].camera_id]
+
+
+def has_colmap_model(path: str | Path) -> bool:
+    """Whether the folder has `cameras` and `images` as .bin or as .txt.
+
+    Args:
+        path: of the folder.
+    """
+    return _suffix(Path(path)) is not None
+
+
+def read_colmap_model(path: str | Path) -> ColmapModel:
+    """Read `cameras` and `images` of a reconstruction, the .bin files where both kinds exist.
+
+    Covisibility needs only the point ids in `images`; `points3D` is not read.
+
+    Args:
+        path: the folder of the model.
+
+    Raises:
+        FileNotFoundError: the folder has no model.
+        ValueError: truncated or foreign file, unsupported camera model, image of an unknown
+            camera; the message names the file and the field.
+    """
+    path = Path(path)
+    suffix = _suffix(path)
+    if suffix is None:
+        raise FileNotFoundError(f"{path}: has no cameras and images as .bin or .txt")
+    cameras_path, images_path = path / f"cameras{suffix}", path / f"images{suffix}"
+    if suffix == ".bin":
+        cameras, images = read_cameras_binary(cameras_path), read_images_binary(images_path)
+    else:
+        cameras, images = read_cameras_text(cameras_path), read_images_text(images_path)
+    known = {camera.camera_id for camera in cameras}
+    for image in images:
+        if image.camera_id not in known:
+            raise ValueError(
+                f"{images_path}: image {image.name!r} has camera {image.camera_id}, "
+                f"which {cameras_path.name} lacks"
+            )
+    return ColmapModel(
+        {camera.camera_id: camera_from_raw(cameras_path, camera) for camera in cameras},
+        {image.image_id: _image(images_path, image) for image in images},
+    )
+
+
+def read_colmap_points(path: str | Path) -> dict[int, np.ndarray]:
+    """Positions (3,) of the 3-D points by id; empty where the folder has no `points3D`.
+
+    Args:
+        path: the folder of the model.
+
+    Raises:
+        ValueError: truncated or foreign file, positions that are not finite.
+    """
+    path = Path(path)
+    for name, read in (("points3D.bin", read_points_binary), ("points3D.txt", read_points_text)):
+        if (path / name).is_file():
+            points = {key: np.array(xyz) for key, xyz in read(path / name).items()}
+            if points and not np.isfinite(np.stack(list(points.values()))).all():
+                raise ValueError(f"{path / name}: found NaN or inf, wanted finite positions")
+            return points
+    return {}
+
+
+def relative_pose(image0: ColmapImage, image1: ColmapImage) -> tuple[np.ndarray, np.ndarray]:
+    """R (3, 3) and t (3,) with x1 ~ R x0 + t; t in the units of the reconstruction.
+
+    Args:
+        image0, image1: of one reconstruction.
+    """
+    R = image1.R @ image0.R.T
+    return R, image1.t - R @ image0.t
+
+
+def covisible_pairs(model: ColmapModel, min_shared: int = 20) -> list[tuple[int, int, int]]:
+    """Pairs of image ids that see common 3-D points, ordered by the images' names.
+
+    Args:
+        model: the reconstruction.
+        min_shared: least number of common 3-D points.
+
+    Returns:
+        (id0, id1, number of shared points) with name0 < name1 and at least `min_shared` points.
+    """
+    names = {image_id: image.name for image_id, image in model.images.items()}
+    seen_by: dict[int, list[int]] = {}
+    for image_id in sorted(model.images, key=names.__getitem__):
+        for point in model.images[image_id].point_ids.tolist():
+            seen_by.setdefault(point, []).append(image_id)
+    shared = Counter(pair for images in seen_by.values() for pair in combinations(images, 2))
+    pairs = [(a, b, count) for (a, b), count in shared.items() if count >= min_shared]
+    return sorted(pairs, key=lambda pair: (names[pair[0]], names[pair[1]]))
+
+
+def _suffix(path: Path) -> str | None:
+    for suffix in (".bin", ".txt"):
+        if all((path / f"{stem}{suffix}").is_file() for stem in ("cameras", "images")):
+            return suffix
+    return None
+
+
+def camera_from_raw(path: Path, raw: RawCamera) -> ColmapCamera:
+    """A camera as COLMAP stores it, in our convention.
+
+    Args:
+        path: of the file that it is from, for messages.
+
+    Raises:
+        ValueError: parameters that are not finite, a focal length of 0 or less, a size of no image.
+    """
+    lens = _LENS.get(raw.model, "opencv")
+    if raw.model in _TWO_FOCAL_LENGTHS:
+        (fx, fy, cx, cy), coefficients = raw.params[:4], raw.params[4:]
+    else:
+        (fx, cx, cy), coefficients = raw.params[:3], raw.params[3:]
+        fy = fx
+    if not (np.isfinite(raw.params).all() and fx > 0 and fy > 0):
+        raise ValueError(f"{path}: camera {raw.camera_id} has parameters {raw.params}")
+    if not (0 < raw.width < _MAX_SIDE and 0 < raw.height < _MAX_SIDE):
+        raise ValueError(f"{path}: camera {raw.camera_id} has size {raw.width} x {raw.height}")
+    length = max(1 if lens in ("fov", "division") else 4, len(coefficients))
+    distortion = np.zeros(length)
+    distortion[: len(coefficients)] = coefficients
+    K = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
+    return ColmapCamera(raw.width, raw.height, K, distortion, lens)
+
+
+def _image(path: Path, raw: RawImage) -> ColmapImage:
+    pose = np.array(raw.pose)
+    norm = np.linalg.norm(pose[:4])
+    if not (np.isfinite(pose).all() and 0.99 < norm < 1.01):
+        raise ValueError(f"{path}: image {raw.name!r}: pose {raw.pose} has no unit quaternion")
+    return ColmapImage(
+        name=raw.name,
+        camera_id=raw.camera_id,
+        R=_rotation(pose[:4] / norm),
+        t=pose[4:],
+        point_ids=np.unique(raw.point_ids[raw.point_ids >= 0]),
+    )
+
+
+def _rotation(quaternion: np.ndarray) -> np.ndarray:
+    w, v = quaternion[0], quaternion[1:]
+    cross = np.array([[0, -v[2], v[1]], [v[2], 0, -v[0]], [-v[1], v[0], 0]])
+    return np.eye(3) + 2 * w * cross + 2 * cross @ cross

@@ -1,0 +1,1 @@
+"""What commands share: files written whole, logs of progress, tables, processes."""

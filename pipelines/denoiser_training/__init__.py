@@ -1,1 +1,0 @@
-"""How a denoising network is trained; `n3match train-denoiser` is the command."""

@@ -1,0 +1,1 @@
+"""Noise taken out of images, and how well that is done."""

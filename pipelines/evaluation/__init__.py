@@ -1,0 +1,1 @@
+"""Filters and estimators compared on pairs with known pose."""

@@ -1,0 +1,214 @@
+"""Match filters by name: the usual ones, to compare with, and n3match's own.
+
+A filter is first prepared for a pair (imports, conversion to the types of its library), then run:
+only the run need be timed.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from n3match import weights
+from n3match.datasets.pairs.store import PairRecord
+from n3match.matching import relative_shape
+from n3match.nn.match_filter import MatchFilter
+from n3match.pipelines.evaluation.filtered import Filtered, PairFilter, PreparedFilter
+from n3match.pipelines.evaluation.precomputed import PrecomputedMatches
+
+
+def keep_all(record: PairRecord) -> PreparedFilter:
+    return lambda: Filtered(np.ones(len(record.ratio), dtype=bool))
+
+
+def ratio_test(record: PairRecord) -> PreparedFilter:
+    return lambda: Filtered(record.ratio < 0.8)
+
+
+def mutual_nearest(record: PairRecord) -> PreparedFilter:
+    return lambda: Filtered(record.mutual.copy())
+
+
+def mutual_and_ratio(record: PairRecord) -> PreparedFilter:
+    return lambda: Filtered(record.mutual & (record.ratio < 0.9))
+
+
+def gms(record: PairRecord) -> PreparedFilter:
+    """OpenCV's grid-based motion statistics (Bian et al., CVPR 2017) with its default settings."""
+    keypoints0 = _opencv_keypoints(record.points0, record.shapes0)
+    keypoints1 = _opencv_keypoints(record.points1, record.shapes1)
+    matches = [cv2.DMatch(i, i, float(d)) for i, d in enumerate(record.descriptor_distance)]
+
+    def run() -> Filtered:
+        kept = np.zeros(len(matches), dtype=bool)
+        if matches:
+            found = cv2.xfeatures2d.matchGMS(
+                record.size0, record.size1, keypoints0, keypoints1, matches
+            )
+            kept[[match.queryIdx for match in found]] = True
+        return Filtered(kept)
+
+    return run
+
+
+def adalam(record: PairRecord) -> PreparedFilter:
+    """Kornia's AdaLAM (Cavalli et al., ECCV 2020) with its default settings.
+
+    Kornia matches descriptors first; a store has none, but the matches that they give: each
+    keypoint's nearest neighbour, the ratio of distances, and which are mutual. AdaLAM scores by the
+    ratio of *squared* distances, reads keypoints of image 1 only through the matches, and
+    orientations and scales only through their change from match to match.
+    """
+    from kornia.feature.adalam import AdalamFilter  # takes seconds: only where it is asked for
+
+    points0, points1 = (
+        torch.tensor(p, dtype=torch.float32) for p in (record.points0, record.points1)
+    )
+    (sizes0, angles0), (sizes1, angles1) = (
+        torch.tensor(s.T.copy(), dtype=torch.float32) for s in (record.shapes0, record.shapes1)
+    )
+    scores = torch.tensor(record.ratio, dtype=torch.float32).square()
+    mutual = torch.tensor(record.mutual)
+    filter_matches = AdalamFilter().filter_matches
+
+    def run() -> Filtered:
+        kept = np.zeros(len(points0), dtype=bool)
+        if len(points0) > 1:
+            pairs = filter_matches(
+                points0,
+                points1,
+                putative_matches=torch.arange(len(points0)),
+                scores=scores,
+                mnn=mutual,
+                im1shape=record.size0,
+                im2shape=record.size1,
+                o1=angles0,
+                o2=angles1,
+                s1=sizes0,
+                s2=sizes1,
+            )
+            kept[pairs[:, 0].numpy()] = True
+        return Filtered(kept)
+
+    return run
+
+
+CLASSICAL: dict[str, PairFilter] = {
+    "none": keep_all,
+    "ratio": ratio_test,
+    "mutual": mutual_nearest,
+    "mutual-ratio": mutual_and_ratio,
+    "gms": gms,
+    "adalam": adalam,
+}
+
+DESCRIPTIONS = {
+    "none": "all putative matches",
+    "ratio": "nearest / second nearest distance < 0.8",
+    "mutual": "nearest neighbours of each other",
+    "mutual-ratio": "mutual, and ratio < 0.9",
+    "gms": "`cv2.xfeatures2d.matchGMS`, default settings (no rotation, no scale)",
+    "adalam": "`kornia.feature` AdaLAM, default settings",
+}
+
+
+def learned(net: MatchFilter, record: PairRecord) -> PreparedFilter:
+    """n3match's own: kept where the logit is positive, weight relu(tanh(logit))."""
+    known = {"ratio": record.ratio, "mutual": record.mutual}
+    unknown = [name for name in net.side_information if name not in known]
+    if unknown:
+        raise ValueError(
+            f"filter: wants side information {unknown}, a pair store has {tuple(known)}"
+        )
+    x = torch.tensor(record.xs, dtype=torch.float32)[None]
+    columns = [torch.tensor(known[name], dtype=torch.float32) for name in net.side_information]
+    side = torch.stack(columns, dim=-1)[None] if columns else None
+
+    focal = [(K[0, 0] + K[1, 1]) / 2 for K in (record.K0, record.K1)]
+    shape = relative_shape(record.shapes0, record.shapes1, *focal)
+    shape = torch.tensor(shape, dtype=torch.float32)[None]
+
+    device = next(net.parameters()).device
+
+    def run() -> Filtered:
+        if not x.shape[1]:
+            return Filtered(np.zeros(0, dtype=bool), np.zeros(0))
+        inputs = (None if c is None else c.to(device) for c in (x, side, shape))
+        with torch.inference_mode():
+            points, known_side, known_shape = inputs
+            logits = net.score(points[..., :2], points[..., 2:], known_side, shape=known_shape)
+        logits = logits[0].double().cpu().numpy()
+        return Filtered(logits > 0, np.maximum(np.tanh(logits), 0.0))
+
+    return run
+
+
+@dataclass(frozen=True)
+class FilterSource:
+    """Which filter is meant: `label` in tables, `source` a name or a path of weights."""
+
+    label: str
+    source: str
+
+    @classmethod
+    def parse(cls, text: str) -> FilterSource:
+        """A name ("ratio", "sift"), a path of weights or matches, or LABEL=PATH.
+
+        Raises:
+            ValueError: neither, with the names there are.
+        """
+        shipped = weights.shipped()
+        if text in CLASSICAL or text in shipped or _is_there(text):
+            return cls(text, text)
+        label, equals, path = text.partition("=")
+        if equals and label and _is_there(path):
+            return cls(label, path)
+        raise ValueError(
+            f"filters: {text!r} is none of {', '.join((*CLASSICAL, *shipped))}, "
+            "nor a file of weights or matches, nor LABEL=FILE"
+        )
+
+    @property
+    def is_classical(self) -> bool:
+        return self.source in CLASSICAL
+
+    def _precomputed(self) -> PrecomputedMatches | None:
+        if self.source in weights.shipped():
+            return None
+        return PrecomputedMatches.parse(self.source)
+
+    def load(self) -> PairFilter:
+        """The filter itself. Raises ValueError where the file is no match filter."""
+        if self.is_classical:
+            return CLASSICAL[self.source]
+        precomputed = self._precomputed()
+        if precomputed is not None:
+            return precomputed
+        # Not a closure: it is sent to other processes.
+        return functools.partial(learned, MatchFilter.from_pretrained(self.source))
+
+    def fingerprint(self) -> str:
+        """Text that changes when the filter does, e.g. when weights are trained again."""
+        if self.is_classical:
+            return self.source
+        precomputed = self._precomputed()
+        if precomputed is not None:
+            return precomputed.fingerprint()
+        return hashlib.sha256(weights.find(self.source).read_bytes()).hexdigest()
+
+
+def _is_there(path: str) -> bool:
+    return Path(path).is_file() or PrecomputedMatches.parse(path) is not None
+
+
+def _opencv_keypoints(points: np.ndarray, shapes: np.ndarray) -> list[cv2.KeyPoint]:
+    return [
+        cv2.KeyPoint(float(x), float(y), float(size), float(angle))
+        for (x, y), (size, angle) in zip(points, shapes)
+    ]

@@ -1,0 +1,136 @@
+"""From pose errors of single pairs to Markdown tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from n3match.geometry import mean_average_precision, pose_auc
+from n3match.pipelines.common.tables import markdown_table
+from n3match.pipelines.evaluation.results import PoseResult
+
+THRESHOLDS_DEG = (5, 10, 20)
+_RESAMPLES = 10_000
+
+
+def hardest_third(results: Sequence[PoseResult]) -> list[PoseResult]:
+    """The rows of the third of pairs (rounded up) with the smallest share of right matches."""
+    share = {(r.store, r.pair): r.right / max(r.matches, 1) for r in results}
+    order = sorted(share, key=lambda pair: (share[pair], pair))
+    hardest = set(order[: math.ceil(len(order) / 3)])
+    return [r for r in results if (r.store, r.pair) in hardest]
+
+
+def bootstrap_interval(successes: float, trials: int, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval (percentiles) of a share, pairs drawn with replacement.
+
+    Drawing `trials` pairs with replacement and counting the successes is a binomial draw.
+    """
+    draws = np.random.default_rng(seed).binomial(trials, successes / trials, _RESAMPLES) / trials
+    low, high = np.percentile(draws, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def pose_report(
+    results: Sequence[PoseResult],
+    filters: Sequence[str],
+    estimators: dict[str, str],
+    seed: int = 0,
+) -> str:
+    """A table about the filters, one of mAP@5 by filter and estimator (where there are several
+    estimators), then one for each estimator, as Markdown.
+
+    Args:
+        results: rows of the same pairs for every filter and estimator named; several rows of a
+            pair are runs with other seeds, and marks are means over them.
+        filters: labels, in the order wanted.
+        estimators: {name: title of its table}, in the order wanted.
+        seed: of the bootstrap.
+
+    Returns:
+        Text with shares in percent and times in milliseconds. Precision is the mean over pairs
+        (0 where nothing is kept), recall the mean over pairs that have right matches at all.
+    """
+    of = {
+        (label, name): [r for r in results if r.filter == label and r.estimator == name]
+        for label in filters
+        for name in estimators
+    }
+    any_estimator = next(iter(estimators))
+    sections = [
+        markdown_table(
+            ["filter", "kept", "precision", "recall", "ms"],
+            [[label, *_filter_cells(of[label, any_estimator])] for label in filters],
+        )
+    ]
+    if len(estimators) > 1:
+        table = markdown_table(
+            ["filter", *estimators],
+            [[label, *(_smallest_cell(of[label, name], seed) for name in estimators)]
+             for label in filters],
+        )
+        sections.append(f"mAP@{THRESHOLDS_DEG[0]} [95 % CI] by estimator:\n\n{table}")
+    columns = [f"mAP@{THRESHOLDS_DEG[0]} [95 % CI]"]
+    columns += [f"mAP@{t}" for t in THRESHOLDS_DEG[1:]]
+    columns += [f"AUC@{t}" for t in THRESHOLDS_DEG]
+    for name, title in estimators.items():
+        table = markdown_table(
+            ["filter", *columns, "no pose", "ms"],
+            [[label, *_pose_cells(of[label, name], seed)] for label in filters],
+        )
+        sections.append(f"{title}:\n\n{table}")
+    return "\n\n".join(sections)
+
+
+def describe_pairs(results: Sequence[PoseResult]) -> str:
+    """How many pairs, of how many scenes, and how hard they are: one line."""
+    pairs = {(r.store, r.pair): r for r in results}.values()
+    scenes = {(r.store, r.scene) for r in pairs}
+    share = np.array([r.right / max(r.matches, 1) for r in pairs])
+    low, middle, high = np.percentile(100 * share, (10, 50, 90))
+    return (
+        f"{len(pairs)} pairs of {len(scenes)} scene{'s' * (len(scenes) != 1)}, "
+        f"{np.mean([r.matches for r in pairs]):.0f} putative matches a pair, "
+        f"of which {middle:.0f} % are right (median; 80 % of the pairs: {low:.0f} … {high:.0f} %)"
+    )
+
+
+def _filter_cells(rows: list[PoseResult]) -> list[str]:
+    precision = [r.kept_right / max(r.kept, 1) for r in rows]
+    recall = [r.kept_right / r.right for r in rows if r.right]
+    return [
+        f"{np.mean([r.kept for r in rows]):.0f}",
+        f"{100 * np.mean(precision):.1f}",
+        f"{100 * np.mean(recall):.1f}" if recall else "–",
+        _milliseconds([r.filter_ms for r in rows]),
+    ]
+
+
+def _smallest_cell(rows: list[PoseResult], seed: int) -> str:
+    """Share of errors below the smallest threshold, with its interval."""
+    # Runs of one pair are no new pairs: they make the interval no narrower.
+    pairs = len({(r.store, r.pair) for r in rows})
+    found = sum(r.error_deg < THRESHOLDS_DEG[0] for r in rows) * pairs / len(rows)
+    low, high = bootstrap_interval(found, pairs, seed)
+    return f"{100 * found / pairs:.1f} [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def _pose_cells(rows: list[PoseResult], seed: int) -> list[str]:
+    errors = [r.error_deg for r in rows]
+    mean_precision = mean_average_precision(errors, THRESHOLDS_DEG)
+    area = pose_auc(errors, THRESHOLDS_DEG)
+    runs = len(rows) / len({(r.store, r.pair) for r in rows})
+    return [
+        _smallest_cell(rows, seed),
+        *(f"{100 * mean_precision[t]:.1f}" for t in THRESHOLDS_DEG[1:]),
+        *(f"{100 * area[t]:.1f}" for t in THRESHOLDS_DEG),
+        f"{sum(r.rotation_error_deg is None for r in rows) / runs:.3g}",
+        _milliseconds([r.estimator_ms for r in rows]),
+    ]
+
+
+def _milliseconds(values: list[float]) -> str:
+    middle = float(np.median(values))
+    return f"{middle:.1f}" if middle < 9.95 else f"{middle:.0f}"

@@ -1,0 +1,38 @@
+"""A match filter as one ONNX file, for onnxruntime and other programs without PyTorch.
+
+Inputs of the graph, for B pairs of N matches (both chosen anew with each call): points0, points1
+(B, N, 2) calibrated coordinates, side (B, N, S) and shape (B, N, 3) where the filter has them, mask
+(B, N) bool, True for real matches. Output: logits (B, N); above 0: keep.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from n3match import export_onnx, weights
+from n3match.export.filter import input_names
+from n3match.nn.match_filter import MatchFilter
+from n3match.pipelines.common.whole_file import check_target
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "filter", metavar="FILTER",
+        help=f"shipped weights ({', '.join(weights.shipped())}) or a file of weights",
+    )
+    parser.add_argument("out", type=Path, metavar="OUT.onnx")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    if arguments.out.suffix.lower() != ".onnx":
+        raise ValueError(f"{arguments.out}: wanted a name that ends in .onnx")
+    check_target(arguments.out)
+    net = MatchFilter.from_pretrained(arguments.filter)
+    export_onnx(net, arguments.out)
+    columns = {"side": ", ".join(net.side_information)}
+    for name in input_names(net):
+        print(f"input      {name}" + (f" ({columns[name]})" if name in columns else ""))
+    print("output     logits")
+    print(f"written    {arguments.out}")
+    return 0

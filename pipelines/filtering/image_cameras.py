@@ -1,0 +1,168 @@
+"""Cameras of images by their names, from the best source that knows them."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from n3match.datasets.images import (
+    default_intrinsics,
+    intrinsics_from_focal,
+    read_focal_px,
+    read_image_size,
+)
+from n3match.datasets.lens import calibrated_points
+from n3match.datasets.scenes.colmap import model_folder
+from n3match.plugins.colmap.model import ColmapCamera, camera_from_raw, read_colmap_model
+from n3match.plugins.colmap.model_files import CAMERA_MODELS, RawCamera
+
+MODEL, LIST, EXIF = "from the COLMAP model", "from the intrinsics list", "from EXIF"
+ASSUMED = "assumed (focal length 1.2 × the longer side)"
+_MARGIN = 2.0  # pixels that a keypoint may lie outside its image
+
+
+def add_camera_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--colmap", type=Path, metavar="FOLDER", help="a COLMAP model (cameras and images, .bin "
+        "or .txt) with the cameras of the images"
+    )
+    parser.add_argument(
+        "--intrinsics", type=Path, metavar="FILE",
+        help="a text file of lines NAME MODEL WIDTH HEIGHT PARAMETERS…, as hloc's query lists: "
+        "COLMAP's camera models, the first pixel's centre at (0.5, 0.5)",
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="FOLDER", help="the photographs, for their EXIF data"
+    )
+
+
+@dataclass
+class ImageCameras:
+    """Looks up cameras: COLMAP model, intrinsics list, EXIF, else an assumed focal length.
+
+    Attributes:
+        model, listed: cameras by image name.
+        images: folder of the photographs, or None.
+        sources: how many images had their camera from where.
+    """
+
+    model: dict[str, ColmapCamera]
+    listed: dict[str, ColmapCamera]
+    images: Path | None
+    sources: Counter
+
+    @classmethod
+    def from_arguments(cls, arguments: argparse.Namespace) -> ImageCameras:
+        """
+        Raises:
+            FileNotFoundError, ValueError: naming the file and what is wrong with it.
+        """
+        model, listed = {}, {}
+        if arguments.colmap is not None:
+            folder = model_folder(arguments.colmap)
+            if folder is None:
+                raise FileNotFoundError(f"--colmap: {arguments.colmap} has no COLMAP model")
+            found = read_colmap_model(folder)
+            model = {image.name: found.camera_of(i) for i, image in found.images.items()}
+        if arguments.intrinsics is not None:
+            listed = read_intrinsics_list(arguments.intrinsics)
+        if arguments.images is not None and not arguments.images.is_dir():
+            raise FileNotFoundError(f"--images: {arguments.images}: no such folder")
+        return cls(model, listed, arguments.images, Counter())
+
+    def camera(self, name: str, size: tuple[int, int] | None) -> ColmapCamera:
+        """The camera of an image whose keypoints are in pixels of a `size` image.
+
+        Raises:
+            ValueError: the camera is of another image size, or nothing tells the size.
+        """
+        for source, cameras in ((MODEL, self.model), (LIST, self.listed)):
+            if name in cameras:
+                camera = cameras[name]
+                if size not in (None, (camera.width, camera.height)):
+                    raise ValueError(
+                        f"{name}: its keypoints are of an image of {size[0]} x {size[1]} pixels, "
+                        f"its camera {source} is for {camera.width} x {camera.height}"
+                    )
+                self.sources[source] += 1
+                return camera
+        focal = None
+        if self.images is not None:
+            path = self.images / name
+            stored = read_image_size(path)
+            size = size or stored
+            if (size[0] > size[1]) != (stored[0] > stored[1]) and stored[0] != stored[1]:
+                raise ValueError(
+                    f"{path}: {stored[0]} x {stored[1]} pixels, its keypoints are of an image of "
+                    f"{size[0]} x {size[1]}"
+                )
+            focal = read_focal_px(path, *size)
+        if size is None:
+            raise ValueError(
+                f"{name}: no camera is known, and the features file has no image_size to guess "
+                "one from; give --colmap, --intrinsics or --images"
+            )
+        if focal is None:
+            self.sources[ASSUMED] += 1
+            K = default_intrinsics(*size)
+        else:
+            self.sources[EXIF] += 1
+            K = intrinsics_from_focal(focal, *size)
+        return ColmapCamera(*size, K, np.zeros(4))
+
+    def describe(self) -> str:
+        """E.g. "12 from EXIF, 3 assumed (…)"."""
+        return ", ".join(f"{count} {source}" for source, count in self.sources.items()) or "none"
+
+
+def read_intrinsics_list(path: Path) -> dict[str, ColmapCamera]:
+    """Cameras by image name from lines NAME MODEL WIDTH HEIGHT PARAMETERS….
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: a line of another form; names it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    cameras = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        words = line.split()
+        if not words or line.lstrip().startswith("#"):
+            continue
+        where = f"{path}: line {number}"
+        if len(words) < 4 or words[1] not in CAMERA_MODELS:
+            raise ValueError(
+                f"{where}: found {line!r}, wanted NAME MODEL WIDTH HEIGHT PARAMETERS, MODEL one of "
+                f"{', '.join(CAMERA_MODELS)}"
+            )
+        wanted = CAMERA_MODELS[words[1]][1]
+        try:
+            width, height = (int(word) for word in words[2:4])
+            params = tuple(float(word) for word in words[4:])
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        if len(params) != wanted:
+            raise ValueError(f"{where}: found {len(params)} parameters, wanted {wanted}")
+        raw = RawCamera(number, words[1], width, height, params)
+        cameras[words[0]] = camera_from_raw(path, raw)
+    return cameras
+
+
+def calibrated_keypoints(name: str, keypoints: np.ndarray, camera: ColmapCamera) -> np.ndarray:
+    """(N, 2) keypoints on z = 1, NaN where the lens model has no ray.
+
+    Raises:
+        ValueError: keypoints outside the camera's image, which are of another image size.
+    """
+    if len(keypoints):
+        low, high = keypoints.min(axis=0), keypoints.max(axis=0)
+        size = (camera.width, camera.height)
+        if (low < -_MARGIN).any() or (high > np.array(size) + _MARGIN).any():
+            raise ValueError(
+                f"{name}: keypoints from {low.round(1).tolist()} to {high.round(1).tolist()}, but "
+                f"its camera has {size[0]} x {size[1]} pixels: keypoints of another image size?"
+            )
+    return calibrated_points(keypoints, camera.K, camera.distortion, camera.lens)

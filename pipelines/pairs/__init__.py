@@ -1,0 +1,1 @@
+"""Training stores made from scenes with known poses."""

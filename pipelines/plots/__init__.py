@@ -1,0 +1,1 @@
+"""Pictures of matches, poses and probabilities."""

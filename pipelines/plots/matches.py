@@ -1,0 +1,161 @@
+"""A picture of matches: photographs side by side, kept matches over faint rejected ones.
+
+With a pose, epipolar lines below; with a filter, a histogram of its scores below that.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.lines import Line2D
+
+from n3match.datasets.images import read_image_rgb
+from n3match.geometry import RelativePose
+from n3match.pipelines.common.whole_file import check_target
+from n3match.pipelines.plots.epipolar import epipolar_bands
+from n3match.pipelines.plots.photographs import SideBySide
+from n3match.pipelines.plots.scores import KEPT_COLOUR, REJECTED_COLOUR, score_bands
+from n3match.pipelines.plots.sheet import Band, heading, write_sheet
+from n3match.pipelines.two_view.photograph import Photograph
+from n3match.pipelines.two_view.stages import TwoView
+
+RIGHT_COLOUR, WRONG_COLOUR = "#57d968", "#ff5a4f"
+# More lines than these make a plane of colour; then they get more transparent.
+_OPAQUE_KEPT = 150
+_OPAQUE_REJECTED = 500
+
+
+def check_picture_target(path: str | os.PathLike) -> None:
+    """Asked before the work that a picture is drawn of.
+
+    Raises:
+        ValueError: another ending than .png. OSError: no file can be written there.
+    """
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"{path}: pictures are PNG files, wanted a name that ends in .png")
+    check_target(path)
+
+
+def plot_two_view(
+    path: str | os.PathLike, view: TwoView, pose: RelativePose | None = None
+) -> None:
+    """Writes a PNG of the matches of two photographs that were read from files.
+
+    Args:
+        path: of the picture; written to a temporary file and renamed.
+        view: the matches; a histogram of the filter's scores is below them.
+        pose: of these matches; its epipolar lines, or why there are none, are in between. None
+            where none was asked for.
+
+    Raises:
+        OSError: a photograph can't be read again, the picture can't be written.
+    """
+    images = SideBySide(*map(_colour_image, view.photographs))
+    kept = view.kept
+    title = f"{len(kept)} putative matches, {np.count_nonzero(kept)} kept"
+    if pose is not None:
+        title += f", {pose.num_inliers} inliers" if pose.ok else f", no pose: {pose.status}"
+    bands = match_bands(images, view.putative.points0, view.putative.points1, kept, title)
+    if pose is not None:
+        bands += epipolar_bands(images, view, pose)
+    write_sheet(path, bands + score_bands(view.logits, view.putative.mutual))
+
+
+def plot_matches(
+    path: str | os.PathLike,
+    image0: np.ndarray,
+    image1: np.ndarray,
+    points0: np.ndarray,
+    points1: np.ndarray,
+    kept: np.ndarray,
+    *,
+    title: str,
+    right: np.ndarray | None = None,
+) -> None:
+    """Writes a PNG with both images at one height, and a line for each match.
+
+    Args:
+        path: of the picture; written to a temporary file and renamed.
+        image0: (H0, W0) grey or (H0, W0, 3) RGB, uint8. image1: the same for image 1.
+        points0, points1: (N, 2) pixels of the matches.
+        kept: (N,) bool; kept matches get one colour, the others faint lines below them.
+        title: one line above the images.
+        right: (N,) bool, where it is known: the kept matches get two colours then.
+
+    Raises:
+        ValueError: shapes that don't fit. OSError: the picture can't be written.
+    """
+    images = SideBySide(image0, image1)
+    write_sheet(path, match_bands(images, points0, points1, kept, title, right))
+
+
+def match_bands(
+    images: SideBySide,
+    points0: np.ndarray,
+    points1: np.ndarray,
+    kept: np.ndarray,
+    title: str,
+    right: np.ndarray | None = None,
+) -> list[Band]:
+    """The bands of `plot_matches`: title and legend, photographs with lines."""
+    points0, points1 = (np.asarray(p, dtype=np.float64).reshape(-1, 2) for p in (points0, points1))
+    kept = np.asarray(kept, dtype=bool)
+    if not len(points0) == len(points1) == len(kept):
+        raise ValueError(
+            "points0, points1 and kept must have one row per match, got "
+            f"{len(points0)}, {len(points1)} and {len(kept)}"
+        )
+    ends0, ends1 = images.place(0, points0), images.place(1, points1)
+    lines = np.stack((ends0, ends1), axis=1)
+    rejected_count = int((~kept).sum())
+    groups = {"kept": (KEPT_COLOUR, kept)}
+    if right is not None:
+        right = np.asarray(right, dtype=bool)
+        groups = {
+            "kept, right": (RIGHT_COLOUR, kept & right),
+            "kept, wrong": (WRONG_COLOUR, kept & ~right),
+        }
+
+    def draw(axes: Axes) -> None:
+        images.show(axes)
+        axes.add_collection(
+            LineCollection(
+                lines[~kept],
+                colors=REJECTED_COLOUR,
+                linewidths=0.5,
+                alpha=0.2 * min(1.0, _OPAQUE_REJECTED / max(1, rejected_count)) ** 0.5,
+            )
+        )
+        fade = min(1.0, _OPAQUE_KEPT / max(1, int(kept.sum()))) ** 0.5
+        for colour, chosen in groups.values():
+            axes.add_collection(
+                LineCollection(lines[chosen], colors=colour, linewidths=0.8, alpha=0.75 * fade)
+            )
+            for ends in (ends0, ends1):
+                axes.scatter(*ends[chosen].T, s=5, color=colour, linewidths=0)
+
+    legend = [
+        *(
+            Line2D([], [], color=colour, linewidth=2, label=f"{name} ({chosen.sum()})")
+            for name, (colour, chosen) in groups.items()
+        ),
+        Line2D(
+            [], [], color=REJECTED_COLOUR, alpha=0.35, linewidth=2,
+            label=f"rejected ({rejected_count})",
+        ),
+    ]
+    return [heading(title, legend), Band(images.inches, draw)]
+
+
+def _colour_image(photo: Photograph) -> np.ndarray:
+    """(H, W, 3) RGB of the file, at the size it was matched at."""
+    rgb = read_image_rgb(photo.path)
+    height, width = photo.image.shape
+    if rgb.shape[:2] != (height, width):
+        rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
+    return rgb

@@ -1,0 +1,108 @@
+"""Poses of a folder of photographs by COLMAP (pycolmap), where it has no model yet."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from n3match.datasets.scenes.colmap import model_folder
+from n3match.plugins.colmap.model import read_colmap_model
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"}
+_LEAST_IMAGES = 3
+
+
+def find_photographs(folder: Path) -> list[str]:
+    """Names of the photographs in a folder and those below it, relative to it, sorted.
+
+    Raises:
+        FileNotFoundError: no such folder. ValueError: fewer than three photographs in it.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder of photographs")
+    names = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix.lower() in _SUFFIXES
+    )
+    if len(names) < _LEAST_IMAGES:
+        raise ValueError(
+            f"{folder}: found {len(names)} photographs, wanted {_LEAST_IMAGES} or more to "
+            "reconstruct from"
+        )
+    return names
+
+
+def reconstruct(
+    images: Path, workspace: Path, *, threads: int = 1, say: Callable[[str], None] = print
+) -> list[str]:
+    """Make a COLMAP model of a folder of photographs, by SIFT, exhaustive matching and mapping.
+
+    Goes on where a run that was stopped left its database; a finished model is used again.
+
+    Args:
+        images: the folder.
+        workspace: folder for COLMAP's database and the model (in `sparse/`).
+        threads: that COLMAP may use.
+        say: gets a line at each stage.
+
+    Returns:
+        A line for each photograph whose pose was not found. The workspace is then a scene for
+        `read_colmap_scene`, but for the images.
+
+    Raises:
+        ImportError: pycolmap is not installed. FileNotFoundError, ValueError: see
+            `find_photographs`; the photographs don't fit together.
+    """
+    names = find_photographs(images)
+    target = workspace / "sparse"
+    if model_folder(workspace) is None:
+        try:
+            import pycolmap
+        except ImportError as error:
+            raise ImportError(
+                f"{images} has no COLMAP model and pycolmap is not installed to make one: "
+                'pip install "n3match[colmap]"'
+            ) from error
+        try:
+            _run(pycolmap, images, workspace, target, names, threads, say)
+        except RuntimeError as error:  # how pycolmap tells of anything
+            raise ValueError(
+                f"{images}: COLMAP failed ({error}); to begin anew remove {workspace}"
+            ) from error
+    return _without_pose(workspace, names)
+
+
+def _run(pycolmap, images: Path, workspace: Path, target: Path, names, threads: int, say) -> None:
+    workspace.mkdir(parents=True, exist_ok=True)
+    database = workspace / "database.db"
+    pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value
+    extraction = pycolmap.FeatureExtractionOptions(num_threads=threads, use_gpu=False)
+    matching = pycolmap.FeatureMatchingOptions(num_threads=threads, use_gpu=False)
+    say(f"COLMAP: keypoints of {len(names)} photographs")
+    pycolmap.extract_features(database, images, names, extraction_options=extraction)
+    say("COLMAP: matching all pairs")
+    pycolmap.match_exhaustive(database, matching_options=matching)
+    say("COLMAP: poses")
+    unfinished = workspace / "sparse.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    mapping = pycolmap.IncrementalPipelineOptions(
+        num_threads=threads, min_model_size=_LEAST_IMAGES, random_seed=0
+    )
+    models = pycolmap.incremental_mapping(database, images, unfinished, options=mapping)
+    if not models:
+        raise ValueError(
+            f"{images}: COLMAP found no poses: the {len(names)} photographs don't show enough of "
+            "the same scene from different places"
+        )
+    largest = max(models, key=lambda i: models[i].num_reg_images())
+    os.replace(unfinished / str(largest), target)
+    shutil.rmtree(unfinished)
+
+
+def _without_pose(workspace: Path, names: list[str]) -> list[str]:
+    known = {image.name for image in read_colmap_model(model_folder(workspace)).images.values()}
+    return [f"{name}: COLMAP found no pose for it" for name in names if name not in known]

@@ -1,0 +1,266 @@
+"""Reconstructions of one scene by COLMAP (pycolmap), from the same keypoints and matches."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+import sqlite3
+import time
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from n3match.datasets.images import read_image_gray
+from n3match.datasets.scenes.colmap import model_folder
+from n3match.matching import Features, extract_sift, putative_matches
+from n3match.nn.match_filter import MatchFilter
+from n3match.pipelines import cli
+from n3match.pipelines.sfm.pose_alignment import pose_errors
+from n3match.plugins.colmap.database import pair_number
+from n3match.plugins.colmap.model import read_colmap_model
+from n3match.plugins.colmap.model_files import RawCamera, read_cameras_binary, read_cameras_text
+from n3match.two_view.ragged import PairMatches, score_pairs
+
+RATIO, MUTUAL = "ratio", "mutual"
+_RATIO = 0.8  # COLMAP's default
+_LEAST_IMAGES = 3
+
+
+@dataclass(frozen=True)
+class SfmResult:
+    """One reconstruction.
+
+    Attributes:
+        scene, method, seed: which one.
+        images, registered: of the scene, and in the largest model.
+        points: 3-D points; reprojection: mean error in pixels.
+        rotation: median error in degrees; position: median error in % of the extent of the given
+            cameras; both over the registered images, NaN where fewer than three.
+        matches: that the mapper was given, after verification.
+        matching: seconds to match all pairs, the same for all methods; selection: of filtering
+            and verification; mapping.
+    """
+
+    scene: str
+    method: str
+    seed: int
+    images: int
+    registered: int
+    points: int
+    reprojection: float
+    rotation: float
+    position: float
+    matches: int
+    matching: float
+    selection: float
+    mapping: float
+
+
+class SfmScene:
+    """A scene with a database of its keypoints and mutual matches, from which methods start."""
+
+    def __init__(self, name: str, path: Path, work: Path, *, max_keypoints: int, threads: int):
+        """
+        Args:
+            name: of the scene; path: its folder, with images/ and a COLMAP model in sparse/.
+            work: folder for databases and models.
+            max_keypoints: SIFT keypoints per photograph.
+            threads: that COLMAP may use.
+
+        Raises:
+            ImportError: pycolmap is not installed. FileNotFoundError, ValueError: a photograph or
+            the model can't be used.
+        """
+        self.pycolmap = _pycolmap()
+        self.name, self.work, self.threads = name, work, threads
+        folder = model_folder(path)
+        model = read_colmap_model(folder)
+        self.given = {image.name: (image.R, image.t) for image in model.images.values()}
+        raw = {camera.camera_id: camera for camera in _raw_cameras(folder)}
+        self.photographs = path / "images"
+        self.names = sorted(self.given)
+        cameras = {image.name: raw[image.camera_id] for image in model.images.values()}
+        self.features = {
+            name: extract_sift(read_image_gray(self.photographs / name), max_keypoints)
+            for name in self.names
+        }
+        began = time.perf_counter()
+        self.pairs = {
+            pair: putative_matches(*(
+                array for name in pair
+                for array in (self.features[name].keypoints, self.features[name].descriptors)
+            ))
+            for pair in combinations(self.names, 2)
+        }
+        self.matching = time.perf_counter() - began
+        self.base = work / "base.db"
+        self.ids = self._write_base(cameras)
+
+    def run(self, method: str, seed: int) -> SfmResult:
+        """Reconstruct with one method: RATIO, MUTUAL, or the name of a filter, with "+verify" to
+        have COLMAP verify what the filter kept."""
+        database = self.work / "run.db"
+        shutil.copyfile(self.base, database)
+        filter_name, plus, _ = method.partition("+verify")
+        threshold = _RATIO if method == RATIO else 1.0
+        with sqlite3.connect(database) as connection:
+            for (name0, name1), found in self.pairs.items():
+                keep = found.mutual & ((found.ratio < threshold) | (threshold == 1.0))
+                _write_matches(
+                    connection, self.ids[name0], self.ids[name1],
+                    np.stack([found.index0, found.index1], axis=1)[keep],
+                )
+        connection.close()
+        began = time.perf_counter()
+        if method not in (RATIO, MUTUAL):
+            options = ["--no-geometries"] if plus else []
+            _filter(database, filter_name, [*options, "--seed", str(seed)])
+        if method in (RATIO, MUTUAL) or plus:
+            self._verify(database, seed)
+        mapped = time.perf_counter()
+        models = self._map(database, seed)
+        ended = time.perf_counter()
+        connection = sqlite3.connect(database)
+        (matches,) = connection.execute("SELECT sum(rows) FROM two_view_geometries").fetchone()
+        connection.close()
+        return SfmResult(
+            self.name, method, seed, len(self.names), *self._judge(models), matches or 0,
+            self.matching, mapped - began, ended - mapped,
+        )
+
+    def _write_base(self, cameras: dict[str, RawCamera]) -> dict[str, int]:
+        """The database without matches; image ids by name."""
+        pycolmap = self.pycolmap
+        self.base.unlink(missing_ok=True)
+        with pycolmap.Database.open(self.base):
+            pass  # with its tables
+        pycolmap.import_images(
+            self.base, self.photographs, camera_mode=pycolmap.CameraMode.PER_IMAGE,
+            image_names=self.names,
+        )
+        with pycolmap.Database.open(self.base) as database:
+            ids = {image.name: image.image_id for image in database.read_all_images()}
+            for name in self.names:
+                image = database.read_image(ids[name])
+                camera = cameras[name]
+                database.update_camera(pycolmap.Camera(
+                    camera_id=image.camera_id, model=camera.model, width=camera.width,
+                    height=camera.height, params=camera.params, has_prior_focal_length=True,
+                ))
+                database.write_keypoints(ids[name], _colmap_keypoints(self.features[name]))
+        connection = sqlite3.connect(self.base)
+        with connection:
+            connection.execute("PRAGMA journal_mode = DELETE")  # one file, to be copied
+            for name in self.names:
+                _write_descriptors(connection, ids[name], self.features[name].descriptors)
+        connection.close()
+        return ids
+
+    def _verify(self, database: Path, seed: int) -> None:
+        pairs = self.work / "pairs.txt"
+        pairs.write_text("".join(f"{a} {b}\n" for a, b in self.pairs), encoding="utf-8")
+        options = self.pycolmap.TwoViewGeometryOptions()
+        options.ransac.random_seed = seed
+        self.pycolmap.verify_matches(database, pairs, options=options)
+
+    def _map(self, database: Path, seed: int) -> dict:
+        out = self.work / "models"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        options = self.pycolmap.IncrementalPipelineOptions(
+            num_threads=self.threads, min_model_size=_LEAST_IMAGES, random_seed=seed,
+            extract_colors=False,
+            # The cameras are given, like the poses that the result is compared with.
+            ba_refine_focal_length=False, ba_refine_extra_params=False,
+        )
+        options.mapper.abs_pose_refine_focal_length = False
+        options.mapper.abs_pose_refine_extra_params = False
+        return self.pycolmap.incremental_mapping(database, self.photographs, out, options=options)
+
+    def _judge(self, models: dict) -> tuple[int, int, float, float, float]:
+        """registered, points, reprojection, rotation, position of the largest model."""
+        nan = float("nan")
+        if not models:
+            return 0, 0, nan, nan, nan
+        number = max(models, key=lambda i: models[i].num_reg_images())
+        model = models[number]
+        folder = self.work / "largest"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        model.write(folder)
+        found = {image.name: (image.R, image.t) for image in
+                 read_colmap_model(folder).images.values()}
+        errors = pose_errors(found, self.given)
+        rotation, position = (nan, nan) if errors is None else (
+            float(np.median(errors.rotation)), 100 * float(np.median(errors.position))
+        )
+        return (
+            model.num_reg_images(), model.num_points3D(),
+            model.compute_mean_reprojection_error(), rotation, position,
+        )
+
+
+def _pycolmap():
+    try:
+        import pycolmap
+    except ImportError as error:
+        raise ImportError(
+            'compare-sfm reconstructs with pycolmap: pip install "n3match[colmap]"'
+        ) from error
+    pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value
+    return pycolmap
+
+
+def warm_up(filter_name: str) -> None:
+    """Load the libraries' parts that a filter uses, which no scene should be charged for."""
+    rng = np.random.default_rng(0)
+    points = PairMatches(rng.normal(size=(500, 2)), rng.normal(size=(500, 2)))
+    score_pairs(MatchFilter.from_pretrained(filter_name), [points])
+
+
+def _filter(database: Path, name: str, options: list[str]) -> None:
+    """The command itself, so that what is compared is what users run."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        status = cli.main(["filter-colmap", str(database), "--filter", name, *options])
+    if status:
+        raise ValueError(f"filter-colmap: {said.getvalue().strip()}")
+
+
+def _raw_cameras(folder: Path) -> list[RawCamera]:
+    if (folder / "cameras.bin").is_file():
+        return read_cameras_binary(folder / "cameras.bin")
+    return read_cameras_text(folder / "cameras.txt")
+
+
+def _colmap_keypoints(features: Features) -> np.ndarray:
+    """(N, 4) float32 x, y, scale, orientation in radians, in COLMAP's pixels."""
+    return np.column_stack(
+        [features.keypoints + 0.5, features.sizes / 2, np.radians(features.angles)]
+    ).astype(np.float32)
+
+
+def _write_descriptors(connection, image_id: int, descriptors: np.ndarray) -> None:
+    """RootSIFT as COLMAP stores it: bytes, 512 times the unit vector."""
+    data = np.clip(np.rint(512 * descriptors), 0, 255).astype(np.uint8)
+    columns = {row[1] for row in connection.execute("PRAGMA table_info(descriptors)")}
+    names, values = ["image_id", "rows", "cols", "data"], [image_id, *data.shape, data.tobytes()]
+    if "type" in columns:  # of COLMAP 4; 1 stands for SIFT
+        names.append("type")
+        values.append(1)
+    connection.execute(
+        f"INSERT INTO descriptors ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})",
+        values,
+    )
+
+
+def _write_matches(connection, id0: int, id1: int, matches: np.ndarray) -> None:
+    if id0 > id1:
+        id0, id1, matches = id1, id0, matches[:, ::-1]
+    connection.execute(
+        "INSERT INTO matches (pair_id, rows, cols, data) VALUES (?, ?, 2, ?)",
+        (pair_number(id0, id1), len(matches), matches.astype("<u4").tobytes()),
+    )

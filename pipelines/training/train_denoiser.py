@@ -1,0 +1,110 @@
+"""Trains a denoising network on folders of clean images.
+
+Noise is added on the fly: Gaussian of one σ (--sigma 25), of a range with a noise map, one network
+for all levels (--sigma 0 75), or a camera's, on images made raw-like (--noise raw, or bayer for the
+four planes of a mosaic). Over a range each level has the same say: the loss of a crop is weighted
+by about 1/σ, since its squared error grows about as σ. A run lives in one folder; started again
+with the same options it goes on where it was and gives the same weights. Under torchrun, several
+processes share each batch.
+
+The weights kept (denoiser.safetensors) are a running mean; they are written with every state, so
+that they can be tried while the run goes on. log.csv holds loss and PSNR of each step's crops and
+by how many dB they became better.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from n3match.nn import PRESETS
+from n3match.pipelines.training.denoiser_config import NOISES, PLAIN, CropStage, DenoiserTraining
+from n3match.pipelines.training.denoiser_loop import train
+
+_HELP = {
+    "decay": "weight decay of convolutions",
+    "ema": "memory of the running mean of weights",
+    "clip": "largest gradient norm; 0: any",
+    "momentum": "of batch norms",
+    "local_steps": "so many steps of the local networks alone, N³ blocks after",
+    "frozen_steps": "so many last steps in which batch norms keep what they remember, as in use: "
+    "for a range of σ, where the crops of a step differ more than any image does; best in a run of "
+    "its own, from --initial",
+    "features": "channels of the networks",
+    "warmup": "steps of linear warm-up; a cosine follows",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    default = DenoiserTraining(images=("",))
+    parser.add_argument("out", type=Path, help="folder of the run; an existing run goes on")
+    parser.add_argument(
+        "--images", nargs="+", required=True, metavar="FOLDER", help="clean images of any size"
+    )
+    parser.add_argument(
+        "--network", choices=tuple(PRESETS), default=default.network,
+        help="default: %(default)s; the others are those it was published beside",
+    )
+    parser.add_argument("--channels", type=int, choices=(1, 3), default=default.channels)
+    parser.add_argument("--noise", choices=NOISES, default=default.noise)
+    parser.add_argument(
+        "--sigma", type=float, nargs="+", default=[25.0], metavar="S",
+        help="of Gaussian noise, 8-bit units: one number, or lowest and highest",
+    )
+    parser.add_argument(
+        "--crops", type=_crop_stage, nargs="+", default=list(default.crops),
+        metavar="SIZExBATCH[@STEP]",
+        help="side and number of the crops in a step, from a step on (default: 80x32)",
+    )
+    parser.add_argument(
+        "--guide", default="", metavar="WEIGHTS", help="DnCNN of depth 17, for knn-denoised"
+    )
+    parser.add_argument("--initial", default="", metavar="WEIGHTS", help="start from these")
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default=default.precision,
+        help="of the convolutions; bfloat16 is for GPUs and for CPUs with matrix units (AMX): on "
+        "others it is slower than float32",
+    )
+    for name in PLAIN:
+        value = getattr(default, name)
+        parser.add_argument(
+            "--" + name.replace("_", "-"), type=type(value), default=value,
+            help=f"{_HELP.get(name, '')} (default: %(default)s)".strip(),
+        )
+    parser.add_argument(
+        "--save-every", type=int, default=100, metavar="STEPS", help="default: %(default)s"
+    )
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads")
+
+
+def _crop_stage(text: str) -> CropStage:
+    try:
+        return CropStage.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def main(arguments: argparse.Namespace) -> int:
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    sigma = arguments.sigma
+    if len(sigma) > 2:
+        raise ValueError(f"sigma: wanted one number or two, got {len(sigma)}")
+    if arguments.save_every < 1:
+        raise ValueError(f"save-every must be at least 1, got {arguments.save_every}")
+    config = DenoiserTraining(
+        images=tuple(arguments.images),
+        network=arguments.network,
+        channels=arguments.channels,
+        noise=arguments.noise,
+        sigma=(sigma[0], sigma[-1]),
+        guide=arguments.guide,
+        initial=arguments.initial,
+        crops=tuple(arguments.crops),
+        precision=arguments.precision,
+        **{name: getattr(arguments, name) for name in PLAIN},
+    )
+    print(train(config, arguments.out, save_every=arguments.save_every))
+    return 0

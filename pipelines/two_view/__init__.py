@@ -1,0 +1,1 @@
+"""Two photographs: filtered matches, a relative pose, a demonstration."""
