@@ -10,19 +10,19 @@ from n3match import MatchFilter, export_onnx, export_program
 from n3match.export import dense_tensors as graph_tensors
 from n3match.export.filter import input_names
 from n3match.geometry.eigenvector import eigh_of_tensors
-from n3match.nn import ClassifierConfig
+from n3match.nn import MatchFilterConfig
 from n3match.ops import reference
 
 SMALL = {"width": 16, "blocks": 2, "embedding_width": 8, "embedding_channels": 4}
 CONFIGS = {
-    "like sift": ClassifierConfig(
+    "like sift": MatchFilterConfig(
         **SMALL, n3_after=(1,), consensus=True, side_information=("ratio", "mutual"),
-        keypoint_shape=True, mutual_only=True, refine=True,
+        keypoint_change=True, mutual_only=True, refine=True,
     ),
-    "like sift-cnnet": ClassifierConfig(
+    "like sift-cnnet": MatchFilterConfig(
         **SMALL, n3_after=(), side_information=("ratio", "mutual"), mutual_only=True, refine=True,
     ),
-    "as published": ClassifierConfig(**SMALL, n3_after=(1,)),
+    "as published": MatchFilterConfig(**SMALL, n3_after=(1,)),
 }
 SIZES = [(2, 130), (1, 75), (3, 201)]
 MUTUAL = ["some", "all", "none", "unlike"]
@@ -135,9 +135,9 @@ def test_onnx_export_without_its_packages_says_what_to_install(monkeypatch, tmp_
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("reading", ["released", "poster"])
+@pytest.mark.parametrize("recursion", ["released", "poster"])
 @pytest.mark.parametrize("temperature", [-30.0, -6.0, 0.0, 3.0])
-def test_operator_of_tensors(reading, temperature):
+def test_operator_of_tensors(recursion, temperature):
     gen = torch.Generator().manual_seed(5)
     query, value = (
         torch.randn(2, 23, c, generator=gen, dtype=torch.float64) for c in (5, 3)
@@ -147,9 +147,9 @@ def test_operator_of_tensors(reading, temperature):
     mask[1, 4] = True  # nothing to choose for item 4 itself
     value[~mask] = float("nan")
     log_t = torch.full((2, 23, 1), temperature, dtype=torch.float64)
-    found = graph_tensors.dense_forward(query, query, value, log_t, mask, 3, True, reading)[0]
+    found = graph_tensors.dense_forward(query, query, value, log_t, mask, 3, True, recursion)[0]
     wanted = reference.n3_aggregate(
-        query, query, value, 3, log_t, mask=mask, exclude_self=True, reading=reading
+        query, query, value, 3, log_t, mask=mask, exclude_self=True, recursion=recursion
     )
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
 

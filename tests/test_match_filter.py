@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from n3match import MatchFilter
-from n3match.nn import ClassifierConfig
+from n3match.nn import MatchFilterConfig
 from n3match.weights import save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,9 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 def net():
     torch.manual_seed(0)
     return MatchFilter(
-        ClassifierConfig(
+        MatchFilterConfig(
             width=16, blocks=3, n3_after=(2,), embedding_width=8, embedding_channels=4,
-            side_information=("ratio", "mutual"), keypoint_shape=True, mutual_only=True,
+            side_information=("ratio", "mutual"), keypoint_change=True, mutual_only=True,
         )
     ).eval()
 
@@ -72,7 +72,7 @@ def test_torch_hub():
 
 def test_how_often_the_second_pass_looks_may_be_chosen(tmp_path):
     torch.manual_seed(0)
-    config = ClassifierConfig(
+    config = MatchFilterConfig(
         width=16, blocks=3, n3_after=(2,), embedding_width=8, embedding_channels=4, refine=True
     )
     points = torch.rand(1, 200, 4)

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save_file
 
 from n3match import MatchFilter, weights
-from n3match.nn import ClassifierConfig, MatchClassifier
+from n3match.nn import MatchClassifier, MatchFilterConfig
 
-CONFIG = ClassifierConfig(width=8, blocks=2, n3_after=(1,), side_information=("ratio",))
+CONFIG = MatchFilterConfig(width=8, blocks=2, n3_after=(1,), side_information=("ratio",))
 
 
 def test_round_trip(tmp_path):

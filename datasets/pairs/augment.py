@@ -37,7 +37,7 @@ class Augmentation:
     outliers: float = 0.2  # chance that wrong matches among the pair's own keypoints are added
     ratio: float = 0.1  # spread of the log of the power that the ratios of a pair are raised to
     drop_side: float = 0.05  # chance that ratio and mutual flag are made unknown
-    drop_shape: float = 0.05  # chance that turn and change of size are made unknown
+    drop_keypoint_change: float = 0.05  # chance that turn and change of size are made unknown
 
     def __post_init__(self):
         for name, value in vars(self).items():
@@ -91,7 +91,7 @@ def augment(
         sample = {**sample, "side": side}
     if lots[6] < config.drop_side:
         sample = drop_side(sample)
-    return drop_shape(sample) if lots[7] < config.drop_shape else sample
+    return drop_keypoint_change(sample) if lots[7] < config.drop_keypoint_change else sample
 
 
 def _rotations(
@@ -284,6 +284,6 @@ def drop_side(sample: dict) -> dict:
     return {**sample, "side": side}
 
 
-def drop_shape(sample: dict) -> dict:
+def drop_keypoint_change(sample: dict) -> dict:
     """Turn and change of size of the whole pair made unknown: zeros."""
     return {**sample, "shape": np.zeros_like(sample["shape"])}

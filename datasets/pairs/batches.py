@@ -128,7 +128,7 @@ class MixedPairs:
 GENERATED_AUGMENTATION = Augmentation(
     swap=0.0, mirror=0.0, small_roll=0.0, common_roll=0.2, free_roll=0.0, tilt=2.0, focal=0.01,
     reshare=0.0, crop=0.1, outliers=0.0, ratio=0.0, drop_side=0.05,
-    drop_shape=0.05,
+    drop_keypoint_change=0.05,
 )
 
 

@@ -16,7 +16,7 @@ from n3match.datasets.pairs.store import (
     read_record,
     read_shapes,
 )
-from n3match.matching import relative_shape
+from n3match.matching import keypoint_change
 
 
 class PairDataset(torch.utils.data.Dataset):
@@ -25,7 +25,7 @@ class PairDataset(torch.utils.data.Dataset):
     Item i is a dictionary of tensors (N matches):
         x: (N, 4) float32, calibrated x0, y0, x1, y1
         side: (N, 2) float32, ratio in [0, 1] and mutual flag 0/1
-        shape: (N, 3) float32, see `n3match.matching.relative_shape`; zeros where the store has no
+        shape: (N, 3) float32, see `n3match.matching.keypoint_change`; zeros where the store has no
             keypoint shapes or cameras
         ys: (N,) float32, squared symmetric epipolar distance, calibrated units
         R: (3, 3), t: (3,) unit norm, E = [t]x R: (3, 3), all float64
@@ -91,7 +91,7 @@ class PairDataset(torch.utils.data.Dataset):
         shapes = read_shapes(file, row)
         if shapes is None or not np.isfinite(focal).all():
             return np.zeros((count, 3), np.float32)
-        return relative_shape(*shapes, *focal).astype(np.float32)
+        return keypoint_change(*shapes, *focal).astype(np.float32)
 
     def record(self, index: int) -> PairRecord:
         """Everything about a pair, pixels and names among it.

@@ -448,7 +448,7 @@ def _shapes(
     camera0: Camera,
     camera1: Camera,
 ) -> np.ndarray:
-    """(N, 3) relative shapes as a detector finds them (`n3match.matching.relative_shape`).
+    """(N, 3) relative shapes as a detector finds them (`n3match.matching.keypoint_change`).
 
     Spreads are those of SIFT on real photographs (12 scenes): right matches turn within 2° to 15°
     of each other and change size within 7 to 20 %; wrong ones turn anyhow, though textures that

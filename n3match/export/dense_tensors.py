@@ -22,7 +22,7 @@ def dense_forward(
     mask: Tensor | None,
     k: int,
     exclude_self: bool,
-    reading: str,
+    recursion: str,
 ) -> tuple[Tensor, ...]:
     """What `tiled.dense_forward` gives; what that saves for a way back is blank."""
     (b, m, _), n = query.shape, key.shape[1]
@@ -37,7 +37,7 @@ def dense_forward(
     lengths = q.square().sum(-1)[..., None] + x.square().sum(-1)[:, None]
     d = (lengths - 2 * (q @ x.mT)).clamp(min=0.0)
     weights = reference.weights_in_double(
-        d, k, log_t.double(), alive, reading, selection="n3", noise=(None, None)
+        d, k, log_t.double(), alive, recursion, selection="n3", noise=(None, None)
     )
     out = torch.stack([w @ v for w in weights.unbind(-1)], 2)
     return out.to(value.dtype), *Saved.blank(b, m, k, query).tensors()

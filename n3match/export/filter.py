@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from n3match.export import dense_tensors as graph_tensors
 from n3match.geometry.eigenvector import eigh_of_tensors
-from n3match.nn.classifier import SHAPE_COLUMNS
+from n3match.nn.classifier import CHANGE_COLUMNS
 from n3match.nn.match_filter import MatchFilter
 from n3match.two_view.filtering import as_filter
 
@@ -44,7 +44,7 @@ def input_names(filter: MatchFilter) -> tuple[str, ...]:
         "points0": True,
         "points1": True,
         "side": bool(config.side_information),
-        "shape": config.keypoint_shape,
+        "shape": config.keypoint_change,
         "mask": True,
     }
     return tuple(name for name, there in wanted.items() if there)
@@ -72,7 +72,7 @@ def export_program(
         "points0": points[0],
         "points1": points[1],
         "side": torch.zeros(b, n, len(net.side_information)),
-        "shape": torch.zeros(b, n, SHAPE_COLUMNS),
+        "shape": torch.zeros(b, n, CHANGE_COLUMNS),
         "mask": torch.ones(b, n, dtype=torch.bool),
     }
     given = tuple(examples[name] for name in input_names(net))

@@ -1,8 +1,8 @@
 """Features and putative matches: SIFT, RootSIFT, exact nearest neighbours."""
 
+from n3match.matching.keypoint_change import keypoint_change
 from n3match.matching.nearest import Matches, nearest_neighbors
 from n3match.matching.putative import PutativeMatches, putative_matches
-from n3match.matching.relative_shape import relative_shape
 from n3match.matching.root_sift import root_sift
 from n3match.matching.sift import Features, extract_sift
 
@@ -13,6 +13,6 @@ __all__ = [
     "extract_sift",
     "nearest_neighbors",
     "putative_matches",
-    "relative_shape",
+    "keypoint_change",
     "root_sift",
 ]

@@ -4,7 +4,7 @@ Tensors are contiguous, of one type (float32 or float64) unless said otherwise, 
 hold a multiple of `LANES` numbers. Nothing of this is checked here. Calls release the interpreter's
 lock, so that several threads can work at once.
 
-R rows (queries), N candidates, K neighbours, F channels. The operator in its "released" reading.
+R rows (queries), N candidates, K neighbours, F channels. The operator in its "released" recursion.
 """
 
 from __future__ import annotations

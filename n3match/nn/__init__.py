@@ -1,6 +1,6 @@
 """Blocks and networks built on the N³ operator."""
 
-from n3match.nn.classifier import ClassifierConfig, FilterOutput, MatchClassifier, considered
+from n3match.nn.classifier import FilterOutput, MatchClassifier, MatchFilterConfig, mutual_mask
 from n3match.nn.context_norm import ContextNormReLU
 from n3match.nn.dncnn import DnCNN
 from n3match.nn.image_n3_block import ImageN3Block
@@ -8,7 +8,7 @@ from n3match.nn.n3_block import PointN3Block
 from n3match.nn.n3net import PRESETS, N3Net, N3NetConfig
 
 __all__ = [
-    "ClassifierConfig",
+    "MatchFilterConfig",
     "ContextNormReLU",
     "DnCNN",
     "FilterOutput",
@@ -18,5 +18,5 @@ __all__ = [
     "N3NetConfig",
     "PRESETS",
     "PointN3Block",
-    "considered",
+    "mutual_mask",
 ]

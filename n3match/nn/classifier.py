@@ -6,8 +6,8 @@ normalisation, batch normalisation and ReLU; a linear head gives a logit per mat
 `n3_after`, the block before each N³ block narrows to width/(K+1) channels, so that features and K
 neighbours together are `width` again.
 
-The published networks are the defaults: ``ClassifierConfig()`` is N³ after block 6 of 12,
-``ClassifierConfig(n3_after=())`` is CNNet. With `refine`, a second network looks at the better
+The published networks are the defaults: ``MatchFilterConfig()`` is N³ after block 6 of 12,
+``MatchFilterConfig(n3_after=())`` is CNNet. With `refine`, a second network looks at the better
 matches again, once or, with `refinements`, several times (`refinement`).
 """
 
@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from n3match.geometry import weighted_eight_point
-from n3match.nn.consensus import SHAPE_COLUMNS
+from n3match.nn.consensus import CHANGE_COLUMNS
 from n3match.nn.passes import Refinement
 from n3match.nn.trunk import Trunk
 
 
 @dataclass(frozen=True)
-class ClassifierConfig:
+class MatchFilterConfig:
     """What a classifier is built from."""
 
     width: int = 128  # channels of every block
@@ -34,11 +34,11 @@ class ClassifierConfig:
     neighbours: int = 3  # K of the N³ blocks
     embedding_width: int = 128  # of the embedding and temperature networks
     embedding_channels: int = 32
-    coldest: float | None = None  # lower bound of log temperatures; None: none, as published
+    min_log_temperature: float | None = None  # None: no bound, as published
     consensus: bool = False  # N³ blocks also see how the neighbours' motions differ
     side_information: tuple[str, ...] = ()  # names of extra input columns
-    keypoint_shape: bool = False  # three more: how the keypoint turns and changes its size
-    mutual_only: bool = False  # matches known not to be mutual are left out, see `considered`
+    keypoint_change: bool = False  # three more: how the keypoint turns and changes its size
+    mutual_only: bool = False  # matches known not to be mutual are left out, see `mutual_mask`
     refine: bool = False  # a second pass over the better matches, see refinement.py
     refined_share: float = 0.5  # of the matches that the second pass looks at
     refinements: int = 1  # how often it looks, each time at what it said the last time
@@ -82,13 +82,13 @@ class MatchClassifier(nn.Module):
     """Scores putative matches of image pairs; invariant to their order, for any number of them.
 
     Args:
-        config: what it is built from; None for `ClassifierConfig()`.
+        config: what it is built from; None for `MatchFilterConfig()`.
     """
 
-    def __init__(self, config: ClassifierConfig | None = None):
+    def __init__(self, config: MatchFilterConfig | None = None):
         super().__init__()
-        self.config = config = config or ClassifierConfig()
-        columns = 4 + len(config.side_information) + SHAPE_COLUMNS * config.keypoint_shape
+        self.config = config = config or MatchFilterConfig()
+        columns = 4 + len(config.side_information) + CHANGE_COLUMNS * config.keypoint_change
         self.trunk = Trunk(columns, config)
         self.refinement = Refinement(columns, config) if config.refine else None
 
@@ -108,8 +108,8 @@ class MatchClassifier(nn.Module):
                 where it isn't known: its columns are then neutral (see `neutral_side`).
             mask: (B, N) bool, True for real matches, False for padding.
             shape: (B, N, 3) change of the keypoints' orientation and size, see
-                `n3match.matching.relative_shape`; None where it isn't known. Only for networks
-                with `config.keypoint_shape`; others don't look at it.
+                `n3match.matching.keypoint_change`; None where it isn't known. Only for networks
+                with `config.keypoint_change`; others don't look at it.
 
         Returns:
             `FilterOutput` of (B, N) logits and weights and (B, 3, 3) essential matrices.
@@ -148,7 +148,7 @@ class MatchClassifier(nn.Module):
         """Logits (B, N) of each pass, in their order; −inf where the mask is False."""
         if not self.config.mutual_only or not matches.shape[1]:
             return self._passes(matches, mask)
-        looked = considered(matches[..., 4:], self.config, mask)
+        looked = mutual_mask(matches[..., 4:], self.config, mask)
         left_out = matches.new_full(matches.shape[:2], _NOT_MUTUAL)
         if mask is not None:
             left_out = left_out.masked_fill(~mask, float("-inf"))
@@ -181,8 +181,8 @@ class MatchClassifier(nn.Module):
         columns = [points0, points1]
         if self.config.side_information:
             columns.append(neutral_side(points0, self.config) if side is None else side)
-        if self.config.keypoint_shape:
-            unknown = points0.new_zeros(*points0.shape[:2], SHAPE_COLUMNS)
+        if self.config.keypoint_change:
+            unknown = points0.new_zeros(*points0.shape[:2], CHANGE_COLUMNS)
             columns.append(unknown if shape is None else shape)
         matches = torch.cat(columns, -1)
         return matches if mask is None else matches.masked_fill(~mask[..., None], 0.0)
@@ -194,13 +194,13 @@ _NOT_MUTUAL = -8.0  # the logit of such a match
 NEUTRAL = {"ratio": 1.0, "mutual": 0.0}
 
 
-def neutral_side(like: Tensor, config: ClassifierConfig) -> Tensor:
+def neutral_side(like: Tensor, config: MatchFilterConfig) -> Tensor:
     """(B, N, S) side information of matches of which nothing is known."""
     values = [NEUTRAL.get(name, 0.0) for name in config.side_information]
     return like.new_tensor(values).expand(*like.shape[:2], len(values))
 
 
-def considered(side: Tensor, config: ClassifierConfig, mask: Tensor | None = None) -> Tensor:
+def mutual_mask(side: Tensor, config: MatchFilterConfig, mask: Tensor | None = None) -> Tensor:
     """(B, N) bool, the matches that a network looks at.
 
     With `config.mutual_only` these are the mutual ones, in pairs where that is known (where any is
@@ -239,9 +239,9 @@ def check_matches(points0, points1, side, mask, shape, side_names) -> None:
             f"side must have shape (B, N, S) = {(b, n, len(side_names))} "
             f"with columns {tuple(side_names)}, got {tuple(side.shape)}"
         )
-    if shape is not None and tuple(shape.shape) != (b, n, SHAPE_COLUMNS):
+    if shape is not None and tuple(shape.shape) != (b, n, CHANGE_COLUMNS):
         raise ValueError(
-            f"shape must have shape (B, N, 3) = {(b, n, SHAPE_COLUMNS)}, got {tuple(shape.shape)}"
+            f"shape must have shape (B, N, 3) = {(b, n, CHANGE_COLUMNS)}, got {tuple(shape.shape)}"
         )
     if mask is not None and (mask.dtype != torch.bool or tuple(mask.shape) != (b, n)):
         raise ValueError(

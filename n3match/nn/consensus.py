@@ -14,7 +14,7 @@ from torch.nn import functional
 from n3match import ops
 
 COORDINATES = 4  # x0, y0, x1, y1
-SHAPE_COLUMNS = 3  # cosine, sine, log scale of the keypoints' change
+CHANGE_COLUMNS = 3  # cosine, sine, log scale of the keypoints' change
 _SMALLEST = 1e-5  # squared calibrated units: a distance of 3e-3, a few pixels
 _HIDDEN = 64
 _EMBEDDING = 16  # channels of the space of places
@@ -32,12 +32,12 @@ class MotionConsensus(nn.Module):
     Args:
         k: neighbours K.
         channels_out: of the answer.
-        keypoint_shape: whether matches come with their keypoints' change, three more columns.
+        keypoint_change: whether matches come with their keypoints' change, three more columns.
     """
 
-    def __init__(self, k: int, channels_out: int, keypoint_shape: bool):
+    def __init__(self, k: int, channels_out: int, keypoint_change: bool):
         super().__init__()
-        self.columns = COORDINATES + (SHAPE_COLUMNS if keypoint_shape else 0)
+        self.columns = COORDINATES + (CHANGE_COLUMNS if keypoint_change else 0)
         per_neighbour = 2 * 3 + 3 + self.columns - COORDINATES
         self.hidden = nn.Linear(k * per_neighbour, _HIDDEN)
         self.out = nn.Linear(_HIDDEN, channels_out, bias=False)
@@ -59,20 +59,20 @@ class LocalConsensus(nn.Module):
     Args:
         columns: numbers C known of each match, calibrated x0, y0, x1, y1 first.
         channels_out: of the answer.
-        keypoint_shape: whether `own` in the call has the keypoints' change of shape.
+        keypoint_change: whether `own` in the call has the keypoints' change of shape.
         k: neighbours.
-        coldest: see `bounded`.
+        min_log_temperature: see `bounded`.
     """
 
     def __init__(
-        self, columns: int, channels_out: int, keypoint_shape: bool, k: int = 4,
-        coldest: float | None = None,
+        self, columns: int, channels_out: int, keypoint_change: bool, k: int = 4,
+        min_log_temperature: float | None = None,
     ):
         super().__init__()
-        self.k, self.coldest = k, coldest
+        self.k, self.min_log_temperature = k, min_log_temperature
         self.place = nn.Linear(columns, _EMBEDDING, bias=False)
         self.temperature = nn.Linear(columns, 1)
-        self.motion = MotionConsensus(k, channels_out, keypoint_shape)
+        self.motion = MotionConsensus(k, channels_out, keypoint_change)
         nn.init.zeros_(self.temperature.weight)
         nn.init.zeros_(self.temperature.bias)
         with torch.no_grad():
@@ -83,29 +83,29 @@ class LocalConsensus(nn.Module):
         """matches (B, N, C), own (B, N, 4 or 7), mask (B, N) bool -> (B, N, channels_out)."""
         with torch.autocast(matches.device.type, enabled=False):  # distances need their digits
             place = self.place(matches)
-            temperature = bounded(self.temperature(matches), self.coldest)
+            temperature = bounded(self.temperature(matches), self.min_log_temperature)
             neighbours = ops.n3_aggregate(
                 place, place, own, self.k, temperature, mask=mask, exclude_self=True
             )
         return self.motion(own, neighbours)
 
 
-def bounded(log_t: Tensor, coldest: float | None) -> Tensor:
-    """Log temperatures, smoothly kept above `coldest`; the same well above it, or if it is None.
+def bounded(log_t: Tensor, min_log_temperature: float | None) -> Tensor:
+    """Log temperatures, smoothly kept above a bound; the same well above it, or without one.
 
     Where a certain choice pays off, training makes temperatures ever colder, until the choice is
     hard: then the embedding gets no gradient any more, and nothing better is found.
     """
-    if coldest is None:
+    if min_log_temperature is None:
         return log_t
-    return coldest + functional.softplus(log_t - coldest, beta=_SHARPNESS)
+    return min_log_temperature + functional.softplus(log_t - min_log_temperature, beta=_SHARPNESS)
 
 
 def motion_features(own: Tensor, neighbours: Tensor) -> Tensor:
     """(B, N, C) and (B, N, K, C), C = 4 or 7 columns -> (B, N, K, C + 5).
 
     C: calibrated x0, y0, x1, y1; cosine, sine and log scale of the keypoints' change (zeros: not
-    known), see `n3match.matching.relative_shape`.
+    known), see `n3match.matching.keypoint_change`.
     """
     difference = neighbours - own[..., None, :]
     moved0, moved1 = difference[..., :2], difference[..., 2:4]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from n3match import weights
-from n3match.nn import ClassifierConfig, MatchClassifier
+from n3match.nn import MatchClassifier, MatchFilterConfig
 
 
 class MatchFilter(MatchClassifier):
@@ -52,7 +52,7 @@ class MatchFilter(MatchClassifier):
                 )
             config = {**config, "refinements": refinements}
         try:
-            net = cls(ClassifierConfig(**config))
+            net = cls(MatchFilterConfig(**config))
             net.load_state_dict(state)
         except (TypeError, RuntimeError) as error:
             raise ValueError(f"name_or_path: {name_or_path} doesn't fit: {error}") from error

@@ -47,8 +47,8 @@ class PointN3Block(nn.Module):
         k: neighbours K.
         embedding_width, embedding_channels: size of the embedding and temperature networks.
         consensus: see above.
-        keypoint_shape: whether consensus sees the change of the keypoints' shapes as well.
-        coldest: smooth lower bound of log temperatures; None: none, as published.
+        keypoint_change: whether consensus sees the change of the keypoints' shapes as well.
+        min_log_temperature: smooth lower bound of log temperatures; None: none, as published.
     """
 
     def __init__(
@@ -58,16 +58,16 @@ class PointN3Block(nn.Module):
         embedding_width: int = 128,
         embedding_channels: int = 32,
         consensus: bool = False,
-        keypoint_shape: bool = False,
-        coldest: float | None = None,
+        keypoint_change: bool = False,
+        min_log_temperature: float | None = None,
     ):
         super().__init__()
-        self.k, self.coldest = k, coldest
+        self.k, self.min_log_temperature = k, min_log_temperature
         self.embedding = point_network(channels, embedding_width, embedding_channels)
         self.temperature = point_network(channels, embedding_width, 1)
         self.consensus = None
         if consensus:
-            self.consensus = MotionConsensus(k, (k + 1) * channels, keypoint_shape)
+            self.consensus = MotionConsensus(k, (k + 1) * channels, keypoint_change)
             self.place = nn.Linear(self.consensus.columns, embedding_channels, bias=False)
             nn.init.zeros_(self.place.weight)
 
@@ -95,7 +95,7 @@ class PointN3Block(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             # Under autocast the small networks answer in half precision, too coarse for distances.
             embedding = embedding.to(x.dtype)
-            temperature = bounded(temperature.to(x.dtype), self.coldest)
+            temperature = bounded(temperature.to(x.dtype), self.min_log_temperature)
             value = x if self.consensus is None else torch.cat([x, own], -1)
             z = ops.n3_aggregate(
                 embedding, embedding, value, self.k, temperature, mask=mask, exclude_self=True

@@ -20,7 +20,7 @@ from n3match.geometry import symmetric_epipolar_distance, weighted_eight_point
 from n3match.nn.trunk import Trunk
 
 if TYPE_CHECKING:
-    from n3match.nn.classifier import ClassifierConfig
+    from n3match.nn.classifier import MatchFilterConfig
 
 _FEWEST = 64  # matches that the second pass looks at, where there are so many
 EVIDENCE_COLUMNS = 2  # tanh of the logit, logarithm of the distance
@@ -35,7 +35,7 @@ class Refinement(nn.Module):
             the pass before keeps (logit above 0) always are.
     """
 
-    def __init__(self, columns: int, config: ClassifierConfig):
+    def __init__(self, columns: int, config: MatchFilterConfig):
         super().__init__()
         self.share = config.refined_share
         self.trunk = Trunk(columns + EVIDENCE_COLUMNS, config)

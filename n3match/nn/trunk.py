@@ -13,7 +13,7 @@ from n3match.nn.context_norm import ContextNormReLU
 from n3match.nn.n3_block import PointN3Block
 
 if TYPE_CHECKING:
-    from n3match.nn.classifier import ClassifierConfig
+    from n3match.nn.classifier import MatchFilterConfig
 
 
 class ResidualBlock(nn.Module):
@@ -57,13 +57,14 @@ class Trunk(nn.Module):
         config: width, number of blocks, where the N³ blocks are.
     """
 
-    def __init__(self, columns: int, config: ClassifierConfig):
+    def __init__(self, columns: int, config: MatchFilterConfig):
         super().__init__()
         self.lift = nn.Linear(columns, config.width)
         self.consensus = None
         if config.consensus:
             self.consensus = LocalConsensus(
-                columns, config.width, config.keypoint_shape, coldest=config.coldest
+                columns, config.width, config.keypoint_change,
+                min_log_temperature=config.min_log_temperature,
             )
         narrow = config.width // (config.neighbours + 1)
         self.blocks = nn.ModuleList()
@@ -78,8 +79,8 @@ class Trunk(nn.Module):
                     config.embedding_width,
                     config.embedding_channels,
                     config.consensus,
-                    config.keypoint_shape,
-                    config.coldest,
+                    config.keypoint_change,
+                    config.min_log_temperature,
                 )
         self.shape_from = COORDINATES + len(config.side_information)
         self.head = nn.Linear(config.width, 1)

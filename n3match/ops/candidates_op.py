@@ -12,7 +12,7 @@ from n3match.ops.noise import draw_seed
 from n3match.ops.selection import Rule
 
 _OPTIONS = (
-    "Tensor? candidates, Tensor? mask, int k, bool exclude_self, str reading, str selection, "
+    "Tensor? candidates, Tensor? mask, int k, bool exclude_self, str recursion, str selection, "
     "int? seed"
 )
 
@@ -24,15 +24,15 @@ _OPTIONS = (
 )
 @op_body
 def _candidates(
-    query, key, value, log_t, candidates, mask, k, exclude_self, reading, selection, seed
+    query, key, value, log_t, candidates, mask, k, exclude_self, recursion, selection, seed
 ):
-    rule = Rule(k, reading, selection, seed)
+    rule = Rule(k, recursion, selection, seed)
     search = explicit.search_for(query, key, candidates, mask, exclude_self, rule)
     return explicit.forward(query, key, value, log_t, search)
 
 
 @_candidates.register_fake
-def _(query, key, value, log_t, candidates, mask, k, exclude_self, reading, selection, seed):
+def _(query, key, value, log_t, candidates, mask, k, exclude_self, recursion, selection, seed):
     return value.new_empty(*query.shape[:2], k, value.shape[2])
 
 
@@ -44,15 +44,17 @@ def _(query, key, value, log_t, candidates, mask, k, exclude_self, reading, sele
 )
 @op_body
 def _candidates_backward(
-    grad, query, key, value, log_t, candidates, mask, k, exclude_self, reading, selection, seed
+    grad, query, key, value, log_t, candidates, mask, k, exclude_self, recursion, selection, seed
 ):
-    rule = Rule(k, reading, selection, seed)
+    rule = Rule(k, recursion, selection, seed)
     search = explicit.search_for(query, key, candidates, mask, exclude_self, rule)
     return explicit.backward(grad, query, key, value, log_t, search)
 
 
 @_candidates_backward.register_fake
-def _(grad, query, key, value, log_t, candidates, mask, k, exclude_self, reading, selection, seed):
+def _(
+    grad, query, key, value, log_t, candidates, mask, k, exclude_self, recursion, selection, seed
+):
     return tuple(t.new_empty(t.shape) for t in (query, key, value, log_t))
 
 
@@ -79,13 +81,13 @@ def n3_aggregate(
     mask: Tensor | None = None,
     exclude_self: bool = False,
     *,
-    reading: str = "released",
+    recursion: str = "released",
     selection: str = "n3",
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """As `reference.n3_aggregate`, in linear memory (all items: R×N of a chunk at a time). float16
     and bfloat16 are computed in float32. Differentiable once."""
-    checks.check_aggregate(query, key, value, k, mask, exclude_self, reading, candidates)
+    checks.check_aggregate(query, key, value, k, mask, exclude_self, recursion, candidates)
     checks.check_selection(selection, generator)
     b, m, _ = query.shape
     log_t = checks.as_log_temperature(log_temperature, b, m, query)
@@ -98,6 +100,6 @@ def n3_aggregate(
     if given in (torch.float16, torch.bfloat16):
         query, key, value, log_t = (t.float() for t in (query, key, value, log_t))
     z = _candidates(
-        query, key, value, log_t, candidates, mask, k, exclude_self, reading, selection, seed
+        query, key, value, log_t, candidates, mask, k, exclude_self, recursion, selection, seed
     )
     return z.to(given)

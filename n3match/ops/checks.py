@@ -13,7 +13,7 @@ from torch import Tensor
 
 from n3match.ops.window.grid import WindowGrid
 
-READINGS = ("released", "poster")
+RECURSIONS = ("released", "poster")
 SELECTIONS = ("n3", "knn", "concrete")
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -25,9 +25,9 @@ def check_k(k: int) -> None:
         raise ValueError(f"k must be at least 1, got {k}")
 
 
-def check_reading(reading: str) -> None:
-    if reading not in READINGS:
-        raise ValueError(f"reading must be one of {READINGS}, got {reading!r}")
+def check_recursion(recursion: str) -> None:
+    if recursion not in RECURSIONS:
+        raise ValueError(f"recursion must be one of {RECURSIONS}, got {recursion!r}")
 
 
 def check_selection(selection: str, generator: torch.Generator | None) -> None:
@@ -42,11 +42,11 @@ def check_selection(selection: str, generator: torch.Generator | None) -> None:
 
 
 def check_rule(
-    k: int, reading: str, selection: str, generator: torch.Generator | None
+    k: int, recursion: str, selection: str, generator: torch.Generator | None
 ) -> None:
     """What is to be selected, whatever from."""
     check_k(k)
-    check_reading(reading)
+    check_recursion(recursion)
     check_selection(selection, generator)
 
 
@@ -203,12 +203,12 @@ def check_aggregate(
     k: int,
     mask: Tensor | None,
     exclude_self: bool,
-    reading: str,
+    recursion: str,
     candidates: Tensor | None = None,
 ) -> None:
     """Checks of `n3_aggregate` that all its backends share."""
     check_k(k)
-    check_reading(reading)
+    check_recursion(recursion)
     check_floating("query", query, 3, "(B, M, E)")
     check_floating("key", key, 3, "(B, N, E)")
     check_floating("value", value, 3, "(B, N, F)")

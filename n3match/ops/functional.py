@@ -57,7 +57,7 @@ def n3_weights(
     log_temperature: float | Tensor = 0.0,
     *,
     mask: Tensor | None = None,
-    reading: str = "released",
+    recursion: str = "released",
     selection: str = "n3",
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -70,14 +70,14 @@ def n3_weights(
         k: number of neighbours K ≥ 1; may exceed O.
         log_temperature: log t: a number, or (B, M, 1).
         mask: (B, M, O) bool, True where a candidate may be selected; None: all may.
-        reading, selection, generator: as in `n3_aggregate`.
+        recursion, selection, generator: as in `n3_aggregate`.
 
     Raises:
         ValueError, TypeError: naming the argument.
     """
     return reference.n3_weights(
         distances, k, log_temperature,
-        mask=mask, reading=reading, selection=selection, generator=generator,
+        mask=mask, recursion=recursion, selection=selection, generator=generator,
     )
 
 
@@ -91,7 +91,7 @@ def n3_aggregate(
     mask: Tensor | None = None,
     exclude_self: bool = False,
     *,
-    reading: str = "released",
+    recursion: str = "released",
     selection: str = "n3",
     generator: torch.Generator | None = None,
     backend: str | None = None,
@@ -112,7 +112,7 @@ def n3_aggregate(
         mask: (B, N) bool, True where an item may be selected (False: padding). Masked items get
             exactly zero gradient. A query without candidates gives 0.
         exclude_self: query i may not select item i (needs M = N).
-        reading: "released" (a¹ = −d/t; default) or "poster" (t also divides the log term).
+        recursion: "released" (a¹ = −d/t; default) or "poster" (t also divides the log term).
         selection: "n3", or "knn" (hard: the k-th nearest itself; gradients reach `value` only), or
             "concrete" (N³ with Gumbel noise on −d).
         generator: of that noise; None: no noise. It moves on by one number for each call, and the
@@ -126,8 +126,8 @@ def n3_aggregate(
     Raises:
         ValueError, TypeError: naming the argument, what was found and what was wanted.
     """
-    checks.check_rule(k, reading, selection, generator)
-    refusal = triton_backend.dense_refusal(query, k, candidates, reading, selection, generator)
+    checks.check_rule(k, recursion, selection, generator)
+    refusal = triton_backend.dense_refusal(query, k, candidates, recursion, selection, generator)
     name = _chosen(backend, refusal, "dense", query)
     query, key, value = widest(query, key, value)
     given = (query, key, value, k, log_temperature)
@@ -136,7 +136,7 @@ def n3_aggregate(
         from n3match.ops.triton import dense as triton_dense  # imports Triton
 
         return triton_dense.n3_aggregate(*given, **options)
-    options["reading"] = reading
+    options["recursion"] = recursion
     drawn = {"selection": selection, "generator": generator}
     if name == "reference":
         return reference.n3_aggregate(*given, candidates, **options, **drawn)
@@ -157,7 +157,7 @@ def n3_window_aggregate(
     window: int = 15,
     *,
     exclude_self: bool = True,
-    reading: str = "released",
+    recursion: str = "released",
     selection: str = "n3",
     generator: torch.Generator | None = None,
     backend: str | None = None,
@@ -180,7 +180,7 @@ def n3_window_aggregate(
         stride: S, 1 to P.
         window: W ≥ 1, odd or even: the window begins W//2 patches before the query.
         exclude_self: a patch may not select itself. The only patch of an image then gives 0.
-        reading, selection, generator, backend: as in `n3_aggregate`.
+        recursion, selection, generator, backend: as in `n3_aggregate`.
 
     Returns:
         (B, K, C, H, W), finite for finite input; the query image isn't subtracted.
@@ -188,10 +188,10 @@ def n3_window_aggregate(
     Raises:
         ValueError, TypeError: naming the argument, what was found and what was wanted.
     """
-    checks.check_rule(k, reading, selection, generator)
+    checks.check_rule(k, recursion, selection, generator)
     checks.check_layout(patch_size, stride, window)
     layout = (patch_size, stride, window)
-    refusal = triton_backend.window_refusal(query, k, *layout, reading)
+    refusal = triton_backend.window_refusal(query, k, *layout, recursion)
     form = "window"
     if selection == "knn":
         form = "window knn"
@@ -206,7 +206,7 @@ def n3_window_aggregate(
         return triton_window.n3_window_aggregate(
             *given, exclude_self=exclude_self, selection=selection, generator=generator
         )
-    options = {"exclude_self": exclude_self, "reading": reading, "selection": selection}
+    options = {"exclude_self": exclude_self, "recursion": recursion, "selection": selection}
     if name == "tiled" and generator is None and torch.compiler.is_compiling():
         return window_op.n3_window_aggregate(*given, **options)
     run = reference.n3_window_aggregate if name == "reference" else windows.n3_window_aggregate

@@ -5,8 +5,8 @@ distance of candidate i and t the temperature of the query::
 
     a¹_i = −d_i / t
     wᵏ   = softmax(aᵏ)                  over the candidates
-    aᵏ⁺¹ = aᵏ + log(1 − wᵏ)             reading "released" (the authors' code; default)
-    aᵏ⁺¹ = aᵏ + log(1 − wᵏ) / t         reading "poster"
+    aᵏ⁺¹ = aᵏ + log(1 − wᵏ)             recursion "released" (the authors' code; default)
+    aᵏ⁺¹ = aᵏ + log(1 − wᵏ) / t         recursion "poster"
 
 Evaluated in float64 whatever the input type, so that float32 input loses nothing. Three rules
 complete the definition where the formula alone is not finite:
@@ -14,7 +14,7 @@ complete the definition where the formula alone is not finite:
 * *Certain choice.* If the mass of all other candidates, relative to the largest, is below the
   smallest positive double (a logit gap above 745), the largest is taken out for good and the next
   distribution is the softmax over the rest. This is what makes t → 0 the hard K nearest neighbours
-  in order. (Above that, the exact formula of the "released" reading returns half of the next
+  in order. (Above that, the exact formula of the "released" recursion returns half of the next
   distribution to the candidate already chosen: w² → (½, ½) for a gap of 20, say. That is no
   rounding error: 1 − w¹ of the nearest equals w¹ of the next.)
 * *Nothing left.* When the last candidate would be taken out, its distribution is repeated.
@@ -71,7 +71,7 @@ def n3_weights(
     log_temperature: float | Tensor = 0.0,
     *,
     mask: Tensor | None = None,
-    reading: str = "released",
+    recursion: str = "released",
     selection: str = "n3",
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -82,7 +82,7 @@ def n3_weights(
         k: number of neighbours K ≥ 1; may exceed O.
         log_temperature: log t: a number, or (B, M, 1).
         mask: (B, M, O) bool, True where a candidate may be selected.
-        reading: where the temperature acts, "released" or "poster" (see the module's text).
+        recursion: where the temperature acts, "released" or "poster" (see the module's text).
         selection: "n3", "knn" or "concrete" (see there).
         generator: of the noise of "concrete"; None: no noise.
 
@@ -94,7 +94,7 @@ def n3_weights(
         ValueError, TypeError: naming the argument.
     """
     checks.check_k(k)
-    checks.check_reading(reading)
+    checks.check_recursion(recursion)
     checks.check_selection(selection, generator)
     checks.check_floating("distances", distances, 3, "(B, M, O)")
     b, m, o = distances.shape
@@ -106,7 +106,7 @@ def n3_weights(
     d = distances.double().masked_fill(~alive, 0.0)
     numbers = torch.arange(b * m * o, device=d.device).view(b, m, o)
     noise = (draw_seed(generator), numbers)
-    weights = weights_in_double(d, k, log_t.double(), alive, reading, selection, noise)
+    weights = weights_in_double(d, k, log_t.double(), alive, recursion, selection, noise)
     return weights.to(distances.dtype)
 
 
@@ -115,7 +115,7 @@ def weights_in_double(
     k: int,
     log_t: Tensor,
     alive: Tensor,
-    reading: str,
+    recursion: str,
     selection: str,
     noise: tuple[int | None, Tensor],
 ) -> Tensor:
@@ -141,7 +141,7 @@ def weights_in_double(
         if step + 1 == k:
             break
         complement, certain = log_weights_complement(logits, alive, weights)
-        if reading == "poster":
+        if recursion == "poster":
             complement = complement * torch.exp(-log_t)
         logits = logits + complement
         rest = alive & ~certain
@@ -173,7 +173,7 @@ def n3_aggregate(
     mask: Tensor | None = None,
     exclude_self: bool = False,
     *,
-    reading: str = "released",
+    recursion: str = "released",
     selection: str = "n3",
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -182,7 +182,7 @@ def n3_aggregate(
     Args:
         query, key, value: (B, M, E), (B, N, E) and (B, N, F), as in `n3match.ops.n3_aggregate`.
         k, log_temperature, candidates, mask, exclude_self: as there.
-        reading, selection, generator: as there.
+        recursion, selection, generator: as there.
 
     Returns:
         (B, M, K, F) in the type of `value`.
@@ -190,7 +190,7 @@ def n3_aggregate(
     Raises:
         ValueError, TypeError: naming the argument.
     """
-    checks.check_aggregate(query, key, value, k, mask, exclude_self, reading, candidates)
+    checks.check_aggregate(query, key, value, k, mask, exclude_self, recursion, candidates)
     checks.check_selection(selection, generator)
     b, m, _ = query.shape
     n = key.shape[1]
@@ -200,12 +200,12 @@ def n3_aggregate(
     numbers = torch.arange(b * m * per_query, device=device).view(b, m, per_query)
     noise = (draw_seed(generator), numbers)
     return _aggregate(
-        query, key, value, k, log_t, candidates, mask, exclude_self, reading, selection, noise
+        query, key, value, k, log_t, candidates, mask, exclude_self, recursion, selection, noise
     )
 
 
 def _aggregate(
-    query, key, value, k, log_t, candidates, mask, exclude_self, reading, selection, noise
+    query, key, value, k, log_t, candidates, mask, exclude_self, recursion, selection, noise
 ) -> Tensor:
     b, m, _ = query.shape
     of_batch = torch.arange(b, device=query.device)[:, None, None]
@@ -225,7 +225,7 @@ def _aggregate(
     if candidates is not None:
         x, v = x[of_batch, 0, index], v[of_batch, 0, index]
     d = (query.double()[:, :, None, :] - x).square().sum(-1)
-    weights = weights_in_double(d, k, log_t, allowed, reading, selection, noise)
+    weights = weights_in_double(d, k, log_t, allowed, recursion, selection, noise)
     return torch.stack([(weights[:, :, None, :, i] @ v)[:, :, 0] for i in range(k)], 2).to(
         value.dtype
     )
@@ -242,7 +242,7 @@ def n3_window_aggregate(
     window: int = 15,
     *,
     exclude_self: bool = True,
-    reading: str = "released",
+    recursion: str = "released",
     selection: str = "n3",
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -252,7 +252,7 @@ def n3_window_aggregate(
         query, key, value: (B, E, H, W) twice and (B, C, H, W), as in
             `n3match.ops.n3_window_aggregate`.
         k, log_temperature, patch_size, stride, window, exclude_self: as there.
-        reading, selection, generator: as there.
+        recursion, selection, generator: as there.
 
     Returns:
         (B, K, C, H, W) in the type of `value`.
@@ -261,7 +261,7 @@ def n3_window_aggregate(
         ValueError, TypeError: naming the argument.
     """
     checks.check_k(k)
-    checks.check_reading(reading)
+    checks.check_recursion(recursion)
     checks.check_selection(selection, generator)
     checks.check_window_images(query, key, value)
     grid = checks.window_grid(query, patch_size, stride, window)
@@ -275,7 +275,7 @@ def n3_window_aggregate(
     queries = torch.arange(b * m, device=query.device).view(b, m, 1)
     z = _aggregate(
         *(grid.patches(image.double()) for image in (query, key, value)),
-        k, log_t, index.expand(b, -1, -1), None, exclude_self, reading, selection,
+        k, log_t, index.expand(b, -1, -1), None, exclude_self, recursion, selection,
         (draw_seed(generator), queries * m + index),
     )
     return torch.stack([grid.put_back(z[:, :, step]) for step in range(k)], 1).to(value.dtype)

@@ -22,7 +22,7 @@ class Rule:
     """Which distributions are wanted."""
 
     k: int
-    reading: str = "released"
+    recursion: str = "released"
     selection: str = "n3"
     seed: int | None = None  # of the noise; None: no noise
 
@@ -43,7 +43,7 @@ def weights(d: Tensor, log_t: Tensor, rule: Rule, numbers: Numbers) -> Tensor:
     """(R, O) -> (R, K, O), without gradients; log_t (R, 1). A row without candidates gives 0."""
     if rule.selection == "knn":
         return reference.nearest_one_hot(d, rule.k, d.isfinite()).mT
-    return selection_rows.weights(_noisy(d, rule, numbers), log_t, rule.k, rule.reading)
+    return selection_rows.weights(_noisy(d, rule, numbers), log_t, rule.k, rule.recursion)
 
 
 def gradients(
@@ -54,7 +54,7 @@ def gradients(
     if not rule.differentiable:
         return weights(d, log_t, rule, numbers), None, None
     noisy = _noisy(d, rule, numbers)
-    return selection_rows.gradients(noisy, log_t, grad, rule.k, rule.reading)
+    return selection_rows.gradients(noisy, log_t, grad, rule.k, rule.recursion)
 
 
 class _Weights(torch.autograd.Function):

@@ -2,8 +2,8 @@
 
 Logits are taken relative to the nearest candidate before they are divided by t, so that no digits
 of the distances are lost at small t. Rows in which the nearest is certain or alone (see
-`reference`), and every row in the "poster" reading, go through the reference formula. The compiled
-loops do the rest where they are there.
+`reference`), and every row in the "poster" recursion, go through the reference formula. The
+compiled loops do the rest where they are there.
 
 R rows, O candidates, K neighbours; d (R, O) is +inf where a candidate may not be selected.
 """
@@ -22,12 +22,12 @@ from n3match.ops import reference
 _MAX_INVERSE_T = 1e30
 
 
-def compiled(like: Tensor, k: int, reading: str) -> bool:
+def compiled(like: Tensor, k: int, recursion: str) -> bool:
     """Whether the compiled loops can do these rows."""
     return (
         like.device.type == "cpu"
         and like.dtype in (torch.float32, torch.float64)
-        and reading == "released"
+        and recursion == "released"
         and k <= native.LARGEST_K
         and native.available()
     )
@@ -117,41 +117,41 @@ def _tensor_gradients(
     return a, -(logits.clamp(min=-1e30) * a).sum(1, keepdim=True)
 
 
-def _reference_rows(d: Tensor, log_t: Tensor, k: int, reading: str) -> Tensor:
+def _reference_rows(d: Tensor, log_t: Tensor, k: int, recursion: str) -> Tensor:
     """(R, O), (R, 1) -> (R, K, O)."""
     selectable = ~d.isinf()
     d = d.masked_fill(~selectable, 0.0)
     return reference.n3_weights(
-        d[None], k, log_t[None], mask=selectable[None], reading=reading
+        d[None], k, log_t[None], mask=selectable[None], recursion=recursion
     )[0].mT
 
 
-def weights(d: Tensor, log_t: Tensor, k: int, reading: str) -> Tensor:
+def weights(d: Tensor, log_t: Tensor, k: int, recursion: str) -> Tensor:
     """(R, O), (R, 1) -> (R, K, O)."""
-    if reading != "released":
-        return _reference_rows(d, log_t, k, reading)
+    if recursion != "released":
+        return _reference_rows(d, log_t, k, recursion)
     rows, o = d.shape
-    if compiled(d, k, reading):
+    if compiled(d, k, recursion):
         w, exact = _compiled_weights(d, log_t, k)
     else:
         w = d.new_empty(rows, k, o)
         exact = _tensor_weights(_logits(d, _inverse_t(log_t), torch.empty_like(d)), w).exact
     if bool(exact.any()):
-        w[exact] = _reference_rows(d[exact], log_t[exact], k, reading)
+        w[exact] = _reference_rows(d[exact], log_t[exact], k, recursion)
     return w
 
 
 def gradients(
-    d: Tensor, log_t: Tensor, grad: Tensor, k: int, reading: str
+    d: Tensor, log_t: Tensor, grad: Tensor, k: int, recursion: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Weights (R, K, O), and gradients of d (R, O) and log_t (R, 1); `grad` (R, K, O) is used up.
 
     A candidate that can't be selected gets exactly 0.
     """
-    if reading != "released":
-        return _reference_gradients(d, log_t, grad, k, reading)
+    if recursion != "released":
+        return _reference_gradients(d, log_t, grad, k, recursion)
     inverse_t = _inverse_t(log_t)
-    if compiled(d, k, reading):
+    if compiled(d, k, recursion):
         w, d_logits, d_log_t, exact = _compiled_gradients(d, log_t, grad, k)
     else:
         logits = _logits(d, inverse_t, torch.empty_like(d))
@@ -162,15 +162,15 @@ def gradients(
     d_d = d_logits.mul_(-inverse_t)
     if bool(exact.any()):
         w[exact], d_d[exact], d_log_t[exact] = _reference_gradients(
-            d[exact], log_t[exact], grad[exact], k, reading
+            d[exact], log_t[exact], grad[exact], k, recursion
         )
     return w, d_d, d_log_t
 
 
-def _reference_gradients(d, log_t, grad, k, reading) -> tuple[Tensor, Tensor, Tensor]:
+def _reference_gradients(d, log_t, grad, k, recursion) -> tuple[Tensor, Tensor, Tensor]:
     with torch.enable_grad():
         leaves = [t.detach().requires_grad_() for t in (d, log_t)]
-        w = _reference_rows(*leaves, k, reading)
+        w = _reference_rows(*leaves, k, recursion)
         found = torch.autograd.grad(w, leaves, grad)
     return w.detach(), *found
 

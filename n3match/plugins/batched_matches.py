@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from n3match.matching.keypoint_change import keypoint_change
 from n3match.matching.known_side import is_gradient_histogram, ratio_and_mutual, side_columns
-from n3match.matching.relative_shape import relative_shape
 from n3match.nn.match_filter import MatchFilter
 from n3match.two_view.ragged import PairMatches, score_pairs
 
@@ -48,7 +48,7 @@ def filter_batch(net: MatchFilter, data: dict) -> dict[str, Tensor]:
             )
         shape = None
         if all(found is not None for found in shapes):
-            shape = relative_shape(
+            shape = keypoint_change(
                 shapes[0][b][index0], shapes[1][b][index1], focals[0][b], focals[1][b]
             )
         side = None

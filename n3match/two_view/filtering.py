@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from n3match.geometry import undistort_points
-from n3match.matching import relative_shape
+from n3match.matching import keypoint_change
 from n3match.nn.match_filter import MatchFilter
 
 
@@ -49,7 +49,7 @@ def score_matches(
             `side_information` (for "sift": ratio of nearest to second nearest descriptor distance
             in [0, 1], and 1 where the match is mutual, else 0); None where nothing is known.
         shapes0, shapes1: (N, 2) keypoint size (pixels) and angle (degrees) of each match, as
-            OpenCV's; both or None. See `n3match.matching.relative_shape`.
+            OpenCV's; both or None. See `n3match.matching.keypoint_change`.
         filter: a `MatchFilter`, a shipped name, or a path.
         distortion0, distortion1: lens coefficients in OpenCV's order, or None.
 
@@ -81,7 +81,7 @@ def score_matches(
     shape = None
     if shapes0 is not None:
         # Focal lengths that undistort_points has checked above.
-        shape = relative_shape(shapes0, shapes1, *(_mean_focal(K) for K in (K0, K1)))
+        shape = keypoint_change(shapes0, shapes1, *(_mean_focal(K) for K in (K0, K1)))
         if len(shape) != len(x0):
             raise ValueError(f"shapes0 must hold a row per match, {len(x0)}, got {len(shape)}")
     if not len(x0):

@@ -20,7 +20,7 @@ class PairMatches:
         points0, points1: (N, 2) calibrated coordinates; rows that aren't finite (rays that the lens
             model doesn't reach) are never kept.
         side: (N, S), columns named by the filter's `side_information`; None where unknown.
-        shape: (N, 3), see `n3match.matching.relative_shape`; None where unknown.
+        shape: (N, 3), see `n3match.matching.keypoint_change`; None where unknown.
     """
 
     points0: np.ndarray

@@ -17,6 +17,10 @@ _MAX_BYTES = 1 << 30
 _MAX_HEADER_TEXT = 1 << 16
 
 
+# Names in files of version 0.1, and what they are called now.
+_RENAMED = {"coldest": "min_log_temperature", "keypoint_shape": "keypoint_change"}
+
+
 def shipped() -> tuple[str, ...]:
     """Names of the weights inside the package."""
     folder = resources.files(__package__)
@@ -91,7 +95,7 @@ def load_weights(name_or_path: str | os.PathLike) -> tuple[str, dict, dict]:
             text = metadata["config"]
             if len(text) > _MAX_HEADER_TEXT:
                 raise ValueError(f"{path}: configuration of {len(text)} characters")
-            config = json.loads(text)
+            config = {_RENAMED.get(key, key): x for key, x in json.loads(text).items()}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} holds no weights of n3match: {error}") from error

@@ -1,6 +1,6 @@
 """Window aggregation as others would write it: by gathering, and by the authors' algorithm.
 
-Both follow the window rule of `ops.n3_window_aggregate` (with its defaults: released reading, a
+Both follow the window rule of `ops.n3_window_aggregate` (with its defaults: released recursion, a
 query leaves itself out) in plain float32 tensors. The authors' algorithm is written here from its
 description: distances between *all* patches, the windows' ones picked out, each of the K weights
 scattered into a dense matrix over all patches, and a dense product with all patches.

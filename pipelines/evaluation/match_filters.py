@@ -17,7 +17,7 @@ import torch
 
 from n3match import weights
 from n3match.datasets.pairs.store import PairRecord
-from n3match.matching import relative_shape
+from n3match.matching import keypoint_change
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.evaluation.filtered import Filtered, PairFilter, PreparedFilter
 from n3match.pipelines.evaluation.precomputed import PrecomputedMatches
@@ -131,7 +131,7 @@ def learned(net: MatchFilter, record: PairRecord) -> PreparedFilter:
     side = torch.stack(columns, dim=-1)[None] if columns else None
 
     focal = [(K[0, 0] + K[1, 1]) / 2 for K in (record.K0, record.K1)]
-    shape = relative_shape(record.shapes0, record.shapes1, *focal)
+    shape = keypoint_change(record.shapes0, record.shapes1, *focal)
     shape = torch.tensor(shape, dtype=torch.float32)[None]
 
     device = next(net.parameters()).device

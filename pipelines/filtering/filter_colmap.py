@@ -25,8 +25,8 @@ from tqdm import tqdm
 
 from n3match import weights
 from n3match.geometry.estimators import ESTIMATORS
+from n3match.matching.keypoint_change import keypoint_change
 from n3match.matching.known_side import ratio_and_mutual, side_columns
-from n3match.matching.relative_shape import relative_shape
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.progress_log import ProgressLog, part_path, remove_leftovers
 from n3match.pipelines.common.whole_file import check_target, whole_file
@@ -171,7 +171,7 @@ class DatabaseReader:
             focal0, focal1 = (
                 (self.camera(i).K[0, 0] + self.camera(i).K[1, 1]) / 2 for i in pair_ids(pair_id)
             )
-            shape = relative_shape(shapes0[index0], shapes1[index1], focal0, focal1)
+            shape = keypoint_change(shapes0[index0], shapes1[index1], focal0, focal1)
         return matches, PairMatches(x0[index0], x1[index1], side, shape)
 
     def _read_image(self, image_id: int):

@@ -25,8 +25,8 @@ import numpy as np
 from tqdm import tqdm
 
 from n3match import weights
+from n3match.matching.keypoint_change import keypoint_change
 from n3match.matching.known_side import is_gradient_histogram, ratio_and_mutual, side_columns
-from n3match.matching.relative_shape import relative_shape
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.progress_log import (
     ProgressLog,
@@ -150,7 +150,7 @@ class PairReader:
         self._with_side += side is not None
         self._without += side is None
         if features0.shapes is not None and features1.shapes is not None:
-            shape = relative_shape(
+            shape = keypoint_change(
                 features0.shapes[index0], features1.shapes[index1], focal0, focal1
             )
         return PairMatches(x0[index0], x1[index1], side, shape)

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from n3match.nn import ClassifierConfig
+from n3match.nn import MatchFilterConfig
 
 SIDE_INFORMATION = ("ratio", "mutual")  # columns of `side` in a batch
 
-# Networks by name: how each differs from `ClassifierConfig()`.
+# Networks by name: how each differs from `MatchFilterConfig()`.
 NETWORKS: dict[str, dict] = {
     "n3": {"n3_after": (6,)},  # as published
     "cnnet": {"n3_after": ()},  # as published
@@ -36,16 +36,16 @@ class TrainingConfig:
     pair_weights: tuple[float, ...] = ()  # how often each store is drawn; (): by its scenes
     generated: float = 0.5  # share of generated pairs in a batch
     side_information: bool = True  # the network sees ratio and mutual flag
-    keypoint_shape: bool = True  # … and how the keypoint turns and changes its size
+    keypoint_change: bool = True  # … and how the keypoint turns and changes its size
     mutual_only: bool = False  # the network keeps no match that is known not to be mutual
-    coldest: float = -math.inf  # lower bound of the N³ blocks' log temperatures
+    min_log_temperature: float = -math.inf  # lower bound of the N³ blocks' log temperatures
     augment: bool = True
     steps: int = 4000
     batch: int = 8  # pairs per step, of all processes together
     min_matches: int = 500  # per pair; each batch draws a number in between
     max_matches: int = 2000
     drop_side: float = 0.2  # share of pairs whose side information is withheld
-    drop_shape: float = 0.2  # share of pairs whose keypoint shapes are withheld
+    drop_keypoint_change: float = 0.2  # share of pairs whose keypoint shapes are withheld
     rate: float = 1e-3
     schedule: str = "cosine"  # after the warm-up
     warmup: int = 200  # steps in which the rate rises linearly
@@ -93,8 +93,9 @@ class TrainingConfig:
             raise ValueError(f"refinements: {self.refinements} of them need refine, got False")
         if self.patience and not self.validation:
             raise ValueError("patience: needs validation stores, none given")
-        if not self.coldest < math.inf:
-            raise ValueError(f"coldest must be a number or -inf, got {self.coldest}")
+        if not self.min_log_temperature < math.inf:
+            found = self.min_log_temperature
+            raise ValueError(f"min_log_temperature must be a number or -inf, got {found}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must lie in 0 … 1, got {self.ema}")
         twice = {Path(p).resolve() for p in self.pairs} & {
@@ -104,13 +105,14 @@ class TrainingConfig:
             raise ValueError(f"validation: {sorted(map(str, twice))[0]} is trained on as well")
 
     @property
-    def classifier(self) -> ClassifierConfig:
+    def classifier(self) -> MatchFilterConfig:
         """The network itself."""
-        return ClassifierConfig(
+        bound = self.min_log_temperature
+        return MatchFilterConfig(
             side_information=SIDE_INFORMATION if self.side_information else (),
-            keypoint_shape=self.keypoint_shape,
+            keypoint_change=self.keypoint_change,
             mutual_only=self.mutual_only,
-            coldest=None if math.isinf(self.coldest) else self.coldest,
+            min_log_temperature=None if math.isinf(bound) else bound,
             refine=self.refine,
             refinements=max(1, self.refinements),
             **NETWORKS[self.network],
@@ -123,7 +125,7 @@ PROTOCOLS: dict[str, dict] = {
     "published": {
         "generated": 0.0,
         "side_information": False,
-        "keypoint_shape": False,
+        "keypoint_change": False,
         "augment": False,
         "steps": 500_000,
         "batch": 32,
@@ -137,9 +139,9 @@ PROTOCOLS: dict[str, dict] = {
     # OANet's geometric loss and side information, generated pairs, augmentation, two passes.
     "modern": {
         "refine": True,
-        "coldest": -4.0,
+        "min_log_temperature": -4.0,
         "drop_side": 0.15,
-        "drop_shape": 0.15,
+        "drop_keypoint_change": 0.15,
         "warmup": 100,
         "label_threshold": 2e-5,
         "balance": 0.5,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from n3match.geometry import weighted_eight_point
-from n3match.nn import MatchClassifier, considered
+from n3match.nn import MatchClassifier, mutual_mask
 from n3match.pipelines.common.processes import Processes
 from n3match.pipelines.training.filter_config import SIDE_INFORMATION, TrainingConfig
 from n3match.pipelines.training.losses import classification_loss, essential_loss, geometric_loss
@@ -55,7 +55,7 @@ def losses(
     """
     processes = processes or Processes()
     out = run_network(net, batch, config)
-    mask = considered(batch["side"], net.config, batch["mask"])
+    mask = mutual_mask(batch["side"], net.config, batch["mask"])
     positive = (batch["distances"] < config.label_threshold) & mask
     weight = importance(batch, positive, config)
     classification = classification_loss(

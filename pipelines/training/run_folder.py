@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from n3match.nn import ClassifierConfig, MatchClassifier
-from n3match.nn.classifier import SHAPE_COLUMNS
+from n3match.nn import MatchClassifier, MatchFilterConfig
+from n3match.nn.classifier import CHANGE_COLUMNS
 from n3match.nn.passes import EVIDENCE_COLUMNS
 from n3match.pipelines.training.averaged import AveragedWeights
 from n3match.pipelines.training.checkpoint import load_checkpoint, save_checkpoint
@@ -107,16 +107,20 @@ def load_initial(net: MatchClassifier, name_or_path: str) -> None:
         FileNotFoundError, ValueError: no such weights, or those of another network.
     """
     _, described, state = load_weights(name_or_path)
-    found = ClassifierConfig(**described)
+    found = MatchFilterConfig(**described)
     # Only a lift can be widened: in a second pass other columns come after these, and a consensus
     # has them for every neighbour.
     can_widen = not (found.refine or found.consensus)
-    if net.config.keypoint_shape and not found.keypoint_shape and can_widen:
+    if net.config.keypoint_change and not found.keypoint_change and can_widen:
         # Weights that don't know of shapes yet: they start by not looking at them.
-        found = replace(found, keypoint_shape=True)
-        _add_columns(state, "trunk.lift.weight", SHAPE_COLUMNS)
+        found = replace(found, keypoint_change=True)
+        _add_columns(state, "trunk.lift.weight", CHANGE_COLUMNS)
     # These have no weights.
-    found = replace(found, mutual_only=net.config.mutual_only, coldest=net.config.coldest)
+    found = replace(
+        found,
+        mutual_only=net.config.mutual_only,
+        min_log_temperature=net.config.min_log_temperature,
+    )
     if found.refine:
         found = replace(found, refinements=net.config.refinements)
     if net.config.consensus and not found.consensus:

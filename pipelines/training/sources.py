@@ -114,7 +114,10 @@ class TrainingBatches(torch.utils.data.Dataset):
         self._generated = SyntheticPairs(config.seed, (most, most)) if config.generated else None
         self._augment, self._augment_generated = NO_AUGMENTATION, NO_AUGMENTATION
         if config.augment:
-            dropped = {"drop_side": config.drop_side, "drop_shape": config.drop_shape}
+            dropped = {
+                "drop_side": config.drop_side,
+                "drop_keypoint_change": config.drop_keypoint_change,
+            }
             self._augment = Augmentation(**dropped)
             self._augment_generated = replace(GENERATED_AUGMENTATION, **dropped)
 

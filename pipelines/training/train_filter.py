@@ -8,7 +8,8 @@ batch number s depends on the seed and s alone, so a killed run gives the same c
 Protocols set the options that aren't given: "published" is that of CNNet and N³ (coordinates
 alone, real pairs, class-balanced loss, distance of essential matrices after 20 000 steps); "modern"
 adds side information, keypoint shapes, augmentation, generated pairs, a second pass, a loss on
-virtual matches, warm-up and cosine, and a bound of the temperatures (--coldest=-inf: none).
+virtual matches, warm-up and cosine, and a bound of the temperatures (--min-log-temperature=-inf:
+none).
 
 Several processes, on one machine or more: `torchrun --nproc-per-node 4 -m n3match.pipelines.cli
 train-filter …`. The batch is that of all of them together. TensorBoard scalars are written where
@@ -37,12 +38,12 @@ from n3match.pipelines.training.filter_loop import train
 
 # Options of the run that are plain numbers or switches, each a flag of the same name.
 NUMBERS = (
-    "steps", "batch", "refinements", "min_matches", "max_matches", "coldest", "drop_side",
-    "drop_shape", "rate", "warmup", "label_threshold", "balance", "not_mutual", "essential_weight",
-    "geometric_weight", "essential_after", "ema", "clip", "validate_every", "validation_pairs",
+    "steps", "batch", "refinements", "min_matches", "max_matches", "min_log_temperature",
+    "drop_side", "drop_keypoint_change", "rate", "warmup", "label_threshold", "balance",
+    "not_mutual", "essential_weight", "geometric_weight", "essential_after", "ema", "clip", "validate_every", "validation_pairs",
     "patience", "seed",
 )
-SWITCHES = ("refine", "side_information", "keypoint_shape", "mutual_only", "augment")
+SWITCHES = ("refine", "side_information", "keypoint_change", "mutual_only", "augment")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -69,12 +69,12 @@ def make_scene(seed: int = 0) -> Scene:
             return Scene(points, distances)
 
 
-def weights_at(distances: np.ndarray, temperatures, reading: str) -> np.ndarray:
+def weights_at(distances: np.ndarray, temperatures, recursion: str) -> np.ndarray:
     """(T, O, K) weights of one query at each temperature."""
     d = torch.from_numpy(np.asarray(distances, dtype=np.float64))
     log_t = torch.as_tensor(temperatures, dtype=torch.float64).log()[None, :, None]
     d = d.expand(1, log_t.shape[1], len(d))
-    return ops.n3_weights(d, NEIGHBOURS, log_t, reading=reading)[0].numpy()
+    return ops.n3_weights(d, NEIGHBOURS, log_t, recursion=recursion)[0].numpy()
 
 
 def draw_operator(path: str | os.PathLike, seed: int = 0) -> Scene:
@@ -187,8 +187,8 @@ def what_to_see(scene: Scene) -> list[str]:
         f"t = {TEMPERATURES[0]:<5g} nearly uniform: the nearest three get {first} of w¹, w², w³",
         f"t = {TEMPERATURES[-1]:<5g} the hard nearest neighbours, in order: {last}",
         "In between all is differentiable. Right: the paths in the triangle of all distributions",
-        'over three candidates. Solid, and on the left: reading="poster"; dotted: "released", the',
-        'default, whose w² and w³ first head for ½, ½ (README, "The operator alone").',
+        'over three candidates. Solid, and on the left: recursion="poster"; dotted: "released",',
+        'the default, whose w² and w³ first head for ½, ½ (README, "The operator alone").',
     ]
 
 
@@ -224,7 +224,7 @@ def _draw_simplex(figure: Figure, scene: Scene) -> None:
     figure.text(
         0.672, 0.214,
         "Solid, the five temperatures as dots: as on the left, t also\n"
-        "divides log(1 − w) (the poster's formula, reading=\"poster\").\n"
+        "divides log(1 − w) (the poster's formula, recursion=\"poster\").\n"
         "Dotted: it doesn't (the authors' released code, the default).\n"
         "Computed exactly, w² and w³ then head for ½, ½ on the first\n"
         "two, and turn hard only where the nearest leads by 745 in\n"

@@ -8,7 +8,7 @@ from toy_scene import make_record
 
 from n3match.datasets.pairs.dataset import PairDataset
 from n3match.datasets.pairs.store_writer import PairStoreWriter
-from n3match.matching import relative_shape
+from n3match.matching import keypoint_change
 
 
 def make_store(path, records):
@@ -46,7 +46,7 @@ def test_items(tmp_path):
         np.testing.assert_array_equal(item["side"][:, 1], record.mutual)
         np.testing.assert_array_equal(item["ys"], record.distances_squared)
         focal = [(K[0, 0] + K[1, 1]) / 2 for K in (record.K0, record.K1)]
-        shape = relative_shape(record.shapes0, record.shapes1, *focal)
+        shape = keypoint_change(record.shapes0, record.shapes1, *focal)
         np.testing.assert_allclose(item["shape"], shape, atol=1e-6)
         np.testing.assert_allclose(item["R"], record.R)
         np.testing.assert_allclose(item["t"], record.t)

@@ -4,13 +4,13 @@ import cv2
 import numpy as np
 import pytest
 
-from n3match.matching import extract_sift, putative_matches, relative_shape
+from n3match.matching import extract_sift, keypoint_change, putative_matches
 
 
 def test_known_values():
     shapes0 = np.array([[2.0, 10.0], [4.0, 350.0], [3.0, 0.0]])
     shapes1 = np.array([[4.0, 100.0], [4.0, 20.0], [1.0, 180.0]])
-    found = relative_shape(shapes0, shapes1, focal0=500, focal1=1000)
+    found = keypoint_change(shapes0, shapes1, focal0=500, focal1=1000)
     turn = np.radians([90, 30, 180])
     np.testing.assert_allclose(found[:, 0], np.cos(turn), atol=1e-12)
     np.testing.assert_allclose(found[:, 1], np.sin(turn), atol=1e-12)
@@ -19,13 +19,13 @@ def test_known_values():
 
 def test_what_is_not_known_is_zero():
     known, unknown = [5.0, 45.0], [0.0, -1.0]
-    np.testing.assert_array_equal(relative_shape([known, unknown], [unknown, known]), 0)
-    half = relative_shape([[5.0, -1.0]], [[10.0, 30.0]])
+    np.testing.assert_array_equal(keypoint_change([known, unknown], [unknown, known]), 0)
+    half = keypoint_change([[5.0, -1.0]], [[10.0, 30.0]])
     np.testing.assert_allclose(half, [[0, 0, np.log(2)]])
 
 
 def test_no_matches():
-    assert relative_shape(np.zeros((0, 2)), np.zeros((0, 2))).shape == (0, 3)
+    assert keypoint_change(np.zeros((0, 2)), np.zeros((0, 2))).shape == (0, 3)
 
 
 def test_a_turned_and_enlarged_photograph():
@@ -39,7 +39,7 @@ def test_a_turned_and_enlarged_photograph():
         features[0].keypoints, features[0].descriptors,
         features[1].keypoints, features[1].descriptors,
     )
-    found = relative_shape(
+    found = keypoint_change(
         features[0].shapes[matches.index0], features[1].shapes[matches.index1]
     )[matches.mutual & (matches.ratio < 0.6)]
     assert len(found) > 50
@@ -58,4 +58,4 @@ def test_a_turned_and_enlarged_photograph():
 def test_bad_input(change, message):
     good = {"shapes0": np.ones((4, 2)), "shapes1": np.ones((4, 2))}
     with pytest.raises(ValueError, match=message):
-        relative_shape(**{**good, **change})
+        keypoint_change(**{**good, **change})

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from n3match.nn import ClassifierConfig, MatchClassifier
+from n3match.nn import MatchClassifier, MatchFilterConfig
 
 SMALL = {"width": 16, "blocks": 4, "embedding_width": 8, "embedding_channels": 4}
 CONFIGS = [
-    ClassifierConfig(**SMALL, n3_after=()),
-    ClassifierConfig(**SMALL, n3_after=(2,)),
-    ClassifierConfig(**SMALL, n3_after=(1, 3), side_information=("ratio", "mutual")),
-    ClassifierConfig(**SMALL, n3_after=(2,), refine=True),
-    ClassifierConfig(**SMALL, n3_after=(2,), consensus=True, side_information=("ratio", "mutual")),
+    MatchFilterConfig(**SMALL, n3_after=()),
+    MatchFilterConfig(**SMALL, n3_after=(2,)),
+    MatchFilterConfig(**SMALL, n3_after=(1, 3), side_information=("ratio", "mutual")),
+    MatchFilterConfig(**SMALL, n3_after=(2,), refine=True),
+    MatchFilterConfig(**SMALL, n3_after=(2,), consensus=True, side_information=("ratio", "mutual")),
 ]
 
 
@@ -45,9 +45,9 @@ def test_published_networks():
     """CNNet: 4→128, twelve blocks of two 128→128, 128→1. N³: block 6 ends in 32 channels, plus
     two nets of three layers."""
     layer = 128 * 128 + 128
-    cnnet = MatchClassifier(ClassifierConfig(n3_after=()))
+    cnnet = MatchClassifier(MatchFilterConfig(n3_after=()))
     assert sum(p.numel() for p in cnnet.parameters()) == 4 * 128 + 128 + 24 * layer + 129
-    n3 = MatchClassifier(ClassifierConfig())
+    n3 = MatchClassifier(MatchFilterConfig())
     narrow = (128 * 32 + 32) + (32 * 32 + 32)
     embedding = (32 * 128 + 128) + layer + (128 * 32 + 32)
     temperature = (32 * 128 + 128) + layer + 129
@@ -168,4 +168,4 @@ def test_bad_input_is_named(change, error, message):
 )
 def test_impossible_configurations(options):
     with pytest.raises(ValueError, match=r"width|n3_after|neighbours|refined_share"):
-        ClassifierConfig(**options)
+        MatchFilterConfig(**options)

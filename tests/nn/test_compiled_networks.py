@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 
-from n3match.nn import ClassifierConfig, MatchClassifier
+from n3match.nn import MatchClassifier, MatchFilterConfig
 from n3match.nn.image_n3_block import ImageN3Block
 from n3match.nn.n3_block import PointN3Block
 
-SMALL = ClassifierConfig(
+SMALL = MatchFilterConfig(
     width=16, blocks=3, n3_after=(2,), embedding_width=8, embedding_channels=4
 )
 

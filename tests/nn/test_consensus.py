@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from n3match.nn import ClassifierConfig, MatchClassifier
+from n3match.nn import MatchClassifier, MatchFilterConfig
 from n3match.nn.consensus import LocalConsensus, MotionConsensus, bounded, motion_features
 
 TURN, SCALE = 0.7, 1.8
@@ -39,14 +39,14 @@ def test_bounded_temperatures():
 def test_every_temperature_of_a_network_is_bounded(n3_after, consensus):
     small = {"width": 16, "blocks": 4, "n3_after": n3_after, "consensus": consensus}
     scores = {}
-    for coldest in (None, -4.0, 2.0):
+    for bound in (None, -4.0, 2.0):
         torch.manual_seed(0)
-        net = MatchClassifier(ClassifierConfig(**small, coldest=coldest)).eval()
+        net = MatchClassifier(MatchFilterConfig(**small, min_log_temperature=bound)).eval()
         for module in net.modules():
             if isinstance(module, MotionConsensus):
                 torch.nn.init.normal_(module.out.weight)
         points = torch.randn(2, 1, 30, 2)
-        scores[coldest] = net.score(*points)
+        scores[bound] = net.score(*points)
     torch.testing.assert_close(scores[None], scores[-4.0], atol=1e-4, rtol=0)
     assert (scores[None] - scores[2.0]).abs().max() > 1e-3
 
@@ -89,7 +89,7 @@ def test_a_common_shift_is_not_seen():
 
 
 def test_it_starts_without_effect_and_looks_at_the_nearest_in_both_images():
-    block = LocalConsensus(9, 16, keypoint_shape=True, k=2).double()
+    block = LocalConsensus(9, 16, keypoint_change=True, k=2).double()
     own = similar_matches(30)
     matches = torch.cat([own[..., :4], torch.rand(1, 30, 2, dtype=own.dtype), own[..., 4:]], -1)
     assert not block(matches, own, None).any()
@@ -105,7 +105,7 @@ def test_it_starts_without_effect_and_looks_at_the_nearest_in_both_images():
 
 def test_gradients():
     torch.manual_seed(0)
-    block = LocalConsensus(7, 5, keypoint_shape=True, k=2).double()
+    block = LocalConsensus(7, 5, keypoint_change=True, k=2).double()
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     own = similar_matches(7) + 0.05 * torch.rand(1, 7, 7, dtype=torch.float64)
@@ -119,5 +119,5 @@ def test_gradients():
 
 
 def test_columns_wanted():
-    assert MotionConsensus(3, 8, keypoint_shape=False).columns == 4
-    assert MotionConsensus(3, 8, keypoint_shape=True).columns == 7
+    assert MotionConsensus(3, 8, keypoint_change=False).columns == 4
+    assert MotionConsensus(3, 8, keypoint_change=True).columns == 7

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from n3match.nn import ClassifierConfig, MatchClassifier
+from n3match.nn import MatchClassifier, MatchFilterConfig
 
-CONFIG = ClassifierConfig(
+CONFIG = MatchFilterConfig(
     width=16, blocks=3, n3_after=(1,), embedding_width=8, embedding_channels=4,
     side_information=("ratio", "mutual"),
 )

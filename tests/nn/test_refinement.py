@@ -6,10 +6,10 @@ from itertools import pairwise
 import pytest
 import torch
 
-from n3match.nn import ClassifierConfig, MatchClassifier
+from n3match.nn import MatchClassifier, MatchFilterConfig
 from n3match.nn.passes import Refinement
 
-CONFIG = ClassifierConfig(
+CONFIG = MatchFilterConfig(
     width=16, blocks=3, n3_after=(2,), embedding_width=8, embedding_channels=4, refine=True
 )
 

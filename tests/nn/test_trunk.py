@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from n3match.nn import ClassifierConfig, MatchClassifier
+from n3match.nn import MatchClassifier, MatchFilterConfig
 from n3match.nn.trunk import ResidualBlock
 
 SMALL = {"width": 16, "blocks": 4, "embedding_width": 8, "embedding_channels": 4}
@@ -12,10 +12,11 @@ SMALL = {"width": 16, "blocks": 4, "embedding_width": 8, "embedding_channels": 4
 @pytest.mark.parametrize(
     "config",
     [
-        ClassifierConfig(**SMALL, n3_after=()),
-        ClassifierConfig(
-            **SMALL, n3_after=(1, 3), consensus=True, keypoint_shape=True, coldest=-1.0,
-            refine=True, refinements=2, side_information=("ratio", "mutual"), mutual_only=True,
+        MatchFilterConfig(**SMALL, n3_after=()),
+        MatchFilterConfig(
+            **SMALL, n3_after=(1, 3), consensus=True, keypoint_change=True,
+            min_log_temperature=-1.0, refine=True, refinements=2,
+            side_information=("ratio", "mutual"), mutual_only=True,
         ),
     ],
 )
@@ -49,7 +50,7 @@ def test_in_place_is_the_same(config, counts, in_place):
 
 def test_what_is_not_plain_is_left_as_written(in_place):
     torch.manual_seed(0)
-    net = MatchClassifier(ClassifierConfig(**SMALL, n3_after=())).eval()
+    net = MatchClassifier(MatchFilterConfig(**SMALL, n3_after=())).eval()
     points = torch.rand(1, 50, 4)
     arguments = (points[..., :2], points[..., 2:])
 
@@ -80,7 +81,7 @@ def in_place(monkeypatch):
 
 def test_training_statistics_without_gradients_are_kept():
     torch.manual_seed(0)
-    net = MatchClassifier(ClassifierConfig(**SMALL, n3_after=())).train()
+    net = MatchClassifier(MatchFilterConfig(**SMALL, n3_after=())).train()
     points = torch.rand(1, 50, 4)
     with torch.no_grad():
         net.score(points[..., :2], points[..., 2:])

@@ -19,7 +19,7 @@ HAS_TRITON = "triton" in ops.backends()
 INTERPRETED = HAS_TRITON and not torch.cuda.is_available()
 _MARKS = [pytest.mark.slow] if INTERPRETED else []
 _TRITON = (pytest.param("triton", marks=_MARKS),) if HAS_TRITON else ()
-# These serve plain calls: no candidates, whole cells, N³ selection in the "released" reading.
+# These serve plain calls: no candidates, whole cells, N³ selection in the "released" recursion.
 PLAIN_CALLS = (*BACKENDS, *_TRITON)
 FAST_PLAIN_CALLS = (*FAST, *_TRITON)
 

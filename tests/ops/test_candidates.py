@@ -45,11 +45,11 @@ def small_chunks(monkeypatch):
 @pytest.mark.parametrize("size", [(2, 23, 31, 5, 7, 11), (1, 17, 17, 3, 2, 29), (3, 5, 5, 4, 3, 1)])
 @pytest.mark.parametrize("log_t", [None, -6.0, 3.0])
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("reading", ["released", "poster"])
+@pytest.mark.parametrize("recursion", ["released", "poster"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-8), (torch.float32, 2e-4)])
-def test_matches_reference(backend, size, log_t, masked, reading, dtype, tolerance):
+def test_matches_reference(backend, size, log_t, masked, recursion, dtype, tolerance):
     inputs, index = _inputs(size, dtype, log_t)
-    options = {"reading": reading, "exclude_self": size[1] == size[2]}
+    options = {"recursion": recursion, "exclude_self": size[1] == size[2]}
     if masked:
         gen = torch.Generator().manual_seed(1)
         options["mask"] = torch.rand(size[0], size[2], generator=gen) > 0.4
@@ -84,28 +84,28 @@ def test_an_item_named_twice_counts_twice(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("reading", ["released", "poster"])
+@pytest.mark.parametrize("recursion", ["released", "poster"])
 @pytest.mark.parametrize("log_t", [-14.0, 0.0, 14.0])
-def test_none_one_few_and_equal_candidates(backend, reading, log_t):
+def test_none_one_few_and_equal_candidates(backend, recursion, log_t):
     """Nothing selectable: 0. One: itself, K times. No NaN anywhere, ties and d = 0 included."""
     inputs, _ = _inputs((1, 4, 6, 3, 2, 1), torch.float32, log_t)
     inputs[1][0, 3:] = inputs[0][0, 2]
     index = torch.tensor([[[0, 0, 0], [0, 1, 0], [3, 4, 5], [1, 2, 3]]])
     mask = torch.tensor([[False, True, True, True, True, True]])
-    found = _run(backend, inputs, index, 5, torch.float32, mask=mask, reading=reading)
+    found = _run(backend, inputs, index, 5, torch.float32, mask=mask, recursion=recursion)
     assert (found[0][0, 0] == 0).all()
     torch.testing.assert_close(found[0][0, 1], inputs[2][0, 1].expand(5, 2))
     assert all(torch.isfinite(t).all() for t in found)
     assert (found[2][0, 0] == 0).all()
 
 
-@pytest.mark.parametrize("reading", ["released", "poster"])
-def test_gradcheck(reading):
+@pytest.mark.parametrize("recursion", ["released", "poster"])
+def test_gradcheck(recursion):
     inputs, index = _inputs((2, 4, 5, 3, 2, 6))
     leaves = [x.requires_grad_() for x in inputs]
 
     def run(q, x, v, t):
-        return ops.n3_aggregate(q, x, v, 3, t, index, reading=reading)
+        return ops.n3_aggregate(q, x, v, 3, t, index, recursion=recursion)
 
     assert torch.autograd.gradcheck(run, leaves)
 

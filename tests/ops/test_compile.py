@@ -24,7 +24,7 @@ GRID = WindowGrid(13, 16, *LAYOUT)
 FORMS = {
     "dense": lambda q, x, v, t: ops.n3_aggregate(q, x, v, 3, t),
     "masked": lambda q, x, v, t: ops.n3_aggregate(q, x, v, 3, t, mask=MASK),
-    "poster": lambda q, x, v, t: ops.n3_aggregate(q, x, v, 3, t, reading="poster"),
+    "poster": lambda q, x, v, t: ops.n3_aggregate(q, x, v, 3, t, recursion="poster"),
     "candidates": lambda q, x, v, t: ops.n3_aggregate(q, x, v, 3, t, INDEX, mask=MASK),
     "concrete": lambda q, x, v, t: ops.n3_aggregate(q, x, v, 3, t, INDEX, selection="concrete"),
     "twice": lambda q, x, v, t: ops.n3_aggregate(ops.n3_aggregate(q, x, v, 1, t)[:, :, 0], x, v, 2),

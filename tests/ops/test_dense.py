@@ -31,8 +31,8 @@ def _run(backend, inputs, k, cotangent, dtype, **options):
     return [z, *grads]
 
 
-def _skip_unless_served(backend, reading):
-    if backend == "triton" and reading != "released":
+def _skip_unless_served(backend, recursion):
+    if backend == "triton" and recursion != "released":
         pytest.skip("refused, see test_triton_dense.py")
 
 
@@ -47,16 +47,16 @@ def _assert_close(found, wanted, tolerance):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("log_t", [None, -6.0, -2.0, 3.0])
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("reading", ["released", "poster"])
+@pytest.mark.parametrize("recursion", ["released", "poster"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 2e-4)])
-def test_matches_reference(backend, size, log_t, masked, reading, dtype, tolerance, monkeypatch):
-    _skip_unless_served(backend, reading)
+def test_matches_reference(backend, size, log_t, masked, recursion, dtype, tolerance, monkeypatch):
+    _skip_unless_served(backend, recursion)
     # Small tiles, so that several, and a last uneven one, are really walked through.
     monkeypatch.setitem(tiled._TILE_ELEMENTS, "cpu", 400)
     b, m, n, _, f, k = size
     inputs = _inputs(size, dtype, log_t)
     gen = torch.Generator().manual_seed(1)
-    options = {"reading": reading, "exclude_self": m == n}
+    options = {"recursion": recursion, "exclude_self": m == n}
     if masked:
         options["mask"] = torch.rand(b, n, generator=gen) > 0.4
     cotangent = torch.randn(b, m, k, f, generator=gen, dtype=torch.float64)
@@ -71,13 +71,13 @@ def test_matches_reference(backend, size, log_t, masked, reading, dtype, toleran
             assert (grad[~options["mask"]] == 0).all()
 
 
-@pytest.mark.parametrize("reading", ["released", "poster"])
-def test_gradcheck(reading):
+@pytest.mark.parametrize("recursion", ["released", "poster"])
+def test_gradcheck(recursion):
     inputs = [x.requires_grad_() for x in _inputs((2, 5, 5, 3, 2, 3), torch.float64, None)]
     mask = torch.tensor([[True] * 5, [True, False, True, True, True]])
 
     def run(q, x, v, t):
-        return n3_aggregate(q, x, v, 3, t, mask=mask, exclude_self=True, reading=reading)
+        return n3_aggregate(q, x, v, 3, t, mask=mask, exclude_self=True, recursion=recursion)
 
     assert torch.autograd.gradcheck(run, inputs)
 
@@ -128,11 +128,11 @@ def test_hot_limit_is_the_mean(backend):
 
 
 @pytest.mark.parametrize("backend", PLAIN_CALLS)
-@pytest.mark.parametrize("reading", ["released", "poster"])
+@pytest.mark.parametrize("recursion", ["released", "poster"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_few_and_no_candidates(backend, reading, dtype):
+def test_few_and_no_candidates(backend, recursion, dtype):
     """None: zeros. One: itself, K times. Fewer than K: still distributions. No NaN anywhere."""
-    _skip_unless_served(backend, reading)
+    _skip_unless_served(backend, recursion)
     q, x, v, t = _inputs((4, 3, 6, 3, 2, 5), dtype, 0.0)
     mask = torch.zeros(4, 6, dtype=torch.bool)
     mask[1, 2] = True
@@ -141,7 +141,7 @@ def test_few_and_no_candidates(backend, reading, dtype):
     # What lies under the mask must not matter at all.
     x[~mask], v[~mask] = float("nan"), float("inf")
     leaves = [y.requires_grad_() for y in (q, x, v, t)]
-    z = n3_aggregate(q, x, v, 5, t, mask=mask, reading=reading, backend=backend)
+    z = n3_aggregate(q, x, v, 5, t, mask=mask, recursion=recursion, backend=backend)
     assert (z[0] == 0).all()
     torch.testing.assert_close(z[1], v[1, 2].expand_as(z[1]))
     low, high = v[2, [1, 4]].amin(0), v[2, [1, 4]].amax(0)
@@ -186,8 +186,8 @@ def test_scalar_and_per_query_temperature_agree():
 
 def test_both_readings_agree_at_temperature_one_only():
     q, x, v, _ = _inputs((2, 5, 9, 3, 4, 3), torch.float64, 0.0)
-    hot = [n3_aggregate(q, x, v, 3, 1.0, reading=r) for r in ("released", "poster")]
-    one = [n3_aggregate(q, x, v, 3, 0.0, reading=r) for r in ("released", "poster")]
+    hot = [n3_aggregate(q, x, v, 3, 1.0, recursion=r) for r in ("released", "poster")]
+    one = [n3_aggregate(q, x, v, 3, 0.0, recursion=r) for r in ("released", "poster")]
     torch.testing.assert_close(one[0], one[1])
     assert (hot[0] - hot[1]).abs().max() > 1e-3
 
@@ -240,7 +240,7 @@ def _good():
         ({"mask": torch.ones(2, 4, dtype=torch.bool)}, ValueError, "mask must have shape"),
         ({"mask": torch.ones(2, 5)}, TypeError, "mask must be a bool tensor"),
         ({"exclude_self": True}, ValueError, "exclude_self"),
-        ({"reading": "other"}, ValueError, "reading must be one of"),
+        ({"recursion": "other"}, ValueError, "recursion must be one of"),
         ({"log_temperature": torch.zeros(2, 5, 1)}, ValueError, "log_temperature must"),
         ({"log_temperature": float("nan")}, ValueError, "log_temperature is NaN"),
         ({"log_temperature": "hot"}, TypeError, "log_temperature must be"),

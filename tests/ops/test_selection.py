@@ -55,7 +55,7 @@ def _run(form, **options):
     {"selection": "knn"},
     {"selection": "concrete"},
     {"selection": "concrete", "seed": 5},
-    {"selection": "concrete", "seed": 5, "reading": "poster"},
+    {"selection": "concrete", "seed": 5, "recursion": "poster"},
 ])
 def test_backends_agree(backend, form, options):
     """Noise included: it belongs to the query and the candidate, not to the backend."""

@@ -167,7 +167,7 @@ def test_autocast_takes_the_widest_type():
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"reading": "poster"}, "reading='poster'"),
+        ({"recursion": "poster"}, "recursion='poster'"),
         ({"selection": "knn"}, "selection='knn'"),
         ({"selection": "concrete", "generator": torch.Generator()}, "selection='concrete' with"),
         ({"candidates": torch.zeros(1, 2, 3, dtype=torch.int64)}, "explicit candidates"),
@@ -184,7 +184,7 @@ def test_the_choice_is_logged(caplog):
     query, key, value, _ = _inputs((1, 2, 3, 2, 2), torch.float32)
     with caplog.at_level(logging.DEBUG, "n3match"):
         ops.n3_aggregate(query, key, value, 2)
-        ops.n3_aggregate(query, key, value, 2, reading="poster")
+        ops.n3_aggregate(query, key, value, 2, recursion="poster")
     assert [r.message.split(":")[0] for r in caplog.records] == ["tiled, not triton"] * 2
 
 

@@ -164,7 +164,7 @@ def test_custom_operator():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"reading": "poster"}, "reading='poster'"),
+        ({"recursion": "poster"}, "recursion='poster'"),
         ({"patch_size": 5}, "patch_size=5 is no multiple of stride=2"),
         ({"window": 65}, "window=65 has more than 4096 candidates"),
     ],

@@ -87,10 +87,10 @@ def test_matches_reference(path, layout, log_t, exclude_self, dtype, tolerance):
 
 @pytest.mark.parametrize("layout", [(23, 31, 4, 2, 5), (36, 9, 8, 4, 15)])
 @pytest.mark.parametrize("options", [
-    {"reading": "poster"},
+    {"recursion": "poster"},
     {"selection": "knn"},
     {"selection": "concrete"},
-    {"selection": "concrete", "reading": "poster"},
+    {"selection": "concrete", "recursion": "poster"},
 ])
 def test_all_selections_on_every_path(path, layout, options):
     inputs, rest = _inputs(layout)
@@ -148,22 +148,22 @@ def test_same_bits_in_several_threads(path, layout):
 
 
 @pytest.mark.parametrize("k", [1, 2, 9, 70])
-@pytest.mark.parametrize("reading", ["released", "poster"])
-def test_any_k_and_both_readings(path, k, reading):
-    # In the "poster" reading rounding grows from step to step where t < 1.
+@pytest.mark.parametrize("recursion", ["released", "poster"])
+def test_any_k_and_both_readings(path, k, recursion):
+    # In the "poster" recursion rounding grows from step to step where t < 1.
     inputs, rest = _inputs((13, 15, 4, 2, 3), log_t=None if k < 9 else 0.5)
-    wanted = _run("reference", inputs, k, rest, reading=reading)
-    _assert_close(_run("tiled", inputs, k, rest, reading=reading), wanted, 1e-8)
+    wanted = _run("reference", inputs, k, rest, recursion=recursion)
+    _assert_close(_run("tiled", inputs, k, rest, recursion=recursion), wanted, 1e-8)
 
 
 @pytest.mark.parametrize("layout", [(8, 9, 4, 2, 3), (8, 8, 3, 2, 3)])
-@pytest.mark.parametrize("reading", ["released", "poster"])
-def test_gradcheck(layout, reading):
+@pytest.mark.parametrize("recursion", ["released", "poster"])
+def test_gradcheck(layout, recursion):
     inputs, rest = _inputs(layout, b=1, e=2, c=1)
     leaves = [x.requires_grad_() for x in inputs]
 
     def run(q, x, v, t):
-        return ops.n3_window_aggregate(q, x, v, 2, t, *rest, reading=reading)
+        return ops.n3_window_aggregate(q, x, v, 2, t, *rest, recursion=recursion)
 
     assert torch.autograd.gradcheck(run, leaves)
 
@@ -313,7 +313,7 @@ def _good():
         ({"stride": 5}, ValueError, "stride must be at most patch_size"),
         ({"stride": 2.0}, TypeError, "stride must be an int"),
         ({"window": 0}, ValueError, "window must be at least 1"),
-        ({"reading": "other"}, ValueError, "reading must be one of"),
+        ({"recursion": "other"}, ValueError, "recursion must be one of"),
         ({"log_temperature": torch.zeros(2, 1, 12, 14)}, ValueError, "log_temperature must be"),
         ({"log_temperature": torch.full((2, 1, 5, 6), math.nan)}, ValueError, "holds NaN"),
         ({"log_temperature": math.nan}, ValueError, "log_temperature is NaN"),

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from n3match import score_matches
 from n3match.datasets.pairs.store import PairRecord
 from n3match.datasets.pairs.store_writer import PairStoreWriter
-from n3match.nn import ClassifierConfig, MatchClassifier
+from n3match.nn import MatchClassifier, MatchFilterConfig
 from n3match.pipelines.common.tables import markdown_table
 from n3match.pipelines.evaluation import evaluate_pose as module
 from n3match.pipelines.evaluation import match_filters
@@ -90,7 +90,7 @@ def run(store, filters, estimators, **options):
 def save_net(path, seed=0):
     """Untrained, but its logits on 80 true and 60 wrong matches are of both signs."""
     torch.manual_seed(seed)
-    config = ClassifierConfig(
+    config = MatchFilterConfig(
         width=16, blocks=3, n3_after=(1,), embedding_width=8, embedding_channels=4,
         side_information=("ratio", "mutual"),
     )

@@ -69,7 +69,7 @@ def test_command(tmp_path):
     done = run_command("demo", "--operator", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "the hard nearest neighbours, in order" in done.stdout
-    assert 'reading="poster"' in done.stdout
+    assert 'recursion="poster"' in done.stdout
     assert done.stdout.endswith("picture    n3match-operator.png\n")
     assert os.listdir(tmp_path) == ["n3match-operator.png"]
     assert cv2.imread(str(tmp_path / "n3match-operator.png")).shape[1] == 1600

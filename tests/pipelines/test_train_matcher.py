@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from n3match import MatchFilter
-from n3match.nn import ClassifierConfig, MatchClassifier
+from n3match.nn import MatchClassifier, MatchFilterConfig
 from n3match.pipelines.training import objective
 from n3match.pipelines.training.filter_config import SIDE_INFORMATION, TrainingConfig, learning_rate
 from n3match.pipelines.training.filter_loop import train
@@ -153,11 +153,11 @@ def test_fine_tuning_starts_from_the_weights_given(tmp_path):
 def test_weights_that_know_no_shapes_are_widened(tmp_path):
     """The start of a run from older weights scores as those did, whatever the shapes."""
     torch.manual_seed(0)
-    config = ClassifierConfig(side_information=SIDE_INFORMATION)
+    config = MatchFilterConfig(side_information=SIDE_INFORMATION)
     old = MatchFilter(config).eval()
     path = tmp_path / "old.safetensors"
     save_weights(path, old)
-    new = MatchClassifier(dataclasses.replace(config, keypoint_shape=True)).eval()
+    new = MatchClassifier(dataclasses.replace(config, keypoint_change=True)).eval()
     load_initial(new, str(path))
     points, side, shape = torch.rand(1, 30, 4), torch.rand(1, 30, 2), torch.rand(1, 30, 3)
     torch.testing.assert_close(

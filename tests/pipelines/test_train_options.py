@@ -11,7 +11,7 @@ import torch
 from test_evaluate_pose import make_record, write_store
 
 from n3match import MatchFilter
-from n3match.nn import ClassifierConfig, MatchClassifier, considered
+from n3match.nn import MatchClassifier, MatchFilterConfig, mutual_mask
 from n3match.pipelines.training import filter_loop as loop
 from n3match.pipelines.training import objective
 from n3match.pipelines.training import train_filter as train_matcher
@@ -43,7 +43,7 @@ def parse(*words):
 def test_protocols_set_what_is_not_given():
     published = parse("--protocol", "published", "--pairs", "a.h5", "--steps", "7")
     assert (published.batch, published.steps, published.generated) == (32, 7, 0.0)
-    assert published.classifier == ClassifierConfig()  # coordinates alone, N³ after block 6
+    assert published.classifier == MatchFilterConfig()  # coordinates alone, N³ after block 6
     assert (published.essential_weight, published.essential_after) == (0.1, 20_000)
     modern = parse("--pairs", "a.h5:2", "b.h5:1", "--no-refine", "--network", "cnnet")
     assert modern.pairs == ("a.h5", "b.h5")
@@ -284,9 +284,9 @@ def test_second_pass_starts_as_a_copy_of_the_first(tmp_path, network):
 
 def test_shapes_are_added_to_one_plain_pass_alone(tmp_path):
     for fields in ({}, {"network": "n3-consensus"}, {"refine": True}):
-        before = replace(TINY, keypoint_shape=False, **fields)
+        before = replace(TINY, keypoint_change=False, **fields)
         save_weights(tmp_path / "plain.safetensors", MatchClassifier(before.classifier))
-        net = MatchClassifier(replace(before, keypoint_shape=True).classifier)
+        net = MatchClassifier(replace(before, keypoint_change=True).classifier)
         if not fields:
             load_initial(net, str(tmp_path / "plain.safetensors"))
             continue
@@ -310,7 +310,7 @@ def test_looks_have_no_weights_and_each_is_learned_from(tmp_path):
     out = objective.run_network(net, batch, twice)
     before = objective.run_network(once, batch, config).logits
     torch.testing.assert_close(before, out.earlier_logits[1])
-    mask = considered(batch["side"], net.config, batch["mask"])
+    mask = mutual_mask(batch["side"], net.config, batch["mask"])
     positive = (batch["distances"] < twice.label_threshold) & mask
     weight = objective.importance(batch, positive, twice)
     usable = positive.sum(1) >= 8
@@ -335,12 +335,13 @@ def test_fine_tuning_looks_as_often_as_the_weights_did(tmp_path):
 
 def test_a_bound_of_temperatures_has_no_weights(tmp_path):
     save_weights(tmp_path / "plain.safetensors", MatchClassifier(TINY.classifier))
-    net = MatchClassifier(replace(TINY, coldest=-4.0).classifier)
+    net = MatchClassifier(replace(TINY, min_log_temperature=-4.0).classifier)
     load_initial(net, str(tmp_path / "plain.safetensors"))
-    assert net.config.coldest == net.trunk.n3_blocks["6"].coldest == -4.0
-    assert parse().classifier.coldest == -4.0
-    assert parse("--coldest=-inf").classifier.coldest is None
-    assert parse("--protocol", "published", "--pairs", "a.h5").classifier.coldest is None
+    assert net.config.min_log_temperature == net.trunk.n3_blocks["6"].min_log_temperature == -4.0
+    assert parse().classifier.min_log_temperature == -4.0
+    assert parse("--min-log-temperature=-inf").classifier.min_log_temperature is None
+    published = parse("--protocol", "published", "--pairs", "a.h5")
+    assert published.classifier.min_log_temperature is None
 
 
 def test_tensorboard_has_the_numbers_where_it_is_installed(tmp_path, store):

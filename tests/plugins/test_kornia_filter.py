@@ -11,13 +11,13 @@ from putative_scenes import K0, K1, SIZE0, SIZE1, make_scene
 
 import n3match
 from n3match.geometry import essential_from_pose, normalize_points, sampson_distance
-from n3match.matching import relative_shape
+from n3match.matching import keypoint_change
 from n3match.plugins.kornia import (
     LocalFeatureMatchFilter,
     N3GeometryAwareMatcher,
     N3LocalFeatureMatcher,
 )
-from n3match.plugins.kornia.lafs import relative_shape as relative_shape_of_lafs
+from n3match.plugins.kornia.lafs import keypoint_change as relative_shape_of_lafs
 from n3match.plugins.kornia.ragged import Ragged
 
 KEYS = ["batch_indexes", "confidence", "keypoints0", "keypoints1", "lafs0", "lafs1"]
@@ -262,7 +262,7 @@ def test_shapes_of_lafs_are_those_of_opencv_keypoints():
         for s in shapes
     ]
     found = relative_shape_of_lafs(*lafs, torch.full((9,), 1.5).double())
-    np.testing.assert_allclose(found, relative_shape(*shapes, 1.5, 1.0), atol=1e-6)
+    np.testing.assert_allclose(found, keypoint_change(*shapes, 1.5, 1.0), atol=1e-6)
     bare = KF.laf_from_center_scale_ori(torch.ones(1, 9, 2).double())[0]
     assert not relative_shape_of_lafs(bare, bare, torch.full((9,), 1.5).double()).any()
 

@@ -1,4 +1,4 @@
-"""The tiles of tiled.py by the compiled row loops (n3match.native): CPU, "released" reading.
+"""The tiles of tiled.py by the compiled row loops (n3match.native): CPU, "released" recursion.
 
 The same formulas and the same saved numbers. What differs is the order of work: a tile has few
 enough rows to stay in one core's cache, the K mass rows of a query stand one below the other so
@@ -28,10 +28,10 @@ _LEAST_ROWS = 8
 _GROUPS_PER_THREAD = 4
 
 
-def usable(like: Tensor, k: int, reading: str) -> bool:
+def usable(like: Tensor, k: int, recursion: str) -> bool:
     return (
         like.device.type == "cpu"
-        and reading == "released"
+        and recursion == "released"
         and k <= native.LARGEST_K
         and native.available()
     )

@@ -14,16 +14,16 @@ from n3match.ops.dense import tiled
     "n3match::tiled",
     mutates_args=(),
     schema="(Tensor query, Tensor key, Tensor value, Tensor log_t, Tensor? mask, int k, "
-    "bool exclude_self, str reading) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "bool exclude_self, str recursion) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 @op_body
-def _tiled(query, key, value, log_t, mask, k, exclude_self, reading):
+def _tiled(query, key, value, log_t, mask, k, exclude_self, recursion):
     """See `tiled.dense_forward`."""
-    return tiled.dense_forward(query, key, value, log_t, mask, k, exclude_self, reading)
+    return tiled.dense_forward(query, key, value, log_t, mask, k, exclude_self, recursion)
 
 
 @_tiled.register_fake
-def _(query, key, value, log_t, mask, k, exclude_self, reading):
+def _(query, key, value, log_t, mask, k, exclude_self, recursion):
     b, m, _ = query.shape
     out = value.new_empty(b, m, k, value.shape[2])
     return out, *tiled.Saved.blank(b, m, k, query).tensors()
@@ -33,16 +33,16 @@ def _(query, key, value, log_t, mask, k, exclude_self, reading):
     "n3match::tiled_backward",
     mutates_args=(),
     schema="(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor log_t, Tensor? mask, "
-    "Tensor out, Tensor[] saved, int k, bool exclude_self, str reading, bool needs_log_t) -> "
+    "Tensor out, Tensor[] saved, int k, bool exclude_self, str recursion, bool needs_log_t) -> "
     "(Tensor, Tensor, Tensor, Tensor)",
 )
 @op_body
 def _tiled_backward(
-    grad, query, key, value, log_t, mask, out, saved, k, exclude_self, reading, needs_log_t
+    grad, query, key, value, log_t, mask, out, saved, k, exclude_self, recursion, needs_log_t
 ):
     """See `tiled.dense_backward`. The last one is 0 where it isn't needed."""
     *found, d_log_t = tiled.dense_backward(
-        grad, query, key, value, log_t, mask, out, tuple(saved), k, exclude_self, reading,
+        grad, query, key, value, log_t, mask, out, tuple(saved), k, exclude_self, recursion,
         needs_log_t,
     )
     if d_log_t is None:
@@ -51,19 +51,19 @@ def _tiled_backward(
 
 
 @_tiled_backward.register_fake
-def _(grad, query, key, value, log_t, mask, out, saved, k, exclude_self, reading, needs_log_t):
+def _(grad, query, key, value, log_t, mask, out, saved, k, exclude_self, recursion, needs_log_t):
     return tuple(t.new_empty(t.shape) for t in (query, key, value, log_t))
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    *tensors, ctx.k, ctx.exclude_self, ctx.reading = inputs
+    *tensors, ctx.k, ctx.exclude_self, ctx.recursion = inputs
     ctx.save_for_backward(*tensors, *output)
 
 
 def _backward(ctx, grad, *_):
     query, key, value, log_t, mask, out, *saved = ctx.saved_tensors
     grads = _tiled_backward(
-        grad, query, key, value, log_t, mask, out, saved, ctx.k, ctx.exclude_self, ctx.reading,
+        grad, query, key, value, log_t, mask, out, saved, ctx.k, ctx.exclude_self, ctx.recursion,
         ctx.needs_input_grad[3],
     )
     return *grads, None, None, None, None
@@ -81,11 +81,11 @@ def n3_aggregate(
     *,
     mask: Tensor | None = None,
     exclude_self: bool = False,
-    reading: str = "released",
+    recursion: str = "released",
 ) -> Tensor:
     """As `reference.n3_aggregate`, in memory linear in M and N. float16/bfloat16 input is computed
     in float32. Differentiable once."""
-    checks.check_aggregate(query, key, value, k, mask, exclude_self, reading)
+    checks.check_aggregate(query, key, value, k, mask, exclude_self, recursion)
     b, m, _ = query.shape
     log_t = checks.as_log_temperature(log_temperature, b, m, query)
     if b * m == 0:
@@ -93,4 +93,4 @@ def n3_aggregate(
     given = value.dtype
     if given in (torch.float16, torch.bfloat16):
         query, key, value, log_t = (t.float() for t in (query, key, value, log_t))
-    return _tiled(query, key, value, log_t, mask, k, exclude_self, reading)[0].to(given)
+    return _tiled(query, key, value, log_t, mask, k, exclude_self, recursion)[0].to(given)

@@ -13,8 +13,8 @@ Z = Σ p. Then w_i = p_i / Z and the next masses are p_i · (1 − w_i). Two fac
   ahead the nearest is.
 
 Rows in which the nearest is *certain* (see `reference`) or alone are recomputed by the reference
-formula, row by row; so is every row in the "poster" reading of the temperature. Where the compiled
-row loops are there, the tiles are those of `tiled_native`.
+formula, row by row; so is every row in the "poster" recursion. Where the compiled row
+loops are there, the tiles are those of `compiled`.
 
 Kept for the backward pass, besides inputs and output: for each query the index and logit of the
 nearest, the logit of the second nearest, S and the K − 1 sums Z. Distances and weights are
@@ -62,7 +62,7 @@ class Problem:
     log_t: Tensor  # (M, 1)
     mask: Tensor | None  # (N,); None: all may be selected
     exclude_self: bool
-    reading: str
+    recursion: str
 
     def tile_rows(self) -> int:
         elements = _TILE_ELEMENTS.get(self.query.device.type, _TILE_ELEMENTS_DEVICE)
@@ -95,12 +95,12 @@ class Problem:
         if self.exclude_self:
             allowed[torch.arange(len(rows), device=rows.device), rows] = False
         w = reference.n3_weights(
-            d[None], k, log_t.double()[None], mask=allowed[None], reading=self.reading
+            d[None], k, log_t.double()[None], mask=allowed[None], recursion=self.recursion
         )[0]
         return torch.einsum("rok,of->rkf", w, value.double()).to(value.dtype)
 
 
-def _problem(query, key, value, log_t, mask, exclude_self, reading, multiple: int) -> Problem:
+def _problem(query, key, value, log_t, mask, exclude_self, recursion, multiple: int) -> Problem:
     padding = -len(key) % multiple
     if padding:
         if mask is None:
@@ -128,19 +128,19 @@ def _problem(query, key, value, log_t, mask, exclude_self, reading, multiple: in
     key_columns[e] = norm
     return Problem(
         query.contiguous(), key.contiguous(), query_rows, key_columns, value.contiguous(),
-        inverse_t, log_t, mask, exclude_self, reading,
+        inverse_t, log_t, mask, exclude_self, recursion,
     )
 
 
 def _problems(
-    query, key, value, log_t, mask, exclude_self, reading, compiled: bool
+    query, key, value, log_t, mask, exclude_self, recursion, compiled: bool
 ) -> list[Problem]:
     """One for each batch element."""
 
     def problem(i: int) -> Problem:
         return _problem(
             query[i], key[i], value[i], log_t[i], None if mask is None else mask[i],
-            exclude_self, reading, native.LANES if compiled else _BLOCK,
+            exclude_self, recursion, native.LANES if compiled else _BLOCK,
         )
 
     count = len(query)
@@ -323,7 +323,7 @@ def dense_forward(
     mask: Tensor | None,
     k: int,
     exclude_self: bool,
-    reading: str,
+    recursion: str,
 ) -> tuple[Tensor, ...]:
     """The operator on checked input, without autograd.
 
@@ -335,11 +335,11 @@ def dense_forward(
     out = value.new_empty(b, m, k, value.shape[2])
     batch = Saved.blank(b, m, k, query)
     saved = [batch.element(i) for i in range(b)]
-    compiled = tiled_native.usable(query, k, reading)
-    problems = _problems(query, key, value, log_t, mask, exclude_self, reading, compiled)
+    compiled = tiled_native.usable(query, k, recursion)
+    problems = _problems(query, key, value, log_t, mask, exclude_self, recursion, compiled)
     if compiled:
         tiled_native.forward(problems, k, out, saved)
-    elif reading == "released":
+    elif recursion == "released":
         buffers = query.new_empty(2, problems[0].tile_rows(), len(problems[0].key))
         for p, s, z in zip(problems, saved, out):
             for rows in p.tiles():
@@ -361,12 +361,12 @@ def dense_backward(
     saved: tuple[Tensor, ...],
     k: int,
     exclude_self: bool,
-    reading: str,
+    recursion: str,
     needs_log_t: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of query, key, value and (where needed) log temperature."""
-    compiled = tiled_native.usable(query, k, reading)
-    problems = _problems(query, key, value, log_t, mask, exclude_self, reading, compiled)
+    compiled = tiled_native.usable(query, k, recursion)
+    problems = _problems(query, key, value, log_t, mask, exclude_self, recursion, compiled)
     batch = [Saved(*saved).element(i) for i in range(len(query))]
     b, n, padded = len(query), key.shape[1], len(problems[0].key)
     d_query = query.new_empty(query.shape)

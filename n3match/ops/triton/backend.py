@@ -40,15 +40,15 @@ def _device_refusal(kind: str, index: int | None) -> str:
     return ""
 
 
-def _refusal(query: Tensor, k: int, reading: str) -> str:
+def _refusal(query: Tensor, k: int, recursion: str) -> str:
     if absent():
         return absent()
     if not isinstance(query, Tensor):
         return ""  # what is wrong with the arguments themselves is said elsewhere
     if _device_refusal(query.device.type, query.device.index):
         return _device_refusal(query.device.type, query.device.index)
-    if reading != "released":
-        return f"reading={reading!r}, only 'released' is there"
+    if recursion != "released":
+        return f"recursion={recursion!r}, only 'released' is there"
     if k > LARGEST_K:
         return f"k={k} is above {LARGEST_K}"
     return ""
@@ -58,7 +58,7 @@ def dense_refusal(
     query: Tensor,
     k: int,
     candidates: Tensor | None,
-    reading: str,
+    recursion: str,
     selection: str,
     generator: torch.Generator | None,
 ) -> str:
@@ -67,7 +67,7 @@ def dense_refusal(
         return "explicit candidates aren't there"
     if selection == "knn" or generator is not None:
         return f"selection={selection!r}{'' if generator is None else ' with noise'} isn't there"
-    return _refusal(query, k, reading)
+    return _refusal(query, k, recursion)
 
 
 def window_refusal(
@@ -76,10 +76,10 @@ def window_refusal(
     patch_size: int,
     stride: int,
     window: int,
-    reading: str,
+    recursion: str,
 ) -> str:
     """Why `triton_window` can't serve a call of `n3_window_aggregate`; "" if it can."""
-    refusal = _refusal(query, k, reading)
+    refusal = _refusal(query, k, recursion)
     if refusal:
         return refusal
     if patch_size % stride:

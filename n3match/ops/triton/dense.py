@@ -167,7 +167,7 @@ def n3_aggregate(
     mask: Tensor | None = None,
     exclude_self: bool = False,
 ) -> Tensor:
-    """As `reference.n3_aggregate` in the "released" reading, in memory linear in M and N.
+    """As `reference.n3_aggregate` in the "released" recursion, in memory linear in M and N.
     Differentiable once. float16 and bfloat16 are multiplied as such and summed in float32."""
     checks.check_aggregate(query, key, value, k, mask, exclude_self, "released")
     b, m, _ = query.shape

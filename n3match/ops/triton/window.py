@@ -249,7 +249,7 @@ def n3_window_aggregate(
     selection: str = "n3",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """As `reference.n3_window_aggregate` in the "released" reading, patch_size a multiple of
+    """As `reference.n3_window_aggregate` in the "released" recursion, patch_size a multiple of
     stride. Differentiable once. float16 and bfloat16 are multiplied as such and summed in
     float32."""
     checks.check_k(k)

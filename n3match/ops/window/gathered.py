@@ -25,19 +25,19 @@ def n3_window_aggregate(
     window: int = 15,
     *,
     exclude_self: bool = True,
-    reading: str = "released",
+    recursion: str = "released",
     selection: str = "n3",
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """As `reference.n3_window_aggregate`, in linear memory. Differentiable once."""
     checks.check_k(k)
-    checks.check_reading(reading)
+    checks.check_recursion(recursion)
     checks.check_selection(selection, generator)
     checks.check_window_images(query, key, value)
     grid = checks.window_grid(query, patch_size, stride, window)
     b = len(query)
     log_t = checks.as_window_log_temperature(log_temperature, b, grid, query)
-    rule = Rule(k, reading, selection, draw_seed(generator))
+    rule = Rule(k, recursion, selection, draw_seed(generator))
     if value.numel() * b == 0:
         return value.new_zeros(b, k, *value.shape[1:])
     given = value.dtype

@@ -17,19 +17,19 @@ from n3match.ops.window.grid import WindowGrid
     "n3match::window",
     mutates_args=(),
     schema="(Tensor query, Tensor key, Tensor value, Tensor log_t, int k, int[] layout, "
-    "bool exclude_self, str reading, str selection) -> Tensor",
+    "bool exclude_self, str recursion, str selection) -> Tensor",
 )
 @op_body
-def _window(query, key, value, log_t, k, layout, exclude_self, reading, selection):
+def _window(query, key, value, log_t, k, layout, exclude_self, recursion, selection):
     """log_t: (B, 1, n₁, n₂); layout: patch size, stride, window."""
     return windows.n3_window_aggregate(
         query, key, value, k, log_t, *layout,
-        exclude_self=exclude_self, reading=reading, selection=selection,
+        exclude_self=exclude_self, recursion=recursion, selection=selection,
     ).contiguous()
 
 
 @_window.register_fake
-def _(query, key, value, log_t, k, layout, exclude_self, reading, selection):
+def _(query, key, value, log_t, k, layout, exclude_self, recursion, selection):
     return value.new_empty(len(value), k, *value.shape[1:])
 
 
@@ -37,31 +37,31 @@ def _(query, key, value, log_t, k, layout, exclude_self, reading, selection):
     "n3match::window_backward",
     mutates_args=(),
     schema="(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor log_t, int k, "
-    "int[] layout, bool exclude_self, str reading, str selection) -> "
+    "int[] layout, bool exclude_self, str recursion, str selection) -> "
     "(Tensor, Tensor, Tensor, Tensor)",
 )
 @op_body
 def _window_backward(
-    grad, query, key, value, log_t, k, layout, exclude_self, reading, selection
+    grad, query, key, value, log_t, k, layout, exclude_self, recursion, selection
 ):
     grid = WindowGrid(*query.shape[2:], *layout)
     given = (query, key, value, log_t)
     if window_cells.usable(grid):
-        rule = Rule(k, reading, selection)
+        rule = Rule(k, recursion, selection)
         found = window_cells.gradients(grad, *given, grid, exclude_self, rule)
     else:  # through the forward pass once more
         leaves = [t.detach().requires_grad_() for t in given]
         with torch.enable_grad():
             z = windows.n3_window_aggregate(
                 *leaves[:3], k, leaves[3], *layout,
-                exclude_self=exclude_self, reading=reading, selection=selection,
+                exclude_self=exclude_self, recursion=recursion, selection=selection,
             )
             found = torch.autograd.grad(z, leaves, grad, materialize_grads=True)
     return tuple(t.contiguous() for t in found)
 
 
 @_window_backward.register_fake
-def _(grad, query, key, value, log_t, k, layout, exclude_self, reading, selection):
+def _(grad, query, key, value, log_t, k, layout, exclude_self, recursion, selection):
     return tuple(t.new_empty(t.shape) for t in (query, key, value, log_t))
 
 
@@ -89,12 +89,12 @@ def n3_window_aggregate(
     window: int = 15,
     *,
     exclude_self: bool = True,
-    reading: str = "released",
+    recursion: str = "released",
     selection: str = "n3",
 ) -> Tensor:
     """As `window.n3_window_aggregate`, without a generator."""
     checks.check_k(k)
-    checks.check_reading(reading)
+    checks.check_recursion(recursion)
     checks.check_selection(selection, None)
     checks.check_window_images(query, key, value)
     grid = checks.window_grid(query, patch_size, stride, window)
@@ -107,5 +107,5 @@ def n3_window_aggregate(
         query, key, value, log_t = (t.float() for t in (query, key, value, log_t))
     return _window(
         query, key, value, log_t.reshape(b, 1, *grid.shape), k, [patch_size, stride, window],
-        exclude_self, reading, selection,
+        exclude_self, recursion, selection,
     ).to(given)

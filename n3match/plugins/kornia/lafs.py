@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_LARGEST_LOG_SCALE = 3.0  # as in n3match.matching.relative_shape
+_LARGEST_LOG_SCALE = 3.0  # as in n3match.matching.keypoint_change
 
 
 def filled(lafs: Tensor) -> Tensor:
@@ -13,8 +13,8 @@ def filled(lafs: Tensor) -> Tensor:
     return lafs.ne(0).flatten(-2).any(-1)
 
 
-def relative_shape(lafs0: Tensor, lafs1: Tensor, focal_ratio: Tensor) -> Tensor:
-    """Turn and change of size of every match: `n3match.matching.relative_shape` for LAFs.
+def keypoint_change(lafs0: Tensor, lafs1: Tensor, focal_ratio: Tensor) -> Tensor:
+    """Turn and change of size of every match: `n3match.matching.keypoint_change` for LAFs.
 
     An orientation of exactly 0 is that of upright frames, and a frame of scale exactly 1 is made
     from a bare point (`laf_from_center_scale_ori`): both say nothing, and count as not known.

@@ -15,7 +15,7 @@ from n3match.geometry import normalize_points
 from n3match.geometry.checks import check_tensor
 from n3match.nn.match_filter import MatchFilter
 from n3match.plugins.kornia.cameras import camera_batch, check_keypoints
-from n3match.plugins.kornia.lafs import relative_shape
+from n3match.plugins.kornia.lafs import keypoint_change
 from n3match.plugins.kornia.ragged import Ragged
 from n3match.plugins.kornia.tensors import check_device, check_together
 
@@ -163,7 +163,7 @@ class LocalFeatureMatchFilter(nn.Module):
                 )
         focal0, focal1 = ((k[:, 0, 0] + k[:, 1, 1]).to(batch_indexes.device) / 2 for k in K)
         ratio = (focal0 / focal1)[batch_indexes]
-        return relative_shape(lafs[0][0].double(), lafs[1][0].double(), ratio)
+        return keypoint_change(lafs[0][0].double(), lafs[1][0].double(), ratio)
 
     def _side(self, ratio: Tensor | None, mutual: Tensor | None, count: int) -> Tensor | None:
         """(NC, S) columns that the filter asks for; None where one of them isn't known."""

@@ -9,7 +9,7 @@ COLUMNS = ("cosine", "sine", "log_scale")
 _LARGEST_LOG_SCALE = 3.0  # SIFT's octaves span less; beyond it is a mistake in the input
 
 
-def relative_shape(
+def keypoint_change(
     shapes0: np.ndarray, shapes1: np.ndarray, focal0: float = 1.0, focal1: float = 1.0
 ) -> np.ndarray:
     """Turn and change of size of every match, from the keypoints' own orientations and sizes.
