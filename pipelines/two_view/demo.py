@@ -75,7 +75,7 @@ class DemoPair:
 
 def load_demo_pair() -> DemoPair:
     """The photographs of `demo_data/` with camera, lens and known pose."""
-    folder = resources.files(__package__) / "demo_data"
+    folder = resources.files("n3match.pipelines") / "demo_data"
     about = json.loads((folder / "pair.json").read_text(encoding="utf-8"))
     photographs = []
     for image in about.pop("images"):
