@@ -1,4 +1,4 @@
-"""Every ```python block of docs/*.md runs as printed, page by page."""
+"""Every ```python block of docs/ runs as printed, page by page."""
 
 import re
 import shutil
@@ -21,7 +21,7 @@ def examples(page: Path) -> list[tuple[int, str]]:
     return [(text.count("\n", 0, m.start(1)), m.group(1)) for m in _BLOCK.finditer(text)]
 
 
-PAGES = [page for page in sorted(DOCS.glob("*.md")) if examples(page)]
+PAGES = [page for page in sorted(DOCS.rglob("*.md")) if examples(page)]
 PARAMETERS = [
     pytest.param(page, id=page.stem, marks=[pytest.mark.slow] * (page.stem in SLOW))
     for page in PAGES
