@@ -19,7 +19,7 @@ for temperature in (1.0, 1e-2, 1e-4, 1e-6):
         exclude_self=True, recursion="poster",
     )
     shares = (soft * hard).sum(-1).mean((0, 1))
-    print(f"t = {temperature:<5g} weight of the true k-th neighbour: {shares.numpy().round(3)}")
+    print(f"t = {temperature:<7g} weight of the true k-th neighbour: {shares.numpy().round(3)}")
 
 # Unlike a hard choice it can be learned: where to look (key) and how sharply (temperature).
 key = points.clone().requires_grad_()
