@@ -92,11 +92,10 @@ def nearest_neighbors(
     # Products must be true float32, whatever autocast region this is called in.
     with torch.autocast(desc0.device.type, enabled=False):
         if len(desc0) and len(desc1) and nearest_native.usable(desc0):
-            index, squared, mutual = _compiled_search(desc0, desc1, block_size)
+            index, distance, mutual = _compiled_search(desc0, desc1, block_size)
         else:
-            index, squared, mutual = _search(desc0, desc1, block_size)
-    # The root in float64 rounds to the nearest float32 for either type.
-    distance, second_distance = squared.double().sqrt().float()
+            index, distance, mutual = _search(desc0, desc1, block_size)
+    distance, second_distance = distance
     ratio = torch.where(
         torch.isfinite(second_distance) & (second_distance > 0), distance / second_distance, 1.0
     )
@@ -125,13 +124,16 @@ def _compiled_search(a, b, block_size: int | None):
     def scan(a, b):
         return torch.stack(_scan(a, b, block_size)[:2]).numpy()
 
-    found = nearest_native.two_nearest(a, b, seen, scan)
-    return tuple(torch.from_numpy(array) for array in found)
+    index, squared, mutual = nearest_native.two_nearest(a, b, seen, scan)
+    # NumPy's root: torch shares this one between threads, which then wait for more for milliseconds,
+    # and keep the processors from ours.
+    distance = np.sqrt(squared).astype(np.float32)
+    return tuple(torch.from_numpy(array) for array in (index, distance, mutual))
 
 
 def _search(a, b, block_size: int | None):
-    """The two nearest rows of `b` for each row of `a` (2, N), −1 for none; their squared distances,
-    inf for none; mutual flags (N,)."""
+    """The two nearest rows of `b` for each row of `a` (2, N), −1 for none; their distances, inf for
+    none; mutual flags (N,)."""
     for name, x in (("desc0", a), ("desc1", b)):
         _refuse_unless(
             not x.numel() or bool(torch.isfinite(torch.stack(torch.aminmax(x))).all()), name
@@ -146,8 +148,8 @@ def _search(a, b, block_size: int | None):
         back[~certain] = _scan(b[claimed[~certain]], a, block_size)[0]
     mutual = torch.zeros_like(index, dtype=torch.bool)
     mutual[claims] = back[torch.searchsorted(claimed, index[claims])] == claims
-    squared = torch.stack([_squared_distances(a, b, i, error) for i in (index, second)])
-    return torch.stack([index, second]), squared, mutual
+    distance = torch.stack([_distances(a, b, i, error) for i in (index, second)])
+    return torch.stack([index, second]), distance, mutual
 
 
 def _scan(a, b, block_size: int | None, columns: "_ColumnMinima | None" = None):
@@ -298,10 +300,11 @@ def _squared_differences(a, i, b, j, error: float) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def _squared_distances(a, b, index, error: float) -> torch.Tensor:
-    """Of rows of `a` to the given rows of `b`, inf where the index is −1."""
+def _distances(a, b, index, error: float) -> torch.Tensor:
+    """Euclidean distances of rows of `a` to the given rows of `b`, inf where the index is -1."""
+    distance = a.new_full((len(a),), torch.inf)
     rows = torch.nonzero(index >= 0)[:, 0]
-    found = _squared_differences(a, rows, b, index[rows], error)
-    squared = found.new_full((len(a),), torch.inf)
-    squared[rows] = found
-    return squared
+    squared = _squared_differences(a, rows, b, index[rows], error)
+    # The root in float64 rounds to the nearest float32 for either.
+    distance[rows] = squared.double().sqrt().float()
+    return distance

@@ -21,6 +21,8 @@ from n3match.native import descriptors
 # Of rounded vectors more are kept than can be wanted, so that the last tells whether those before it
 # are all that come into question.
 _KEPT, _KEPT_BACK = 4, 3
+# Where it doesn't, more are kept, if that is so for no more than a tenth.
+_KEPT_OF_FEW, _FEW = 32, 0.1
 # Beside the roundings to integers: what double precision does to numbers up to 23170.
 _SLIGHT = 1e-6
 
@@ -48,43 +50,19 @@ def two_nearest(
     """
     if seen.whole and max(seen.longest) <= descriptors.LONGEST:
         return _of_integers(*descriptors.integers((a, b), 1.0, centre=None, bytes=seen.bytes))
-    # About their centre vectors are shorter, and their roundings with them.
-    centre = seen.sums / (len(a) + len(b))
-    longest = max(descriptors.survey((a, b), centre).longest)
-    # A rounded vector may be longer by half the diagonal of a unit cube.
-    room = descriptors.LONGEST - 1 - a.shape[1] ** 0.5 / 2
-    rounded = descriptors.integers(
-        (a, b), room / longest if longest > 0 else 1.0, centre=centre, bytes=False
-    )
-    (squared, at), (squared_back, at_back) = descriptors.nearest(*rounded, _KEPT, _KEPT_BACK)
-    # Further apart than this two distances are in their true order.
-    apart = 2 * (rounded[0].cut + rounded[1].cut + _SLIGHT)
-    distance, distance_back = _roots(squared), _roots(squared_back)
+    rounding = _Rounding(a, b, seen)
+    (distance, at), (distance_back, at_back) = rounding.nearest(a, b, _KEPT, _KEPT_BACK)
     rows = np.arange(len(a))
-
-    def exact(i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        return descriptors.squared_distances(a, b, i, j)
-
-    index = at[:, :2].T.copy()
-    doubtful, unknown = _in_question(distance, 2, apart)
-    chosen = rows[doubtful & ~unknown]
-    index[:, chosen] = _nearest_first(chosen, at[chosen, :-1], exact)[:, :2].T
-    if unknown.any():
-        index[:, unknown] = scan(a[unknown], b)
-
+    index = rounding.in_order(rows, distance, at, 2, a, b, scan)
     # Only columns that may have someone as their nearest whose nearest they are matter.
-    claimed = np.unique(index[0][distance[:, 0] <= distance_back[index[0], 0] + apart])
+    nearest = index[:, 0]
+    claimed = np.unique(nearest[distance[:, 0] <= distance_back[nearest, 0] + rounding.apart])
     back = np.full(len(b), -1)
-    back[claimed] = at_back[claimed, 0]
-    doubtful, unknown = (flags[claimed] for flags in _in_question(distance_back, 1, apart))
-    chosen = claimed[doubtful & ~unknown]
-    back[chosen] = _nearest_first(
-        chosen, at_back[chosen, :-1], lambda j, i: exact(np.maximum(i, 0), np.where(i < 0, -1, j))
+    back[claimed] = rounding.in_order(
+        claimed, distance_back[claimed], at_back[claimed], 1, b, a, scan
     )[:, 0]
-    unknown = claimed[unknown]
-    if len(unknown):
-        back[unknown] = scan(b[unknown], a)[0]
-    return index, exact(np.stack([rows, rows]), index), back[index[0]] == rows
+    squared = descriptors.squared_distances(a, b, np.stack([rows, rows]), index.T)
+    return index.T, squared, back[nearest] == rows
 
 
 def _of_integers(a: descriptors.Integers, b: descriptors.Integers):
@@ -93,21 +71,64 @@ def _of_integers(a: descriptors.Integers, b: descriptors.Integers):
     return at.T.copy(), squared.T, back[at[:, 0], 0] == np.arange(a.count)
 
 
+class _Rounding:
+    """How descriptors of two images become integers.
+
+    Attributes:
+        apart: distances that differ by more, in the unit of the integers, are in their true order.
+    """
+
+    def __init__(self, a: Tensor, b: Tensor, seen: descriptors.Survey):
+        # About their centre vectors are shorter, and their roundings with them.
+        self._centre = seen.sums / (len(a) + len(b))
+        longest = max(descriptors.survey((a, b), self._centre).longest)
+        # A rounded vector may be longer by half the diagonal of a unit cube.
+        room = descriptors.LONGEST - 1 - a.shape[1] ** 0.5 / 2
+        self._scale = room / longest if longest > 0 else 1.0
+        self.apart = 0.0
+
+    def nearest(self, a: Tensor, b: Tensor, keep_a: int, keep_b: int):
+        """As `descriptors.nearest`, with distances (N, keep_a), (M, keep_b) float64, inf for none."""
+        a, b = descriptors.integers((a, b), self._scale, centre=self._centre, bytes=False)
+        self.apart = max(self.apart, 2 * (a.cut + b.cut + _SLIGHT))
+        return tuple((_roots(squared), at) for squared, at in descriptors.nearest(a, b, keep_a, keep_b))
+
+    def in_order(
+        self, rows: np.ndarray, distance: np.ndarray, at: np.ndarray, wanted: int,
+        left: Tensor, right: Tensor, scan: Scan,
+    ) -> np.ndarray:
+        """(R, wanted) the truly nearest of `right` for some rows of `left`, −1 for none.
+
+        distance, at: (R, K), from `nearest`, for these rows.
+        """
+        found = at[:, :wanted].copy()
+        with np.errstate(invalid="ignore"):  # no difference of nothing and nothing counts
+            doubtful = (np.diff(distance)[:, :wanted] <= self.apart).any(1)
+            # There may be more in question than were kept.
+            unknown = distance[:, -1] - distance[:, wanted - 1] <= self.apart
+        here = doubtful & ~unknown
+        found[here] = _nearest_first(left, right, rows[here], at[here])[:, :wanted]
+        if not unknown.any():
+            return found
+        lost = rows[unknown]
+        if at.shape[1] < _KEPT_OF_FEW and len(lost) <= len(left) * _FEW:
+            found[unknown] = self.in_order(
+                lost, *self.nearest(left[lost], right, _KEPT_OF_FEW, 1)[0], wanted, left, right, scan
+            )
+        else:
+            found[unknown] = scan(left[lost], right)[:wanted].T
+        return found
+
+
 def _roots(squared: np.ndarray) -> np.ndarray:
     return np.where(squared < descriptors.FAR, np.sqrt(squared.astype(np.float64)), np.inf)
 
 
-def _in_question(distance: np.ndarray, wanted: int, apart: float) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of (R, K) distances in order of which the first `wanted` may truly have another order or
-    be others, and rows of which those may be none of the K."""
-    with np.errstate(invalid="ignore"):  # no difference of nothing and nothing counts
-        doubtful = (np.diff(distance)[:, :wanted] <= apart).any(1)
-        unknown = distance[:, -1] - distance[:, wanted - 1] <= apart
-    return doubtful, unknown
-
-
-def _nearest_first(rows: np.ndarray, candidates: np.ndarray, exact) -> np.ndarray:
+def _nearest_first(
+    left: Tensor, right: Tensor, rows: np.ndarray, candidates: np.ndarray
+) -> np.ndarray:
     """Candidates (R, C) of rows (R,), nearest first, those of the lowest number among equals; −1 is
     none."""
-    squared = exact(np.broadcast_to(rows[:, None], candidates.shape), candidates)
+    rows = np.broadcast_to(rows[:, None], candidates.shape)
+    squared = descriptors.squared_distances(left, right, rows, candidates)
     return np.take_along_axis(candidates, np.lexsort((candidates, squared), axis=-1), axis=-1)
