@@ -105,5 +105,5 @@ def test_every_level_gives_the_same_results(monkeypatch, found_anew):
 @pytest.mark.parametrize("value", ["", "2", "AVX2", "sse"])
 def test_an_unknown_level(monkeypatch, found_anew, value):
     monkeypatch.setenv("N3MATCH_NATIVE", value)
-    with pytest.raises(ValueError, match="N3MATCH_NATIVE.*must be one of '0', '1', 'plain'"):
+    with pytest.raises(ValueError, match=r"N3MATCH_NATIVE.*must be one of '0', '1', 'plain'"):
         native.available()
