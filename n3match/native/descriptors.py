@@ -202,19 +202,19 @@ def squared_distances(a: Tensor, b: Tensor, i: np.ndarray, j: np.ndarray) -> np.
 
     a: (N, D), b: (M, D) float32, contiguous. i, j: int64.
     """
-    flat_i, flat_j = (torch.from_numpy(np.ravel(x)) for x in (i, j))
+    i, j = np.ascontiguousarray(i), np.ascontiguousarray(j)
     out = np.empty(i.shape)
-    flat = torch.from_numpy(out).view(-1)
+    flat = [array.reshape(-1) for array in (i, j, out)]
 
     def work(shared) -> None:
         for start in shared:
-            here = slice(start, start + 4 * _CHUNK)
+            i, j, out = (array[start : start + 4 * _CHUNK] for array in flat)
             _call(
-                _functions().squared_distances, a, b, a.shape[1], flat_i[here], flat_j[here],
-                len(flat_i[here]), flat[here],
+                _functions().squared_distances, a, b, a.shape[1], i.ctypes.data, j.ctypes.data,
+                len(out), out.ctypes.data,
             )
 
-    run_tasks(work, range(0, len(flat), 4 * _CHUNK))
+    run_tasks(work, range(0, out.size, 4 * _CHUNK))
     return out
 
 
