@@ -125,8 +125,8 @@ def _compiled_search(a, b, block_size: int | None):
         return torch.stack(_scan(a, b, block_size)[:2]).numpy()
 
     index, squared, mutual = nearest_native.two_nearest(a, b, seen, scan)
-    # NumPy's root: torch shares this one between threads, which then wait for more for milliseconds,
-    # and keep the processors from ours.
+    # NumPy's root: torch shares this one between threads, which then wait for more for some
+    # milliseconds, and keep the processors from ours.
     distance = np.sqrt(squared).astype(np.float32)
     return tuple(torch.from_numpy(array) for array in (index, distance, mutual))
 

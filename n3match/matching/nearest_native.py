@@ -1,10 +1,10 @@
 """Nearest neighbours by the compiled loops (n3match.native): exact, on vectors of 16-bit integers.
 
-Descriptors of whole numbers, as SIFT's, are such vectors already, and what is found for them is final.
-Others are scaled and rounded; by the triangle inequality a distance then changes by no more than the
-lengths of the two roundings, which are known. So a few more than the two nearest are kept: where they
-are too close to each other to tell, the differences of the descriptors themselves decide; where even
-more might be in question, which is rare, the row is left to the caller.
+Descriptors of whole numbers, as SIFT's, are such vectors already, and what is found for them is
+final. Others are scaled and rounded; by the triangle inequality a distance then changes by no more
+than the lengths of the two roundings, which are known. So a few more than the two nearest are kept:
+where they are too close to each other to tell, the differences of the descriptors themselves
+decide; where more than were kept may be in question, which is rare, more are kept.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from n3match import native
 from n3match.native import descriptors
 
-# Of rounded vectors more are kept than can be wanted, so that the last tells whether those before it
+# Of rounded vectors more are kept than are wanted, so that the last tells whether those before it
 # are all that come into question.
 _KEPT, _KEPT_BACK = 4, 3
-# Where it doesn't, more are kept, if that is so for no more than a tenth.
+# For those where it doesn't, if they are no more than a tenth.
 _KEPT_OF_FEW, _FEW = 32, 0.1
 # Beside the roundings to integers: what double precision does to numbers up to 23170.
 _SLIGHT = 1e-6
@@ -88,10 +87,11 @@ class _Rounding:
         self.apart = 0.0
 
     def nearest(self, a: Tensor, b: Tensor, keep_a: int, keep_b: int):
-        """As `descriptors.nearest`, with distances (N, keep_a), (M, keep_b) float64, inf for none."""
+        """As `descriptors.nearest`, with distances in float64, not squared, inf for none."""
         a, b = descriptors.integers((a, b), self._scale, centre=self._centre, bytes=False)
         self.apart = max(self.apart, 2 * (a.cut + b.cut + _SLIGHT))
-        return tuple((_roots(squared), at) for squared, at in descriptors.nearest(a, b, keep_a, keep_b))
+        found = descriptors.nearest(a, b, keep_a, keep_b)
+        return tuple((_roots(squared), at) for squared, at in found)
 
     def in_order(
         self, rows: np.ndarray, distance: np.ndarray, at: np.ndarray, wanted: int,
@@ -112,9 +112,8 @@ class _Rounding:
             return found
         lost = rows[unknown]
         if at.shape[1] < _KEPT_OF_FEW and len(lost) <= len(left) * _FEW:
-            found[unknown] = self.in_order(
-                lost, *self.nearest(left[lost], right, _KEPT_OF_FEW, 1)[0], wanted, left, right, scan
-            )
+            distance, at = self.nearest(left[lost], right, _KEPT_OF_FEW, 1)[0]
+            found[unknown] = self.in_order(lost, distance, at, wanted, left, right, scan)
         else:
             found[unknown] = scan(left[lost], right)[:wanted].T
         return found

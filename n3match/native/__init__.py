@@ -27,6 +27,6 @@ from n3match.native.library import (
 from n3match.native.workers import run_tasks
 
 __all__ = [
-    "LANES", "LARGEST_K", "LEVELS", "available", "descriptors", "finish", "level", "logits", "masses",
-    "masses_backward", "prepare", "run_tasks",
+    "LANES", "LARGEST_K", "LEVELS", "available", "descriptors", "finish", "level", "logits",
+    "masses", "masses_backward", "prepare", "run_tasks",
 ]

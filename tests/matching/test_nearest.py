@@ -185,7 +185,7 @@ def test_threads_share_the_rows(root):
 
 
 def test_more_in_question_than_are_kept():
-    """Rows with 3, 20 and 60 candidates that differ by less than rounding to 16 bits, among others."""
+    """Rows with 3, 20 and 60 candidates that differ by less than rounding to 16 bits."""
     rng = np.random.default_rng(9)
     a, b = rng.normal(size=(400, 16)), rng.normal(size=(500, 16))
     for row, count in ((3, 3), (8, 20), (11, 60)):
