@@ -1,4 +1,4 @@
-/* Fused element-wise work, in vectors of 64 bytes that the compiler maps to what the processor has.
+/* Fused element-wise work, in vectors as wide as the processor's registers.
    Called through ctypes with pointers to contiguous rows; see library.py.
 
    Optional: without a compiler at install time the same is done by tensor operations. */
@@ -58,23 +58,31 @@ TARGET_BEGIN("avx512vnni," AVX512)
 TARGET_END
 TARGET_BEGIN(AVX512)
 #define LEVEL _avx512
+#define SIMD _mm512
+#define OF_FLOATS __m512
 #define REGISTER 64 /* bytes of a vector register */
 #define REGISTERS 32
 #include "types.inc"
 #include "integers.inc"
 #include "nearest.inc"
 #undef LEVEL
+#undef SIMD
+#undef OF_FLOATS
 #undef REGISTER
 #undef REGISTERS
 TARGET_END
 TARGET_BEGIN(AVX2)
 #define LEVEL _avx2
+#define SIMD _mm256
+#define OF_FLOATS __m256
 #define REGISTER 32
 #define REGISTERS 16
 #include "types.inc"
 #include "integers.inc"
 #include "nearest.inc"
 #undef LEVEL
+#undef SIMD
+#undef OF_FLOATS
 #undef REGISTER
 #undef REGISTERS
 TARGET_END
@@ -111,12 +119,16 @@ int64_t n3match_native_use_level(int64_t most)
 }
 
 #define LEVEL _plain
+#define SIMD _mm
+#define OF_FLOATS __m128
 #define REGISTER 16
 #define REGISTERS 16
 #include "types.inc"
 #include "integers.inc"
 #include "nearest.inc"
 #undef LEVEL
+#undef SIMD
+#undef OF_FLOATS
 #undef REGISTER
 #undef REGISTERS
 
