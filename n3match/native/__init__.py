@@ -8,11 +8,10 @@ library aside, 1 is as if it weren't set.
 
 `masses` and `masses_backward` are the recursion of K distributions in place, row by row: with
 `normal=True` logits (−d/t) become weights, and gradients of the weights gradients of the logits.
-`nearest` takes minima of rows and columns together; `integer_distances` are products of 16-bit
-integers, on processors that have an instruction for it. `run_tasks` hands whole tiles to threads.
+`descriptors` finds nearest neighbours. `run_tasks` hands whole tiles to threads.
 """
 
-from n3match.native.integers import PANEL, has_integer_products, in_panels, integer_distances
+from n3match.native import descriptors
 from n3match.native.library import (
     LANES,
     LARGEST_K,
@@ -23,13 +22,11 @@ from n3match.native.library import (
     logits,
     masses,
     masses_backward,
-    nearest,
     prepare,
 )
 from n3match.native.threads import run_tasks
 
 __all__ = [
-    "LANES", "LARGEST_K", "LEVELS", "PANEL", "available", "finish", "has_integer_products",
-    "in_panels", "integer_distances", "level", "logits", "masses", "masses_backward", "nearest",
-    "prepare", "run_tasks",
+    "LANES", "LARGEST_K", "LEVELS", "available", "descriptors", "finish", "level", "logits",
+    "masses", "masses_backward", "prepare", "run_tasks",
 ]

@@ -23,7 +23,7 @@ LANES = 16  # a row's length is a multiple of it
 LARGEST_K = 64
 LEVELS = "plain", "avx2", "avx512", "avx512vnni"  # as kernels.c numbers them
 _SWITCH = "N3MATCH_NATIVE"
-_INTERFACE = 7  # what kernels.c must answer: another number is a library from another version
+_INTERFACE = 8  # what kernels.c must answer: another number is a library from another version
 _NUMBER_TYPES = {torch.float32: "f32", torch.float64: "f64"}
 # Of each function: P a pointer, I an integer.
 _SIGNATURES = {
@@ -32,7 +32,6 @@ _SIGNATURES = {
     "masses_backward": "PPIIIIIPPPP",
     "finish": "PIIIPPP",
     "prepare": "PPIIIPPPPPP",
-    "nearest": "PIIIPPPPP",
     # Those of windows.py:
     "window_distances": "PPPIIIPP",
     "window_sums": "PPPIIPP",
@@ -223,25 +222,3 @@ def prepare(
         dots: (R, K): filled, for `masses_backward`.
     """
     call("prepare", z.dtype, grad, z, *z.shape, top, second, sums, skip, scaled, dots)
-
-
-def nearest(
-    block: Tensor,
-    first: int,
-    value: Tensor,
-    at: Tensor,
-    column_value: Tensor,
-    column_second: Tensor,
-    column_at: Tensor,
-) -> None:
-    """The smallest entries of the rows and columns of a matrix, by blocks of rows.
-
-    Args:
-        block: (R, N), rows `first`, `first` + 1, … of the matrix.
-        value: (R, 3), filled with the smallest entries of each row, in order.
-        at: (R, 2) int64, filled with the columns of the first two; any one of equal entries.
-        column_value, column_second: (N,) the two smallest entries of each column so far.
-        column_at: (N,) row of the first, int32 with float32 and int64 with float64.
-    """
-    call("nearest", block.dtype, block, *block.shape, first, value, at, column_value,
-          column_second, column_at)

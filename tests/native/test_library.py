@@ -6,22 +6,18 @@ import shutil
 
 import pytest
 import torch
+from compiled_levels import forget_library
 
 from n3match import native, ops
-from n3match.native import integers, library
+from n3match.native import library
 
 
 @pytest.fixture
 def found_anew():
     """The library is looked for again, in the test and after it."""
-    _forget()
+    forget_library()
     yield
-    _forget()
-
-
-def _forget():
-    for looked_up in (library._loaded, library._functions, integers._function):
-        looked_up.cache_clear()
+    forget_library()
 
 
 def test_a_compiler_at_install_time_means_a_library():
@@ -40,7 +36,7 @@ def _aggregate():
 def _assert_tensors_alone_serve():
     assert not native.available()
     found = _aggregate()
-    _forget()
+    forget_library()
     for a, b in zip(found, _aggregate()):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
@@ -79,7 +75,6 @@ def test_the_environment_can_leave_it_aside(monkeypatch, found_anew):
     monkeypatch.setenv("N3MATCH_NATIVE", "0")
     assert not native.available()
     assert native.level() is None
-    assert not native.has_integer_products()
 
 
 @pytest.mark.skipif(not native.available(), reason="no compiled library")
@@ -87,7 +82,7 @@ def test_the_environment_can_hold_the_level(monkeypatch, found_anew):
     monkeypatch.setenv("N3MATCH_NATIVE", "1")
     best = native.LEVELS.index(native.level())
     for i, name in enumerate(native.LEVELS):
-        _forget()
+        forget_library()
         monkeypatch.setenv("N3MATCH_NATIVE", name)
         assert native.level() == native.LEVELS[min(i, best)]
 
@@ -96,7 +91,7 @@ def test_every_level_gives_the_same_results(monkeypatch, found_anew):
     monkeypatch.setenv("N3MATCH_NATIVE", "0")
     truth = _aggregate()
     for name in native.LEVELS:
-        _forget()
+        forget_library()
         monkeypatch.setenv("N3MATCH_NATIVE", name)
         for a, b in zip(_aggregate(), truth):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

@@ -11,7 +11,7 @@
 #error "wants the vector types of GCC and clang: the tensor operations serve instead"
 #endif
 
-#define INTERFACE 7 /* to be raised when a signature changes: see library.py */
+#define INTERFACE 8 /* to be raised when a signature changes: see library.py */
 #define INLINE static inline __attribute__((always_inline))
 #define MAX_STEPS 64
 #define CERTAIN_GAP 745.0 /* as in ops/reference.py */
@@ -19,6 +19,7 @@
 #define JOIN(a, b) JOIN2(a, b)
 
 #include "tile.inc"
+#include "search.inc"
 
 /* One version for each generation of processors, chosen at the call. */
 #define PRAGMA(text) _Pragma(#text)
@@ -41,6 +42,20 @@
 #if defined(__x86_64__)
 #define GENERATIONS 1
 #include <immintrin.h>
+TARGET_BEGIN("avx512vnni," AVX512)
+#define REGISTER 64
+#define REGISTERS 32
+#define LEVEL _avx512vnni
+#define MULTIPLY_ADD(sum, x, y) __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(y));
+#include "nearest.inc"
+#undef LEVEL
+#define LEVEL _bytes
+#define MULTIPLY_ADD(sum, x, y) __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(y));
+#include "nearest.inc"
+#undef LEVEL
+#undef REGISTER
+#undef REGISTERS
+TARGET_END
 TARGET_BEGIN(AVX512)
 #define LEVEL _avx512
 #define SIMD _mm512
@@ -48,6 +63,8 @@ TARGET_BEGIN(AVX512)
 #define REGISTER 64 /* bytes of a vector register */
 #define REGISTERS 32
 #include "types.inc"
+#include "integers.inc"
+#include "nearest.inc"
 #undef LEVEL
 #undef SIMD
 #undef OF_FLOATS
@@ -61,6 +78,8 @@ TARGET_BEGIN(AVX2)
 #define REGISTER 32
 #define REGISTERS 16
 #include "types.inc"
+#include "integers.inc"
+#include "nearest.inc"
 #undef LEVEL
 #undef SIMD
 #undef OF_FLOATS
@@ -105,6 +124,8 @@ int64_t n3match_native_use_level(int64_t most)
 #define REGISTER 16
 #define REGISTERS 16
 #include "types.inc"
+#include "integers.inc"
+#include "nearest.inc"
 #undef LEVEL
 #undef SIMD
 #undef OF_FLOATS
@@ -152,6 +173,6 @@ int64_t n3match_native_use_level(int64_t most)
 #define TYPE _f64
 #include "exports.inc"
 
-#include "integers.inc"
+#include "descriptors.inc"
 
 int64_t n3match_native_interface(void) { return INTERFACE; }
