@@ -26,8 +26,9 @@ _SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.fixture
 def prepared_processes(monkeypatch):
-    """New processes of `multiprocessing` have everything loaded when they start."""
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: prepared.context)
+    """New processes, of a pool or of torch's loaders, have loaded torch when they start."""
+    for module in (multiprocessing, torch.multiprocessing):
+        monkeypatch.setattr(module, "get_context", lambda method: prepared.context)
 
 
 @pytest.fixture(scope="session")
