@@ -1,7 +1,10 @@
 """Optional compiled loops for the CPU, built at install time where there is a C compiler.
 
 Everything here can be done by tensor operations too, only slower; `available()` tells which it is.
-The environment variable N3MATCH_NATIVE=0, set before the first use, leaves the library aside.
+The loops are there for several levels of processors, `LEVELS`, and the best one is taken; `level()`
+tells which. The environment variable N3MATCH_NATIVE, read at the first use, holds them to a lower
+one: `plain` (what every processor has), `avx2`, `avx512` or `avx512vnni` at most; 0 leaves the
+library aside, 1 is as if it weren't set.
 
 `masses` and `masses_backward` are the recursion of K distributions in place, row by row: with
 `normal=True` logits (−d/t) become weights, and gradients of the weights gradients of the logits.
@@ -18,8 +21,10 @@ from n3match.native.integers import (
 from n3match.native.library import (
     LANES,
     LARGEST_K,
+    LEVELS,
     available,
     finish,
+    level,
     logits,
     masses,
     masses_backward,
@@ -29,6 +34,7 @@ from n3match.native.library import (
 from n3match.native.workers import run_tasks
 
 __all__ = [
-    "LANES", "LARGEST_K", "PANEL", "available", "finish", "has_integer_products", "in_panels",
-    "integer_distances", "logits", "masses", "masses_backward", "nearest", "prepare", "run_tasks",
+    "LANES", "LARGEST_K", "LEVELS", "PANEL", "available", "finish", "has_integer_products",
+    "in_panels", "integer_distances", "level", "logits", "masses", "masses_backward", "nearest",
+    "prepare", "run_tasks",
 ]

@@ -3,8 +3,6 @@
 import importlib.machinery
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -22,7 +20,7 @@ def found_anew():
 
 
 def _forget():
-    for looked_up in (library._library, library._functions, integers._function):
+    for looked_up in (library._loaded, library._functions, integers._function):
         looked_up.cache_clear()
 
 
@@ -77,10 +75,35 @@ def test_a_library_without_a_function(monkeypatch, found_anew):
     _assert_tensors_alone_serve()
 
 
-def test_the_environment_can_leave_it_aside():
-    code = "from n3match import native; print(native.available())"
-    environment = {**os.environ, "N3MATCH_NATIVE": "0"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "False"
+def test_the_environment_can_leave_it_aside(monkeypatch, found_anew):
+    monkeypatch.setenv("N3MATCH_NATIVE", "0")
+    assert not native.available()
+    assert native.level() is None
+    assert not native.has_integer_products()
+
+
+@pytest.mark.skipif(not native.available(), reason="no compiled library")
+def test_the_environment_can_hold_the_level(monkeypatch, found_anew):
+    monkeypatch.setenv("N3MATCH_NATIVE", "1")
+    best = native.LEVELS.index(native.level())
+    for i, name in enumerate(native.LEVELS):
+        _forget()
+        monkeypatch.setenv("N3MATCH_NATIVE", name)
+        assert native.level() == native.LEVELS[min(i, best)]
+
+
+def test_every_level_gives_the_same_results(monkeypatch, found_anew):
+    monkeypatch.setenv("N3MATCH_NATIVE", "0")
+    truth = _aggregate()
+    for name in native.LEVELS:
+        _forget()
+        monkeypatch.setenv("N3MATCH_NATIVE", name)
+        for a, b in zip(_aggregate(), truth):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", ["", "2", "AVX2", "sse"])
+def test_an_unknown_level(monkeypatch, found_anew, value):
+    monkeypatch.setenv("N3MATCH_NATIVE", value)
+    with pytest.raises(ValueError, match=r"N3MATCH_NATIVE.*must be one of '0', '1', 'plain'"):
+        native.available()
