@@ -7,6 +7,8 @@ from putative_scenes import K0, K1, SIZE0, SIZE1, make_scene, pose_error_deg
 import n3match
 from n3match import PoseStatus
 
+pytestmark = pytest.mark.arithmetic
+
 ESTIMATORS = ["opencv_usac", "opencv_ransac", "poselib"]
 
 
@@ -66,7 +68,6 @@ def filter_in_double():
     return n3match.MatchFilter.from_pretrained("sift").double()
 
 
-@pytest.mark.arithmetic
 @pytest.mark.parametrize("seed", [6, 12])
 def test_match_order_does_not_matter(seed, filter_in_double):
     # In float64, where a choice between two neighbours at the same distance would show.
@@ -76,7 +77,6 @@ def test_match_order_does_not_matter(seed, filter_in_double):
     np.testing.assert_allclose(_score(scene, filter_in_double, order), a[order], atol=1e-8)
 
 
-@pytest.mark.arithmetic
 @pytest.mark.parametrize("seed", [6, 12])
 def test_float32_costs_a_logit_little(seed, filter_in_double):
     # The second pass sees the logarithm of each match's distance to its epipolar line: of a match

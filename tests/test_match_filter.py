@@ -11,6 +11,8 @@ from n3match import MatchFilter
 from n3match.nn import ClassifierConfig
 from n3match.weights import save_weights
 
+pytestmark = pytest.mark.arithmetic
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -5,6 +5,8 @@ import torch
 
 from n3match import native
 
+pytestmark = pytest.mark.arithmetic
+
 if not native.has_integer_products():
     pytest.skip("no compiled library, or no AVX-512 VNNI", allow_module_level=True)
 

@@ -10,6 +10,8 @@ import torch
 from n3match import native, ops
 from n3match.native import integers, library
 
+pytestmark = pytest.mark.arithmetic
+
 
 @pytest.fixture
 def found_anew():

@@ -10,6 +10,8 @@ from n3match.nn import ImageN3Block
 from n3match.ops.window_grid import WindowGrid
 from n3match.pipelines.released_checkpoint import as_network, our_state, read_released
 
+pytestmark = pytest.mark.arithmetic
+
 
 @pytest.fixture(scope="module")
 def golden(shared_data):

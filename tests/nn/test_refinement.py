@@ -9,6 +9,8 @@ import torch
 from n3match.nn import ClassifierConfig, MatchClassifier
 from n3match.nn.refinement import Refinement
 
+pytestmark = pytest.mark.arithmetic
+
 CONFIG = ClassifierConfig(
     width=16, blocks=3, n3_after=(2,), embedding_width=8, embedding_channels=4, refine=True
 )

@@ -12,6 +12,8 @@ from n3match.ops import candidates as explicit
 from n3match.ops import window_cells_native, window_cells_tensors
 from n3match.ops.window_grid import WindowGrid
 
+pytestmark = pytest.mark.arithmetic
+
 NAMES = ("z", "query", "key", "value", "log_temperature")
 # (height, width, patch, stride, window): P = S, 2S, 3S; larger windows than the grid; padding on
 # either side; even windows; patches that aren't multiples of the stride; a single patch.

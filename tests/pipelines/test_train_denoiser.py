@@ -25,6 +25,8 @@ from n3match.pipelines.denoiser_training.config import (
 from n3match.pipelines.denoiser_training.loop import train
 from n3match.weights import load_weights, save_weights
 
+pytestmark = pytest.mark.arithmetic
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

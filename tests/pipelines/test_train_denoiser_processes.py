@@ -15,6 +15,8 @@ from n3match.pipelines.denoiser_training import loop
 from n3match.pipelines.denoiser_training.batches import NoisyBatches
 from n3match.pipelines.denoiser_training.config import CropStage, DenoiserTraining
 
+pytestmark = pytest.mark.arithmetic
+
 
 def run(options, folder):
     """A training in float64: rounding stays too small for Adam to blow it up."""

@@ -23,6 +23,8 @@ from n3match.pipelines.training.sources import TrainingBatches
 from n3match.pipelines.training.validation import NUMBERS, Validation
 from n3match.weights import save_weights
 
+pytestmark = pytest.mark.arithmetic
+
 STEPS = 8
 OPTIONS = {
     "network": "n3", "generated": 0.5, "refine": True, "steps": STEPS, "batch": 4,
