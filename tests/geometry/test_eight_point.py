@@ -14,6 +14,8 @@ from n3match.geometry import (
     weighted_eight_point,
 )
 
+pytestmark = pytest.mark.arithmetic
+
 
 def _batch(seed, pairs=3, count=40, noise=0.0, dtype=torch.float64):
     """Calibrated matches (B, N, 2) twice, and the true E (B, 3, 3) of norm one."""

@@ -10,6 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from n3match import native
 from n3match.matching import nearest_neighbors, root_sift
 
+pytestmark = pytest.mark.arithmetic
+
 
 @pytest.fixture(scope="module", params=[*native.LEVELS, "tensors"], autouse=True)
 def path(request):

@@ -8,7 +8,10 @@ import torch
 from n3match import native
 from n3match.ops import reference
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="no compiled library")
+pytestmark = [
+    pytest.mark.arithmetic,
+    pytest.mark.skipif(not native.available(), reason="no compiled library"),
+]
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 INF = float("inf")

@@ -11,6 +11,8 @@ from compiled_levels import forget_library
 from n3match import native, ops
 from n3match.native import library
 
+pytestmark = pytest.mark.arithmetic
+
 
 @pytest.fixture
 def found_anew():
