@@ -30,7 +30,7 @@ _SIGNATURES = {
     "logits": "PIIIIPPP",
     "masses": "PIIIIIPPPPP",
     "masses_backward": "PPIIIIIPPPP",
-    "finish": "PIIIPPP",
+    "finish": "PIIIIPPPP",
     "prepare": "PPIIIPPPPPP",
     # Those of windows.py:
     "window_distances": "PPPIIIPP",
@@ -196,9 +196,14 @@ def masses_backward(
     )
 
 
-def finish(z: Tensor, top: Tensor, second: Tensor, sums: Tensor) -> None:
-    """Products of masses and values, z (R, K, F), become the weighted means."""
-    call("finish", z.dtype, z, *z.shape, top, second, sums)
+def finish(products: Tensor, top: Tensor, second: Tensor, sums: Tensor, z: Tensor) -> None:
+    """Products of masses and values become the weighted means.
+
+    Args:
+        products: (R, K, S), S ≥ F. top, second, sums: as `masses` filled them.
+        z: (R, K, F), filled; may be `products`.
+    """
+    call("finish", z.dtype, products, *z.shape, products.shape[-1], top, second, sums, z)
 
 
 def prepare(
