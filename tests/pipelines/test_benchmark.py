@@ -41,10 +41,11 @@ def processes(request, monkeypatch):
         monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
 
 
-def test_filter_of_a_file_is_measured_by_its_pairs(tmp_path, processes):
-    assert benchmark.main(["filter-h5", "--sizes", "1", "3", "--out", str(tmp_path)]) == 0
-    rows = read_csv(tmp_path / "benchmark-filter-h5.csv")
-    assert [row["filter-h5"].split()[0] for row in rows] == ["1", "3"]
+@pytest.mark.parametrize("command", ["filter-h5", "filter-colmap"])
+def test_filter_of_a_file_is_measured_by_its_pairs(tmp_path, processes, command):
+    assert benchmark.main([command, "--sizes", "1", "5", "--out", str(tmp_path)]) == 0
+    rows = read_csv(tmp_path / f"benchmark-{command}.csv")
+    assert [row[command].split()[0] for row in rows] == ["1", "5"]
     # Every pair is the demo's, with descriptors and cameras: a good part is kept, of each the same.
     assert 50 < int(rows[0]["kept of a pair"]) == int(rows[1]["kept of a pair"]) < 1000
     for row in rows:
