@@ -23,14 +23,14 @@ LANES = 16  # a row's length is a multiple of it
 LARGEST_K = 64
 LEVELS = "plain", "avx2", "avx512", "avx512vnni"  # as kernels.c numbers them
 _SWITCH = "N3MATCH_NATIVE"
-_INTERFACE = 7  # what kernels.c must answer: another number is a library from another version
+_INTERFACE = 8  # what kernels.c must answer: another number is a library from another version
 _NUMBER_TYPES = {torch.float32: "f32", torch.float64: "f64"}
 # Of each function: P a pointer, I an integer.
 _SIGNATURES = {
     "logits": "PIIIIPPP",
     "masses": "PIIIIIPPPPP",
     "masses_backward": "PPIIIIIPPPP",
-    "finish": "PIIIPPP",
+    "finish": "PIIIIPPPP",
     "prepare": "PPIIIPPPPPP",
     "nearest": "PIIIPPPPP",
     # Those of windows.py:
@@ -197,9 +197,14 @@ def masses_backward(
     )
 
 
-def finish(z: Tensor, top: Tensor, second: Tensor, sums: Tensor) -> None:
-    """Products of masses and values, z (R, K, F), become the weighted means."""
-    call("finish", z.dtype, z, *z.shape, top, second, sums)
+def finish(products: Tensor, top: Tensor, second: Tensor, sums: Tensor, z: Tensor) -> None:
+    """Products of masses and values become the weighted means.
+
+    Args:
+        products: (R, K, S), S ≥ F. top, second, sums: as `masses` filled them.
+        z: (R, K, F), filled; may be `products`.
+    """
+    call("finish", z.dtype, products, *z.shape, products.shape[-1], top, second, sums, z)
 
 
 def prepare(
