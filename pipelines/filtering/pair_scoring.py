@@ -10,7 +10,7 @@ import numpy as np
 
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.free_memory import give_back_free_memory
-from n3match.two_view.ragged import PairMatches, score_pairs
+from n3match.two_view import PairMatches, logits_of_many
 
 Key = TypeVar("Key")
 
@@ -36,6 +36,6 @@ def score_stream(
             # What is much shorter than the longest would mostly be padding.
             batch = [item for item in window[-count:] if 2 * len(item[1]) >= longest]
             del window[len(window) - len(batch) :]
-            logits = score_pairs(net, [matches for _, matches in batch])
+            logits = logits_of_many(net, [matches for _, matches in batch])
             yield from ((key, found) for (key, _), found in zip(batch, logits))
         give_back_free_memory()
