@@ -1,9 +1,10 @@
 """The match filter as a graph of its own: `torch.export` and ONNX.
 
 Inputs of the graph, B pairs of N matches each: `points0`, `points1` (B, N, 2) calibrated
-coordinates, `side` (B, N, S) and `shape` (B, N, 3) where the filter has them, `mask` (B, N) bool,
-True for real matches. Output: `logits` (B, N), −inf where the mask is False; above 0: keep. B and N
-are chosen anew with each call.
+coordinates, `side_info` (B, N, S) and `keypoint_change` (B, N, 3) where the filter has them, `mask`
+(B, N) bool, True for real matches. Output: `logits` (B, N), −inf where the mask is False; above 0:
+keep. B and N are chosen anew with each call. The metadata of an ONNX file says, as
+`n3match_inputs`, which version of these names it has (`INPUTS_VERSION`).
 """
 
 from __future__ import annotations
@@ -14,15 +15,20 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from n3match.export import dense_tensors as graph_tensors
 from n3match.geometry.eigenvector import eigh_of_tensors
-from n3match.nn.classifier import CHANGE_COLUMNS
+from n3match.matching.side_info import CHANGE_COLUMNS
 from n3match.nn.match_filter import MatchFilter
-from n3match.two_view.filtering import as_filter
+from n3match.ops import reference
+from n3match.ops.dense.tiled import Saved
+from n3match.two_view import as_filter
+
+# Of the names of the graph's inputs; 1, in files without it: side for side_info, shape for
+# keypoint_change.
+INPUTS_VERSION = 2
 
 
-class _Scores(nn.Module):
-    """`MatchFilter.score` with the inputs of the graph, in their order."""
+class _Logits(nn.Module):
+    """`MatchFilter.logits` with the inputs of the graph, in their order."""
 
     def __init__(self, net: MatchFilter):
         super().__init__()
@@ -30,7 +36,7 @@ class _Scores(nn.Module):
         self.names = input_names(net)
 
     def forward(self, *given: Tensor) -> Tensor:
-        return self.net.score(**dict(zip(self.names, given)))
+        return self.net.logits(**dict(zip(self.names, given)))
 
 
 def input_names(filter: MatchFilter) -> tuple[str, ...]:
@@ -43,8 +49,8 @@ def input_names(filter: MatchFilter) -> tuple[str, ...]:
     wanted = {
         "points0": True,
         "points1": True,
-        "side": bool(config.side_information),
-        "shape": config.keypoint_change,
+        "side_info": bool(config.side_info),
+        "keypoint_change": config.keypoint_change,
         "mask": True,
     }
     return tuple(name for name, there in wanted.items() if there)
@@ -56,8 +62,8 @@ def export_program(
     """The filter as a program of `torch.export`, for the CPU, in float32.
 
     `program.module()` is called with the inputs of the graph in their order, see `input_names`.
-    Values aren't checked: NaN in, NaN out. The second pass looks at the same matches as in
-    `MatchFilter`, but carries the others along, which takes longer.
+    Values aren't checked: NaN in, NaN out. Refinement passes look at the same matches as in
+    `MatchFilter`, but carry the others along, which takes longer.
 
     Args:
         filter: a `MatchFilter`, a shipped name or a path.
@@ -71,15 +77,15 @@ def export_program(
     examples = {
         "points0": points[0],
         "points1": points[1],
-        "side": torch.zeros(b, n, len(net.side_information)),
-        "shape": torch.zeros(b, n, CHANGE_COLUMNS),
+        "side_info": torch.zeros(b, n, len(net.side_info)),
+        "keypoint_change": torch.zeros(b, n, CHANGE_COLUMNS),
         "mask": torch.ones(b, n, dtype=torch.bool),
     }
     given = tuple(examples[name] for name in input_names(net))
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     with torch.no_grad():
         return torch.export.export(
-            _Scores(net).eval(), given, dynamic_shapes={"given": tuple(free for _ in given)}
+            _Logits(net).eval(), given, dynamic_shapes={"given": tuple(free for _ in given)}
         )
 
 
@@ -118,6 +124,7 @@ def export_onnx(filter: MatchFilter | str | os.PathLike, path: str | os.PathLike
         dynamo=True,
         verbose=False,
     )
+    exported.model.metadata_props["n3match_inputs"] = str(INPUTS_VERSION)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         exported.save(temporary, external_data=False)
@@ -130,12 +137,47 @@ def export_onnx(filter: MatchFilter | str | os.PathLike, path: str | os.PathLike
 def _plain_operations() -> dict:
     """What stands in for operators that ONNX doesn't have."""
     table = torch.export.default_decompositions()
-    table[torch.ops.n3match.tiled.default] = graph_tensors.dense_forward
+    table[torch.ops.n3match.tiled.default] = dense_forward
     table[torch.ops.aten.linalg_eigh.default] = eigh_of_tensors
     table[torch.ops.aten._linalg_eigh.default] = eigh_of_tensors
     table[torch.ops.aten.sort.stable] = _sort
     table[torch.ops.aten.where.self] = _where
     return table
+
+
+def dense_forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_t: Tensor,
+    mask: Tensor | None,
+    k: int,
+    exclude_self: bool,
+    recursion: str,
+) -> tuple[Tensor, ...]:
+    """The dense form out of plain tensor operations, for graphs of programs that know no others.
+
+    A graph that leaves PyTorch, as ONNX does, can't call the custom operator `n3match::tiled`. The
+    formula is `reference`'s, in float64, with distances from one matrix product instead of
+    differences (whose embedding dimension would multiply the memory): B·M·N doubles, a few times
+    over. It gives what `tiled.dense_forward` gives; what that saves for a way back is blank.
+    """
+    (b, m, _), n = query.shape, key.shape[1]
+    alive = query.new_ones(b, m, n, dtype=torch.bool)
+    if mask is not None:
+        alive = alive & mask[:, None]
+        key, value = (t.masked_fill(~mask[..., None], 0.0) for t in (key, value))
+    if exclude_self:
+        items = torch.arange(n, device=query.device)
+        alive = alive & (items[:, None] != items)
+    q, x, v = query.double(), key.double(), value.double()
+    lengths = q.square().sum(-1)[..., None] + x.square().sum(-1)[:, None]
+    d = (lengths - 2 * (q @ x.mT)).clamp(min=0.0)
+    weights = reference.weights_in_double(
+        d, k, log_t.double(), alive, recursion, selection="n3", noise=(None, None)
+    )
+    out = torch.stack([w @ v for w in weights.unbind(-1)], 2)
+    return out.to(value.dtype), *Saved.blank(b, m, k, query).tensors()
 
 
 def _sort(x: Tensor, stable: bool | None = None, dim: int = -1, descending: bool = False):

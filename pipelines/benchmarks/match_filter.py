@@ -11,7 +11,7 @@ from n3match import MatchFilter
 from n3match.matching import extract_sift
 from n3match.pipelines.benchmarks.measure import median_seconds
 from n3match.pipelines.two_view.demo import load_demo_pair
-from n3match.pipelines.two_view.stages import match_logits, match_photographs
+from n3match.pipelines.two_view.match_images import match_images
 
 _PAIRS = 8
 
@@ -19,7 +19,7 @@ _PAIRS = 8
 def pairs_per_second(net: MatchFilter, largest: int, repeats: int) -> dict[str, float]:
     """Of pairs with largest / 2 … largest matches, one by one and as ragged lists in one call."""
     rng = np.random.default_rng(0)
-    points0, points1, side = (
+    points0, points1, side_info = (
         [
             torch.from_numpy(rng.random((int(n), 2), dtype=np.float32))
             for n in np.linspace(largest / 2, largest, _PAIRS)
@@ -29,11 +29,12 @@ def pairs_per_second(net: MatchFilter, largest: int, repeats: int) -> dict[str, 
 
     def one_by_one():
         with torch.inference_mode():
-            return [net.score(*(t[None] for t in pair)) for pair in zip(points0, points1, side)]
+            pairs = zip(points0, points1, side_info)
+            return [net.logits(*(t[None] for t in pair)) for pair in pairs]
 
     def in_one_call():
         with torch.inference_mode():
-            return net.score_ragged(points0, points1, side)
+            return net.logits_of_many(points0, points1, side_info)
 
     seconds = median_seconds({"one by one": one_by_one, "in one call": in_one_call}, repeats)
     return {how: _PAIRS / s for how, s in seconds.items()}
@@ -73,21 +74,19 @@ def run(matches: list[int], repeats: int) -> list[dict]:
 
 def _scored_pair(keypoints: int) -> Callable[[MatchFilter], object]:
     """The filter on the pair's putative matches, as `n3match pose` runs it."""
-    view = match_photographs(
-        *load_demo_pair().photographs, filter=None, max_keypoints=keypoints
-    )
-    return lambda net: match_logits(view.photographs, view.features, view.putative, net)
+    pair = match_images(*load_demo_pair().photographs, filter=None, max_keypoints=keypoints)
+    return pair.filtered
 
 
 def _scored_points(matches: int) -> Callable[[MatchFilter], object]:
     """The network on random points, none of which it may leave out."""
     rng = np.random.default_rng(0)
-    points0, points1, side = (
+    points0, points1, side_info = (
         torch.from_numpy(rng.random((1, matches, 2), dtype=np.float32)) for _ in range(3)
     )
 
     def score(net: MatchFilter):
         with torch.inference_mode():
-            return net.score(points0, points1, side)
+            return net.logits(points0, points1, side_info)
 
     return score

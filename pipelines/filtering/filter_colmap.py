@@ -26,8 +26,7 @@ from tqdm import tqdm
 
 from n3match import weights
 from n3match.geometry.estimators import ESTIMATORS
-from n3match.matching.keypoint_change import keypoint_change
-from n3match.matching.known_side import ratio_and_mutual, side_columns
+from n3match.matching import keypoint_change, ratio_and_mutual, side_info_columns
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.progress_log import ProgressLog, part_path, remove_leftovers
 from n3match.pipelines.common.whole_file import check_target, whole_file
@@ -44,7 +43,7 @@ from n3match.plugins.colmap.database import (
     pair_ids,
 )
 from n3match.plugins.colmap.model import ColmapCamera
-from n3match.two_view.ragged import PairMatches
+from n3match.two_view import PairMatches
 
 _IMAGES_HELD = 24
 
@@ -167,20 +166,22 @@ class DatabaseReader:
                     f"{self.database.path}: pair {pair_ids(pair_id)}: a match of keypoint "
                     f"{index.max()}, but {name} has {len(x)}"
                 )
-        (x0, shapes0, descriptors0), (x1, shapes1, descriptors1) = ends
+        (x0, sizes_angles0, descriptors0), (x1, sizes_angles1, descriptors1) = ends
         focal0, focal1 = (
             (self.camera(i).K[0, 0] + self.camera(i).K[1, 1]) / 2 for i in pair_ids(pair_id)
         )
 
         def make() -> PairMatches:
-            side = shape = None
-            names = self.net.side_information
+            side_info = change = None
+            names = self.net.side_info
             if names and len(matches) and descriptors0 is not None and descriptors1 is not None:
                 ratio, mutual = ratio_and_mutual(index0, index1, descriptors0, descriptors1)
-                side = side_columns(names, ratio, mutual)
-            if shapes0 is not None and shapes1 is not None:
-                shape = keypoint_change(shapes0[index0], shapes1[index1], focal0, focal1)
-            return PairMatches(x0[index0], x1[index1], side, shape)
+                side_info = side_info_columns(names, ratio, mutual)
+            if sizes_angles0 is not None and sizes_angles1 is not None:
+                change = keypoint_change(
+                    sizes_angles0[index0], sizes_angles1[index1], focal0, focal1
+                )
+            return PairMatches(x0[index0], x1[index1], side_info, change)
 
         return matches, make
 
@@ -194,7 +195,7 @@ class DatabaseReader:
                 f"and {len(descriptors)} descriptors"
             )
         x = calibrated_keypoints(self.images[image_id][0], found.points, camera)
-        return x, found.shapes, descriptors
+        return x, found.sizes_angles, descriptors
 
 
 def _filter(arguments, net, reader: DatabaseReader, pairs: list[int], log: ProgressLog) -> int:

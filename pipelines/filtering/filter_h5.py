@@ -1,8 +1,8 @@
 """Filter the matches of hloc (HDF5): the same layout comes out, with the wrong matches gone.
 
 FEATURES and MATCHES are hloc's files (`extract_features`, `match_features`); OUT is like MATCHES,
-with −1 in matches0 where the filter rejects and its scores in matching_scores0 (above 0.5 where a
-match is kept). hloc's `reconstruction.main` reads it in the place of MATCHES.
+with −1 in matches0 where the filter rejects and its probabilities in matching_scores0 (above 0.5
+where a match is kept). hloc's `reconstruction.main` reads it in the place of MATCHES.
 
 Cameras are from --colmap, --intrinsics, EXIF (--images), whichever first knows an image, else
 assumed from the image size; what was taken is said. Side information of matches: where FEATURES
@@ -26,8 +26,12 @@ import numpy as np
 from tqdm import tqdm
 
 from n3match import weights
-from n3match.matching.keypoint_change import keypoint_change
-from n3match.matching.known_side import is_gradient_histogram, ratio_and_mutual, side_columns
+from n3match.matching import (
+    is_gradient_histogram,
+    keypoint_change,
+    ratio_and_mutual,
+    side_info_columns,
+)
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.progress_log import (
     ProgressLog,
@@ -52,7 +56,7 @@ from n3match.plugins.hloc import (
     read_matches,
     write_matches,
 )
-from n3match.two_view.ragged import PairMatches
+from n3match.two_view import PairMatches, probability
 
 _IMAGES_HELD = 24  # with descriptors; a few megabytes each
 
@@ -102,7 +106,7 @@ def main(arguments: argparse.Namespace) -> int:
     before = len(pairs) - done
     print(f"pairs      {len(pairs)}" + (f", {before} of them done before" if before else ""))
     print(f"cameras    {cameras.describe()}")
-    print(f"side       {reader.describe_side()}")
+    print(f"side       {reader.describe_side_info()}")
     print(f"matches    {sum(n for n, _ in counts)} found, {sum(k for _, k in counts)} kept")
     print(f"seconds    {seconds:.2f}; {done / max(seconds, 1e-9):.1f} pairs a second")
     print(f"written    {arguments.out}")
@@ -125,7 +129,7 @@ class PairReader:
     cameras: ImageCameras
     net: MatchFilter
     use_descriptors: bool
-    _with_side: int = field(default=0, init=False)
+    _with_side_info: int = field(default=0, init=False)
     _without: int = field(default=0, init=False)
 
     def __post_init__(self):
@@ -146,29 +150,29 @@ class PairReader:
         features1, x1, focal1, sift1 = self._image(pair.name1)
         counts = len(features0), len(features1)
         index0, index1 = read_matches(self.matches, pair.group, *counts)
-        known = bool(sift0 and sift1 and len(index0) and self.net.side_information)
-        self._with_side += known
+        known = bool(sift0 and sift1 and len(index0) and self.net.side_info)
+        self._with_side_info += known
         self._without += not known
 
         def make() -> PairMatches:
-            side = shape = None
+            side_info = change = None
             if known:
                 ratio, mutual = ratio_and_mutual(
                     index0, index1, features0.descriptors, features1.descriptors
                 )
-                side = side_columns(self.net.side_information, ratio, mutual)
-            if features0.shapes is not None and features1.shapes is not None:
-                shape = keypoint_change(
-                    features0.shapes[index0], features1.shapes[index1], focal0, focal1
+                side_info = side_info_columns(self.net.side_info, ratio, mutual)
+            if features0.sizes_angles is not None and features1.sizes_angles is not None:
+                change = keypoint_change(
+                    features0.sizes_angles[index0], features1.sizes_angles[index1], focal0, focal1
                 )
-            return PairMatches(x0[index0], x1[index1], side, shape)
+            return PairMatches(x0[index0], x1[index1], side_info, change)
 
         return make
 
-    def describe_side(self) -> str:
+    def describe_side_info(self) -> str:
         """How many pairs had side information."""
         parts = {
-            "with ratio and mutual flags from SIFT descriptors": self._with_side,
+            "with ratio and mutual flags from SIFT descriptors": self._with_side_info,
             "without": self._without,
         }
         return ", ".join(f"{n} pairs {what}" for what, n in parts.items() if n) or "none"
@@ -217,8 +221,7 @@ def _write(matches: h5py.File, out: h5py.File, pair: HlocPair, log: ProgressLog)
     logits = np.frombuffer(log.read(pair.group), "<f4").astype(np.float64)
     index0 = np.flatnonzero(matches[pair.group]["matches0"][()] >= 0)
     kept = logits > 0
-    scores = 0.5 * (1 + np.tanh(0.5 * logits[kept]))  # the logistic function
-    write_matches(matches, out, pair.group, index0[kept], scores)
+    write_matches(matches, out, pair.group, index0[kept], probability(logits[kept]))
     return len(kept), int(kept.sum())
 
 

@@ -15,7 +15,7 @@ import torch
 from n3match.native import run_tasks
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.free_memory import give_back_free_memory
-from n3match.two_view.ragged import PairMatches, score_pairs
+from n3match.two_view import PairMatches, logits_of_many
 
 Key = TypeVar("Key")
 Item = TypeVar("Item")
@@ -52,7 +52,7 @@ def score_stream(
         batches = _batches(made, threads)
 
         def score(batch: list[tuple[Key, PairMatches]]) -> list[tuple[Key, Result]]:
-            logits = score_pairs(net, [matches for _, matches in batch])
+            logits = logits_of_many(net, [matches for _, matches in batch])
             return [(key, then(key, m, found)) for (key, m), found in zip(batch, logits)]
 
         while batches:

@@ -11,8 +11,7 @@ import torch
 from prepared import finish
 from test_evaluate_pose import make_record, write_store
 
-from n3match import MatchFilter
-from n3match.nn import MatchClassifier
+from n3match.nn import MatchFilter
 from n3match.nn.context_norm import ContextNormReLU
 from n3match.nn.distributed import synchronise_statistics
 from n3match.pipelines.common.processes import joined_processes
@@ -49,7 +48,7 @@ def run(options, folder, double=False):
             )
             patch.setattr(Validation, "__call__", lambda *_: dict.fromkeys(NUMBERS, 0.0))
             patch.setattr(
-                loop, "MatchClassifier", lambda config: MatchClassifier(config).double()
+                loop, "MatchFilter", lambda config: MatchFilter(config).double()
             )
         train(TrainingConfig(**options), folder, save_every=3, device="cpu")
 
@@ -68,7 +67,7 @@ def config(tmp_path):
     # has many answers, and rounding decides which.
     torch.manual_seed(0)
     plain = TrainingConfig(**OPTIONS, pairs=(str(pairs),), validation=(str(validation),))
-    net = MatchClassifier(plain.classifier)
+    net = MatchFilter(plain.classifier)
     for part in (net.trunk, net.refinement.trunk):
         torch.nn.init.constant_(part.head.bias, 3.0)
     save_weights(tmp_path / "start.safetensors", net)
