@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from n3match.geometry.camera import distort_points, undistort_checked
 from n3match.geometry.checks import (
     check_distortion,
     check_essential,
@@ -11,8 +12,6 @@ from n3match.geometry.checks import (
     check_points_array,
     check_size,
 )
-from n3match.geometry.distort import distort_points
-from n3match.geometry.undistort import undistort_checked
 
 # Straight pieces that stand for a bent line, from edge to edge of the image.
 _PIECES = 256

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from n3match.geometry import guess_focal
 from n3match.matching.keypoint_change import keypoint_change
 from n3match.matching.known_side import is_gradient_histogram, ratio_and_mutual, side_columns
 from n3match.nn.match_filter import MatchFilter
@@ -90,7 +91,7 @@ def _calibrated(data: dict, i: int) -> np.ndarray:
             x = x[0]
         return x[..., :2].detach().cpu().double().numpy()
     size = _size(view, i)
-    focal = 1.2 * size.max(-1, keepdims=True)[:, None]
+    focal = guess_focal(size)[:, None, None]
     return (keypoints.detach().cpu().double().numpy() - size[:, None] / 2) / focal
 
 
@@ -101,7 +102,7 @@ def _focals(data: dict, i: int, count: int) -> np.ndarray:
     if camera is not None:
         f = getattr(camera, "f", None)
         return np.ones(count) if f is None else f.detach().cpu().double().numpy().mean(-1)
-    return 1.2 * _size(view, i).max(-1)
+    return guess_focal(_size(view, i))
 
 
 def _size(view: dict, i: int) -> np.ndarray:

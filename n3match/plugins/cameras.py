@@ -9,8 +9,6 @@ import numpy as np
 
 from n3match.geometry.checks import check_intrinsics
 
-#: Focal length of a guessed camera, as a share of the longer side of the image.
-GUESSED_FOCAL = 1.2
 # No lens has a shorter focal length in pixels: such a number is in millimetres, or in image sizes.
 _SHORTEST_FOCAL = 10.0
 # Detectors that interpolate put keypoints up to about this many pixels outside the image.
@@ -29,13 +27,6 @@ def check_image_size(name: str, size: object) -> tuple[int, int]:
         found = tuple(size) if isinstance(size, (list, tuple, np.ndarray)) else size
         raise ValueError(f"{name} must be (width, height), both positive, got {found}")
     return width, height
-
-
-def guessed_camera(size: tuple[int, int]) -> np.ndarray:
-    """(3, 3) camera matrix for an image (width, height) of which nothing else is known."""
-    width, height = size
-    focal = GUESSED_FOCAL * max(width, height)
-    return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]])
 
 
 def check_pixel_camera(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from n3match.geometry import guess_intrinsics
 from n3match.nn.match_filter import MatchFilter
 from n3match.two_view.filtering import as_filter, score_matches
 from n3match.two_view.pose import pose_from_logits
@@ -81,6 +82,4 @@ def _camera(name: str, image) -> np.ndarray:
             f"{name} must be an array or tensor (C, H, W) for its size to be known, "
             f"got {type(image).__name__}; or give K{name[-1]}"
         )
-    height, width = shape[1:]
-    focal = 1.2 * max(width, height)
-    return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]])
+    return guess_intrinsics(shape[:0:-1])

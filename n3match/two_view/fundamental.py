@@ -7,8 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from n3match.geometry import FundamentalMatrix, estimate_fundamental_from_matches
-from n3match.geometry.intrinsics import guess_intrinsics
+from n3match.geometry import (
+    FundamentalMatrix,
+    estimate_fundamental_from_matches,
+    guess_intrinsics,
+)
 from n3match.nn.match_filter import MatchFilter
 from n3match.two_view.filtering import score_matches
 
@@ -45,13 +48,13 @@ def estimate_fundamental(
 
     Returns:
         `FundamentalMatrix` over all N matches: F (None unless status is "ok"), inliers (N,) bool,
-        scores (N,) in [0, 1] (above ½: kept by the filter), status, and the homography with its
-        support. Planes, turns of the camera and too few matches are told by `status`.
+        probability (N,) in [0, 1] (above ½: kept by the filter), status, and the homography with
+        its support. Planes, turns of the camera and too few matches are told by `status`.
 
     Raises:
         ValueError, TypeError: for malformed input, naming the argument.
     """
-    K0, K1 = guess_intrinsics(size0, "size0"), guess_intrinsics(size1, "size1")
+    K0, K1 = guess_intrinsics(size0, name="size0"), guess_intrinsics(size1, name="size1")
     logits = score_matches(
         points0, points1, K0, K1, side=side, shapes0=shapes0, shapes1=shapes1, filter=filter
     )
@@ -65,4 +68,4 @@ def estimate_fundamental(
     )
     inliers = np.zeros(len(kept), dtype=bool)
     inliers[kept] = found.inliers
-    return replace(found, inliers=inliers, scores=0.5 * (1.0 + np.tanh(0.5 * logits)))
+    return replace(found, inliers=inliers, probability=0.5 * (1.0 + np.tanh(0.5 * logits)))

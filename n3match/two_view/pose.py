@@ -50,7 +50,7 @@ def estimate_relative_pose(
 
     Returns:
         `RelativePose` over all N matches: R, t, E (None unless status is "ok"), inliers (N,) bool,
-        scores (N,) in [0, 1] (above ½: kept by the filter; None without filter), status.
+        probability (N,) in [0, 1] (above ½: kept by the filter; None without filter), status.
         Where the kept matches give no trusted pose, all matches are tried once more, and `detail`
         says so. Too few matches and scenes without an answer are told by `status`.
 
@@ -90,7 +90,7 @@ def pose_from_logits(
         options: `estimator`, `threshold`, `distortion0`, `distortion1`, `seed`, as there, and
             others of `n3match.geometry.estimate_relative_pose_from_matches`.
     """
-    scores = 1 / (1 + np.exp(-logits))
+    probability = 1 / (1 + np.exp(-logits))
     kept = logits > 0
     points0 = np.asarray(points0, dtype=np.float64).reshape(-1, 2)
     points1 = np.asarray(points1, dtype=np.float64).reshape(-1, 2)
@@ -99,27 +99,27 @@ def pose_from_logits(
         points1[kept],
         K0,
         K1,
-        scores=np.tanh(logits[kept]),
+        weights=np.tanh(logits[kept]),
         num_putative=len(kept),
         **options,
     )
     if pose.ok or kept.all():
         inliers = np.zeros(len(kept), dtype=bool)
         inliers[kept] = pose.inliers
-        return replace(pose, inliers=inliers, scores=scores)
+        return replace(pose, inliers=inliers, probability=probability)
     most = options.pop("max_iterations", None) or _SECOND_TRY_ITERATIONS
     again = estimate_relative_pose_from_matches(
         points0,
         points1,
         K0,
         K1,
-        scores=np.maximum(np.tanh(logits), 0.0),
+        weights=np.maximum(np.tanh(logits), 0.0),
         max_iterations=min(most, _SECOND_TRY_ITERATIONS),
         **options,
     )
     if again.ok or (pose.R is None and again.R is not None):  # a rotation at least
         detail = f"the {int(kept.sum())} kept matches gave no pose ({pose.status}); all were used"
-        return replace(again, scores=scores, detail=detail)
+        return replace(again, probability=probability, detail=detail)
     inliers = np.zeros(len(kept), dtype=bool)
     inliers[kept] = pose.inliers
-    return replace(pose, inliers=inliers, scores=scores)
+    return replace(pose, inliers=inliers, probability=probability)

@@ -11,13 +11,16 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from n3match.geometry.pose_error import pose_error_deg
-from n3match.geometry.verification.agreement import TRANSFER_FACTOR, essential_of, inliers_of
+from n3match.geometry.metrics import pose_error_deg
+from n3match.geometry.verification.agreement import (
+    TRANSFER_FACTOR,
+    Distance,
+    homography_distance,
+    inliers_of,
+)
 from n3match.geometry.verification.support import (
     SIGNIFICANT,
     TRANSLATION_MODEL,
-    Distance,
-    epipolar_distance,
     log10_false_alarms,
 )
 
@@ -96,33 +99,15 @@ def _near_homography(H: np.ndarray | None, x0: np.ndarray, x1: np.ndarray) -> np
     return homography_distance(H)(x0, x1) < TRANSFER_FACTOR
 
 
-def homography_distance(H: np.ndarray) -> Distance:
-    """The distance in image 1 from H x0; NaN where that is at infinity."""
-
-    def distance(x0: np.ndarray, x1: np.ndarray) -> np.ndarray:
-        moved = np.c_[x0, np.ones(len(x0))] @ H.T
-        depth = np.where(np.abs(moved[:, 2]) > 1e-12, moved[:, 2], np.nan)
-        return np.linalg.norm(moved[:, :2] / depth[:, None] - x1, axis=1)
-
-    return distance
+def plane_support(plane: PlaneModel | None, inliers: np.ndarray) -> dict:
+    """What a `Verdict` says of a plane: the share of the inliers (N,) on it, and its homography."""
+    if plane is None or not inliers.any():
+        return {}
+    share = np.count_nonzero(plane.explained & inliers) / np.count_nonzero(inliers)
+    return {"homography_support": share, "homography": plane.H}
 
 
 def plane_dominates(
-    x0: np.ndarray,
-    x1: np.ndarray,
-    R: np.ndarray,
-    t: np.ndarray,
-    inliers: np.ndarray,
-    plane: PlaneModel,
-    threshold: float,
-    num_putative: int,
-) -> bool:
-    """Whether nearly all inliers of a pose are on one plane, see `nothing_off_plane`."""
-    distance = epipolar_distance(essential_of(R, t))
-    return nothing_off_plane(x0, x1, distance, inliers, plane, threshold, num_putative)
-
-
-def nothing_off_plane(
     x0: np.ndarray,
     x1: np.ndarray,
     distance: Distance,

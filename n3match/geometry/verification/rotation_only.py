@@ -11,14 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from n3match.geometry.verification.agreement import TRANSFER_FACTOR, essential_of, inliers_of
+from n3match.geometry.essential import essential_from_pose
+from n3match.geometry.verification.agreement import (
+    TRANSFER_FACTOR,
+    epipolar_distance,
+    inliers_of,
+    rotation_distance,
+)
 from n3match.geometry.verification.support import (
     ROTATION_MODEL,
     SIGNIFICANT,
     TRANSLATION_MODEL,
-    epipolar_distance,
     log10_false_alarms,
-    rotation_distance,
 )
 
 # Motion below the threshold counts as parallax when it is this many times the epipolar noise
@@ -86,7 +90,7 @@ def has_parallax(
     a, b = x0[both], x1[both]
     # Noise variance per degree of freedom: a transfer error has two components, each with the
     # noise of both images; a Sampson distance has one.
-    epipolar = float(np.sum(epipolar_distance(essential_of(R, t))(a, b) ** 2)) / (n - 5)
+    epipolar = float(np.sum(epipolar_distance(essential_from_pose(R, t))(a, b) ** 2)) / (n - 5)
     transfer = float(np.sum(rotation_distance(rotation.R)(a, b) ** 2) / 2) / (2 * n - 3)
     # What float32 keypoints leave of an exact rotation must not pass for parallax.
     rounding = (1e-2 * threshold) ** 2
@@ -244,9 +248,8 @@ def _translation_is_significant(
 ) -> bool:
     """Whether the matches `beside` the rotation are more on epipolar lines than chance puts."""
     rest = max(0, num_putative - int(np.count_nonzero(rotation.explained)))
-    alarms = log10_false_alarms(
-        x0, x1, epipolar_distance(essential_of(R, t)), beside, threshold, rest, TRANSLATION_MODEL
-    )
+    distance = epipolar_distance(essential_from_pose(R, t))
+    alarms = log10_false_alarms(x0, x1, distance, beside, threshold, rest, TRANSLATION_MODEL)
     return alarms < SIGNIFICANT
 
 

@@ -8,14 +8,11 @@ rectangle: clustered points, narrow overlaps and epipoles inside the image are t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-import torch
 from scipy.special import gammaln, rel_entr
 from scipy.stats import binom
 
-from n3match.geometry.epipolar import sampson_distance
+from n3match.geometry.verification.agreement import Distance
 
 _RANDOM_PAIRS = 5000
 # A threshold this many times wider, divided by the same number, steadies the estimate of
@@ -33,8 +30,6 @@ FUNDAMENTAL_MODEL = (7, 3)
 HOMOGRAPHY_MODEL = (4, 1)
 ROTATION_MODEL = (2, 1)
 TRANSLATION_MODEL = (2, 1)  # beside a rotation or a plane that is known already
-
-Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def log10_false_alarms(
@@ -89,29 +84,6 @@ def log10_false_alarms(
         log_tail = _log_binomial_tail(support - size, num_putative - size, _chance(wrong, limit))
         best = min(best, (log_tests + log_tail) / np.log(10))
     return float(best)
-
-
-def epipolar_distance(E: np.ndarray) -> Distance:
-    """The root of the Sampson distance to E (3, 3), as a function of matches."""
-
-    def distance(x0: np.ndarray, x1: np.ndarray) -> np.ndarray:
-        squared = sampson_distance(*map(torch.from_numpy, (x0, x1, E)))
-        return squared.sqrt().numpy()
-
-    return distance
-
-
-def rotation_distance(R: np.ndarray) -> Distance:
-    """The distance in image 1 from x0 turned by R (3, 3); infinite behind the camera."""
-
-    def distance(x0: np.ndarray, x1: np.ndarray) -> np.ndarray:
-        turned = x0 @ R[:, :2].T + R[:, 2]
-        ahead = turned[:, 2] > 1e-9
-        depth = np.where(ahead, turned[:, 2], 1.0)
-        off = np.linalg.norm(turned[:, :2] / depth[:, None] - x1, axis=1)
-        return np.where(ahead, off, np.inf)
-
-    return distance
 
 
 def count_distinct(x0: np.ndarray, x1: np.ndarray, mask: np.ndarray, cell: float) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from n3match.plugins.cameras import check_inside, check_pixel_camera, guessed_camera
+from n3match.geometry import guess_intrinsics
+from n3match.plugins.cameras import check_inside, check_pixel_camera
 
 
 def camera_batch(
@@ -27,7 +28,7 @@ def camera_batch(
     if K is None:
         if size is None:
             raise ValueError(f"{size_name} and {name}: found neither, wanted one of them")
-        return torch.from_numpy(guessed_camera(size)).expand(pairs, 3, 3)
+        return torch.from_numpy(guess_intrinsics(size)).expand(pairs, 3, 3)
     if not isinstance(K, Tensor) or tuple(K.shape) not in ((3, 3), (pairs, 3, 3)):
         found = tuple(K.shape) if isinstance(K, Tensor) else type(K).__name__
         raise ValueError(

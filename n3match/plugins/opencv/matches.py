@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from n3match.geometry import guess_intrinsics
 from n3match.geometry.checks import check_points_array
 from n3match.nn.match_filter import MatchFilter
 from n3match.plugins.cameras import (
     check_image_size,
     check_inside,
     check_pixel_camera,
-    guessed_camera,
 )
 from n3match.plugins.opencv.information import keypoint_shapes, match_indices, match_information
 from n3match.two_view.filtering import score_matches
@@ -117,7 +117,7 @@ def score_keypoint_matches(
             check_inside(keypoints, points, size_name, size)
         if K is None and size is None:
             raise ValueError(f"{size_name} and {name}: found neither, wanted one of them")
-        camera = guessed_camera(size) if K is None else check_pixel_camera(name, K, size, points)
+        camera = guess_intrinsics(size) if K is None else check_pixel_camera(name, K, size, points)
         cameras.append(camera)
     shapes = None, None
     if not isinstance(matched1, np.ndarray) and not isinstance(matched2, np.ndarray):
