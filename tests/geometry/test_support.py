@@ -5,8 +5,19 @@ import pytest
 from scipy.stats import binom
 from two_view_scenes import K_A, make_scene, random_matches
 
-from n3match.geometry import PoseStatus, rotation_error_deg, undistort_points
-from n3match.geometry.verification.agreement import essential_of, inliers_of
+from n3match.geometry import (
+    PoseStatus,
+    essential_from_pose,
+    rotation_error_deg,
+    undistort_points,
+)
+from n3match.geometry.estimators import Estimate, TwoViewProblem
+from n3match.geometry.relative_pose import verify_pose
+from n3match.geometry.verification.agreement import (
+    epipolar_distance,
+    inliers_of,
+    rotation_distance,
+)
 from n3match.geometry.verification.planarity import (
     PlaneVerdict,
     compare_with_rival,
@@ -23,11 +34,8 @@ from n3match.geometry.verification.rotation_only import (
 from n3match.geometry.verification.support import (
     _log_binomial_tail,
     count_distinct,
-    epipolar_distance,
     log10_false_alarms,
-    rotation_distance,
 )
-from n3match.geometry.verification.verdict import verify_pose
 
 PX = 1e-3  # one pixel in calibrated units
 
@@ -46,7 +54,7 @@ def test_alarms_fall_with_support_and_rise_with_putative_matches():
         scene = make_scene("general", count=count, outliers=500 - count)
         x0, x1 = _calibrated(scene)
         everything = np.ones(len(x0), bool)
-        distance = epipolar_distance(essential_of(scene.R, scene.t))
+        distance = epipolar_distance(essential_from_pose(scene.R, scene.t))
         alarms.append(log10_false_alarms(x0, x1, distance, everything, PX, len(x0)))
     assert alarms[0] == 0.0
     assert alarms[0] > alarms[2] > alarms[3]
@@ -60,7 +68,7 @@ def test_a_fixed_model_has_its_chance_share_of_random_matches():
     """The heart of the test: the measured probability is the one that wrong matches have."""
     scene = random_matches(5000, 0)
     x0, x1 = _calibrated(scene)
-    distance = epipolar_distance(essential_of(np.eye(3), np.array([0.6, 0.8, 0.0])))
+    distance = epipolar_distance(essential_from_pose(np.eye(3), np.array([0.6, 0.8, 0.0])))
     inside = np.count_nonzero(distance(x0, x1) < PX)
     from n3match.geometry.verification.support import _chance, _mismatched
 
@@ -137,16 +145,9 @@ def test_translation_that_the_estimator_missed_is_found():
     scene = make_scene("near_and_far", count=500, outliers=60, noise=0.3)
     x0, x1 = _calibrated(scene)
     wrong_t = np.array([0.0, 1.0, 0.0])
-    verdict = verify_pose(
-        x0,
-        x1,
-        scene.R,
-        wrong_t,
-        inliers_of(scene.R, wrong_t, x0, x1, PX),
-        threshold=PX,
-        num_putative=len(x0),
-        linear=False,
-    )
+    problem = TwoViewProblem(x0, x1, np.eye(3), np.eye(3), None, PX, 0.99, 1000, 0)
+    wrong = Estimate(scene.R, wrong_t, inliers_of(scene.R, wrong_t, x0, x1, PX))
+    verdict = verify_pose(problem, wrong, len(x0))
     assert verdict.status is PoseStatus.OK
     assert _angle(verdict.t, scene.t) < 3
     assert rotation_error_deg(verdict.R, scene.R) < 0.2
@@ -175,7 +176,8 @@ def test_plane_is_found_and_dominates_only_flat_scenes():
         scene = make_scene(kind, noise=0.3)
         x0, x1 = _calibrated(scene)
         plane = find_plane(x0, x1, scene.true, PX)
-        dominates = plane_dominates(x0, x1, scene.R, scene.t, scene.true, plane, PX, len(x0))
+        distance = epipolar_distance(essential_from_pose(scene.R, scene.t))
+        dominates = plane_dominates(x0, x1, distance, scene.true, plane, PX, len(x0))
         assert dominates == expected
     assert find_plane(x0, x1, np.arange(len(x0)) < 3, PX) is None
 
@@ -185,7 +187,8 @@ def test_a_dozen_points_off_the_plane_settle_it():
     x0, x1 = (np.r_[a, b] for a, b in zip(_calibrated(flat), _calibrated(solid)))
     inliers = inliers_of(flat.R, flat.t, x0, x1, 2 * PX)
     plane = find_plane(x0, x1, inliers, PX)
-    assert not plane_dominates(x0, x1, flat.R, flat.t, inliers, plane, PX, len(x0))
+    distance = epipolar_distance(essential_from_pose(flat.R, flat.t))
+    assert not plane_dominates(x0, x1, distance, inliers, plane, PX, len(x0))
 
 
 def test_the_two_poses_of_a_plane():
