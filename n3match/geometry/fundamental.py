@@ -24,6 +24,7 @@ from n3match.geometry.estimators import (
 )
 from n3match.geometry.verification.agreement import (
     TRANSFER_FACTOR,
+    Matches,
     epipolar_distance,
     homography_distance,
     rotation_distance,
@@ -114,57 +115,42 @@ def _answer(
     cameras: tuple[np.ndarray, np.ndarray],
     num_putative: int,
 ) -> FundamentalMatrix:
-    x0, x1, threshold = problem.x0, problem.x1, problem.threshold
+    matches = Matches(problem.x0, problem.x1, problem.threshold, num_putative)
+    everything = np.ones(len(matches), dtype=bool)
 
-    def none(status: PoseStatus, detail: str, inliers=None, **fields) -> FundamentalMatrix:
-        inliers = np.zeros(len(problem), dtype=bool) if inliers is None else inliers
+    def no_matrix(status: PoseStatus, detail: str, inliers=~everything, **fields):
         return FundamentalMatrix(status=status, detail=detail, inliers=inliers, **fields)
 
-    reason = hopeless(x0, x1, threshold, len(problem), spec.fewest_matches, spec.name)
+    reason = hopeless(matches, len(matches), spec.fewest_matches, spec.name)
     if reason is not None:
-        return none(*reason)
-    everything = np.ones(len(problem), dtype=bool)
+        return no_matrix(*reason)
     found = spec.run(problem)
-    plane = find_plane(x0, x1, everything if found is None else found.inliers, threshold)
+    plane = find_plane(matches, everything if found is None else found.inliers)
     if found is None:
-        if plane is None or _alarms_of_plane(x0, x1, plane, threshold, num_putative) > SIGNIFICANT:
-            return none(PoseStatus.ESTIMATION_FAILED, f"{spec.name} found no model")
-        explained = plane.explained
-        reason = _without_parallax(x0, x1, plane, cameras, threshold)
-        return none(*reason, explained, **plane_support(plane, explained))
+        if plane is None or _by_chance(matches, plane):
+            return no_matrix(PoseStatus.ESTIMATION_FAILED, f"{spec.name} found no model")
+        reason, explained = _without_parallax(matches, plane, cameras), plane.explained
+        return no_matrix(*reason, explained, **plane_support(plane, explained))
     distance = epipolar_distance(found.F)
-    alarms = log10_false_alarms(
-        x0, x1, distance, everything, threshold, num_putative, FUNDAMENTAL_MODEL
-    )
+    alarms = log10_false_alarms(matches, distance, model=FUNDAMENTAL_MODEL)
     fields = {"log10_false_alarms": alarms, **plane_support(plane, found.inliers)}
-    reason = doubtful(x0, x1, found.inliers, threshold, alarms, num_putative)
-    if reason is None and plane is not None and plane_dominates(
-        x0, x1, distance, found.inliers, plane, threshold, num_putative
+    reason = doubtful(matches, found.inliers, alarms)
+    if reason is None and plane is not None and (
+        plane_dominates(matches, distance, found.inliers, plane)
     ):
-        reason = _without_parallax(x0, x1, plane, cameras, threshold)
+        reason = _without_parallax(matches, plane, cameras)
     if reason is not None:
-        return none(*reason, found.inliers, **fields)
+        return no_matrix(*reason, found.inliers, **fields)
     return FundamentalMatrix(status=PoseStatus.OK, **vars(found), **fields)
 
 
-def _alarms_of_plane(x0, x1, plane: PlaneModel, threshold: float, num_putative: int) -> float:
-    return log10_false_alarms(
-        x0,
-        x1,
-        homography_distance(plane.H),
-        np.ones(len(x0), dtype=bool),
-        TRANSFER_FACTOR * threshold,
-        num_putative,
-        HOMOGRAPHY_MODEL,
-    )
+def _by_chance(matches: Matches, plane: PlaneModel) -> bool:
+    transferred, distance = matches.wider(TRANSFER_FACTOR), homography_distance(plane.H)
+    return log10_false_alarms(transferred, distance, model=HOMOGRAPHY_MODEL) > SIGNIFICANT
 
 
 def _without_parallax(
-    x0: np.ndarray,
-    x1: np.ndarray,
-    plane: PlaneModel,
-    cameras: tuple[np.ndarray, np.ndarray],
-    threshold: float,
+    matches: Matches, plane: PlaneModel, cameras: tuple[np.ndarray, np.ndarray]
 ) -> tuple[PoseStatus, str]:
     """Status and detail for matches that one homography explains.
 
@@ -186,9 +172,10 @@ def _without_parallax(
     M, (K0, K1) = calibrated(best)
     U, _, Vt = np.linalg.svd(M * np.sign(np.linalg.det(M)))
     a, b = (
-        (x[plane.explained] - K[:2, 2]) / np.diag(K)[:2] for x, K in ((x0, K0), (x1, K1))
+        (x[plane.explained] - K[:2, 2]) / np.diag(K)[:2]
+        for x, K in ((matches.x0, K0), (matches.x1, K1))
     )
-    limit = threshold / K1[0, 0]
+    limit = matches.threshold / K1[0, 0]
     rotation = fit_rotation(a, b, U @ Vt, limit)
     explained = rotation_distance(rotation)(a, b) < TRANSFER_FACTOR * limit
     if np.mean(explained) >= _ROTATION_SHARE:

@@ -28,7 +28,7 @@ from n3match.geometry.estimators import (
     TwoViewProblem,
     choose_estimator,
 )
-from n3match.geometry.verification.agreement import epipolar_distance, inliers_of
+from n3match.geometry.verification.agreement import Matches, epipolar_distance, inliers_of
 from n3match.geometry.verification.planarity import (
     PlaneVerdict,
     compare_with_rival,
@@ -156,32 +156,25 @@ def estimate_relative_pose_from_matches(
 def _answer(
     problem: TwoViewProblem, spec: EstimatorSpec, num_putative: int, verify: bool
 ) -> RelativePose:
+    matches = Matches(problem.x0, problem.x1, problem.threshold_calibrated, num_putative)
     weights = problem.weights
-    usable = np.count_nonzero(weights) if spec.linear and weights is not None else len(problem)
-    reason = hopeless(
-        problem.x0, problem.x1, problem.threshold_calibrated,
-        usable, spec.fewest_matches, spec.name,
-    )
+    usable = np.count_nonzero(weights) if spec.linear and weights is not None else len(matches)
+    reason = hopeless(matches, usable, spec.fewest_matches, spec.name)
     if reason is not None:
-        return _no_pose(problem, *reason)
+        return _no_pose(matches, *reason)
     estimate = spec.run(problem)
     if verify and estimate is not None:
-        return verify_pose(problem, estimate, num_putative, linear=spec.linear)
+        return verify_pose(matches, estimate, linear=spec.linear)
     if estimate is not None:
         return _pose(estimate)
+    rotation = search_rotation(matches) if verify else None
     # Far points agree on a rotation in any scene: others must not agree on a translation.
-    matches, limit = (problem.x0, problem.x1), problem.threshold_calibrated
-    rotation = search_rotation(*matches, limit, num_putative) if verify else None
-    if rotation is not None and (
-        translation_beside_rotation(*matches, rotation, limit, num_putative) is None
-    ):
-        return _no_parallax(problem, rotation)
-    return _no_pose(problem, PoseStatus.ESTIMATION_FAILED, f"{spec.name} found no model")
+    if rotation is not None and translation_beside_rotation(matches, rotation) is None:
+        return _no_parallax(matches, rotation)
+    return _no_pose(matches, PoseStatus.ESTIMATION_FAILED, f"{spec.name} found no model")
 
 
-def verify_pose(
-    problem: TwoViewProblem, estimate: Estimate, num_putative: int, *, linear: bool = False
-) -> RelativePose:
+def verify_pose(matches: Matches, estimate: Estimate, *, linear: bool = False) -> RelativePose:
     """Test a pose on its matches, in this order: rotation alone, support by chance, line, plane.
 
     In two cases the pose is exchanged for one that explains more matches: when a rotation
@@ -189,49 +182,43 @@ def verify_pose(
     and when the estimator chose the pose of a plane that has many points behind a camera.
 
     Args:
-        problem: all matches, and the threshold of inliers.
-        num_putative: number of matches before any geometric filter.
+        matches: all, in calibrated coordinates.
         linear: the estimate is from a linear solver, whose answer on a plane is arbitrary.
     """
-    x0, x1, threshold = problem.x0, problem.x1, problem.threshold_calibrated
     R, t, inliers = estimate.R, estimate.t, estimate.inliers
+    points = matches.x0, matches.x1, matches.threshold
     detail = ""
     if inliers.any():
-        rotation = find_rotation(x0, x1, R, inliers, threshold, num_putative)
-        if rotation is not None and not has_parallax(
-            x0, x1, R, t, inliers, rotation, threshold, num_putative
-        ):
-            missed = translation_beside_rotation(x0, x1, rotation, threshold, num_putative)
+        rotation = find_rotation(matches, R, inliers)
+        if rotation is not None and not has_parallax(matches, R, t, inliers, rotation):
+            missed = translation_beside_rotation(matches, rotation)
             if missed is None:
-                return _no_parallax(problem, rotation)
+                return _no_parallax(matches, rotation)
             R, t = rotation.R, missed
-            inliers = inliers_of(R, t, x0, x1, threshold)
+            inliers = inliers_of(R, t, *points)
             detail = "nearly no parallax: translation from the few matches off the rotation"
 
-    everything = np.ones(len(x0), dtype=bool)
     distance = epipolar_distance(essential_from_pose(R, t))
-    alarms = log10_false_alarms(x0, x1, distance, everything, threshold, num_putative)
+    alarms = log10_false_alarms(matches, distance)
     # A linear solver's inliers on a plane are as arbitrary as its answer: not these alone.
-    plane = find_plane(x0, x1, everything if linear else inliers, threshold)
-    reason = doubtful(x0, x1, inliers, threshold, alarms, num_putative)
-    if reason is None and plane is not None and plane_dominates(
-        x0, x1, distance, inliers, plane, threshold, num_putative
-    ):
+    plane = find_plane(matches, np.ones_like(inliers) if linear else inliers)
+    reason = doubtful(matches, inliers, alarms)
+    if reason is None and plane is not None and plane_dominates(matches, distance, inliers, plane):
         verdict = PlaneVerdict.KEEP
         if linear:
             why = "on a plane the eight-point algorithm has no one answer"
             reason = PoseStatus.DEGENERATE, why
         else:
-            verdict, R, t = compare_with_rival(x0, x1, R, t, plane, threshold)
+            verdict, R, t = compare_with_rival(matches, R, t, plane)
         if verdict is PlaneVerdict.AMBIGUOUS:
             reason = PoseStatus.DEGENERATE, "the matches are on a plane that two poses explain"
         if verdict is PlaneVerdict.REPLACE:
-            inliers = inliers_of(R, t, x0, x1, threshold)
-            plane = find_plane(x0, x1, inliers, threshold)
+            inliers = inliers_of(R, t, *points)
+            plane = find_plane(matches, inliers)
             detail = "on a plane: the other pose of its homography has more points in front"
     fields = {"log10_false_alarms": alarms, **plane_support(plane, inliers)}
     if reason is not None:
-        return _no_pose(problem, *reason, inliers=inliers, **fields)
+        return _no_pose(matches, *reason, inliers=inliers, **fields)
     return _pose(Estimate(R, t, inliers), detail=detail, **fields)
 
 
@@ -240,20 +227,18 @@ def _pose(estimate: Estimate, **fields) -> RelativePose:
     return RelativePose(status=PoseStatus.OK, E=E, **vars(estimate), **fields)
 
 
-def _no_pose(problem: TwoViewProblem, status: PoseStatus, detail: str, **fields) -> RelativePose:
-    fields.setdefault("inliers", np.zeros(len(problem), dtype=bool))
+def _no_pose(matches: Matches, status: PoseStatus, detail: str, **fields) -> RelativePose:
+    fields.setdefault("inliers", np.zeros(len(matches), dtype=bool))
     return RelativePose(status=status, detail=detail, **fields)
 
 
-def _no_parallax(problem: TwoViewProblem, rotation: RotationModel) -> RelativePose:
-    explained = rotation.explained
-    plane = find_plane(problem.x0, problem.x1, explained, problem.threshold_calibrated)
+def _no_parallax(matches: Matches, rotation: RotationModel) -> RelativePose:
     return RelativePose(
         status=PoseStatus.NO_PARALLAX,
         R=rotation.R,
-        inliers=explained,
+        inliers=rotation.explained,
         detail="a rotation explains the matches; the translation is not determined",
-        **plane_support(plane, explained),
+        **plane_support(find_plane(matches, rotation.explained), rotation.explained),
     )
 
 

@@ -152,7 +152,7 @@ def test_arrays_get_the_same_answer_as_arrays(distance, dtype):
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=0)
     backwards = distance(x0.numpy()[::-1], x1.numpy()[::-1], E.numpy()[1])
     np.testing.assert_array_equal(backwards, found[1, ::-1])
-    with pytest.raises(TypeError, match="E must be a numpy.ndarray, got Tensor"):
+    with pytest.raises(TypeError, match=r"E must be a numpy\.ndarray, got Tensor"):
         distance(x0.numpy(), x1.numpy(), E)
     with pytest.raises(TypeError, match="x1 must have a floating-point dtype, got int64"):
         distance(x0.numpy(), np.zeros((13, 2), np.int64), E.numpy())

@@ -15,7 +15,7 @@ from n3match.geometry import (
     undistort_points,
 )
 from n3match.geometry.estimators import ESTIMATORS
-from n3match.geometry.verification.agreement import epipolar_distance
+from n3match.geometry.verification.agreement import Matches, epipolar_distance
 from n3match.geometry.verification.support import log10_false_alarms
 
 try:
@@ -83,10 +83,11 @@ def test_a_filter_that_picked_agreeing_random_matches_is_seen_through(estimator)
     told = _estimate(points0, points1, estimator, num_putative=6000)
     assert not told.ok
     # The number of putative matches is what makes the difference.
-    everything = np.ones(int(picked.sum()), dtype=bool)
-    arguments = (x0[picked], x1[picked], epipolar_distance(E), everything, 1e-3)
-    assert log10_false_alarms(*arguments, num_putative=len(points0)) < -3
-    assert log10_false_alarms(*arguments, num_putative=6000) > -3
+    alarms = [
+        log10_false_alarms(Matches(x0[picked], x1[picked], 1e-3, n), epipolar_distance(E))
+        for n in (len(points0), 6000)
+    ]
+    assert alarms[0] < -3 < alarms[1]
 
 
 def test_a_small_share_of_true_matches_is_still_found():

@@ -1,11 +1,12 @@
 """How far matches are from a model, and which agree with a pose (numpy).
 
-N matches; distances and thresholds are in units of the points, calibrated ones for a pose.
+N matches; distances and thresholds are in units of the points.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +19,38 @@ TRANSFER_FACTOR = 2.0
 
 #: (N, 2), (N, 2) -> (N,): of matches from a model.
 Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Matches:
+    """What models are tested on: calibrated coordinates for poses, else pixels."""
+
+    x0: np.ndarray  # (N, 2)
+    x1: np.ndarray  # (N, 2)
+    threshold: float  # of inliers, in units of the points
+    # How many there were before any filter that looked at the geometry: a filter could have picked
+    # agreeing matches out of many wrong ones.
+    num_putative: int
+
+    def __len__(self) -> int:
+        return len(self.x0)
+
+    def wider(self, factor: float) -> Matches:
+        """The same with the threshold multiplied."""
+        return replace(self, threshold=factor * self.threshold)
+
+    def beside(self, explained: np.ndarray) -> Matches:
+        """The same where those that a first model explains (N,) are none to choose from."""
+        rest = self.num_putative - int(np.count_nonzero(explained))
+        return replace(self, num_putative=max(0, rest))
+
+
+def random_pairs(count: int, of: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Two arrays of `count` indices below `of`, never the same in both: minimal samples of two."""
+    rng = np.random.default_rng(seed)
+    i = rng.integers(of, size=count)
+    # A step of 1 to `of` − 1 never ends where it began.
+    return i, (i + rng.integers(1, of, size=count)) % of
 
 
 def epipolar_distance(E: np.ndarray) -> Distance:

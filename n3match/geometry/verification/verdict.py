@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from n3match.geometry.verification.agreement import Matches
 from n3match.geometry.verification.planarity import points_on_a_line
 from n3match.geometry.verification.support import SIGNIFICANT
 
@@ -56,41 +57,36 @@ class Verdict:
 
 
 def hopeless(
-    x0: np.ndarray, x1: np.ndarray, threshold: float, usable: int, fewest: int, name: str
+    matches: Matches, usable: int, fewest: int, name: str
 ) -> tuple[PoseStatus, str] | None:
-    """Status and detail of matches (N, 2) that are not worth an estimate; None: go on.
+    """Status and detail of matches that are not worth an estimate; None: go on.
 
     Args:
-        threshold: of inliers, in units of the points.
-        usable: how many of the matches count. fewest: that the estimator `name` needs.
+        usable: how many of them count. fewest: that the estimator `name` needs.
     """
     if usable < fewest:
         detail = f"{name} needs at least {fewest} matches, got {usable}"
         return PoseStatus.TOO_FEW_MATCHES, detail
-    if points_on_a_line(x0, threshold) or points_on_a_line(x1, threshold):
+    if any(points_on_a_line(x, matches.threshold) for x in (matches.x0, matches.x1)):
         return PoseStatus.DEGENERATE, "all points of an image are on one line or point"
     return None
 
 
 def doubtful(
-    x0: np.ndarray,
-    x1: np.ndarray,
-    inliers: np.ndarray,
-    threshold: float,
-    alarms: float,
-    num_putative: int,
+    matches: Matches, inliers: np.ndarray, alarms: float
 ) -> tuple[PoseStatus, str] | None:
     """Status and detail of an estimate that chance or points on a line explain; None: go on.
 
     Args:
-        inliers: (N,) bool. alarms: their `log10_false_alarms`.
-        num_putative: number of matches before any geometric filter.
+        inliers: (N,) bool. alarms: `log10_false_alarms` of the estimate.
     """
     if alarms > SIGNIFICANT:
         return PoseStatus.INSUFFICIENT_SUPPORT, (
-            f"{np.count_nonzero(inliers)} inliers of {num_putative} putative matches are no more "
-            "than chance gives"
+            f"{np.count_nonzero(inliers)} inliers of {matches.num_putative} putative matches are "
+            "no more than chance gives"
         )
-    if inliers.any() and any(points_on_a_line(x[inliers], threshold) for x in (x0, x1)):
+    if inliers.any() and any(
+        points_on_a_line(x[inliers], matches.threshold) for x in (matches.x0, matches.x1)
+    ):
         return PoseStatus.DEGENERATE, "all inliers of an image are on one line"
     return None
