@@ -70,7 +70,7 @@ def guess_intrinsics(
             positive one.
     """
     width, height = check_size(name, size)
-    focal = guess_focal((width, height)) if focal is None else focal
+    focal = float(guess_focal((width, height))) if focal is None else focal
     if not (math.isfinite(focal) and focal > 0):
         raise ValueError(f"focal must be a positive number of pixels, got {focal}")
     return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]])

@@ -35,7 +35,7 @@ def _lent(value: Any) -> Any:
     return value
 
 
-def check_tensor(name: str, value: Any, *tail: int | None, kind: type = torch.Tensor) -> None:
+def check_tensor(name: str, value: Any, *tail: int | None, kind: Any = torch.Tensor) -> None:
     """Require a floating-point tensor whose last dimensions are `tail` (None: any size).
 
     Args:
@@ -56,7 +56,7 @@ def check_tensor(name: str, value: Any, *tail: int | None, kind: type = torch.Te
         raise ValueError(f"{name} must have shape (..., {wanted}), got {shape}")
 
 
-def check_same_length(name0: str, x0: torch.Tensor, name1: str, x1: torch.Tensor) -> None:
+def check_same_length(name0: str, x0: Any, name1: str, x1: Any) -> None:
     """Require as many points (dimension -2) in x0 as in x1."""
     if x0.shape[-2] != x1.shape[-2]:
         raise ValueError(

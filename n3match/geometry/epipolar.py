@@ -69,7 +69,7 @@ def _epipolar_terms(
     check_tensor("x1", x1, None, 2, kind=kind)
     check_tensor("E", E, 3, 3, kind=kind)
     check_same_length("x0", x0, "x1", x1)
-    if kind is np.ndarray:
+    if isinstance(x0, np.ndarray):
         dtype = np.result_type(x0, x1, E, np.float32)
         # Coordinates as rows: several times faster than every other number of a row.
         (x, y), (u, v) = (np.moveaxis(a, -1, 0).astype(dtype, order="C") for a in (x0, x1))

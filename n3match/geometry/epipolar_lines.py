@@ -67,7 +67,7 @@ def epipolar_lines(
     margin = _MARGIN * np.ptp(border, axis=0)  # the border bulges between its points
     reach = np.stack((border.min(axis=0) - margin, border.max(axis=0) + margin))
     shortest = _NO_NORMAL * np.linalg.norm(E) * np.linalg.norm(x0, axis=1)
-    lines = []
+    lines: list[list[np.ndarray]] = []
     for line, least in zip(x0 @ E.T, shortest):
         squared = line[:2] @ line[:2]
         if squared <= least**2:

@@ -19,6 +19,7 @@ from n3match.geometry.checks import check_matches, check_putative, check_samplin
 from n3match.geometry.estimators import (
     FUNDAMENTAL_ESTIMATORS,
     EstimatorSpec,
+    FundamentalEstimate,
     TwoViewProblem,
     choose_estimator,
 )
@@ -111,7 +112,7 @@ def estimate_fundamental_from_matches(
 
 def _answer(
     problem: TwoViewProblem,
-    spec: EstimatorSpec,
+    spec: EstimatorSpec[FundamentalEstimate],
     cameras: tuple[np.ndarray, np.ndarray],
     num_putative: int,
 ) -> FundamentalMatrix:

@@ -154,11 +154,13 @@ def estimate_relative_pose_from_matches(
 
 
 def _answer(
-    problem: TwoViewProblem, spec: EstimatorSpec, num_putative: int, verify: bool
+    problem: TwoViewProblem, spec: EstimatorSpec[Estimate], num_putative: int, verify: bool
 ) -> RelativePose:
     matches = Matches(problem.x0, problem.x1, problem.threshold_calibrated, num_putative)
     weights = problem.weights
-    usable = np.count_nonzero(weights) if spec.linear and weights is not None else len(matches)
+    usable = len(matches)
+    if spec.linear and weights is not None:
+        usable = int(np.count_nonzero(weights))
     reason = hopeless(matches, usable, spec.fewest_matches, spec.name)
     if reason is not None:
         return _no_pose(matches, *reason)

@@ -20,7 +20,7 @@ from n3match.two_view.pose import pose_from_logits
 class FilteredMatcher:
     """Called like the matcher it wraps; its answer speaks of the kept matches and their pose.
 
-    In the answer, `matched_kpts0/1` (and `matched_confidences`, now the filter's scores in (½, 1])
+    In the answer, `matched_kpts0/1` (and `matched_confidences`, now probabilities in (½, 1])
     are the kept matches, `inlier_kpts0/1` and `num_inliers` those of the relative pose. `H` is
     None: inliers are of an essential matrix, not of a homography. New are `E` (3, 3), `R` (3, 3),
     `t` (3,) (x1 ~ R x0 + t; None without a pose) and `status`. All else is the matcher's.

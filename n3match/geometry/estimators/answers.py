@@ -15,7 +15,7 @@ from n3match.geometry.estimators.problem import Estimate, FundamentalEstimate, T
 _log = logging.getLogger(__name__)
 
 
-def call_opencv(function: Callable[..., tuple], *args: Any, **kwargs: Any) -> tuple:
+def call_opencv(function: Callable[..., tuple], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
     """What an OpenCV function answers: matrix and mask; (None, None) where it raises."""
     try:
         return function(*args, **kwargs)

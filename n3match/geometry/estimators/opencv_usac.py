@@ -52,10 +52,9 @@ def opencv_usac_fundamental(problem: TwoViewProblem) -> FundamentalEstimate | No
     Returns:
         The matrix and its inliers; None where there is none.
     """
-    found = call_opencv(
-        cv2.findFundamentalMat, problem.pixels0, problem.pixels1, _magsac(problem)
-    )
-    return checked_fundamental(*found, problem)
+    points = problem.pixels0, problem.pixels1
+    F, mask = call_opencv(cv2.findFundamentalMat, *points, _magsac(problem))
+    return checked_fundamental(F, mask, problem)
 
 
 def _magsac(problem: TwoViewProblem) -> cv2.UsacParams:
@@ -65,9 +64,8 @@ def _magsac(problem: TwoViewProblem) -> cv2.UsacParams:
     options.loMethod = cv2.LOCAL_OPTIM_SIGMA
     options.loIterations = 10
     options.loSampleSize = 50
-    options.sampler = (
-        cv2.SAMPLING_UNIFORM if problem.best_first is None else cv2.SAMPLING_PROSAC
-    )
+    uniform = problem.best_first is None
+    options.sampler = cv2.SAMPLING_UNIFORM if uniform else cv2.SAMPLING_PROSAC
     options.confidence = problem.confidence
     options.threshold = problem.threshold
     options.maxIterations = problem.max_iterations

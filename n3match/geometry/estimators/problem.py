@@ -6,6 +6,7 @@ import importlib.util
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -88,15 +89,15 @@ class FundamentalEstimate:
 
 
 Estimator = Callable[[TwoViewProblem], Estimate | None]
-FundamentalEstimator = Callable[[TwoViewProblem], FundamentalEstimate | None]
+Found = TypeVar("Found", Estimate, FundamentalEstimate)
 
 
 @dataclass(frozen=True)
-class EstimatorSpec:
+class EstimatorSpec(Generic[Found]):
     """All there is to know of an estimator, of poses or of fundamental matrices."""
 
     name: str
-    run: Callable[[TwoViewProblem], Estimate | FundamentalEstimate | None]
+    run: Callable[[TwoViewProblem], Found | None]
     fewest_matches: int = 5  # below these its solver has no solution at all
     max_iterations: int = 1000  # most samples drawn unless told otherwise
     progressive: bool = False  # it can draw the best matches first (PROSAC)
@@ -111,14 +112,16 @@ class EstimatorSpec:
         return self.requires is None or importlib.util.find_spec(self.requires) is not None
 
 
-def choose_estimator(name: str, among: Mapping[str, EstimatorSpec]) -> EstimatorSpec:
+def choose_estimator(
+    name: str, among: Mapping[str, EstimatorSpec[Found]]
+) -> EstimatorSpec[Found]:
     """The estimator that `name` stands for: "auto" is PoseLib if installed, else OpenCV's USAC.
 
     Raises:
         ValueError: an unknown name. ImportError: named, but its package is not installed.
     """
     if name == "auto":
-        chosen = next(spec for spec in map(among.get, ("poselib", "opencv_usac")) if spec.installed)
+        chosen = among["poselib" if among["poselib"].installed else "opencv_usac"]
         _log.debug("estimator 'auto' is %s", chosen.name)
         return chosen
     if name not in among:

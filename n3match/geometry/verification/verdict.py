@@ -40,8 +40,8 @@ class Verdict:
     # nothing to look at.
     homography_support: float | None = None
     homography: np.ndarray | None = None
-    # log10 of how many models with this support are expected from chance (see
-    # `verification.support`); None where the test was not made.
+    # log10 of how many models with this support are expected from chance: at most `SIGNIFICANT`
+    # where "ok". None where the test was not made.
     log10_false_alarms: float | None = None
     detail: str = ""  # one sentence for people
 
