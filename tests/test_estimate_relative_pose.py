@@ -33,7 +33,7 @@ def test_known_pose_among_wrong_matches(estimator, motion, with_side):
     )
     assert pose.status is PoseStatus.OK
     assert pose_error_deg(pose, scene) < 2.0
-    assert pose.inliers.shape == pose.scores.shape == (1000,)
+    assert pose.inliers.shape == pose.probability.shape == (1000,)
     assert scene.right[pose.inliers].mean() > 0.9
     np.testing.assert_allclose(np.linalg.norm(pose.t), 1.0)
 
@@ -109,7 +109,7 @@ def test_without_filter():
     scene = make_scene(500, 200, seed=8)
     pose = n3match.estimate_relative_pose(scene.points0, scene.points1, K0, K1, filter=None)
     assert pose.ok
-    assert pose.scores is None
+    assert pose.probability is None
     assert pose_error_deg(pose, scene) < 2.0
 
 

@@ -110,6 +110,18 @@ def test_exact_points_at_any_depth_give_the_pose(seed, depth_scale, sign):
     assert in_front.all()
 
 
+def test_arrays_get_the_same_answer_as_arrays():
+    R, t, x0, x1 = _cheirality_case(4, 1.0)
+    E = essential_from_pose(R, t)
+    np.testing.assert_array_equal(essential_from_pose(R.numpy(), t=t.numpy()), E.numpy())
+    votes = torch.arange(len(x0)) % 2 == 0
+    found = recover_pose(*(a.numpy()[::-1] for a in (E.flip(0), x0, x1, votes)))
+    expected = recover_pose(E, x0.flip(0), x1.flip(0), votes.flip(0))
+    for a, b in zip(found, expected, strict=True):
+        assert isinstance(a, np.ndarray)
+        np.testing.assert_array_equal(a, b.numpy())
+
+
 def test_far_noisy_points_do_not_outvote_the_near_ones():
     for seed in range(20):
         R, t, near0, near1 = _cheirality_case(seed, 1.0, count=8)

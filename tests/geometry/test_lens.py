@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from toy_scene import write_model
 
-from n3match.datasets.lens import calibrated_points
+from n3match.geometry import calibrated_points
 from n3match.plugins.colmap.model import read_colmap_model
 
 K = np.array([[300.0, 0, 320], [0, 310, 240], [0, 0, 1]])

@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from two_view_scenes import DISTORTION_A, DISTORTION_B, K_A, K_B
 
-from n3match.geometry import denormalize_points, normalize_points, undistort_points
+from n3match.geometry import (
+    denormalize_points,
+    guess_focal,
+    guess_intrinsics,
+    normalize_points,
+    undistort_points,
+)
 
 SKEWED = np.array([[900.0, 3.5, 640.0], [0.0, 880.0, 360.0], [0.0, 0.0, 1.0]])
 
@@ -111,3 +117,25 @@ def test_bad_arguments_are_named(arguments, message):
 def test_what_is_not_numbers_is_a_type_error():
     with pytest.raises(TypeError, match="points must be an array of real numbers"):
         undistort_points([["a", "b"]], K_A)
+
+
+def test_guessed_cameras():
+    np.testing.assert_array_equal(
+        guess_intrinsics((640, 480)), [[768, 0, 319.5], [0, 768, 239.5], [0, 0, 1]]
+    )
+    np.testing.assert_array_equal(
+        guess_intrinsics((640, 480), 700), [[700, 0, 319.5], [0, 700, 239.5], [0, 0, 1]]
+    )
+    np.testing.assert_array_equal(guess_intrinsics((480, 640))[:2, :2], 768 * np.eye(2))
+    np.testing.assert_array_equal(guess_focal(np.array([[640, 480], [10, 20]])), [768, 24])
+
+
+@pytest.mark.parametrize("focal", [0, -1, float("nan"), float("inf")])
+def test_impossible_focal_lengths(focal):
+    with pytest.raises(ValueError, match="focal"):
+        guess_intrinsics((640, 480), focal)
+
+
+def test_impossible_sizes():
+    with pytest.raises(ValueError, match=r"size1 must be \(width, height\)"):
+        guess_intrinsics((0, 5), name="size1")
