@@ -1,4 +1,4 @@
-"""Ways to make another pair of a pair (numpy): see two_view.py for the sample's keys.
+"""Ways to make another pair of a pair (numpy): see sample.py for the sample's keys.
 
 Every function takes a sample and answers a new one that may share unchanged arrays with it; none
 writes into its input. Randomness comes from the generator given. Rotations about the optical axes,
@@ -49,6 +49,13 @@ class Augmentation:
 
 #: Changes nothing but the number of matches.
 NO_AUGMENTATION = Augmentation(*([0.0] * 13))
+
+#: Generated pairs come in all orientations and shares already; they lack wrong focal lengths.
+GENERATED_AUGMENTATION = Augmentation(
+    swap=0.0, mirror=0.0, small_roll=0.0, common_roll=0.2, free_roll=0.0, tilt=2.0, focal=0.01,
+    reshare=0.0, crop=0.1, outliers=0.0, ratio=0.0, drop_side=0.05,
+    drop_keypoint_change=0.05,
+)
 
 
 def augment(

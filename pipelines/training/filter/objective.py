@@ -8,8 +8,12 @@ from torch import Tensor
 from n3match.geometry import weighted_eight_point
 from n3match.nn import MatchClassifier, mutual_mask
 from n3match.pipelines.common.processes import Processes
-from n3match.pipelines.training.filter_config import SIDE_INFORMATION, TrainingConfig
-from n3match.pipelines.training.losses import classification_loss, essential_loss, geometric_loss
+from n3match.pipelines.training.filter.config import SIDE_INFORMATION, TrainingConfig
+from n3match.pipelines.training.filter.losses import (
+    classification_loss,
+    essential_loss,
+    geometric_loss,
+)
 
 
 def importance(batch: dict[str, Tensor], positive: Tensor, config: TrainingConfig) -> Tensor:
@@ -46,8 +50,8 @@ def losses(
     config: TrainingConfig,
     step: int,
     processes: Processes | None = None,
-):
-    """Total loss, and the numbers for the log: {name of NUMBERS: value over all processes}.
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Total loss, and the numbers for the log: {name of NUMBERS: () over all processes}.
 
     Args:
         net, batch, config, step: the batch is this process's share.
@@ -88,7 +92,7 @@ def losses(
         means = torch.stack([classification, essential, geometric]) / processes.size
         *means, right, kept, positive = processes.sum(torch.cat([means, counts])).unbind()
         shares = [right / kept.clamp(min=1), right / positive.clamp(min=1)]
-    return total, dict(zip(NUMBERS, torch.stack([*means, *shares]).tolist()))
+    return total, dict(zip(NUMBERS, (*means, *shares)))
 
 
 NUMBERS = ("classification", "essential", "geometric", "precision", "recall")
