@@ -66,7 +66,7 @@ def flag(name: str) -> str:
 
 def add_run_arguments(
     parser: argparse.ArgumentParser,
-    defaults: RunConfig,
+    config: type[RunConfig],
     numbers: Sequence[str],
     helps: Mapping[str, str],
 ) -> None:
@@ -74,8 +74,8 @@ def add_run_arguments(
 
     Args:
         parser: of a command.
-        defaults: any configuration of the task; its values give the kinds of `numbers`.
-        numbers: fields that are plain numbers, each an option of the same name.
+        config: of the task.
+        numbers: its fields that are plain numbers, each an option of the same name.
         helps: what some of them are.
     """
     parser.add_argument("out", type=Path, help="folder of the run; an existing run goes on")
@@ -85,7 +85,7 @@ def add_run_arguments(
     )
     parser.add_argument("--schedule", choices=SCHEDULES, help="of the rate, after the warm-up")
     for name in numbers:
-        kind = type(getattr(defaults, name))
+        kind = type(getattr(config, name))
         parser.add_argument(
             flag(name), type=kind, metavar=kind.__name__.upper(), help=helps.get(name)
         )

@@ -40,26 +40,25 @@ _HELP = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    default = DenoiserTraining(images=("",))
     add_run_arguments(
-        parser, default, NUMBERS,
-        {n: f"{_HELP.get(n, '')} (default: {getattr(default, n)})".strip() for n in NUMBERS},
+        parser, DenoiserTraining, NUMBERS,
+        {n: f"{_HELP.get(n, '')} (default: {getattr(DenoiserTraining, n)})" for n in NUMBERS},
     )
     parser.add_argument(
         "--images", nargs="+", required=True, metavar="FOLDER", help="clean images of any size"
     )
     parser.add_argument(
-        "--network", choices=tuple(PRESETS), default=default.network,
+        "--network", choices=tuple(PRESETS), default=DenoiserTraining.network,
         help="default: %(default)s; the others are those it was published beside",
     )
-    parser.add_argument("--channels", type=int, choices=(1, 3), default=default.channels)
-    parser.add_argument("--noise", choices=NOISES, default=default.noise)
+    parser.add_argument("--channels", type=int, choices=(1, 3), default=DenoiserTraining.channels)
+    parser.add_argument("--noise", choices=NOISES, default=DenoiserTraining.noise)
     parser.add_argument(
         "--sigma", type=float, nargs="+", default=[25.0], metavar="S",
         help="of Gaussian noise, 8-bit units: one number, or lowest and highest",
     )
     parser.add_argument(
-        "--crops", type=_crop_stage, nargs="+", default=list(default.crops),
+        "--crops", type=_crop_stage, nargs="+", default=list(DenoiserTraining.crops),
         metavar="SIZExBATCH[@STEP]",
         help="side and number of the crops in a step, from a step on (default: 80x32)",
     )
@@ -67,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--guide", default="", metavar="WEIGHTS", help="DnCNN of depth 17, for knn-denoised"
     )
     parser.add_argument(
-        "--precision", choices=PRECISIONS, default=default.precision,
+        "--precision", choices=PRECISIONS, default=DenoiserTraining.precision,
         help="of the convolutions; bfloat16 is for GPUs and for CPUs with matrix units (AMX): on "
         "others it is slower than float32",
     )

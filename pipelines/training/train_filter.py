@@ -45,7 +45,7 @@ SWITCHES = ("refine", "side_information", "keypoint_change", "mutual_only", "aug
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_run_arguments(parser, TrainingConfig(generated=1.0), NUMBERS, {})
+    add_run_arguments(parser, TrainingConfig, NUMBERS, {})
     parser.add_argument("--protocol", choices=tuple(PROTOCOLS), default="modern")
     parser.add_argument(
         "--pairs", nargs="*", default=[], metavar="H5[:WEIGHT]",

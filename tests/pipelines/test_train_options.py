@@ -319,12 +319,12 @@ def test_half_precision_stops_at_the_logits():
     with torch.no_grad():
         truth = objective.run_network(in_double(net), double, config)
         expected = objective.run_network(in_double(net, rounding=True), double, config)
-        out = objective.run_network(net, batch, half)
+    out = objective.run_network(net, batch, half)
     assert out.logits.dtype == out.weights.dtype == out.essential.dtype == torch.float32
 
     def apart(a, b):  # in the first pass: the second looks at other matches where logits differ
         difference = a.earlier_logits[0].double() - b.earlier_logits[0]
-        return float(difference[batch["mask"]].square().mean().sqrt())
+        return float(difference.detach()[batch["mask"]].square().mean().sqrt())
 
     # What is lost is what rounding before and after each linear layer loses, and no more: the sums
     # in between, which processors take in different orders, and all other layers add little.
@@ -337,15 +337,13 @@ def test_half_precision_stops_at_the_logits():
     assert all(p.grad.dtype == torch.float32 for p in net.parameters())
     assert all(bool(p.grad.isfinite().all()) for p in net.parameters())
     # The losses of these logits have float32's digits.
+    logits = out.logits.detach().double()
     positive = (double["distances"] < config.label_threshold) & batch["mask"]
     weight = objective.importance(double, positive, config)
-    wanted = classification_loss(
-        out.logits.double(), positive, batch["mask"], config.balance, weight
-    )
+    wanted = classification_loss(logits, positive, batch["mask"], config.balance, weight)
     assert numbers["classification"].item() == pytest.approx(float(wanted), rel=1e-5)
     seen = (double["points0"], double["points1"], double["E"], positive, positive.sum(1) >= 8)
-    essential = objective.essential_of(double, out.logits.double())
-    wanted = geometric_loss(essential, *seen)
+    wanted = geometric_loss(objective.essential_of(double, logits), *seen)
     assert numbers["geometric"].item() == pytest.approx(float(wanted), rel=1e-3)
 
 
