@@ -9,6 +9,8 @@ from n3match.geometry import undistort_points
 from n3match.matching.known_side import is_gradient_histogram, ratio_and_mutual
 from n3match.two_view.ragged import PairMatches, score_pairs
 
+pytestmark = pytest.mark.arithmetic
+
 NET = n3match.MatchFilter.from_pretrained("sift")
 
 

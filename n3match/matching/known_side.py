@@ -32,10 +32,13 @@ def ratio_and_mutual(
         nearest; (M,) bool, nearest in both directions. Where no two matches share a keypoint of
         image 1 the matcher has made them mutual already, and all are taken to be.
     """
+    made_mutual = len(np.unique(index1)) == len(index1)
+    if made_mutual:  # the other rows of image 0 tell nothing more
+        desc0, index0 = desc0[index0], np.arange(len(index0))
     found = nearest_neighbors(desc0, desc1)
     is_nearest = found.index.numpy()[index0] == index1
     ratio = np.where(is_nearest, found.ratio.numpy()[index0], 1.0)
-    if len(np.unique(index1)) == len(index1):
+    if made_mutual:
         return ratio, np.ones(len(index1), dtype=bool)
     return ratio, is_nearest & found.mutual.numpy()[index0]
 

@@ -18,6 +18,8 @@ from n3match.geometry import (
     undistort_points,
 )
 
+pytestmark = pytest.mark.arithmetic
+
 
 def _pose(seed):
     rng = np.random.default_rng(seed)

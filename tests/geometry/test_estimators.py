@@ -17,6 +17,8 @@ from n3match.geometry import (
 from n3match.geometry.estimators import ESTIMATORS, choose_estimator
 from n3match.geometry.estimators import poselib as poselib_adapter
 
+pytestmark = pytest.mark.arithmetic
+
 SAMPLING = ["opencv_ransac", "opencv_usac", "kornia"]
 try:
     import poselib  # noqa: F401

@@ -1,7 +1,6 @@
 """What is public, and that importing it stays light."""
 
-import subprocess
-import sys
+import prepared
 
 from n3match import geometry
 
@@ -58,4 +57,4 @@ def test_geometry_needs_neither_the_network_nor_poselib():
         "assert not [m for m in sys.modules if m.startswith(('n3match.nn', 'n3match.datasets', "
         "'n3match.pipelines', 'n3match.matching', 'kornia'))]"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert prepared.run(code) == 0

@@ -17,6 +17,8 @@ from n3match.geometry.estimators import ESTIMATORS
 from n3match.geometry.verification.agreement import essential_of
 from n3match.geometry.verification.support import epipolar_distance, log10_false_alarms
 
+pytestmark = pytest.mark.arithmetic
+
 try:
     import poselib  # noqa: F401
 

@@ -29,6 +29,8 @@ from n3match.geometry.verification.support import (
 )
 from n3match.geometry.verification.verdict import verify_pose
 
+pytestmark = pytest.mark.arithmetic
+
 PX = 1e-3  # one pixel in calibrated units
 
 

@@ -22,6 +22,8 @@ from n3match.pipelines.training.denoiser.task import LOSS_PIXELS, DenoiserTask
 from n3match.pipelines.training.run import AveragedWeights, train
 from n3match.weights import load_weights, save_weights
 
+pytestmark = pytest.mark.arithmetic
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

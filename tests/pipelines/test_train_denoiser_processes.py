@@ -15,6 +15,8 @@ from n3match.pipelines.training.denoiser.config import CropStage, DenoiserTraini
 from n3match.pipelines.training.denoiser.task import DenoiserTask
 from n3match.pipelines.training.run import train
 
+pytestmark = pytest.mark.arithmetic
+
 
 class Double(DenoiserTask):
     """In float64: rounding stays too small for Adam to blow it up."""

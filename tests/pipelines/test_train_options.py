@@ -28,6 +28,8 @@ from n3match.pipelines.training.filter.validation import Validation
 from n3match.pipelines.training.run import stream, train
 from n3match.weights import save_weights
 
+pytestmark = pytest.mark.arithmetic
+
 TINY = TrainingConfig(
     generated=1.0, steps=6, batch=2, min_matches=64, max_matches=96, warmup=2, essential_after=3
 )
@@ -103,7 +105,7 @@ def test_processes_make_the_shares_of_one_batch(tmp_path):
 
 
 @pytest.mark.parametrize("loaders", [0, 1])
-def test_batches_made_ahead_are_those_asked_for(loaders):
+def test_batches_made_ahead_are_those_asked_for(loaders, prepared_processes):
     batches = TrainingBatches(TINY)
     made = list(stream(batches, range(3, 6), loaders))
     assert len(made) == 3

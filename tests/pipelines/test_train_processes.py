@@ -22,6 +22,8 @@ from n3match.pipelines.training.filter.validation import MARKS
 from n3match.pipelines.training.run import train
 from n3match.weights import save_weights
 
+pytestmark = pytest.mark.arithmetic
+
 STEPS = 8
 OPTIONS = {
     "network": "n3", "generated": 0.5, "refine": True, "steps": STEPS, "batch": 4,
