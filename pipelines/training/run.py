@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from n3match.nn.distributed import synchronise_statistics
 from n3match.pipelines.common.processes import Processes, joined_processes
-from n3match.pipelines.training.config import RunConfig, flag
+from n3match.pipelines.training.config import RunConfig
 from n3match.pipelines.training.reports import Reports
 from n3match.pipelines.training.state import Progress, load_state, save_state
 from n3match.weights import save_weights
@@ -32,7 +33,7 @@ from n3match.weights.tiny import without_tiny
 _MOST_SKIPPED = 100  # steps without finite gradients
 
 
-class Task:
+class Task(ABC):
     """What a run trains.
 
     Attributes:
@@ -46,26 +47,27 @@ class Task:
     config: RunConfig
     marks: tuple[str, ...] = ()
 
+    @abstractmethod
     def network(self) -> nn.Module:
         """A new one, whose `config` is a dataclass of plain values."""
-        raise NotImplementedError
 
+    @abstractmethod
     def initialise(self, net: nn.Module) -> None:
         """Gives a new network the weights to start from; in the first process alone.
 
         Raises:
             FileNotFoundError, ValueError: no such weights, or those of another network.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def optimizer(self, net: nn.Module) -> torch.optim.Optimizer:
         """For a network's parameters, new."""
-        raise NotImplementedError
 
+    @abstractmethod
     def batches(self, folder: Path, processes: Processes) -> Dataset:
         """Of each step this process's share, a dictionary of tensors, by ``batches[step]``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def losses(
         self, net: nn.Module, batch: dict[str, Tensor], step: int, processes: Processes
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -74,16 +76,14 @@ class Task:
         The mean of the processes' losses is the loss of the whole batch; the numbers are those of
         the whole batch already.
         """
-        raise NotImplementedError
 
     def validation(self) -> Callable[[nn.Module, Processes], dict[str, float]] | None:
-        """Gives numbers of a network, shares of 1, the same in all processes; None: there is none.
-        """
+        """Gives numbers of a network, shares of 1, the same in all processes; None: no such."""
         return None
 
+    @abstractmethod
     def notes(self) -> dict:
         """What is told in the weights file of how they were made: plain values, no paths."""
-        raise NotImplementedError
 
 
 def train(
@@ -120,7 +120,7 @@ def train(
 def train_by_command(task: Task, arguments: argparse.Namespace, loaders: int = 0) -> int:
     """`train` with the options of `add_run_arguments`; prints the path of the weights."""
     if arguments.save_every < 1:
-        raise ValueError(f"{flag('save_every')} must be at least 1, got {arguments.save_every}")
+        raise ValueError(f"--save-every must be at least 1, got {arguments.save_every}")
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     path = train(

@@ -9,7 +9,7 @@ processes share each batch.
 
 The weights kept (denoiser.safetensors) are a running mean; they are written with every state, so
 that they can be tried while the run goes on. log.csv holds loss and PSNR of each step's crops and
-by how many dB they became better.
+by how many dB they became better; images.npy the decoded images.
 """
 
 from __future__ import annotations
