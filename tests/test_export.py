@@ -11,7 +11,7 @@ from n3match.export import dense_tensors as graph_tensors
 from n3match.export.filter import input_names
 from n3match.geometry.eigenvector import eigh_of_tensors
 from n3match.nn import MatchFilterConfig
-from n3match.ops import reference
+from n3match.ops import n3_aggregate
 
 SMALL = {"width": 16, "blocks": 2, "embedding_width": 8, "embedding_channels": 4}
 CONFIGS = {
@@ -148,8 +148,9 @@ def test_operator_of_tensors(recursion, temperature):
     value[~mask] = float("nan")
     log_t = torch.full((2, 23, 1), temperature, dtype=torch.float64)
     found = graph_tensors.dense_forward(query, query, value, log_t, mask, 3, True, recursion)[0]
-    wanted = reference.n3_aggregate(
-        query, query, value, 3, log_t, mask=mask, exclude_self=True, recursion=recursion
+    wanted = n3_aggregate(
+        query, query, value, 3, log_t, mask=mask, exclude_self=True, recursion=recursion,
+        backend="reference",
     )
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
 

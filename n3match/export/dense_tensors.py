@@ -1,6 +1,6 @@
 """The dense form out of plain tensor operations, for graphs of programs that know no others.
 
-A graph that leaves PyTorch, as ONNX does, can't call the custom operator `n3match::tiled`. The
+A graph that leaves PyTorch, as ONNX does, can't call the custom operator `n3match::dense`. The
 formula is `reference`'s, in float64, with distances from one matrix product instead of differences
 (whose embedding dimension would multiply the memory): B·M·N doubles, a few times over.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from n3match.ops import reference
-from n3match.ops.dense.tiled import Saved
+from n3match.ops.dense.problem import Saved
 
 
 def dense_forward(
@@ -24,7 +24,7 @@ def dense_forward(
     exclude_self: bool,
     recursion: str,
 ) -> tuple[Tensor, ...]:
-    """What `tiled.dense_forward` gives; what that saves for a way back is blank."""
+    """What the operator gives; what that saves for a way back is blank."""
     (b, m, _), n = query.shape, key.shape[1]
     alive = query.new_ones(b, m, n, dtype=torch.bool)
     if mask is not None:

@@ -130,7 +130,7 @@ def export_onnx(filter: MatchFilter | str | os.PathLike, path: str | os.PathLike
 def _plain_operations() -> dict:
     """What stands in for operators that ONNX doesn't have."""
     table = torch.export.default_decompositions()
-    table[torch.ops.n3match.tiled.default] = graph_tensors.dense_forward
+    table[torch.ops.n3match.dense.default] = graph_tensors.dense_forward
     table[torch.ops.aten.linalg_eigh.default] = eigh_of_tensors
     table[torch.ops.aten._linalg_eigh.default] = eigh_of_tensors
     table[torch.ops.aten.sort.stable] = _sort
