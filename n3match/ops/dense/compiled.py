@@ -1,8 +1,9 @@
-"""The tiles of tiled.py by the compiled row loops (n3match.native): CPU, "released" recursion.
+"""The dense form in tiles of query rows by the compiled row loops (n3match.native): CPU, "released"
+recursion, formulas as in problem.py.
 
-The same formulas and the same saved numbers. What differs is the order of work: a tile has few
-enough rows to stay in one core's cache, the K mass rows of a query stand one below the other so
-that one product makes all its K neighbours, and whole tiles are handed to threads.
+A tile has few enough rows to stay in one core's cache, the K mass rows of a query stand one below
+the other so that one product makes all its K neighbours, and whole tiles are handed to threads.
+Distances and weights are made anew in the backward pass; nothing of size M×N exists.
 
 Shapes: R rows of a tile, N items, K neighbours, E embedding and F feature channels.
 """
@@ -11,16 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from n3match import native
-
-if TYPE_CHECKING:
-    from n3match.ops.dense.tiled import Problem, Saved
+from n3match.ops.dense.problem import Problem, Saved
 
 # Numbers in all the (R, K, N) buffers of one tile: 3 MiB of float32, which stay in the caches of
 # one core; much smaller ones make the products slow. Found by trying.
