@@ -98,23 +98,6 @@ def read_focal_px(path: str | Path, width: int, height: int) -> float | None:
     return focal * resolution / unit * max(width, height) / max(width_taken, height_taken)
 
 
-def intrinsics_from_focal(focal: float, width: int, height: int) -> np.ndarray:
-    """(3, 3) float64 K with square pixels and the principal point at the image's centre.
-
-    Args:
-        focal: focal length, pixels.
-        width, height: image size; the centre of the first pixel is (0, 0).
-
-    Raises:
-        ValueError: a focal length that is not positive and finite, or an empty image.
-    """
-    if not (math.isfinite(focal) and focal > 0):
-        raise ValueError(f"focal: found {focal}, wanted a positive number of pixels")
-    if width < 1 or height < 1:
-        raise ValueError(f"width, height: found {width} x {height}, wanted at least 1 x 1")
-    return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
-
-
 def _decode(path: str | Path, mode: int) -> np.ndarray:
     data = np.frombuffer(_read_bytes(path), dtype=np.uint8)
     try:

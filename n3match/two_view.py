@@ -218,19 +218,19 @@ def pose_from_logits(
         return estimate_relative_pose_from_matches(points0, points1, K0, K1, **options | more)
 
     weights = np.tanh(logits)
-    pose = _estimate_from_kept(estimate, points0, points1, logits, scores=weights[logits > 0])
+    pose = _estimate_from_kept(estimate, points0, points1, logits, weights=weights[logits > 0])
     if pose.ok or (logits > 0).all():
         return pose
     most = options.get("max_iterations") or _SECOND_TRY_ITERATIONS
     again = estimate(
         *_as_points(points0, points1),
-        scores=np.maximum(weights, 0.0),
+        weights=np.maximum(weights, 0.0),
         max_iterations=min(most, _SECOND_TRY_ITERATIONS),
     )
     if again.ok or (pose.R is None and again.R is not None):  # a rotation at least
         kept = int(np.count_nonzero(logits > 0))
         detail = f"the {kept} kept matches gave no pose ({pose.status}); all were used"
-        return replace(again, scores=pose.scores, detail=detail)
+        return replace(again, probability=pose.probability, detail=detail)
     return pose
 
 
@@ -273,7 +273,8 @@ def estimate_fundamental(
         ValueError, TypeError: for malformed input, naming the argument.
     """
     logits = match_logits(
-        points0, points1, guess_intrinsics(size0, "size0"), guess_intrinsics(size1, "size1"),
+        points0, points1,
+        guess_intrinsics(size0, name="size0"), guess_intrinsics(size1, name="size1"),
         side_info=side_info, sizes_angles0=sizes_angles0, sizes_angles1=sizes_angles1,
         filter=filter,
     )
@@ -300,7 +301,7 @@ def _estimate_from_kept(
     found = estimate(points0[kept], points1[kept], num_putative=len(kept), **options)
     inliers = np.zeros(len(kept), dtype=bool)
     inliers[kept] = found.inliers
-    return replace(found, inliers=inliers, scores=probability(logits))
+    return replace(found, inliers=inliers, probability=probability(logits))
 
 
 def _as_points(*points: np.ndarray) -> list[np.ndarray]:

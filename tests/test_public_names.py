@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import prepared
 import pytest
 
 import n3match
@@ -74,7 +75,7 @@ def test_library_needs_no_pipeline_and_no_dataset():
         "sys.exit(any(m.startswith(('n3match.pipelines', 'n3match.datasets')) for m in "
         "sys.modules))"
     )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert prepared.run(code) == 0
 
 
 def test_folders_do_not_become_top_level_packages():

@@ -38,7 +38,7 @@ def given_or_guessed(
         return check_pixel_camera(name, K, size, points)
     if size is None:
         raise ValueError(f"{size_name} and {name}: found neither, wanted one of them")
-    return guess_intrinsics(size, size_name)
+    return guess_intrinsics(size, name=size_name)
 
 
 def check_pixel_camera(

@@ -86,4 +86,4 @@ def _camera(name: str, image: Any) -> np.ndarray:
             f"got {type(image).__name__}; or give K{name[-1]}"
         )
     height, width = shape[1:]
-    return guess_intrinsics((width, height), name)
+    return guess_intrinsics((width, height), name=name)

@@ -26,7 +26,7 @@ from n3match.pipelines.benchmarks import (
 from n3match.pipelines.benchmarks.measurement import Limits
 from n3match.pipelines.common.tables import markdown_table, write_text_whole
 
-PARTS = ("ops", "matching", "filter", "filter-h5", "denoise")
+PARTS = ("ops", "matching", "filter", *filter_file.COMMANDS, "denoise")
 GPU = "gpu"  # not among the parts that run by default: it alone needs a GPU
 
 
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
                         f"status {gpu.NO_GPU}")
     parser.add_argument("--sizes", type=int, nargs="*", default=None,
                         help="N of the operator, keypoints of matching, matches of the filter; "
-                        "filter-h5: pairs in the file "
+                        "filter-h5, filter-colmap: pairs in the file "
                         f"(default: {' '.join(map(str, filter_file.PAIRS))})")
     parser.add_argument("--images", type=int, nargs="*", default=None, metavar="SIDE",
                         help="of the operator's window form and of denoising (default: "
@@ -103,8 +103,8 @@ def main(argv: list[str] | None = None) -> int:
             continue
         if part == "matching":
             rows = matching.run(arguments.sizes or [2000, 8000], arguments.repeats)
-        elif part == "filter-h5":
-            rows = filter_file.run(arguments.sizes or filter_file.PAIRS)
+        elif part in filter_file.COMMANDS:
+            rows = filter_file.run(part, arguments.sizes or filter_file.PAIRS)
         elif part == "denoise":
             rows = denoiser.run(arguments.images or denoiser.SIDES, limits)
         else:

@@ -65,15 +65,16 @@ def products(batch: int, n: int, gradients: bool) -> Callable[[], object]:
 
     def backward(share):
         buffers = torch.empty(2, backward_rows, NEIGHBOURS, n)
-        d_key, d_value = torch.zeros(n, EMBEDDING), torch.zeros(n, FEATURES)
+        # Transposed, as they are faster.
+        d_key, d_value = torch.zeros(EMBEDDING, n), torch.zeros(FEATURES, n)
         for b, rows in share:
             q, g = query[b, rows], cotangent[b, rows].view(-1, FEATURES)
             w, u = buffers[:, : len(q)]
             torch.mm(q, key_t[b], out=w[:, 0])
             torch.mm(g, value[b].T, out=u.view(-1, n))
-            d_value.addmm_(w.view(-1, n).T, g, beta=0.0)
+            d_value.addmm_(g.T, w.view(-1, n), beta=0.0)
             torch.mm(u[:, -1], key[b], out=d_query[b, rows])
-            d_key.addmm_(u[:, -1].T, q, beta=0.0)
+            d_key.addmm_(q.T, u[:, -1], beta=0.0)
 
     def run():
         native.run_tasks(forward, tiles(forward_rows))

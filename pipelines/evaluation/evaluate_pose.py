@@ -19,7 +19,6 @@ on one machine or several that see DIR.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from pathlib import Path
 
 from n3match import weights
 from n3match.datasets.pairs.sample import TRUE_MATCH_DISTANCE
-from n3match.geometry.estimators.registry import PROGRESSIVE
+from n3match.geometry.estimators import ESTIMATORS
 from n3match.pipelines.common.processes import Processes, joined_processes
 from n3match.pipelines.common.tables import write_text_whole
 from n3match.pipelines.evaluation.figures import plot_precision, plot_recall
@@ -121,8 +120,8 @@ def default_filters() -> list[str]:
 
 def default_estimators(sampling: str = "uniform") -> list[str]:
     """All that are installed and can sample so."""
-    names = PROTOCOLS if sampling == "uniform" else PROGRESSIVE
-    return [n for n in names if n != "poselib" or importlib.util.find_spec("poselib")]
+    specs = [ESTIMATORS[name] for name in PROTOCOLS]
+    return [s.name for s in specs if s.installed and (sampling == "uniform" or s.progressive)]
 
 
 def _cores() -> int:

@@ -17,6 +17,7 @@ import functools
 import hashlib
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,8 +146,12 @@ class DatabaseReader:
             raise ValueError(f"{self.database.path}: {name} has camera {camera_id}, which it lacks")
         return self.cameras[camera_id]
 
-    def read(self, pair_id: int) -> tuple[np.ndarray, PairMatches]:
-        """(M, 2) matches as stored, and the same for the network.
+    def read(self, pair_id: int) -> tuple[np.ndarray, Callable[[], PairMatches]]:
+        """Read the matches of a pair.
+
+        Returns:
+            (M, 2) matches as stored, and what makes the same ready for the network: the work that
+            needs no database.
 
         Raises:
             ValueError: naming the file, the pair or image, and what is wrong.
@@ -162,18 +167,23 @@ class DatabaseReader:
                     f"{index.max()}, but {name} has {len(x)}"
                 )
         (x0, sizes_angles0, descriptors0), (x1, sizes_angles1, descriptors1) = ends
-        side_info = change = None
-        if descriptors0 is not None and descriptors1 is not None and len(matches):
-            ratio, mutual = ratio_and_mutual(index0, index1, descriptors0, descriptors1)
-            side_info = side_info_columns(self.net.side_info, ratio, mutual)
-        if sizes_angles0 is not None and sizes_angles1 is not None:
-            focal0, focal1 = (
-                (self.camera(i).K[0, 0] + self.camera(i).K[1, 1]) / 2 for i in pair_ids(pair_id)
-            )
-            change = keypoint_change(
-                sizes_angles0[index0], sizes_angles1[index1], focal0, focal1
-            )
-        return matches, PairMatches(x0[index0], x1[index1], side_info, change)
+        focal0, focal1 = (
+            (self.camera(i).K[0, 0] + self.camera(i).K[1, 1]) / 2 for i in pair_ids(pair_id)
+        )
+
+        def make() -> PairMatches:
+            side_info = change = None
+            names = self.net.side_info
+            if names and len(matches) and descriptors0 is not None and descriptors1 is not None:
+                ratio, mutual = ratio_and_mutual(index0, index1, descriptors0, descriptors1)
+                side_info = side_info_columns(names, ratio, mutual)
+            if sizes_angles0 is not None and sizes_angles1 is not None:
+                change = keypoint_change(
+                    sizes_angles0[index0], sizes_angles1[index1], focal0, focal1
+                )
+            return PairMatches(x0[index0], x1[index1], side_info, change)
+
+        return matches, make
 
     def _read_image(self, image_id: int):
         camera = self.camera(image_id)
@@ -194,23 +204,25 @@ def _filter(arguments, net, reader: DatabaseReader, pairs: list[int], log: Progr
 
     def stream():
         for pair in missing:
-            matches, inputs = reader.read(pair)
-            yield (pair, matches, inputs), inputs
+            matches, make = reader.read(pair)
+            yield (pair, matches), make
+
+    def result(key: tuple[int, np.ndarray], inputs: PairMatches, logits: np.ndarray) -> PairResult:
+        pair, matches = key
+        kept = logits > 0
+        geometry = None
+        if not arguments.no_geometries:
+            geometry = two_view_geometry(
+                matches[kept], inputs.points0[kept], inputs.points1[kept],
+                *(reader.camera(i) for i in pair_ids(pair)), logits[kept], len(matches),
+                estimator=arguments.estimator, threshold=arguments.threshold, seed=arguments.seed,
+            )
+        return PairResult(checksum(matches), matches[kept], geometry)
 
     before = len(pairs) - len(missing)
     with tqdm(total=len(pairs), initial=before, unit="pair", disable=None) as bar:
-        for (pair, matches, inputs), logits in score_stream(net, stream()):
-            kept = logits > 0
-            geometry = None
-            if not arguments.no_geometries:
-                geometry = two_view_geometry(
-                    matches[kept], inputs.points0[kept], inputs.points1[kept],
-                    *(reader.camera(i) for i in pair_ids(pair)), logits[kept], len(matches),
-                    estimator=arguments.estimator, threshold=arguments.threshold,
-                    seed=arguments.seed,
-                )
-            result = PairResult(checksum(matches), matches[kept], geometry)
-            log.write(str(pair), to_bytes(result))
+        for (pair, _), found in score_stream(net, stream(), result):
+            log.write(str(pair), to_bytes(found))
             bar.update()
     return len(missing)
 

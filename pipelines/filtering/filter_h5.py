@@ -17,6 +17,7 @@ import argparse
 import functools
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -135,8 +136,12 @@ class PairReader:
         self._image = functools.lru_cache(_IMAGES_HELD)(self._read_image)
         self._camera = functools.lru_cache(None)(self.cameras.camera)
 
-    def read(self, pair: HlocPair) -> PairMatches:
-        """The matches of a pair, in the order of the keypoints of its image 0.
+    def read(self, pair: HlocPair) -> Callable[[], PairMatches]:
+        """Read the matches of a pair.
+
+        Returns:
+            What makes them ready for the network, in the order of the keypoints of image 0: the
+            work that needs no file.
 
         Raises:
             ValueError: naming the file, the pair or image, and what is wrong.
@@ -145,19 +150,24 @@ class PairReader:
         features1, x1, focal1, sift1 = self._image(pair.name1)
         counts = len(features0), len(features1)
         index0, index1 = read_matches(self.matches, pair.group, *counts)
-        side_info = change = None
-        if sift0 and sift1 and len(index0):
-            ratio, mutual = ratio_and_mutual(
-                index0, index1, features0.descriptors, features1.descriptors
-            )
-            side_info = side_info_columns(self.net.side_info, ratio, mutual)
-        self._with_side_info += side_info is not None
-        self._without += side_info is None
-        if features0.sizes_angles is not None and features1.sizes_angles is not None:
-            change = keypoint_change(
-                features0.sizes_angles[index0], features1.sizes_angles[index1], focal0, focal1
-            )
-        return PairMatches(x0[index0], x1[index1], side_info, change)
+        known = bool(sift0 and sift1 and len(index0) and self.net.side_info)
+        self._with_side_info += known
+        self._without += not known
+
+        def make() -> PairMatches:
+            side_info = change = None
+            if known:
+                ratio, mutual = ratio_and_mutual(
+                    index0, index1, features0.descriptors, features1.descriptors
+                )
+                side_info = side_info_columns(self.net.side_info, ratio, mutual)
+            if features0.sizes_angles is not None and features1.sizes_angles is not None:
+                change = keypoint_change(
+                    features0.sizes_angles[index0], features1.sizes_angles[index1], focal0, focal1
+                )
+            return PairMatches(x0[index0], x1[index1], side_info, change)
+
+        return make
 
     def describe_side_info(self) -> str:
         """How many pairs had side information."""
@@ -200,7 +210,7 @@ def _score(net, reader: PairReader, pairs: list[HlocPair], log: ProgressLog) -> 
     stream = ((pair, reader.read(pair)) for pair in missing)
     before = len(pairs) - len(missing)
     with tqdm(total=len(pairs), initial=before, unit="pair", disable=None) as bar:
-        for pair, logits in score_stream(net, stream):
+        for pair, logits in score_stream(net, stream, lambda pair, matches, logits: logits):
             log.write(pair.group, logits.astype("<f4").tobytes())
             bar.update()
     return len(missing), time.perf_counter() - began

@@ -40,8 +40,8 @@ from n3match.pipelines.training.filter_loop import train
 NUMBERS = (
     "steps", "batch", "refinements", "min_matches", "max_matches", "min_log_temperature",
     "drop_side", "drop_keypoint_change", "rate", "warmup", "label_threshold", "balance",
-    "not_mutual", "essential_weight", "geometric_weight", "essential_after", "ema", "clip", "validate_every", "validation_pairs",
-    "patience", "seed",
+    "not_mutual", "essential_weight", "geometric_weight", "essential_after", "ema", "clip",
+    "validate_every", "validation_pairs", "patience", "seed",
 )
 SWITCHES = ("refine", "side_information", "keypoint_change", "mutual_only", "augment")
 

@@ -9,6 +9,8 @@ from backends import FAST_PLAIN_CALLS, PLAIN_CALLS, n3_aggregate
 from n3match import ops
 from n3match.ops.dense import tiled
 
+pytestmark = pytest.mark.arithmetic
+
 # (B, M, N, E, F, K); M = N where a query can exclude itself
 SIZES = [(2, 37, 53, 5, 7, 3), (1, 41, 41, 6, 9, 1), (3, 29, 29, 4, 3, 7)]
 

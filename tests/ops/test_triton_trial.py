@@ -27,7 +27,7 @@ FORMS = {
 @pytest.fixture(autouse=True)
 def small_and_forgotten(monkeypatch):
     monkeypatch.setattr(triton_trial, "_DENSE", ((1, 20, 4),) * 3)
-    monkeypatch.setattr(triton_trial, "_WINDOW", ((1, 1, 9, 8),) * 3)
+    monkeypatch.setattr(triton_trial, "_WINDOW", ((1, 1, 6, 7),) * 3)
     monkeypatch.setattr(triton_trial, "_LAYOUT", (4, 2, 3))
     triton_trial._failure.cache_clear()
     yield

@@ -10,6 +10,8 @@ from n3match.pipelines.benchmarks import window_baselines
 from n3match.pipelines.benchmarks.plain_baselines import plain_aggregate
 from n3match.pipelines.benchmarks.window_baselines import Grid, authors_windows, gather_windows
 
+pytestmark = pytest.mark.arithmetic
+
 # Height, width, patch, stride, window: odd sizes; fewer patches than the window; patches that
 # don't divide by the stride, that don't overlap, and one row of patches.
 CASES = [

@@ -21,6 +21,8 @@ from n3match.pipelines.training.denoiser_config import CropStage, DenoiserTraini
 from n3match.pipelines.training.denoiser_loop import train
 from n3match.weights import load_weights, save_weights
 
+pytestmark = pytest.mark.arithmetic
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -1,27 +1,21 @@
 """Training of denoisers in two processes: what one process gives with the same batch."""
 
 import csv
-import json
 from dataclasses import asdict
-from pathlib import Path
 
 import cv2
 import numpy as np
+import prepared
 import pytest
 import torch
-from test_train_processes import finish, launch
+from prepared import finish
 
 from n3match.nn import N3Net
 from n3match.pipelines.training import denoiser_loop as loop
 from n3match.pipelines.training.denoiser_batches import NoisyBatches
 from n3match.pipelines.training.denoiser_config import CropStage, DenoiserTraining
 
-_RUN = """
-import sys, json
-sys.path.insert(0, sys.argv[3])
-from test_train_denoiser_processes import run
-run(json.loads(sys.argv[1]), sys.argv[2])
-"""
+pytestmark = pytest.mark.arithmetic
 
 
 def run(options, folder):
@@ -61,8 +55,7 @@ def _curve(folder):
 def test_two_processes_give_what_one_gives(tmp_path, config):
     """Also where a batch of 3 can't be shared equally."""
     run(asdict(config), tmp_path / "one")
-    here = str(Path(__file__).parent)
-    finish(launch(_RUN, [json.dumps(asdict(config)), tmp_path / "two", here], 2))
+    finish(prepared.start_ranks(run, asdict(config), tmp_path / "two", count=2))
     one, two = (_curve(tmp_path / name) for name in ("one", "two"))
     assert len(one) == len(two) == 5
     for a, b in zip(one, two):

@@ -15,6 +15,8 @@ from n3match.pipelines.training.losses import classification_loss, essential_los
 from n3match.pipelines.training.run_folder import load_initial
 from n3match.weights import save_weights
 
+pytestmark = pytest.mark.arithmetic
+
 TINY = TrainingConfig(
     generated=1.0, steps=6, batch=2, min_matches=64, max_matches=96, warmup=2, essential_after=3
 )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from n3match import native
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 # one core; much smaller ones make the products slow. Found by trying.
 _TILE_ELEMENTS = 3 << 18
 _LEAST_ROWS = 8
+_COLUMNS = 16  # products with a matrix of fewer columns, or a few more than a multiple, are slow
 _GROUPS_PER_THREAD = 4
 
 
@@ -66,18 +68,24 @@ def _tiles(p: Problem, saved: Saved, step: int, *more: Tensor) -> list[_Tile]:
 
 def forward(problems: Sequence[Problem], k: int, out: Tensor, saved: Sequence[Saved]) -> None:
     """Fills out (B, M, K, F) and `saved`, but for the rows that this marks `exact`."""
-    n = len(problems[0].key)
+    n, f = problems[0].value.shape
     step = tile_rows(out.shape[1], k * n)
+    padding = -f % _COLUMNS
 
     def work(tiles: Iterator[_Tile]) -> None:
-        buffer = out.new_empty(step, k, n)
+        buffer, products = out.new_empty(step, k, n), out.new_empty(step, k, f + padding)
+        problem = value = None
         for tile in tiles:
             (z,) = tile.more
+            if tile.problem is not problem:
+                problem = tile.problem
+                value = functional.pad(problem.value, (0, padding)) if padding else problem.value
             m = buffer[: len(z)]
-            torch.mm(tile.query_rows, tile.problem.key_columns, out=m[:, 0])
+            raw = products[: len(z)] if padding else z
+            torch.mm(tile.query_rows, problem.key_columns, out=m[:, 0])
             native.masses(m, *tile.saved, own=tile.own)
-            torch.mm(m.view(-1, n), tile.problem.value, out=z.view(len(z) * k, -1))
-            native.finish(z, *tile.saved[1:4])
+            torch.mm(m.view(-1, n), value, out=raw.view(len(z) * k, -1))
+            native.finish(raw, *tile.saved[1:4], z)
 
     native.run_tasks(
         work, [tile for p, s, z in zip(problems, saved, out) for tile in _tiles(p, s, step, z)]
@@ -96,9 +104,10 @@ class _Group:
 
     def start(self) -> None:
         # In the thread that needs them: large fills here would wake torch's other threads.
+        # Transposed: a product is faster where the long rows of its factor are those of the sum.
         p = self.problem
-        self.key_sums = p.key.new_zeros(len(p.key), p.key.shape[1] + 1)
-        self.d_value = torch.zeros_like(p.value)
+        self.key_sums = torch.zeros_like(p.key_columns)
+        self.d_value = p.value.new_zeros(p.value.shape[::-1])
 
 
 def _groups(tiles: Sequence[_Tile], wanted: int) -> list[_Group]:
@@ -133,10 +142,10 @@ def backward(
         torch.mm(tile.query_rows, p.key_columns, out=m[:, 0])
         torch.mm(flat, p.value.T, out=u.view(-1, n))
         native.masses_backward(m, u, skip, dots, d_log_t[0] if d_log_t else None, own=tile.own)
-        group.d_value.addmm_(m.view(-1, n).T, flat)
+        group.d_value.addmm_(flat.T, m.view(-1, n))
         d_logits = u[:, -1]
         torch.mm(d_logits, p.key, out=d_query)
-        group.key_sums.addmm_(d_logits.T, tile.query_rows)
+        group.key_sums.addmm_(tile.query_rows.T, d_logits)
 
     def work(share: Iterator[_Group]) -> None:
         new = out.new_empty
@@ -153,8 +162,8 @@ def backward(
             for group in others:
                 first.key_sums += group.key_sums
                 first.d_value += group.d_value
-            d_value.copy_(first.d_value)
-            first.problem.key_gradient(first.key_sums, out=d_key)
+            d_value.copy_(first.d_value.T)
+            first.problem.key_gradient(first.key_sums.T, out=d_key)
             d_query *= 2 * first.problem.inverse_t
 
     native.run_tasks(work, [group for of_problem in groups for group in of_problem])
