@@ -30,7 +30,7 @@ from n3match.nn import MatchFilter
 # A second try on all matches, should the kept ones give no pose, has to end in a moment too.
 _SECOND_TRY_ITERATIONS = 2000
 
-Found = TypeVar("Found", RelativePose, FundamentalMatrix)
+_Found = TypeVar("_Found", RelativePose, FundamentalMatrix)
 
 
 @functools.lru_cache(maxsize=4)
@@ -289,12 +289,12 @@ def estimate_fundamental(
 
 
 def _estimate_from_kept(
-    estimate: Callable[..., Found],
+    estimate: Callable[..., _Found],
     points0: np.ndarray,
     points1: np.ndarray,
     logits: np.ndarray,
     **options: Any,
-) -> Found:
+) -> _Found:
     """What an estimator finds from the kept matches, as a result over all of them."""
     kept = logits > 0
     points0, points1 = _as_points(points0, points1)
