@@ -8,6 +8,7 @@ would put K and the keypoints into different frames without a sign of it.
 import io
 import math
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -88,13 +89,13 @@ def read_focal_px(path: str | Path, width: int, height: int) -> float | None:
     focal = _positive(tags.get(ExifTags.Base.FocalLength))
     resolution = _positive(tags.get(ExifTags.Base.FocalPlaneXResolution))
     unit = _UNIT_MM.get(tags.get(ExifTags.Base.FocalPlaneResolutionUnit, 2))
-    taken = [
-        _positive(tags.get(tag))
-        for tag in (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)
-    ]
-    if None in (focal, resolution, unit, *taken):
+    width_taken = _positive(tags.get(ExifTags.Base.ExifImageWidth))
+    height_taken = _positive(tags.get(ExifTags.Base.ExifImageHeight))
+    if focal is None or resolution is None or unit is None:
         return None
-    return focal * resolution / unit * max(width, height) / max(taken)
+    if width_taken is None or height_taken is None:
+        return None
+    return focal * resolution / unit * max(width, height) / max(width_taken, height_taken)
 
 
 def _decode(path: str | Path, mode: int) -> np.ndarray:
@@ -120,7 +121,7 @@ def _read_bytes(path: str | Path) -> bytes:
     return data
 
 
-def _positive(value) -> float | None:
+def _positive(value: Any) -> float | None:
     """A tag as a float; None where it is missing, malformed, zero or not finite."""
     try:
         number = float(value)

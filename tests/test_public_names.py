@@ -1,7 +1,9 @@
 """The public face of the package."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import prepared
 import pytest
@@ -37,6 +39,18 @@ def test_public_names_are_these_and_all_of_them_load():
     for module in (denoising, geometry, matching, nn, ops, plugins, weights):
         assert all(hasattr(module, name) for name in module.__all__)
     assert callable(n3match.plugins.opencv.filter_matches)
+
+
+def test_type_checkers_are_told_the_same_names():
+    """They don't run `__getattr__`: the names stand once more under `TYPE_CHECKING`."""
+    source = Path(n3match.__file__).read_text(encoding="utf-8")
+    (block,) = (node for node in ast.parse(source).body if isinstance(node, ast.If))
+    told = {
+        name.asname: n3match.__name__ if node.module == "n3match" else node.module
+        for node in block.body for name in node.names
+    }
+    assert told == n3match._MODULES
+    assert Path(n3match.__file__).with_name("py.typed").is_file()
 
 
 def test_unknown_name_is_an_attribute_error():

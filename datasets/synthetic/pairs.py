@@ -1,6 +1,6 @@
 """Generated two-view geometry: putative matches with known truth, without any photograph (numpy).
 
-A match classifier sees coordinates only, so it can be trained on generated pairs: random scenes and
+A match filter sees coordinates only, so it can be trained on generated pairs: random scenes and
 cameras (synthetic_scenes.py), clustered keypoints, detector noise, and wrong matches of the kinds
 that descriptors make: nearest neighbours that many keypoints share, repeated structure shifted by
 its period, something that moves by itself, coarse localisation, and keypoints found twice.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -124,6 +125,7 @@ def export_onnx(filter: MatchFilter | str | os.PathLike, path: str | os.PathLike
         dynamo=True,
         verbose=False,
     )
+    assert exported is not None  # only the exporter that dynamo=False chooses gives none
     exported.model.metadata_props["n3match_inputs"] = str(INPUTS_VERSION)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -180,12 +182,14 @@ def dense_forward(
     return out.to(value.dtype), *Saved.blank(b, m, k, query).tensors()
 
 
-def _sort(x: Tensor, stable: bool | None = None, dim: int = -1, descending: bool = False):
+def _sort(
+    x: Tensor, stable: bool | None = None, dim: int = -1, descending: bool = False
+) -> tuple[Tensor, Tensor]:
     # Becomes TopK, which puts the first of equals first.
     return torch.ops.aten.sort.default(x, dim, descending)
 
 
-def _where(condition: Tensor, a: Tensor, b: Tensor):
+def _where(condition: Tensor, a: Tensor, b: Tensor) -> Any:
     # onnxruntime chooses between numbers, not between truth values.
     if a.dtype != torch.bool:
         return NotImplemented

@@ -7,6 +7,7 @@ unknown, E = [t]× R, x1ᵀ E x0 = 0 in calibrated coordinates.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -224,12 +225,14 @@ def verify_pose(matches: Matches, estimate: Estimate, *, linear: bool = False) -
     return _pose(Estimate(R, t, inliers), detail=detail, **fields)
 
 
-def _pose(estimate: Estimate, **fields) -> RelativePose:
+def _pose(estimate: Estimate, **fields: Any) -> RelativePose:
     E = essential_from_pose(estimate.R, estimate.t)
     return RelativePose(status=PoseStatus.OK, E=E, **vars(estimate), **fields)
 
 
-def _no_pose(matches: Matches, status: PoseStatus, detail: str, **fields) -> RelativePose:
+def _no_pose(
+    matches: Matches, status: PoseStatus, detail: str, **fields: Any
+) -> RelativePose:
     fields.setdefault("inliers", np.zeros(len(matches), dtype=bool))
     return RelativePose(status=status, detail=detail, **fields)
 

@@ -118,7 +118,7 @@ def weights_in_double(
     alive: Tensor,
     recursion: str,
     selection: str,
-    noise: tuple[int | None, Tensor],
+    noise: tuple[int | None, Tensor | None],
 ) -> Tensor:
     """`n3_weights` of checked float64 input.
 

@@ -7,6 +7,7 @@ import os
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -59,7 +60,7 @@ def find(name_or_path: str | os.PathLike) -> Path:
     return path
 
 
-def save_weights(path: os.PathLike, net: nn.Module, **notes) -> None:
+def save_weights(path: str | os.PathLike, net: nn.Module, **notes: Any) -> None:
     """Writes `net` (whose `config` is a dataclass of plain values) to a .safetensors file.
 
     Args:
@@ -68,10 +69,11 @@ def save_weights(path: os.PathLike, net: nn.Module, **notes) -> None:
         notes: plain values kept beside the configuration, e.g. what it was trained on.
     """
     path = Path(path)
+    config: Any = net.config
     metadata = {
         "format": FORMAT,
         "network": type(net).__name__,
-        "config": json.dumps(asdict(net.config)),
+        "config": json.dumps(asdict(config)),
         "notes": json.dumps(notes),
     }
     tensors = {name: t.detach().cpu().contiguous() for name, t in net.state_dict().items()}

@@ -18,7 +18,7 @@ _SHOWN = re.compile(r"^::: (\S+)\n(?:    options:\n(?:      .*\n)*?      members
 def shown() -> list[tuple[str, griffe.Object]]:
     """(path, object) of every public name that a page of docs/api shows."""
     loader = griffe.GriffeLoader(search_paths=[ROOT], allow_inspection=False)
-    for package in ("n3match", "datasets"):  # datasets/ is installed as n3match.datasets
+    for package in ("n3match", "datasets", "pipelines"):  # both are installed in n3match
         loader.load(package, try_relative_path=False)
     loader.resolve_aliases(external=False)
     found = []
