@@ -67,7 +67,7 @@ def read_dump_record(file: h5py.File, index: int, scene: str) -> PairRecord:
         raise ValueError(f"{file.filename}: ratios/{index}: found numbers outside [0, 1]")
     points0, points1 = (x[:, i : i + 2] @ K[:2, :2].T + K[:2, 2] for i, K in ((0, K0), (2, K1)))
     unknown = np.full(len(x), -1)
-    unknown = np.tile(np.float32([0, -1]), (len(x), 1))
+    no_sizes_angles = np.tile(np.float32([0, -1]), (len(x), 1))
     return PairRecord(
         scene=scene,
         name0=f"{index}-0",
@@ -84,8 +84,8 @@ def read_dump_record(file: h5py.File, index: int, scene: str) -> PairRecord:
         descriptor_distance=np.full(len(x), np.nan),
         index0=unknown,
         index1=unknown,
-        sizes_angles0=unknown,
-        sizes_angles1=unknown,
+        sizes_angles0=no_sizes_angles,
+        sizes_angles1=no_sizes_angles,
         K0=K0,
         K1=K1,
         distortion0=np.zeros(4),
