@@ -19,6 +19,7 @@ from n3match.geometry.eigenvector import eigh_of_tensors
 from n3match.nn.classifier import CHANGE_COLUMNS
 from n3match.nn.match_filter import MatchFilter
 from n3match.two_view.filtering import as_filter
+from n3match.whole_file import whole_file
 
 
 class _Scores(nn.Module):
@@ -118,12 +119,8 @@ def export_onnx(filter: MatchFilter | str | os.PathLike, path: str | os.PathLike
         dynamo=True,
         verbose=False,
     )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with whole_file(path) as temporary:
         exported.save(temporary, external_data=False)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -9,7 +9,7 @@ import torch
 
 from n3match import ops
 from n3match.pipelines.benchmarks import gpu_checks, gpu_timings
-from n3match.pipelines.common.tables import write_text_whole
+from n3match.whole_file import write_whole
 
 SIZES = (2000, 5000, 10000, 20000)
 SIDES = (512,)
@@ -74,5 +74,5 @@ def run(
             print(gpu_timings.table([timing]) + "\n", flush=True)
         say(gpu_timings.table(timings))
     if out is not None:
-        write_text_whole(out / "benchmark-gpu.md", "\n\n".join(parts) + "\n")
+        write_whole(out / "benchmark-gpu.md", "\n\n".join(parts) + "\n")
     return 0 if all(c.passed for c in checks) else 1

@@ -24,7 +24,8 @@ from n3match.pipelines.benchmarks import (
     operator_window,
 )
 from n3match.pipelines.benchmarks.measurement import Limits
-from n3match.pipelines.common.tables import markdown_table, write_text_whole
+from n3match.pipelines.common.tables import markdown_table
+from n3match.whole_file import write_whole
 
 PARTS = ("ops", "matching", "filter", "filter-h5", "denoise")
 GPU = "gpu"  # not among the parts that run by default: it alone needs a GPU
@@ -115,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.out is not None:
             text = io.StringIO()
             csv.writer(text).writerows([columns, *cells])
-            write_text_whole(arguments.out / f"benchmark-{part}.csv", text.getvalue())
+            write_whole(arguments.out / f"benchmark-{part}.csv", text.getvalue())
     return 0
 
 

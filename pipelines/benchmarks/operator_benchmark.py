@@ -10,7 +10,7 @@ from n3match.pipelines.benchmarks.ceilings import measure_ceilings
 from n3match.pipelines.benchmarks.measurement import Limits, Measurement
 from n3match.pipelines.benchmarks.operator_growth import plot_growth
 from n3match.pipelines.benchmarks.operator_report import csv_text, table
-from n3match.pipelines.common.tables import write_text_whole
+from n3match.whole_file import write_whole
 
 
 def run(
@@ -48,7 +48,7 @@ def run(
             parts += [title, table(found)]
             print("\n\n".join(parts[-2:]) + "\n", flush=True)
     if out is not None:
-        write_text_whole(out / "benchmark-ops.md", "\n\n".join(parts) + "\n")
-        write_text_whole(out / "benchmark-ops.csv", csv_text(rows))
+        write_whole(out / "benchmark-ops.md", "\n\n".join(parts) + "\n")
+        write_whole(out / "benchmark-ops.csv", csv_text(rows))
         plot_growth(out / "benchmark-ops.png", rows)
     return rows

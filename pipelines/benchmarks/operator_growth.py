@@ -20,7 +20,7 @@ from n3match.pipelines.benchmarks.measurement import (
     PRODUCTS,
     Measurement,
 )
-from n3match.pipelines.common.whole_file import whole_file
+from n3match.whole_file import whole_file
 
 _COLOURS = {
     OURS: "#d62246", PRODUCTS: "#6c757d", PLAIN: "#1d70b8", GATHERING: "#2a9d55",

@@ -31,7 +31,7 @@ from n3match import weights
 from n3match.datasets.pairs.sample import TRUE_MATCH_DISTANCE
 from n3match.geometry.estimators.registry import PROGRESSIVE
 from n3match.pipelines.common.processes import Processes, joined_processes
-from n3match.pipelines.common.tables import write_text_whole
+from n3match.whole_file import write_whole
 from n3match.pipelines.evaluation.figures import plot_precision, plot_recall
 from n3match.pipelines.evaluation.match_filters import CLASSICAL, DESCRIPTIONS
 from n3match.pipelines.evaluation.protocol import PROTOCOLS, SAMPLINGS, check_estimators
@@ -215,7 +215,7 @@ def main(arguments: argparse.Namespace) -> int:
         if len(parts) > 1:
             report = "\n".join(f"## {n} keypoints per image\n\n{text}" for n, text in parts)
         if arguments.out is not None:
-            write_text_whole(arguments.out / "table.md", report)
+            write_whole(arguments.out / "table.md", report)
         print(report, end="", file=sys.stdout)
     return 0
 

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from n3match.datasets.pairs.sample import TRUE_MATCH_DISTANCE
 from n3match.datasets.scenes.formats import find_scenes
 from n3match.datasets.scenes.source import ReadOptions, ScenePair
-from n3match.pipelines.common.tables import write_text_whole
+from n3match.whole_file import write_whole
 from n3match.pipelines.denoising.denoise import parse_gigabytes
 from n3match.pipelines.denoising.methods import (
     DESCRIPTIONS,
@@ -255,6 +255,6 @@ def main(arguments: argparse.Namespace) -> int:
         )
         text = make_report(rows, estimation, views, left_out)
         if arguments.out is not None:
-            write_text_whole(folder / "table.md", text)
+            write_whole(folder / "table.md", text)
     print(text, end="")
     return 0

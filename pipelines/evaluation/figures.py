@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from n3match.pipelines.common.whole_file import whole_file
+from n3match.whole_file import whole_file
 from n3match.pipelines.evaluation.results import PoseResult
 
 LARGEST_DEG = 20.0

@@ -17,7 +17,7 @@ import numpy as np
 
 from n3match.datasets.denoising.image_files import encoded, read_image
 from n3match.datasets.scenes.source import View
-from n3match.pipelines.common.whole_file import whole_file
+from n3match.whole_file import whole_file
 from n3match.pipelines.denoising.evaluation_noise import noisy_image
 from n3match.pipelines.denoising.methods import Method, MethodSource
 from n3match.pipelines.pairs.jobs import ViewFeatures, features_of

@@ -14,7 +14,8 @@ from n3match.datasets.images import read_image_gray
 from n3match.datasets.pairs.dataset import PairDataset
 from n3match.datasets.pairs.store import open_store
 from n3match.matching import extract_sift, putative_matches
-from n3match.pipelines.common.tables import markdown_table, write_text_whole
+from n3match.pipelines.common.tables import markdown_table
+from n3match.whole_file import write_whole
 from n3match.pipelines.evaluation.results import PoseResult
 from n3match.pipelines.evaluation.worst_pairs import find_image
 from n3match.pipelines.two_view.stages import Stopwatch
@@ -76,7 +77,7 @@ def measure_features(
         cv2.setNumThreads(threads[1])
     seconds = {name: float(np.median([run[name] for run in runs])) for name in runs[0]}
     if cache is not None:
-        write_text_whole(cache, json.dumps({"stores": chosen, "seconds": seconds}))
+        write_whole(cache, json.dumps({"stores": chosen, "seconds": seconds}))
     return seconds
 
 

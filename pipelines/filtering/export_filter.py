@@ -13,7 +13,7 @@ from pathlib import Path
 from n3match import export_onnx, weights
 from n3match.export.filter import input_names
 from n3match.nn.match_filter import MatchFilter
-from n3match.pipelines.common.whole_file import check_target
+from n3match.whole_file import check_target
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

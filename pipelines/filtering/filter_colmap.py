@@ -29,7 +29,7 @@ from n3match.matching.keypoint_change import keypoint_change
 from n3match.matching.known_side import ratio_and_mutual, side_columns
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.progress_log import ProgressLog, part_path, remove_leftovers
-from n3match.pipelines.common.whole_file import check_target, whole_file
+from n3match.whole_file import check_target, whole_file
 from n3match.pipelines.filtering.image_cameras import calibrated_keypoints
 from n3match.pipelines.filtering.pair_results import from_bytes, to_bytes
 from n3match.pipelines.filtering.pair_scoring import score_stream

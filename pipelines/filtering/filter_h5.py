@@ -34,7 +34,7 @@ from n3match.pipelines.common.progress_log import (
     part_path,
     remove_leftovers,
 )
-from n3match.pipelines.common.whole_file import check_target, whole_file
+from n3match.whole_file import check_target, whole_file
 from n3match.pipelines.filtering.image_cameras import (
     ImageCameras,
     add_camera_arguments,

@@ -29,7 +29,7 @@ from n3match.datasets.pairs.store import read_report
 from n3match.datasets.pairs.store_writer import PairStoreWriter
 from n3match.datasets.scenes.formats import FORMATS, FoundScene, find_scenes
 from n3match.datasets.scenes.source import ReadOptions
-from n3match.pipelines.common.whole_file import check_target
+from n3match.whole_file import check_target
 from n3match.pipelines.pairs.jobs import PairJobs
 from n3match.pipelines.pairs.plan import PlanOptions, choose_pairs, plan_digest, plan_scene
 from n3match.pipelines.pairs.pool import run_parts

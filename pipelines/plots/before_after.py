@@ -7,7 +7,7 @@ import os
 import cv2
 import numpy as np
 
-from n3match.pipelines.common.whole_file import whole_file
+from n3match.whole_file import whole_file
 from n3match.pipelines.plots.matches import check_picture_target
 
 _LONGEST = 900  # of each half, pixels

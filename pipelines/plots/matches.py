@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from n3match.datasets.images import read_image_rgb
 from n3match.geometry import RelativePose
-from n3match.pipelines.common.whole_file import check_target
+from n3match.whole_file import check_target
 from n3match.pipelines.plots.epipolar import epipolar_bands
 from n3match.pipelines.plots.photographs import SideBySide
 from n3match.pipelines.plots.scores import KEPT_COLOUR, REJECTED_COLOUR, score_bands

@@ -30,7 +30,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from n3match.datasets.scenes.formats import find_scenes
-from n3match.pipelines.common.tables import markdown_table, write_text_whole
+from n3match.pipelines.common.tables import markdown_table
+from n3match.whole_file import write_whole
 from n3match.pipelines.sfm.runs import MUTUAL, RATIO, SfmResult, SfmScene, warm_up
 
 _COLUMNS = (
@@ -89,7 +90,7 @@ def main(arguments: argparse.Namespace) -> int:
     table = report(results)
     print(table)
     if arguments.out is not None:
-        write_text_whole(arguments.out / "table.md", table + "\n")
+        write_whole(arguments.out / "table.md", table + "\n")
     return 0
 
 
@@ -119,4 +120,4 @@ def write_csv(path: Path, results: Sequence[SfmResult]) -> None:
     out = csv.DictWriter(text, [field.name for field in fields(SfmResult)], lineterminator="\n")
     out.writeheader()
     out.writerows(asdict(result) for result in results)
-    write_text_whole(path, text.getvalue())
+    write_whole(path, text.getvalue())

@@ -10,7 +10,7 @@ import torch
 from n3match.nn import MatchClassifier
 from n3match.nn.distributed import synchronise_statistics
 from n3match.pipelines.common.processes import Processes, joined_processes
-from n3match.pipelines.common.whole_file import whole_file
+from n3match.whole_file import whole_file
 from n3match.pipelines.training import objective
 from n3match.pipelines.training.averaged import AveragedWeights
 from n3match.pipelines.training.filter_config import TrainingConfig, learning_rate

@@ -23,7 +23,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from n3match.pipelines.common.whole_file import check_target, whole_file
+from n3match.whole_file import check_target, whole_file
 from n3match.pipelines.plots.matches import check_picture_target, plot_two_view
 from n3match.pipelines.two_view.stages import Stopwatch, TwoView
 from n3match.pipelines.two_view.view_arguments import (

@@ -12,10 +12,9 @@ from tiny_denoisers import blurring_weights, random_weights
 
 from n3match.denoising import Denoiser, denoise_raw
 from n3match.pipelines.cli import main
+from n3match.pipelines.denoising.denoise_evaluation import psnr
 from n3match.pipelines.denoising.evaluation_noise import RawNoise
-from n3match.pipelines.denoising.image_quality import psnr
-from n3match.pipelines.denoising.methods import CLASSICAL
-from n3match.pipelines.denoising.variance_stabilised import stabilised
+from n3match.pipelines.denoising.methods import CLASSICAL, stabilised
 
 
 @pytest.fixture
