@@ -15,6 +15,7 @@ _MODULES = {
     "export_onnx": "n3match.export.filter",
     "export_program": "n3match.export.filter",
     "geometry": "n3match",
+    "match_images": "n3match.pipelines.two_view.match_images",
     "matching": "n3match",
     "nn": "n3match",
     "ops": "n3match",

@@ -14,16 +14,23 @@ from n3match.nn.match_filter import MatchFilter
 
 
 @functools.lru_cache(maxsize=4)
-def _shipped(name: str) -> MatchFilter:
-    return MatchFilter.from_pretrained(name)
+def _loaded(name: str, device: torch.device) -> MatchFilter:
+    return MatchFilter.from_pretrained(name).to(device)
 
 
-def as_filter(value: MatchFilter | str | os.PathLike) -> MatchFilter:
-    """A filter from itself, a shipped name or a path; filters loaded by name are kept."""
+def as_filter(
+    value: MatchFilter | str | os.PathLike, device: str | torch.device | None = None
+) -> MatchFilter:
+    """A filter from itself, a shipped name or a path; filters loaded by name are kept.
+
+    Args:
+        value: the filter, its name or its path.
+        device: for one that is loaded; None: the CPU.
+    """
     if isinstance(value, MatchFilter):
         return value
     if isinstance(value, (str, os.PathLike)):
-        return _shipped(os.fspath(value))
+        return _loaded(os.fspath(value), torch.device("cpu" if device is None else device))
     raise TypeError(f"filter must be a MatchFilter, a name or a path, got {type(value).__name__}")
 
 

@@ -11,7 +11,7 @@ from n3match import MatchFilter
 from n3match.matching import extract_sift
 from n3match.pipelines.benchmarks.measure import median_seconds
 from n3match.pipelines.two_view.demo import load_demo_pair
-from n3match.pipelines.two_view.stages import match_logits, match_photographs
+from n3match.pipelines.two_view.match_images import match_images
 
 _PAIRS = 8
 
@@ -73,10 +73,8 @@ def run(matches: list[int], repeats: int) -> list[dict]:
 
 def _scored_pair(keypoints: int) -> Callable[[MatchFilter], object]:
     """The filter on the pair's putative matches, as `n3match pose` runs it."""
-    view = match_photographs(
-        *load_demo_pair().photographs, filter=None, max_keypoints=keypoints
-    )
-    return lambda net: match_logits(view.photographs, view.features, view.putative, net)
+    pair = match_images(*load_demo_pair().photographs, filter=None, max_keypoints=keypoints)
+    return pair.filtered
 
 
 def _scored_points(matches: int) -> Callable[[MatchFilter], object]:

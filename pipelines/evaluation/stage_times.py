@@ -14,11 +14,11 @@ from n3match.datasets.images import read_image_gray
 from n3match.datasets.pairs.dataset import PairDataset
 from n3match.datasets.pairs.store import open_store
 from n3match.matching import extract_sift, putative_matches
+from n3match.pipelines.common.stopwatch import Stopwatch
 from n3match.pipelines.common.tables import markdown_table
 from n3match.whole_file import write_whole
 from n3match.pipelines.evaluation.results import PoseResult
 from n3match.pipelines.evaluation.worst_pairs import find_image
-from n3match.pipelines.two_view.stages import Stopwatch
 
 _PAIRS = 5  # measured
 

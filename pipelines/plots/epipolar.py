@@ -11,10 +11,11 @@ from matplotlib.collections import LineCollection
 from matplotlib.patheffects import withStroke
 
 from n3match.geometry import RelativePose, epipolar_lines, undistort_points
+from n3match.matching import PutativeMatches
 from n3match.pipelines.plots.choice import spread_out
 from n3match.pipelines.plots.photographs import SideBySide
 from n3match.pipelines.plots.sheet import BACKGROUND, Band, heading
-from n3match.pipelines.two_view.stages import TwoView
+from n3match.pipelines.two_view.photograph import Photograph
 
 # Neighbours in this list are unlike each other.
 COLOURS = (
@@ -39,7 +40,12 @@ class DrawnLines:
     lines: tuple[list[list[np.ndarray]], list[list[np.ndarray]]]
 
 
-def epipolar_bands(images: SideBySide, view: TwoView, pose: RelativePose) -> list[Band]:
+def epipolar_bands(
+    images: SideBySide,
+    photographs: tuple[Photograph, Photograph],
+    putative: PutativeMatches,
+    pose: RelativePose,
+) -> list[Band]:
     """Photographs with points and lines below a heading; without a pose, a band that says why."""
     if not pose.ok:
         reason = f"No epipolar lines, as there is no pose: {pose.status}"
@@ -47,7 +53,7 @@ def epipolar_bands(images: SideBySide, view: TwoView, pose: RelativePose) -> lis
             f"{reason} ({pose.detail})" if pose.detail else reason, _LETTERS_A_LINE
         )
         return [heading("\n".join(lines), inches=0.35 + 0.22 * len(lines), size=13)]
-    drawn = lines_to_draw(view, pose)
+    drawn = lines_to_draw(photographs, putative, pose)
     text = (
         f"Epipolar lines of {len(drawn.chosen)} of {pose.num_inliers} inliers: "
         "where, by the pose, the other photograph's point of that colour must be"
@@ -55,7 +61,7 @@ def epipolar_bands(images: SideBySide, view: TwoView, pose: RelativePose) -> lis
 
     def draw(axes: Axes) -> None:
         images.show(axes)
-        points = view.putative.points0, view.putative.points1
+        points = putative.points0, putative.points1
         for side in (0, 1):
             for i, pieces, colour in zip(drawn.chosen, drawn.lines[side], COLOURS):
                 axes.add_collection(
@@ -72,15 +78,17 @@ def epipolar_bands(images: SideBySide, view: TwoView, pose: RelativePose) -> lis
     return [heading(text, inches=0.6, size=13), Band(images.inches, draw)]
 
 
-def lines_to_draw(view: TwoView, pose: RelativePose) -> DrawnLines:
+def lines_to_draw(
+    photographs: tuple[Photograph, Photograph], putative: PutativeMatches, pose: RelativePose
+) -> DrawnLines:
     """Inliers of a pose that are spread over both images, a dozen at most, with their lines.
 
     The photographs are drawn as they are, so a lens with distortion bends the lines.
     """
-    photo0, photo1 = view.photographs
+    photo0, photo1 = photographs
     inliers = np.flatnonzero(pose.inliers)
     points0, points1 = (
-        np.asarray(p, np.float64)[inliers] for p in (view.putative.points0, view.putative.points1)
+        np.asarray(p, np.float64)[inliers] for p in (putative.points0, putative.points1)
     )
     rows = spread_out(
         undistort_points(points0, photo0.K, photo0.distortion),

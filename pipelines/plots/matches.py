@@ -8,21 +8,19 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 
-from n3match.datasets.images import read_image_rgb
 from n3match.geometry import RelativePose
+from n3match.matching import PutativeMatches
 from n3match.whole_file import check_target
 from n3match.pipelines.plots.epipolar import epipolar_bands
 from n3match.pipelines.plots.photographs import SideBySide
 from n3match.pipelines.plots.scores import KEPT_COLOUR, REJECTED_COLOUR, score_bands
 from n3match.pipelines.plots.sheet import Band, heading, write_sheet
 from n3match.pipelines.two_view.photograph import Photograph
-from n3match.pipelines.two_view.stages import TwoView
 
 RIGHT_COLOUR, WRONG_COLOUR = "#57d968", "#ff5a4f"
 # More lines than these make a plane of colour; then they get more transparent.
@@ -42,28 +40,37 @@ def check_picture_target(path: str | os.PathLike) -> None:
 
 
 def plot_two_view(
-    path: str | os.PathLike, view: TwoView, pose: RelativePose | None = None
+    path: str | os.PathLike,
+    photographs: tuple[Photograph, Photograph],
+    putative: PutativeMatches,
+    kept: np.ndarray,
+    logits: np.ndarray | None,
+    pose: RelativePose | None = None,
 ) -> None:
-    """Writes a PNG of the matches of two photographs that were read from files.
+    """Writes a PNG of the matches of two photographs.
 
     Args:
         path: of the picture; written to a temporary file and renamed.
-        view: the matches; a histogram of the filter's scores is below them.
+        photographs: image 0 and image 1.
+        putative: N matches in pixels of `Photograph.image`.
+        kept: (N,) bool.
+        logits: (N,) the filter's; a histogram is below the matches. None: no filter.
         pose: of these matches; its epipolar lines, or why there are none, are in between. None
             where none was asked for.
 
     Raises:
-        OSError: a photograph can't be read again, the picture can't be written.
+        ValueError: another ending than .png. OSError: a photograph can't be read again, the
+            picture can't be written.
     """
-    images = SideBySide(*map(_colour_image, view.photographs))
-    kept = view.kept
+    check_picture_target(path)
+    images = SideBySide(*(photo.rgb() for photo in photographs))
     title = f"{len(kept)} putative matches, {np.count_nonzero(kept)} kept"
     if pose is not None:
         title += f", {pose.num_inliers} inliers" if pose.ok else f", no pose: {pose.status}"
-    bands = match_bands(images, view.putative.points0, view.putative.points1, kept, title)
+    bands = match_bands(images, putative.points0, putative.points1, kept, title)
     if pose is not None:
-        bands += epipolar_bands(images, view, pose)
-    write_sheet(path, bands + score_bands(view.logits, view.putative.mutual))
+        bands += epipolar_bands(images, photographs, putative, pose)
+    write_sheet(path, bands + score_bands(logits, putative.mutual))
 
 
 def plot_matches(
@@ -150,12 +157,3 @@ def match_bands(
         ),
     ]
     return [heading(title, legend), Band(images.inches, draw)]
-
-
-def _colour_image(photo: Photograph) -> np.ndarray:
-    """(H, W, 3) RGB of the file, at the size it was matched at."""
-    rgb = read_image_rgb(photo.path)
-    height, width = photo.image.shape
-    if rgb.shape[:2] != (height, width):
-        rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
-    return rgb

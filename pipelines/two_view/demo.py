@@ -31,12 +31,12 @@ from n3match.geometry import (
     translation_error_deg,
     undistort_points,
 )
-from n3match.nn.match_filter import MatchFilter
-from n3match.pipelines.plots.matches import check_picture_target, plot_two_view
+from n3match.pipelines.common.stopwatch import Stopwatch
+from n3match.pipelines.plots.matches import check_picture_target
+from n3match.pipelines.two_view.match_images import MatchedPair, match_images
 from n3match.pipelines.two_view.operator_picture import draw_operator, what_to_see
 from n3match.pipelines.two_view.photograph import Photograph, read_photograph
 from n3match.pipelines.two_view.pose import pose_lines
-from n3match.pipelines.two_view.stages import Stopwatch, TwoView, match_photographs, pose_of
 from n3match.pipelines.two_view.view_arguments import describe_seconds
 
 PICTURE, OPERATOR_PICTURE = "n3match-demo.png", "n3match-operator.png"
@@ -59,17 +59,17 @@ class DemoPair:
         """The larger of rotation and translation error, degrees; None without a pose."""
         return float(pose_error_deg(pose.R, pose.t, self.R, self.t)) if pose.ok else None
 
-    def right(self, view: TwoView) -> np.ndarray:
+    def right(self, pair: MatchedPair) -> np.ndarray:
         """(N,) bool: putative matches near their epipolar line under the known pose.
 
         Some wrong ones are near theirs by chance.
         """
-        photo0, photo1 = view.photographs
-        x0 = undistort_points(view.putative.points0, photo0.K, photo0.distortion)
-        x1 = undistort_points(view.putative.points1, photo1.K, photo1.distortion)
+        photo0, photo1 = pair.photographs
+        x0 = undistort_points(pair.putative.points0, photo0.K, photo0.distortion)
+        x1 = undistort_points(pair.putative.points1, photo1.K, photo1.distortion)
         E = essential_from_pose(torch.from_numpy(self.R), torch.from_numpy(self.t))
         squared = sampson_distance(torch.from_numpy(x0), torch.from_numpy(x1), E).numpy()
-        focal = np.mean([photo.K[i, i] for photo in view.photographs for i in (0, 1)])
+        focal = np.mean([photo.K[i, i] for photo in pair.photographs for i in (0, 1)])
         return np.sqrt(squared) * focal < RIGHT_PX
 
 
@@ -118,46 +118,45 @@ def show_operator(out: Path, seed: int) -> int:
 
 def show_pair(out: Path, seed: int) -> int:
     watch = Stopwatch()
-    with watch.stage("weights"):
-        filter = MatchFilter.from_pretrained("sift")
     with watch.stage("read"):
-        pair = load_demo_pair()
-    view = match_photographs(*pair.photographs, filter=filter, stopwatch=watch)
-    pose = pose_of(view, seed=seed, stopwatch=watch)
+        known = load_demo_pair()
+    pair = match_images(*known.photographs)
+    watch.add(pair.seconds)
+    with watch.stage("pose"):
+        pose = pair.pose(seed=seed)
+    pair.plot(out, pose)
 
-    plot_two_view(out, view, pose)
-
-    about = pair.about
+    about = known.about
     credit = f"© {about['author']}, {about['attribution']}, {about['licence']}"
     print(f"{about['title']} ({credit}):")
     print(textwrap.fill(f"{about['choice']}.", width=90))
     print()
-    print("\n".join(pose_lines(view, pose)))
+    print("\n".join(pose_lines(pair, pose)))
     if pose.ok:
         print(
-            f"error      {pair.error_deg(pose):.2f}° "
-            f"(rotation {float(rotation_error_deg(pose.R, pair.R)):.2f}°, "
-            f"translation {float(translation_error_deg(pose.t, pair.t)):.2f}°) against the known "
-            f"pose, itself good to about {pair.accuracy_deg:g}°"
+            f"error      {known.error_deg(pose):.2f}° "
+            f"(rotation {float(rotation_error_deg(pose.R, known.R)):.2f}°, "
+            f"translation {float(translation_error_deg(pose.t, known.t)):.2f}°) against the known "
+            f"pose, itself good to about {known.accuracy_deg:g}°"
         )
     print(f"seconds    {describe_seconds(watch.seconds)}")
     print()
-    print("\n".join(compare(pair, view, pose, watch.seconds, seed)))
+    print("\n".join(compare(known, pair, pose, watch.seconds, seed)))
     print()
     print(f"picture    {out}")
     return 0 if pose.ok else 1
 
 
 def compare(
-    pair: DemoPair, view: TwoView, pose: RelativePose, seconds: dict[str, float], seed: int
+    known: DemoPair, pair: MatchedPair, pose: RelativePose, seconds: dict[str, float], seed: int
 ) -> list[str]:
     """A table: the filter's pose and those of the ratio test on the same keypoints."""
-    right = pair.right(view)
-    ratio_kept = view.putative.ratio < RATIO
-    rows = [("N³ filter", view.kept, pose, seconds["filter"] + seconds["pose"])]
+    right = known.right(pair)
+    ratio_kept = pair.putative.ratio < RATIO
+    rows = [("N³ filter", pair.kept, pose, seconds["filter"] + seconds["pose"])]
     for estimator in dict.fromkeys((pose.estimator, "opencv_ransac")):
         began = time.perf_counter()
-        rival = _ratio_test_pose(view, ratio_kept, estimator, seed)
+        rival = _ratio_test_pose(pair, ratio_kept, estimator, seed)
         rows.append((f"ratio test {RATIO}", ratio_kept, rival, time.perf_counter() - began))
     found, found_right = len(right), np.count_nonzero(right)
     lines = [
@@ -167,7 +166,7 @@ def compare(
         f"{'error':>8} {'seconds':>8}",
     ]
     for name, kept, result, spent in rows:
-        error = pair.error_deg(result)
+        error = known.error_deg(result)
         lines.append(
             f"{name:<16} {result.estimator:<14} {np.count_nonzero(kept):>5} "
             f"{np.count_nonzero(kept & right):>6} {result.num_inliers:>8} "
@@ -177,12 +176,12 @@ def compare(
 
 
 def _ratio_test_pose(
-    view: TwoView, kept: np.ndarray, estimator: str, seed: int
+    pair: MatchedPair, kept: np.ndarray, estimator: str, seed: int
 ) -> RelativePose:
-    photo0, photo1 = view.photographs
+    photo0, photo1 = pair.photographs
     return estimate_relative_pose_from_matches(
-        view.putative.points0[kept],
-        view.putative.points1[kept],
+        pair.putative.points0[kept],
+        pair.putative.points1[kept],
         photo0.K,
         photo1.K,
         estimator=estimator,

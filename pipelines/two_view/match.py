@@ -23,9 +23,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from n3match.pipelines.common.stopwatch import Stopwatch
 from n3match.whole_file import check_target, whole_file
-from n3match.pipelines.plots.matches import check_picture_target, plot_two_view
-from n3match.pipelines.two_view.stages import Stopwatch, TwoView
+from n3match.pipelines.plots.matches import check_picture_target
+from n3match.pipelines.two_view.match_images import MatchedPair
 from n3match.pipelines.two_view.view_arguments import (
     add_view_arguments,
     describe_photograph,
@@ -49,13 +50,13 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None:
         check_picture_target(arguments.plot)
     watch = Stopwatch()
-    view = match_from_arguments(arguments, watch)
-    write(arguments.out, view, arguments.filter)
+    pair = match_from_arguments(arguments, watch)
+    write(arguments.out, pair, arguments.filter)
     if arguments.plot is not None:
-        plot_two_view(arguments.plot, view)
-    for i, photo in enumerate(view.photographs):
+        pair.plot(arguments.plot)
+    for i, photo in enumerate(pair.photographs):
         print(f"image {i}    {describe_photograph(photo)}")
-    print(f"matches    {len(view.kept)} found, {np.count_nonzero(view.kept)} kept")
+    print(f"matches    {len(pair.kept)} found, {np.count_nonzero(pair.kept)} kept")
     print(f"seconds    {describe_seconds(watch.seconds)}")
     print(f"written    {arguments.out}")
     if arguments.plot is not None:
@@ -75,11 +76,10 @@ def writer_for(path: Path):
     return writers[path.suffix.lower()]
 
 
-def write_csv(path: str | os.PathLike, view: TwoView, filter_name: str) -> None:
+def write_csv(path: str | os.PathLike, pair: MatchedPair, filter_name: str) -> None:
     """The kept matches as x0,y0,x1,y1,score in pixels of the files' images."""
-    kept = view.kept
-    points0, points1 = view.file_points()
-    rows = np.column_stack((points0[kept], points1[kept], view.scores[kept]))
+    kept = pair.kept
+    rows = np.column_stack((pair.points0[kept], pair.points1[kept], pair.probability[kept]))
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         out = csv.writer(file)
         out.writerow(("x0", "y0", "x1", "y1", "score"))
@@ -87,20 +87,19 @@ def write_csv(path: str | os.PathLike, view: TwoView, filter_name: str) -> None:
         out.writerows([f"{value:.5f}" for value in row] for row in rows)
 
 
-def write_hdf5(path: str | os.PathLike, view: TwoView, filter_name: str) -> None:
+def write_hdf5(path: str | os.PathLike, pair: MatchedPair, filter_name: str) -> None:
     """The kept matches with keypoints and cameras; the layout is in this file's docstring."""
-    kept = view.kept
-    points0, points1 = view.file_points()
+    kept = pair.kept
     with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
-        file["points0"], file["points1"] = points0[kept], points1[kept]
-        file["scores"] = view.scores[kept]
-        file["index0"], file["index1"] = view.putative.index0[kept], view.putative.index1[kept]
+        file["points0"], file["points1"] = pair.points0[kept], pair.points1[kept]
+        file["scores"] = pair.probability[kept]
+        file["index0"], file["index1"] = pair.putative.index0[kept], pair.putative.index1[kept]
         file.attrs["format"] = FORMAT
         file.attrs["filter"] = filter_name
         file.attrs["num_putative"] = len(kept)
-        for i, (photo, features) in enumerate(zip(view.photographs, view.features)):
+        for i, (photo, features) in enumerate(zip(pair.photographs, pair.features)):
             file[f"keypoints{i}"] = photo.to_file(features.keypoints.astype(np.float64))
-            file.attrs[f"image{i}"] = str(photo.path)
+            file.attrs[f"image{i}"] = photo.name
             file.attrs[f"size{i}"] = photo.size
             file.attrs[f"K{i}"] = photo.file_K
             file.attrs[f"intrinsics{i}"] = photo.intrinsics

@@ -1,9 +1,9 @@
-"""A photograph with its camera, read from a file."""
+"""A photograph with its camera, read from a file or given as an array."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -14,6 +14,7 @@ from n3match.datasets.images import (
     intrinsics_from_focal,
     read_focal_px,
     read_image_gray,
+    read_image_rgb,
 )
 
 # Where a camera matrix is from.
@@ -24,8 +25,10 @@ GIVEN, EXIF, ASSUMED = "given", "exif", "assumed"
 class Photograph:
     """Pixels to detect keypoints in, and the camera, both at the file's size times `scale`.
 
+    "The file" is the array where there is none.
+
     Attributes:
-        path: of the file.
+        source: path of the file, or the array (H, W[, 3]) uint8 grey or RGB.
         image: (H, W) uint8 grey, as stored (no EXIF orientation applied), reduced if it was large.
         K: (3, 3) float64 of `image`; integers are pixel centres.
         distortion: lens coefficients in OpenCV's order, or None.
@@ -36,23 +39,41 @@ class Photograph:
         denoised: the weights that took noise out of `image`; "" where none did.
     """
 
-    path: Path
+    source: Path | np.ndarray
     image: np.ndarray
     K: np.ndarray
     distortion: np.ndarray | None
     intrinsics: str
     size: tuple[int, int]
-    scale: tuple[float, float]
+    scale: tuple[float, float] = (1.0, 1.0)
     denoised: str = ""
+
+    @property
+    def name(self) -> str:
+        """The path of the file, or what it is."""
+        return str(self.source) if isinstance(self.source, Path) else "an array"
 
     @property
     def file_K(self) -> np.ndarray:
         """(3, 3) camera matrix at the file's size."""
+        if self.scale == (1.0, 1.0):
+            return self.K
         return _scaled(self.K, (1 / self.scale[0], 1 / self.scale[1]))
 
     def to_file(self, points: np.ndarray) -> np.ndarray:
         """Points (N, 2) of `image` in pixels of the file's image."""
         return (points + 0.5) / np.array(self.scale) - 0.5
+
+    def rgb(self) -> np.ndarray:
+        """(H, W, 3) uint8 red, green, blue of the file, at the size of `image`.
+
+        Raises:
+            OSError, ValueError: the file can't be read again.
+        """
+        rgb = read_image_rgb(self.source) if isinstance(self.source, Path) else self.source
+        if rgb.ndim == 2:
+            rgb = np.repeat(rgb[..., None], 3, axis=2)
+        return _resized(rgb, self.image.shape[::-1])
 
 
 def read_photograph(
@@ -74,24 +95,65 @@ def read_photograph(
         FileNotFoundError, ValueError: naming the file and what is wrong with it.
     """
     path = Path(path)
-    if max_size is not None and max_size < 1:
-        raise ValueError(f"max_size must be at least 1 pixel, got {max_size}")
     image = read_image_gray(path)
     height, width = image.shape
-    if K is not None:
-        intrinsics = GIVEN
-    else:
+    intrinsics = GIVEN
+    if K is None:
         K, intrinsics = _intrinsics(path, width, height)
-    scale = (1.0, 1.0)
-    if max_size is not None and max(width, height) > max_size:
-        ratio = max_size / max(width, height)
-        new_size = (max(1, round(width * ratio)), max(1, round(height * ratio)))
-        image = cv2.resize(image, new_size, interpolation=cv2.INTER_AREA)
-        # Sides are whole numbers of pixels, so the two axes differ a little.
-        scale = (new_size[0] / width, new_size[1] / height)
-    return Photograph(
-        path, image, _scaled(K, scale), distortion, intrinsics, (width, height), scale
-    )
+    return _reduced(Photograph(path, image, K, distortion, intrinsics, (width, height)), max_size)
+
+
+def photograph_of_array(
+    image: np.ndarray,
+    *,
+    K: np.ndarray | None = None,
+    distortion: np.ndarray | None = None,
+    max_size: int | None = None,
+    name: str = "image",
+) -> Photograph:
+    """A photograph that is in memory; its camera is the one given, else an assumed one.
+
+    Args:
+        image: (H, W) grey or (H, W, 3) red, green, blue, uint8.
+        K, distortion, max_size: as of `read_photograph`.
+        name: of the argument, for errors.
+
+    Raises:
+        TypeError: not uint8. ValueError: another shape.
+    """
+    if image.dtype != np.uint8:
+        raise TypeError(f"{name}: found {image.dtype}, wanted uint8")
+    if image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or 0 in image.shape:
+        raise ValueError(
+            f"{name}: found shape {image.shape}, wanted (H, W) or (H, W, 3) with H, W > 0"
+        )
+    height, width = image.shape[:2]
+    grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    intrinsics = GIVEN
+    if K is None:
+        K, intrinsics = default_intrinsics(width, height), ASSUMED
+    photo = Photograph(image, grey, K, distortion, intrinsics, (width, height))
+    return _reduced(photo, max_size)
+
+
+def _reduced(photo: Photograph, max_size: int | None) -> Photograph:
+    width, height = photo.size
+    if max_size is not None and max_size < 1:
+        raise ValueError(f"max_size must be at least 1 pixel, got {max_size}")
+    K = np.asarray(photo.K, dtype=np.float64)
+    if max_size is None or max(width, height) <= max_size:
+        return replace(photo, K=K)
+    ratio = max_size / max(width, height)
+    size = (max(1, round(width * ratio)), max(1, round(height * ratio)))
+    # Sides are whole numbers of pixels, so the two axes differ a little.
+    scale = (size[0] / width, size[1] / height)
+    return replace(photo, image=_resized(photo.image, size), K=_scaled(K, scale), scale=scale)
+
+
+def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if image.shape[1::-1] == tuple(size):
+        return image
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def _intrinsics(path: Path, width: int, height: int) -> tuple[np.ndarray, str]:
@@ -106,8 +168,6 @@ def _intrinsics(path: Path, width: int, height: int) -> tuple[np.ndarray, str]:
 
 def _scaled(K: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
     """K of the image resized by `scale`: edges, half a pixel outside the centres, stay edges."""
-    if scale == (1.0, 1.0):
-        return np.asarray(K, dtype=np.float64)
     sx, sy = scale
     resize = np.array([[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2], [0, 0, 1.0]])
     return resize @ K

@@ -20,9 +20,10 @@ import sys
 import numpy as np
 
 from n3match.geometry import RelativePose
-from n3match.pipelines.plots.matches import check_picture_target, plot_two_view
+from n3match.pipelines.common.stopwatch import Stopwatch
+from n3match.pipelines.plots.matches import check_picture_target
+from n3match.pipelines.two_view.match_images import MatchedPair
 from n3match.pipelines.two_view.photograph import Photograph
-from n3match.pipelines.two_view.stages import Stopwatch, TwoView, pose_of
 from n3match.pipelines.two_view.view_arguments import (
     add_view_arguments,
     describe_photograph,
@@ -46,29 +47,30 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None:
         check_picture_target(arguments.plot)
     watch = Stopwatch()
-    view = match_from_arguments(arguments, watch)
-    pose = pose_of(view, estimator=arguments.estimator, seed=arguments.seed, stopwatch=watch)
+    pair = match_from_arguments(arguments, watch)
+    with watch.stage("pose"):
+        pose = pair.pose(estimator=arguments.estimator, seed=arguments.seed)
     if arguments.plot is not None:
         with watch.stage("plot"):
-            plot_two_view(arguments.plot, view, pose)
+            pair.plot(arguments.plot, pose)
     if arguments.json:
-        result = pose_as_dict(view, pose)
+        result = pose_as_dict(pair, pose)
         result.update(filter=arguments.filter, seed=arguments.seed, seconds=watch.seconds)
         json.dump(result, sys.stdout, indent=2, allow_nan=False)
         print()
     else:
-        for i, photo in enumerate(view.photographs):
+        for i, photo in enumerate(pair.photographs):
             print(f"image {i}    {describe_photograph(photo)}")
-        print("\n".join(pose_lines(view, pose)))
+        print("\n".join(pose_lines(pair, pose)))
         print(f"seconds    {describe_seconds(watch.seconds)}")
         if arguments.plot is not None:
             print(f"picture    {arguments.plot}")
     return 0 if pose.ok else 1
 
 
-def pose_lines(view: TwoView, pose: RelativePose) -> list[str]:
+def pose_lines(pair: MatchedPair, pose: RelativePose) -> list[str]:
     """Matches, status, R and t for people."""
-    kept = view.kept
+    kept = pair.kept
     lines = [
         f"matches    {len(kept)} found, {np.count_nonzero(kept)} kept, {pose.num_inliers} inliers",
         f"status     {pose.status} (estimator {pose.estimator})",
@@ -88,13 +90,13 @@ def _numbers(row: np.ndarray) -> str:
     return ", ".join(f"{value: .6f}" for value in row)
 
 
-def pose_as_dict(view: TwoView, pose: RelativePose) -> dict:
+def pose_as_dict(pair: MatchedPair, pose: RelativePose) -> dict:
     """Plain values for JSON; R, t and E are null where they aren't determined."""
 
     def plain(array: np.ndarray | None) -> list | None:
         return None if array is None else array.tolist()
 
-    kept = view.kept
+    kept = pair.kept
     return {
         "status": str(pose.status),
         "detail": pose.detail,
@@ -109,13 +111,13 @@ def pose_as_dict(view: TwoView, pose: RelativePose) -> dict:
         "homography_support": pose.homography_support,
         "homography": plain(pose.homography),
         "estimator": pose.estimator,
-        "images": [_photo_as_dict(photo) for photo in view.photographs],
+        "images": [_photo_as_dict(photo) for photo in pair.photographs],
     }
 
 
 def _photo_as_dict(photo: Photograph) -> dict:
     return {
-        "path": str(photo.path),
+        "path": photo.name,
         "width": photo.size[0],
         "height": photo.size[1],
         "K": photo.file_K.tolist(),

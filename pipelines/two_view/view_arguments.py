@@ -13,9 +13,10 @@ import torch
 from n3match.denoising import DEFAULT_WEIGHTS, Denoiser, denoise
 from n3match.denoising.denoise import as_denoiser
 from n3match.nn.match_filter import MatchFilter
+from n3match.pipelines.common.stopwatch import Stopwatch
 from n3match.pipelines.denoising.denoise import parse_sigma
+from n3match.pipelines.two_view.match_images import MatchedPair, match_images
 from n3match.pipelines.two_view.photograph import ASSUMED, EXIF, GIVEN, Photograph, read_photograph
-from n3match.pipelines.two_view.stages import Stopwatch, TwoView, match_photographs
 
 _ORIGIN = {
     GIVEN: "as given",
@@ -101,7 +102,7 @@ def load_filter(name: str) -> MatchFilter | None:
     return None if name == "none" else MatchFilter.from_pretrained(name)
 
 
-def match_from_arguments(arguments: argparse.Namespace, stopwatch: Stopwatch) -> TwoView:
+def match_from_arguments(arguments: argparse.Namespace, stopwatch: Stopwatch) -> MatchedPair:
     """Stages "weights", "read", "denoise", "sift", "matching" and "filter" as the arguments say."""
     if "sigma" in arguments and arguments.denoise is None:
         raise ValueError("--sigma: is of the noise that --denoise takes out, which isn't asked for")
@@ -124,9 +125,9 @@ def match_from_arguments(arguments: argparse.Namespace, stopwatch: Stopwatch) ->
             photos = [
                 denoised_photograph(photo, denoiser, arguments.denoise, sigma) for photo in photos
             ]
-    return match_photographs(
-        *photos, filter=filter, max_keypoints=arguments.max_keypoints, stopwatch=stopwatch
-    )
+    pair = match_images(*photos, filter=filter, max_keypoints=arguments.max_keypoints)
+    stopwatch.add(pair.seconds)
+    return pair
 
 
 def denoised_photograph(
@@ -145,7 +146,7 @@ def denoised_photograph(
     try:
         image = denoise(photo.image, sigma, weights=denoiser)
     except ValueError as error:
-        raise ValueError(f"{photo.path}: {error}") from error
+        raise ValueError(f"{photo.name}: {error}") from error
     return replace(photo, image=image, denoised=name)
 
 
@@ -156,7 +157,7 @@ def describe_photograph(photo: Photograph) -> str:
     if not math.isclose(K[0, 0], K[1, 1], rel_tol=1e-6):
         focal += f", {K[1, 1]:.1f}"
     line = (
-        f"{photo.path}: {photo.size[0]} × {photo.size[1]}, "
+        f"{photo.name}: {photo.size[0]} × {photo.size[1]}, "
         f"focal length {focal} px ({_ORIGIN[photo.intrinsics]})"
     )
     if photo.scale != (1.0, 1.0):

@@ -15,7 +15,7 @@ import pytest
 from demo_photos import FOLDER, one_thread, run_command
 
 from n3match.pipelines.two_view.demo import load_demo_pair
-from n3match.pipelines.two_view.stages import match_photographs
+from n3match.pipelines.two_view.match_images import match_images
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,7 +47,7 @@ def test_known_pose_fits_the_photographs():
     for photo in pair.photographs:
         assert photo.size == (768, 1024)
         assert photo.intrinsics == "given"
-    view = match_photographs(*pair.photographs, filter=None)
+    view = match_images(*pair.photographs, filter=None)
     right, sure = pair.right(view), view.putative.ratio < 0.7
     # Most putative matches are wrong, and nearly all of the most distinctive ones right.
     assert right.mean() < 0.15

@@ -13,10 +13,9 @@ from n3match.matching import PutativeMatches, extract_sift
 from n3match.pipelines.cli import main
 from n3match.pipelines.plots.choice import spread_out
 from n3match.pipelines.plots.epipolar import COLOURS, epipolar_bands, lines_to_draw
-from n3match.pipelines.plots.matches import plot_two_view
 from n3match.pipelines.plots.photographs import SideBySide
+from n3match.pipelines.two_view.match_images import MatchedPair
 from n3match.pipelines.two_view.photograph import read_photograph
-from n3match.pipelines.two_view.stages import TwoView
 
 TITLE, HEADING, SCORES = 75, 60, 50 + 240  # pixels of the bands around the photographs
 LENS0, LENS1 = np.array([-0.1, 0.03, 0, 0]), np.array([-0.3, 0.1, 1e-3, 0])
@@ -32,7 +31,7 @@ def has_colour(picture: np.ndarray, colour: str) -> np.ndarray:
     return np.abs(picture - rgb).max(axis=2) <= 6
 
 
-def toy_view(tmp_path, *, distorted: bool) -> tuple[TwoView, RelativePose]:
+def toy_view(tmp_path, *, distorted: bool) -> tuple[MatchedPair, RelativePose]:
     """60 true matches of two unlike cameras on grey photographs of unlike size, and the pose."""
     rng = np.random.default_rng(4)
     angle = 0.3
@@ -55,7 +54,7 @@ def toy_view(tmp_path, *, distorted: bool) -> tuple[TwoView, RelativePose]:
         mutual=np.ones(60, bool), index0=n, index1=n, distance=np.zeros(60, np.float32),
     )
     features = tuple(extract_sift(photo.image, 10) for photo in photographs)  # none, on grey
-    view = TwoView(tuple(photographs), features, putative, np.full(60, 3.0))
+    view = MatchedPair(tuple(photographs), features, putative, np.full(60, 3.0), {})
     pose = RelativePose(R, t, E, n % 3 > 0, None, PoseStatus.OK, "known")
     return view, pose
 
@@ -93,10 +92,10 @@ def test_command_draws_lines_through_the_epipole_of_their_own_image(tmp_path, ca
 @pytest.mark.parametrize("distorted", [False, True])
 def test_each_point_is_drawn_on_its_line_and_in_its_colour(tmp_path, distorted):
     view, pose = toy_view(tmp_path, distorted=distorted)
-    drawn = lines_to_draw(view, pose)
+    drawn = lines_to_draw(view.photographs, view.putative, pose)
     assert len(drawn.chosen) == len(set(drawn.chosen)) == len(COLOURS)
     assert pose.inliers[drawn.chosen].all()
-    plot_two_view(tmp_path / "p.png", view, pose)
+    view.plot(tmp_path / "p.png", pose)
     picture = read_rgb(tmp_path / "p.png")
 
     images = SideBySide(*(photo.image for photo in view.photographs))
@@ -134,15 +133,15 @@ def test_without_a_pose_the_picture_says_why(tmp_path):
         detail="a sentence that is long " * 8,
     )
     images = SideBySide(*(photo.image for photo in view.photographs))
-    (band,) = epipolar_bands(images, view, none)
+    (band,) = epipolar_bands(images, view.photographs, view.putative, none)
     axes = Figure().add_axes((0, 0, 1, 1))
     band.draw(axes)
     (text,) = (text.get_text() for text in axes.texts)
     assert "No epipolar lines" in text and "too_few_matches" in text and "sentence" in text
     assert max(map(len, text.splitlines())) <= 120 and text.count("\n") == 2
 
-    plot_two_view(tmp_path / "none.png", view, none)
-    plot_two_view(tmp_path / "known.png", view, known)
+    view.plot(tmp_path / "none.png", none)
+    view.plot(tmp_path / "known.png", known)
     heights = [read_rgb(tmp_path / name).shape[0] for name in ("none.png", "known.png")]
     assert abs(heights[1] - heights[0] - (images.inches * 100 + HEADING - 100 * band.inches)) < 2
     # The first colour is of nothing else in the pictures.

@@ -19,10 +19,8 @@ from demo_photos import (
 from PIL import ExifTags, Image
 
 from n3match.geometry import pose_error_deg, rotation_error_deg
-from n3match.matching import PutativeMatches
 from n3match.pipelines.cli import main
 from n3match.pipelines.two_view.photograph import read_photograph
-from n3match.pipelines.two_view.stages import Stopwatch, match_photographs, side_columns
 
 
 def run_json(capsys, *argv) -> tuple[int, dict]:
@@ -203,26 +201,3 @@ def test_reduced_photograph_keeps_rays_and_file_coordinates():
     rays = np.linalg.solve(half.K, homogeneous.T)
     file_rays = np.linalg.solve(K, np.column_stack((half.to_file(points), np.ones(2))).T)
     np.testing.assert_allclose(rays, file_rays)
-
-
-def test_side_columns_go_by_name():
-    matches = PutativeMatches(
-        points0=np.zeros((2, 2)), points1=np.zeros((2, 2)), ratio=np.array([0.5, 0.9], np.float32),
-        mutual=np.array([True, False]), index0=np.arange(2), index1=np.arange(2),
-        distance=np.zeros(2, np.float32),
-    )
-    columns = side_columns(matches, ("mutual", "ratio"))
-    np.testing.assert_allclose(columns, [[1, 0.5], [0, 0.9]], rtol=1e-6)
-    assert side_columns(matches, ()) is None
-    with pytest.raises(ValueError, match="scale"):
-        side_columns(matches, ("ratio", "scale"))
-
-
-def test_stopwatch_adds_up_a_stage_that_runs_twice():
-    photo = read_photograph(PHOTO0, max_size=200)
-    watch = Stopwatch()
-    match_photographs(photo, photo, filter=None, max_keypoints=20, stopwatch=watch)
-    first = watch.seconds["sift"]
-    match_photographs(photo, photo, filter=None, max_keypoints=20, stopwatch=watch)
-    assert list(watch.seconds) == ["sift", "matching"]
-    assert watch.seconds["sift"] > first > 0

@@ -1,0 +1,216 @@
+"""From two images to matches, a filter's opinion of them, and a pose, in one call."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from n3match.geometry import RelativePose, estimate_relative_pose_from_matches
+from n3match.geometry.checks import check_intrinsics
+from n3match.matching import Features, PutativeMatches, extract_sift, putative_matches
+from n3match.nn.match_filter import MatchFilter
+from n3match.pipelines.common.stopwatch import Stopwatch
+from n3match.pipelines.plots.matches import plot_two_view
+from n3match.pipelines.two_view.photograph import (
+    Photograph,
+    photograph_of_array,
+    read_photograph,
+)
+from n3match.plugins.side_info import side_columns
+from n3match.two_view.filtering import as_filter, score_matches
+from n3match.two_view.pose import pose_from_logits
+
+
+@dataclass(frozen=True, eq=False)
+class MatchedPair:
+    """Two images and all N putative matches between them, most of which are wrong.
+
+    Attributes:
+        photographs: image 0 and image 1, with their cameras.
+        features: their keypoints, in pixels of `Photograph.image`.
+        putative: the matches, from image 0 to image 1, in the same pixels.
+        logits: (N,) the filter's, kept above 0; None where there is no filter.
+        seconds: wall-clock seconds of each stage: "weights" (loading them), "read", "sift",
+            "matching" and "filter".
+    """
+
+    photographs: tuple[Photograph, Photograph]
+    features: tuple[Features, Features]
+    putative: PutativeMatches
+    logits: np.ndarray | None
+    seconds: dict[str, float]
+
+    @property
+    def points0(self) -> np.ndarray:
+        """(N, 2) matched points in pixels of image 0 as given; integers are pixel centres."""
+        return self.photographs[0].to_file(self.putative.points0)
+
+    @property
+    def points1(self) -> np.ndarray:
+        """(N, 2) the same of image 1: row i is the match of row i of `points0`."""
+        return self.photographs[1].to_file(self.putative.points1)
+
+    @property
+    def kept(self) -> np.ndarray:
+        """(N,) bool: the filter's choice; all without a filter."""
+        if self.logits is None:
+            return np.ones(len(self.putative), dtype=bool)
+        return self.logits > 0
+
+    @property
+    def probability(self) -> np.ndarray:
+        """(N,) of being right, by the filter; above ½ where kept, 1 without a filter."""
+        if self.logits is None:
+            return np.ones(len(self.putative))
+        return 0.5 * (1.0 + np.tanh(0.5 * self.logits))  # the logistic function, without overflow
+
+    def filtered(self, filter: MatchFilter | str | os.PathLike) -> MatchedPair:
+        """The same matches, with what another filter says of them.
+
+        Args:
+            filter: a shipped name, a path or a `MatchFilter`.
+
+        Raises:
+            FileNotFoundError, ValueError, TypeError: it can't be loaded, or wants to know more of a
+                match than is known here.
+        """
+        net = as_filter(filter)
+        photo0, photo1 = self.photographs
+        began = time.perf_counter()
+        logits = score_matches(
+            self.putative.points0,
+            self.putative.points1,
+            photo0.K,
+            photo1.K,
+            side=side_columns(net.side_information, self.putative.ratio, self.putative.mutual),
+            shapes0=self.features[0].shapes[self.putative.index0],
+            shapes1=self.features[1].shapes[self.putative.index1],
+            filter=net,
+            distortion0=photo0.distortion,
+            distortion1=photo1.distortion,
+        )
+        seconds = {**self.seconds, "filter": time.perf_counter() - began}
+        return replace(self, logits=logits, seconds=seconds)
+
+    def pose(
+        self, *, estimator: str = "auto", threshold: float = 1.0, seed: int = 0
+    ) -> RelativePose:
+        """The pose of camera 1 relative to camera 0: x1 ~ R x0 + t with ‖t‖ = 1.
+
+        Args:
+            estimator, seed: see `n3match.estimate_relative_pose`.
+            threshold: inlier threshold in pixels of the images as they were matched, see
+                `max_size` of `match_images`.
+
+        Returns:
+            `RelativePose` over all N matches; `status` says why where there is none.
+
+        Raises:
+            ValueError: an unknown estimator, a threshold that isn't positive.
+        """
+        photo0, photo1 = self.photographs
+        arguments = (self.putative.points0, self.putative.points1, photo0.K, photo1.K)
+        options = {
+            "estimator": estimator,
+            "threshold": threshold,
+            "seed": seed,
+            "distortion0": photo0.distortion,
+            "distortion1": photo1.distortion,
+        }
+        if self.logits is None:
+            return estimate_relative_pose_from_matches(*arguments, **options)
+        return pose_from_logits(*arguments, self.logits, **options)
+
+    def plot(self, path: str | os.PathLike, pose: RelativePose | None = None) -> None:
+        """Writes a PNG: the images side by side with all matches, and a histogram of probabilities.
+
+        Args:
+            path: of the picture, ends in .png; written to a temporary file and renamed.
+            pose: of these matches: epipolar lines of some inliers, or why there are none, are
+                drawn too.
+
+        Raises:
+            ValueError: another ending. OSError: an image can't be read again, the picture can't be
+                written.
+        """
+        plot_two_view(path, self.photographs, self.putative, self.kept, self.logits, pose)
+
+
+def match_images(
+    image0: str | os.PathLike | np.ndarray | Photograph,
+    image1: str | os.PathLike | np.ndarray | Photograph,
+    *,
+    K0: np.ndarray | None = None,
+    K1: np.ndarray | None = None,
+    distortion0: np.ndarray | None = None,
+    distortion1: np.ndarray | None = None,
+    max_keypoints: int = 2000,
+    max_size: int | None = 1600,
+    filter: MatchFilter | str | os.PathLike | None = "sift",
+    device: str | torch.device | None = None,
+) -> MatchedPair:
+    """SIFT keypoints of two images, nearest neighbours, the match filter.
+
+    Args:
+        image0, image1: of one scene: the path of a file, an array (H, W) grey or (H, W, 3) red,
+            green, blue, uint8, or a `Photograph`. An EXIF orientation is not applied.
+        K0, K1: (3, 3) camera matrices in pixels of the images as given; integers are pixel
+            centres. None: focal length from the file's EXIF data, else 1.2 × the longer side.
+        distortion0, distortion1: lens coefficients in OpenCV's order, or None.
+        max_keypoints: per image, the strongest.
+        max_size: a larger image is matched with its longer side reduced to so many pixels; None:
+            as it is. All answers are in pixels of the image as given.
+        filter: "sift" (shipped), another name, a path or a `MatchFilter`; None for no filter.
+        device: where descriptors are compared and a filter given by name or path runs; None: the
+            CPU. A `MatchFilter` runs where it is.
+
+    Returns:
+        `MatchedPair` of all putative matches; none at all where an image shows no texture.
+
+    Raises:
+        FileNotFoundError, ValueError, TypeError: naming the file or the argument.
+    """
+    watch = Stopwatch()
+    net = None
+    if filter is not None:
+        with watch.stage("weights"):
+            net = as_filter(filter, device)
+    with watch.stage("read"):
+        photo0 = _photograph("0", image0, K0, distortion0, max_size)
+        photo1 = _photograph("1", image1, K1, distortion1, max_size)
+    with watch.stage("sift"):
+        features = tuple(extract_sift(photo.image, max_keypoints) for photo in (photo0, photo1))
+    with watch.stage("matching"):
+        putative = putative_matches(
+            features[0].keypoints,
+            features[0].descriptors,
+            features[1].keypoints,
+            features[1].descriptors,
+            device=device,
+        )
+    pair = MatchedPair((photo0, photo1), features, putative, None, watch.seconds)
+    return pair if net is None else pair.filtered(net)
+
+
+def _photograph(number: str, image, K, distortion, max_size: int | None) -> Photograph:
+    if isinstance(image, Photograph):
+        if K is not None or distortion is not None:
+            raise ValueError(
+                f"K{number}, distortion{number}: the Photograph given as image{number} has its "
+                "own, wanted None"
+            )
+        return image
+    if K is not None:
+        K = check_intrinsics(f"K{number}", K)
+    options = {"K": K, "distortion": distortion, "max_size": max_size}
+    if isinstance(image, np.ndarray):
+        return photograph_of_array(image, name=f"image{number}", **options)
+    if isinstance(image, (str, os.PathLike)):
+        return read_photograph(image, **options)
+    raise TypeError(
+        f"image{number} must be a path, a numpy array or a Photograph, got {type(image).__name__}"
+    )
