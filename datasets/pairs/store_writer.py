@@ -20,6 +20,7 @@ from n3match.datasets.pairs.store import (
     read_report,
     shape_fits,
 )
+from n3match.whole_file import whole_file
 
 # gzip is what every build of HDF5 can read; small arrays would only grow by it.
 _PACKED = {"compression": "gzip", "compression_opts": 4, "shuffle": True}
@@ -144,15 +145,11 @@ class PairStoreWriter:
     @contextlib.contextmanager
     def _replacing(self, path: Path):
         """A temporary path among the parts that takes the place of `path` when the block ends well.
-
-        Its name is this process's own: one left by a process that was killed, or is just being
-        killed, is never taken for it.
         """
-        temporary = self.parts_dir / f".{path.name}.{os.getpid()}.tmp"
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with whole_file(path, self.parts_dir) as temporary:
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
 
     @contextlib.contextmanager
     def _new_file(self, path: Path):

@@ -18,7 +18,7 @@ import torch
 from n3match.matching import extract_sift, putative_matches
 from n3match.pipelines.benchmarks.measure import peak_resident
 from n3match.pipelines.filtering import filter_h5
-from n3match.pipelines.two_view.demo import load_demo_pair
+from n3match.pipelines.two_view.demo_pair import load_demo_pair
 
 PAIRS = (100, 1000)
 _KEYPOINTS = 2000

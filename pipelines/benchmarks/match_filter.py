@@ -10,7 +10,7 @@ import torch
 from n3match import MatchFilter
 from n3match.matching import extract_sift
 from n3match.pipelines.benchmarks.measure import median_seconds
-from n3match.pipelines.two_view.demo import load_demo_pair
+from n3match.pipelines.two_view.demo_pair import load_demo_pair
 from n3match.pipelines.two_view.match_images import match_images
 
 _PAIRS = 8

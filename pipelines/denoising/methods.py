@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.util
 import math
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from n3match import weights
 from n3match.denoising import Denoiser, denoise, denoise_raw
 from n3match.denoising.denoise import accepted_sigma
 from n3match.nn import N3NetConfig
+from n3match.pipelines.common.fingerprints import hash_of_weights
 
 # (noisy float32 image in about 0 … 1, σ in 8-bit units) -> denoised
 Method = Callable[[np.ndarray, float], np.ndarray]
@@ -139,7 +139,7 @@ class MethodSource:
         """Text that changes when the method does, e.g. when weights are trained again."""
         if self.is_classical:
             return self.source
-        return hashlib.sha256(weights.find(self.source).read_bytes()).hexdigest()
+        return hash_of_weights(self.source)
 
     def load(self, memory_limit: int) -> Method:
         """The method for white noise. Raises ValueError where the file is no denoising network."""

@@ -29,7 +29,6 @@ from n3match.matching.keypoint_change import keypoint_change
 from n3match.matching.known_side import ratio_and_mutual, side_columns
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.progress_log import ProgressLog, part_path, remove_leftovers
-from n3match.whole_file import check_target, whole_file
 from n3match.pipelines.filtering.image_cameras import calibrated_keypoints
 from n3match.pipelines.filtering.pair_results import from_bytes, to_bytes
 from n3match.pipelines.filtering.pair_scoring import score_stream
@@ -44,6 +43,7 @@ from n3match.plugins.colmap.database import (
 )
 from n3match.plugins.colmap.model import ColmapCamera
 from n3match.two_view.ragged import PairMatches
+from n3match.whole_file import check_target, whole_file
 
 _IMAGES_HELD = 24
 

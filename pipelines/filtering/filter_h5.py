@@ -34,7 +34,6 @@ from n3match.pipelines.common.progress_log import (
     part_path,
     remove_leftovers,
 )
-from n3match.whole_file import check_target, whole_file
 from n3match.pipelines.filtering.image_cameras import (
     ImageCameras,
     add_camera_arguments,
@@ -52,6 +51,7 @@ from n3match.plugins.hloc import (
     write_matches,
 )
 from n3match.two_view.ragged import PairMatches
+from n3match.whole_file import check_target, whole_file
 
 _IMAGES_HELD = 24  # with descriptors; a few megabytes each
 

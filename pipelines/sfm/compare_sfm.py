@@ -31,8 +31,8 @@ from tqdm import tqdm
 
 from n3match.datasets.scenes.formats import find_scenes
 from n3match.pipelines.common.tables import markdown_table
-from n3match.whole_file import write_whole
 from n3match.pipelines.sfm.runs import MUTUAL, RATIO, SfmResult, SfmScene, warm_up
+from n3match.whole_file import write_whole
 
 _COLUMNS = (
     "scene", "method", "images", "points", "reprojection, px", "rotation, °", "position, %",

@@ -10,7 +10,6 @@ import torch
 from n3match.nn import MatchClassifier
 from n3match.nn.distributed import synchronise_statistics
 from n3match.pipelines.common.processes import Processes, joined_processes
-from n3match.whole_file import whole_file
 from n3match.pipelines.training import objective
 from n3match.pipelines.training.averaged import AveragedWeights
 from n3match.pipelines.training.filter_config import TrainingConfig, learning_rate
@@ -25,6 +24,7 @@ from n3match.pipelines.training.run_folder import (
 )
 from n3match.pipelines.training.sources import TrainingBatches, stream
 from n3match.pipelines.training.validation import MARKS, Validation
+from n3match.whole_file import whole_file
 
 _MOST_SKIPPED = 100  # steps without finite gradients
 

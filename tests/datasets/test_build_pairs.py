@@ -12,7 +12,7 @@ from n3match.geometry import essential_from_pose, normalize_points, symmetric_ep
 from n3match.pipelines.cli import main
 from n3match.pipelines.pairs import jobs as pair_jobs
 from n3match.pipelines.pairs import plan as pair_plan
-from n3match.pipelines.pairs.build_pairs import build_pairs, choose_pairs
+from n3match.pipelines.pairs.make_store import build_pairs, choose_pairs
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from toy_scene import write_scene
 
 from n3match.datasets.pairs.dataset import PairDataset
 from n3match.pipelines.pairs import plan as pair_plan
-from n3match.pipelines.pairs.build_pairs import build_pairs
+from n3match.pipelines.pairs.make_store import build_pairs
 
 # Imports once; a child forked for each run then starts at once. Nothing before the fork uses
 # threads. Prints the parts on the disk after each kill, "whole" where they are joined, and "done".

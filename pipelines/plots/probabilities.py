@@ -1,4 +1,4 @@
-"""The part of a picture that shows a filter's scores: how many matches got which."""
+"""The part of a picture that shows how many matches got which probability of a filter."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from n3match.pipelines.plots.sheet import TEXT, Band, heading
 KEPT_COLOUR, REJECTED_COLOUR = "#ffd60a", "#ffffff"
 REJECTED_ALPHA = 0.45
 _INCHES = 2.4
-# Ticks; scores are sigmoids, so the axis is one of logits.
-_SCORES = (0.0001, 0.001, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999, 0.9999)
+# Ticks, on an axis of logits.
+_TICKS = (0.0001, 0.001, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999, 0.9999)
 _BIN = 0.25  # logits
 _LIMIT = 11.0  # logits beyond are counted in the outermost bins
 
 
-def score_bands(logits: np.ndarray | None, mutual: np.ndarray) -> list[Band]:
-    """A histogram of scores below a heading; without a filter, a band that says so.
+def probability_bands(logits: np.ndarray | None, mutual: np.ndarray) -> list[Band]:
+    """A histogram of probabilities below a heading; without a filter, a band that says so.
 
     Args:
         logits: (N,) the filter's, kept above 0; None where there was no filter.
@@ -26,20 +26,20 @@ def score_bands(logits: np.ndarray | None, mutual: np.ndarray) -> list[Band]:
             been given one and the same logit, unseen; that is said beside it.
     """
     if logits is None:
-        return [heading("No scores, as there is no filter", inches=0.57, size=13)]
+        return [heading("No probabilities, as there is no filter", inches=0.57, size=13)]
     if not len(logits):
-        return [heading("No scores, as there are no matches", inches=0.57, size=13)]
+        return [heading("No probabilities, as there are no matches", inches=0.57, size=13)]
 
     def draw(band: Axes) -> None:
         axes = band.inset_axes((0.05, 0.22, 0.938, 0.74), facecolor="none")
         draw_histogram(axes, logits, mutual)
 
-    title = "Scores of the filter: matches in each bar, on a log scale"
+    title = "Probabilities by the filter: matches in each bar, on a log scale"
     return [heading(title, inches=0.5, size=13), Band(_INCHES, draw)]
 
 
 def draw_histogram(axes: Axes, logits: np.ndarray, mutual: np.ndarray) -> None:
-    """Bars of the kept and of the rejected; 0, the score ½, is an edge between bars."""
+    """Bars of the kept and of the rejected; 0, the probability ½, is an edge between bars."""
     kept = logits > 0
     edges = bin_edges(logits)
     within = np.clip(logits, edges[0], edges[-1])
@@ -66,7 +66,7 @@ def draw_histogram(axes: Axes, logits: np.ndarray, mutual: np.ndarray) -> None:
             unseen[0] + 0.5 * _BIN, highest, f"{len(unseen)} not mutual: not looked at",
             color=TEXT, fontsize=11, va="center",
         )
-    ticks = {np.log(s / (1 - s)): f"{s:g}" for s in _SCORES}
+    ticks = {np.log(p / (1 - p)): f"{p:g}" for p in _TICKS}
     ticks = {t: label for t, label in ticks.items() if edges[0] <= t <= edges[-1]}
     if logits.min() < edges[0]:
         ticks[edges[0] + 0.45 * _BIN] = "less"
@@ -74,7 +74,7 @@ def draw_histogram(axes: Axes, logits: np.ndarray, mutual: np.ndarray) -> None:
         ticks[edges[-1] - 0.55 * _BIN] = "more"
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:g}"))
-    axes.set_xlabel("score", color=TEXT, fontsize=11)
+    axes.set_xlabel("probability", color=TEXT, fontsize=11)
     axes.tick_params(colors=TEXT, labelsize=10)
     axes.tick_params(which="minor", left=False)
     for name, spine in axes.spines.items():

@@ -7,9 +7,6 @@ rows together.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import json
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -21,15 +18,14 @@ import torch
 from tqdm import tqdm
 
 from n3match.datasets.pairs.sample import TRUE_MATCH_DISTANCE
+from n3match.pipelines.common.arguments import check_folder
+from n3match.pipelines.common.fingerprints import hash_of, hash_of_files, versions
 from n3match.pipelines.common.processes import Processes
-from n3match.pipelines.evaluation.match_filters import FilterSource
-from n3match.pipelines.evaluation.protocol import (
-    PROTOCOLS,
-    PairEvaluator,
-    check_estimators,
-    choose_pairs,
-)
-from n3match.pipelines.evaluation.results import PoseResult, ResultFiles
+from n3match.pipelines.common.result_rows import ResultRows
+from n3match.pipelines.evaluation.choices import PROTOCOLS
+from n3match.pipelines.evaluation.match_filters import FilterSource, parse_filters
+from n3match.pipelines.evaluation.protocol import PairEvaluator, check_estimators, choose_pairs
+from n3match.pipelines.evaluation.records import PoseResult
 
 
 def evaluate_pose(
@@ -71,7 +67,7 @@ def evaluate_pose(
     """
     sources = parse_filters(filters)
     check_estimators(estimators, sampling)
-    check_folder(out)
+    check_folder(None if out is None else Path(out))
     for name, value in (("limit", limit), ("workers", workers)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
@@ -85,16 +81,18 @@ def evaluate_pose(
         for source in sources
         for name in estimators
     }
-    files = ResultFiles(out, processes or Processes())
+    path = None if out is None else Path(out) / "results.csv"
+    files = ResultRows(path, PoseResult, processes)
     jobs = []
     for store, pair in chosen:
         todo = [
             (source.label, name)
             for source in sources
             for name in estimators
-            if not files.has(
+            if files.find(
                 (store.name, pair, source.label, name), settings[store.name, source.label, name]
             )
+            is None
         ]
         if todo:
             jobs.append((store, pair, todo))
@@ -114,35 +112,13 @@ def evaluate_pose(
     return [rows[key] for key in sorted(wanted)] if files.processes.is_first else []
 
 
-def check_folder(out: str | Path | None) -> None:
-    """Raises NotADirectoryError where `out` is a file; it need not exist."""
-    if out is not None and Path(out).exists() and not Path(out).is_dir():
-        raise NotADirectoryError(f"out: {out} is a file, wanted a folder")
-
-
-def parse_filters(filters: Sequence[str]) -> list[FilterSource]:
-    """What the filters named are; a filter named twice counts once.
-
-    Raises:
-        ValueError: no filter, an unknown one, or one label for two filters.
-    """
-    sources = list(dict.fromkeys(FilterSource.parse(text) for text in filters))
-    labels = [source.label for source in sources]
-    if not sources:
-        raise ValueError("filters: none given")
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if twice:
-        raise ValueError(f"filters: the label {twice[0]!r} stands for several filters")
-    return sources
-
-
 def _run(
     evaluator: PairEvaluator, jobs: Sequence[tuple], workers: int
 ) -> Iterator[list[PoseResult]]:
     """The results of the jobs, in whatever order they come."""
     workers = min(workers, len(jobs))
     if workers <= 1:
-        with _one_thread():
+        with one_thread():
             for job in jobs:
                 yield evaluator(*job)
         return
@@ -172,7 +148,8 @@ def _work(job: tuple) -> list[PoseResult]:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """For torch and OpenCV, so that times compare."""
     before = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -192,7 +169,7 @@ def _fingerprints(
     sampling: str,
 ) -> dict[tuple[str, str, str], str]:
     """Short hashes of everything that a row depends on, by (store, filter, estimator)."""
-    of_store = {store.name: _hash_file(store) for store in stores}
+    of_store = {store.name: hash_of_files(store) for store in stores}
     of_filter = {
         source.label: [
             source.fingerprint(),
@@ -211,28 +188,10 @@ def _fingerprints(
         for name in estimators
     }
     return {
-        (store, label, name): hashlib.sha256(
-            json.dumps([seed, of_store[store], of_filter[label], name, of_estimator[name]]).encode()
-        ).hexdigest()[:12]
+        (store, label, name): hash_of(
+            [seed, of_store[store], of_filter[label], name, of_estimator[name]]
+        )[:12]
         for store in of_store
         for label in of_filter
         for name in of_estimator
     }
-
-
-def versions(*packages: str) -> list[str]:
-    """As in ["opencv 5.0.0"]."""
-    return [
-        f"{name} {cv2.__version__ if name == 'opencv' else importlib.metadata.version(name)}"
-        for name in packages
-    ]
-
-
-def _hash_file(path: Path) -> str:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such pair store")
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""The histogram of scores in the pictures of `n3match match` and `n3match pose`."""
+"""The histogram of probabilities in the pictures of `n3match match` and `n3match pose`."""
 
 import cv2
 import numpy as np
@@ -7,14 +7,14 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from n3match.pipelines.cli import main
-from n3match.pipelines.plots.scores import (
+from n3match.pipelines.plots.probabilities import (
     KEPT_COLOUR,
     REJECTED_ALPHA,
     REJECTED_COLOUR,
     bin_edges,
     counts_of,
     draw_histogram,
-    score_bands,
+    probability_bands,
 )
 from n3match.pipelines.plots.sheet import BACKGROUND
 
@@ -67,7 +67,7 @@ def test_threshold_is_an_edge_that_belongs_to_the_rejected():
     assert "kept above ½" in [text.get_text() for text in axes.texts]
 
 
-def test_ticks_are_scores_where_their_logits_are():
+def test_ticks_are_probabilities_where_their_logits_are():
     axes = drawn(np.linspace(-5, 5, 30))
     labels = {label.get_text(): tick for label, tick in
               zip(axes.get_xticklabels(), axes.get_xticks())}
@@ -77,7 +77,7 @@ def test_ticks_are_scores_where_their_logits_are():
     assert {"0.01", "0.99"} <= set(labels)
 
 
-def test_scores_beyond_the_axis_are_counted_at_its_ends():
+def test_probabilities_beyond_the_axis_are_counted_at_its_ends():
     axes = drawn([-300.0, -40, -1, 2, 90])
     (*_, low), *_ = sorted(bars(axes, REJECTED_COLOUR))
     *_, (*_, high) = sorted(bars(axes, KEPT_COLOUR))
@@ -97,13 +97,13 @@ def test_matches_that_were_not_looked_at_are_named():
 
 def test_no_filter_and_no_matches_are_said():
     for logits, wanted in ((None, "no filter"), (np.zeros(0), "no matches")):
-        (band,) = score_bands(logits, np.zeros(0, bool))
+        (band,) = probability_bands(logits, np.zeros(0, bool))
         axes = Figure().add_axes((0, 0, 1, 1))
         band.draw(axes)
         assert wanted in axes.texts[0].get_text()
 
 
-def test_match_command_draws_matches_above_scores(tmp_path, capsys):
+def test_match_command_draws_matches_above_probabilities(tmp_path, capsys):
     argv = [str(PHOTO0), str(PHOTO1), *CAMERAS, "--max-keypoints", "700"]
     for name, more in (("sift.png", []), ("none.png", ["--filter", "none"])):
         assert main(["match", *argv, *more, "-o", str(tmp_path / "m.csv"),
