@@ -72,8 +72,8 @@ def evaluate_pose(
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     stores = [Path(store) for store in stores]
-    settings = _fingerprints(stores, sources, estimators, seed, focal_guess, sampling)
     chosen = choose_pairs(stores, limit)
+    settings = _fingerprints(stores, sources, estimators, seed, focal_guess, sampling)
 
     wanted = {
         (store.name, pair, source.label, name)

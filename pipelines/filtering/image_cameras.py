@@ -25,21 +25,6 @@ ASSUMED = "assumed (focal length 1.2 × the longer side)"
 _MARGIN = 2.0  # pixels that a keypoint may lie outside its image
 
 
-def add_camera_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--colmap", type=Path, metavar="FOLDER", help="a COLMAP model (cameras and images, .bin "
-        "or .txt) with the cameras of the images"
-    )
-    parser.add_argument(
-        "--intrinsics", type=Path, metavar="FILE",
-        help="a text file of lines NAME MODEL WIDTH HEIGHT PARAMETERS…, as hloc's query lists: "
-        "COLMAP's camera models, the first pixel's centre at (0.5, 0.5)",
-    )
-    parser.add_argument(
-        "--images", type=Path, metavar="FOLDER", help="the photographs, for their EXIF data"
-    )
-
-
 @dataclass
 class ImageCameras:
     """Looks up cameras: COLMAP model, intrinsics list, EXIF, else an assumed focal length.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TypeVar
@@ -9,7 +11,6 @@ from typing import TypeVar
 import numpy as np
 
 from n3match.nn.match_filter import MatchFilter
-from n3match.pipelines.common.free_memory import give_back_free_memory
 from n3match.two_view.ragged import PairMatches, score_pairs
 
 Key = TypeVar("Key")
@@ -39,3 +40,22 @@ def score_stream(
             logits = score_pairs(net, [matches for _, matches in batch])
             yield from ((key, found) for (key, _), found in zip(batch, logits))
         give_back_free_memory()
+
+
+def give_back_free_memory() -> None:
+    """To the system, where the C library is glibc, and does nothing elsewhere.
+
+    glibc keeps what is freed below the last block in use. A job that goes through thousands of
+    pairs leaves small results between large passing tensors, and would seem to grow without end.
+    """
+    trim = _trim()
+    if trim is not None:
+        trim(0)
+
+
+@functools.cache
+def _trim():
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None

@@ -21,8 +21,8 @@ from n3match.pipelines.pairs.make_store import build_pairs
 _DRIVER = """
 import os, random, signal, sys, time
 from pathlib import Path
-from n3match.pipelines import pair_plan
-from n3match.pipelines.build_pairs import build_pairs
+from n3match.pipelines.pairs import plan as pair_plan
+from n3match.pipelines.pairs.make_store import build_pairs
 import cv2, torch
 torch.set_num_threads(1)
 cv2.setNumThreads(1)

@@ -90,7 +90,7 @@ def test_a_stopped_run_goes_on_and_costs_only_what_is_missing(
     arguments = ("--sigma", 30, "--methods", "noisy", "cv2-nlm")
     assert run(scenes, *arguments, "--out", whole) == 0
     wanted = capsys.readouterr().out
-    real, calls = noisy_views.features_of, []
+    real, calls = noise_evaluation.features_of, []
 
     def counts(*given):
         calls.append(given)
