@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from n3match.pipelines.benchmarks.window_baselines import Grid
+from n3match.pipelines.benchmarks.baselines import Grid
 
 _ROUNDS = 7
 

@@ -14,11 +14,9 @@ import torch
 
 from n3match.denoising import Denoiser, denoise
 from n3match.nn import PRESETS, N3Net
-from n3match.pipelines.benchmarks.measure import peak_bytes, seconds_within
-from n3match.pipelines.benchmarks.measurement import Limits
+from n3match.pipelines.benchmarks.measure import Limits, peak_bytes, seconds_within
 from n3match.weights import save_weights
 
-SIDES = (512,)
 NETWORKS = ("dncnn-17", "n3net")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import multiprocessing
 import tempfile
 import time
+from collections.abc import Sequence
 from itertools import islice, product
 from pathlib import Path
 
@@ -17,14 +17,13 @@ import torch
 
 from n3match.matching import extract_sift, putative_matches
 from n3match.pipelines.benchmarks.measure import peak_resident
-from n3match.pipelines.filtering import filter_h5
+from n3match.pipelines.filtering.hloc_files import filter_files
 from n3match.pipelines.two_view.demo_pair import load_demo_pair
 
-PAIRS = (100, 1000)
 _KEYPOINTS = 2000
 
 
-def run(pairs: list[int] | tuple[int, ...]) -> list[dict]:
+def run(pairs: Sequence[int]) -> list[dict]:
     """A row for each number of pairs, of 2 000 putative matches each."""
     rows = []
     with tempfile.TemporaryDirectory() as name:
@@ -97,12 +96,9 @@ def _in_new_process(features: Path, matches: Path, out: Path) -> tuple[float, in
 
 def _filter(features: Path, matches: Path, out: Path, threads: int, connection) -> None:
     torch.set_num_threads(threads)
-    parser = argparse.ArgumentParser()
-    filter_h5.add_arguments(parser)
-    arguments = parser.parse_args([str(features), str(matches), str(out)])
     before, start = peak_resident(), time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        filter_h5.main(arguments)
+        filter_files(features, matches, out)
     seconds = time.perf_counter() - start
     peak = peak_resident() - before
     with h5py.File(out, "r") as file:

@@ -11,8 +11,6 @@ from n3match import ops
 from n3match.pipelines.benchmarks import gpu_checks, gpu_timings
 from n3match.whole_file import write_whole
 
-SIZES = (2000, 5000, 10000, 20000)
-SIDES = (512,)
 DTYPES = (torch.float32, torch.bfloat16)
 NO_GPU = 2  # exit status
 
@@ -27,9 +25,9 @@ def missing() -> str:
 
 
 def run(
-    sizes: Sequence[int] = SIZES,
-    sides: Sequence[int] = SIDES,
-    repeats: int = 20,
+    sizes: Sequence[int],
+    sides: Sequence[int],
+    repeats: int,
     out: Path | None = None,
     compiler: Callable[[Callable], Callable] = torch.compile,
 ) -> int:

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from n3match import ops
 from n3match.ops.window.grid import WindowGrid
+from n3match.pipelines.benchmarks.baselines import Grid, plain_aggregate, plain_bytes, plain_weights
 from n3match.pipelines.benchmarks.ceilings import Ceilings, Work, dense_work, window_work
-from n3match.pipelines.benchmarks.operator import EMBEDDING, FEATURES, NEIGHBOURS
+from n3match.pipelines.benchmarks.operator_dense import EMBEDDING, FEATURES, NEIGHBOURS
 from n3match.pipelines.benchmarks.operator_window import CHANNELS
 from n3match.pipelines.benchmarks.operator_window import NEIGHBOURS as WINDOW_NEIGHBOURS
-from n3match.pipelines.benchmarks.plain_baselines import plain_aggregate, plain_bytes, plain_weights
-from n3match.pipelines.benchmarks.window_baselines import Grid
 from n3match.pipelines.common.tables import markdown_table
 
 # Temperatures at which weights of random inputs are neither uniform nor certain.

@@ -1,8 +1,8 @@
 """Filter the matches of hloc (HDF5): the same layout comes out, with the wrong matches gone.
 
 FEATURES and MATCHES are hloc's files (`extract_features`, `match_features`); OUT is like MATCHES,
-with −1 in matches0 where the filter rejects and its scores in matching_scores0 (above 0.5 where a
-match is kept). hloc's `reconstruction.main` reads it in the place of MATCHES.
+with −1 in matches0 where the filter rejects, and in matching_scores0 its probability of each match
+that is kept, above 0.5. hloc's `reconstruction.main` reads it in the place of MATCHES.
 
 Cameras are from --colmap, --intrinsics, EXIF (--images), whichever first knows an image, else
 assumed from the image size; what was taken is said. Side information of matches: where FEATURES
@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and write these alone (default: all pairs in MATCHES)"
     )
     parser.add_argument(
-        "--no-descriptors", action="store_true", help="don't compute ratio and mutual flags"
+        "--no-descriptors", dest="descriptors", action="store_false",
+        help="don't compute ratio and mutual flags"
     )
     parser.add_argument(
         "--filter", default="sift", metavar="NAME",
@@ -49,8 +50,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     from n3match.pipelines.filtering.hloc_files import filter_files
 
-    if arguments.out.absolute() in [p.absolute() for p in (arguments.features, arguments.matches)]:
-        raise ValueError(f"OUT: {arguments.out} is an input file, wanted another name")
-    filter_files(arguments)
-    print(f"written    {arguments.out}")
+    filter_files(**vars(arguments))
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import time
 from dataclasses import dataclass, field
@@ -35,38 +34,60 @@ from n3match.whole_file import check_target, whole_file
 _IMAGES_HELD = 24  # with descriptors; a few megabytes each
 
 
-def filter_files(arguments: argparse.Namespace) -> None:
+def filter_files(
+    features: Path,
+    matches: Path,
+    out: Path,
+    *,
+    colmap: Path | None = None,
+    intrinsics: Path | None = None,
+    images: Path | None = None,
+    pairs: Path | None = None,
+    descriptors: bool = True,
+    filter: str = "sift",
+) -> None:
     """What `n3match filter-h5` does, with its arguments; prints how many.
 
     Raises:
         OSError, ValueError: naming the file and what is wrong with it.
     """
-    check_target(arguments.out)
-    net = MatchFilter.from_pretrained(arguments.filter)
-    cameras = ImageCameras.from_arguments(arguments)
-    with _open(arguments.features) as features, _open(arguments.matches) as matches:
-        if arguments.pairs is not None:
-            pairs = [find_pair(matches, *names) for names in read_pairs_list(arguments.pairs)]
-            pairs = list({pair.group: pair for pair in pairs}.values())
+    if out.absolute() in [path.absolute() for path in (features, matches)]:
+        raise ValueError(f"OUT: {out} is an input file, wanted another name")
+    check_target(out)
+    net = MatchFilter.from_pretrained(filter)
+    cameras = ImageCameras.read(colmap, intrinsics, images)
+    depends_on = {  # not on the pairs wanted: these don't change what is found of one
+        "format": "n3match-filter-h5-1",
+        "files": [file_state(features), file_state(matches)],
+        "weights": hash_of_weights(filter),
+        "cameras": [file_state(colmap), file_state(intrinsics)],
+        "images": str(images),
+        "descriptors": descriptors,
+    }
+    with _open(features) as found, _open(matches) as groups:
+        if pairs is not None:
+            wanted = [find_pair(groups, *names) for names in read_pairs_list(pairs)]
+            wanted = list({pair.group: pair for pair in wanted}.values())
         else:
-            pairs = list_pairs(matches, image_names(features))
-        if not pairs:
-            raise ValueError(f"{arguments.matches}: holds no pairs (groups with matches0)")
-        reader = PairReader(features, matches, cameras, net, not arguments.no_descriptors)
-        with ProgressLog(part_path(arguments.out), _depends_on(arguments)) as log:
+            wanted = list_pairs(groups, image_names(found))
+        if not wanted:
+            raise ValueError(f"{matches}: holds no pairs (groups with matches0)")
+        reader = PairReader(found, groups, cameras, net, descriptors)
+        with ProgressLog(part_path(out), depends_on) as log:
             if log.discarded:
                 print(f"note       {log.path.name} was of other inputs or options: begun anew")
-            done, seconds = _score(net, reader, pairs, log)
-            remove_leftovers(arguments.out)
-            with whole_file(arguments.out) as temporary, h5py.File(temporary, "w") as out:
-                counts = [_write(matches, out, pair, log) for pair in pairs]
+            done, seconds = _logits(net, reader, wanted, log)
+            remove_leftovers(out)
+            with whole_file(out) as temporary, h5py.File(temporary, "w") as file:
+                counts = [_write(groups, file, pair, log) for pair in wanted]
             log.remove()
-    before = len(pairs) - done
-    print(f"pairs      {len(pairs)}" + (f", {before} of them done before" if before else ""))
+    before = len(wanted) - done
+    print(f"pairs      {len(wanted)}" + (f", {before} of them done before" if before else ""))
     print(f"cameras    {cameras.describe()}")
     print(f"side       {reader.describe_side()}")
     print(f"matches    {sum(n for n, _ in counts)} found, {sum(k for _, k in counts)} kept")
     print(f"seconds    {seconds:.2f}; {done / max(seconds, 1e-9):.1f} pairs a second")
+    print(f"written    {out}")
 
 
 @dataclass
@@ -150,7 +171,7 @@ def read_pairs_list(path: Path) -> list[tuple[str, str]]:
     return pairs
 
 
-def _score(net, reader: PairReader, pairs: list[HlocPair], log: ProgressLog) -> tuple[int, float]:
+def _logits(net, reader: PairReader, pairs: list[HlocPair], log: ProgressLog) -> tuple[int, float]:
     """Logits of all pairs into the log; how many weren't there before, and the seconds."""
     began = time.perf_counter()
     missing = [pair for pair in pairs if pair.group not in log]
@@ -168,21 +189,9 @@ def _write(matches: h5py.File, out: h5py.File, pair: HlocPair, log: ProgressLog)
     logits = np.frombuffer(log.read(pair.group), "<f4").astype(np.float64)
     index0 = np.flatnonzero(matches[pair.group]["matches0"][()] >= 0)
     kept = logits > 0
-    scores = 0.5 * (1 + np.tanh(0.5 * logits[kept]))  # the logistic function
-    write_matches(matches, out, pair.group, index0[kept], scores)
+    probability = 0.5 * (1 + np.tanh(0.5 * logits[kept]))  # the logistic function
+    write_matches(matches, out, pair.group, index0[kept], probability)
     return len(kept), int(kept.sum())
-
-
-def _depends_on(arguments: argparse.Namespace) -> dict:
-    """What logits depend on; the pairs wanted don't change those of a pair."""
-    return {
-        "format": "n3match-filter-h5-1",
-        "files": [file_state(arguments.features), file_state(arguments.matches)],
-        "weights": hash_of_weights(arguments.filter),
-        "cameras": [file_state(arguments.colmap), file_state(arguments.intrinsics)],
-        "images": str(arguments.images),
-        "descriptors": not arguments.no_descriptors,
-    }
 
 
 def _open(path: Path) -> h5py.File:

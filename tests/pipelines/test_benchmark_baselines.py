@@ -6,9 +6,13 @@ import pytest
 import torch
 
 from n3match import ops
-from n3match.pipelines.benchmarks import window_baselines
-from n3match.pipelines.benchmarks.plain_baselines import plain_aggregate
-from n3match.pipelines.benchmarks.window_baselines import Grid, authors_windows, gather_windows
+from n3match.pipelines.benchmarks import baselines
+from n3match.pipelines.benchmarks.baselines import (
+    Grid,
+    authors_windows,
+    gather_windows,
+    plain_aggregate,
+)
 
 # Height, width, patch, stride, window: odd sizes; fewer patches than the window; patches that
 # don't divide by the stride, that don't overlap, and one row of patches.
@@ -84,7 +88,7 @@ def test_windows_follow_the_rule(function, case):
 
 @pytest.mark.parametrize("chunk", [7, 1000])
 def test_gathering_in_chunks_has_the_gradients_of_the_authors_algorithm(chunk, monkeypatch):
-    monkeypatch.setattr(window_baselines, "_CHUNK", chunk)
+    monkeypatch.setattr(baselines, "_CHUNK", chunk)
     images = [image.double().requires_grad_() for image in draw(31, 36)]
     cotangent = torch.randn(2, K, 3, 31, 36, dtype=torch.float64)
     gradients = [

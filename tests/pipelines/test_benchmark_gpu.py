@@ -7,13 +7,13 @@ import torch
 
 from n3match import ops
 from n3match.pipelines.benchmarks import gpu, gpu_checks, gpu_timings
-from n3match.pipelines.benchmarks import main as benchmark
 from n3match.pipelines.benchmarks.ceilings import Ceilings
+from n3match.pipelines.cli import main
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so(tmp_path, capsys):
-    assert benchmark.main(["gpu", "--out", str(tmp_path)]) == 2
+    assert main(["benchmark", "gpu", "--out", str(tmp_path)]) == 2
     assert "did not run: torch sees no CUDA device" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
@@ -35,8 +35,8 @@ def test_a_whole_run_with_another_backend_and_device(tmp_path, capsys, monkeypat
             compiler=compiler,
         ),
     )
-    arguments = ["gpu", "--eager", "--sizes", "40", "--images", "25", "--repeats", "1"]
-    assert benchmark.main([*arguments, "--out", str(tmp_path)]) == 0
+    arguments = ["benchmark", "gpu", "--eager", "--sizes", "40", "--images", "25", "--repeats", "1"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
     report = (tmp_path / "benchmark-gpu.md").read_text()
     assert report.startswith("no device, torch ")
     assert report.count(" 40 with gradients") == report.count(" 25² with gradients") == 2

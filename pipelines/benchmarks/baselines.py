@@ -1,9 +1,14 @@
-"""Window aggregation as others would write it: by gathering, and by the authors' algorithm.
+"""The operator as others would write it, in plain float32 tensors.
 
-Both follow the window rule of `ops.n3_window_aggregate` (with its defaults: released recursion, a
-query leaves itself out) in plain float32 tensors. The authors' algorithm is written here from its
-description: distances between *all* patches, the windows' ones picked out, each of the K weights
-scattered into a dense matrix over all patches, and a dense product with all patches.
+The definition written down, as a first implementation would have it: everything of size M×O is
+kept, K times over when gradients are wanted. Not exact where a weight is within rounding of 1
+(`ops.reference` is): for timing at ordinary temperatures.
+
+Windows of an image by gathering, and by the authors' algorithm. Both follow the window rule of
+`ops.n3_window_aggregate` (with its defaults: released recursion, a query leaves itself out). The
+authors' algorithm is written here from its description: distances between *all* patches, the
+windows' ones picked out, each of the K weights scattered into a dense matrix over all patches, and
+a dense product with all patches.
 
 B batch, C channels, P patch size, S stride, D = C·P² numbers per patch, (n₁, n₂) grid of patches,
 M = N = n₁·n₂ patches, W window, O = W² − 1 candidates of a query.
@@ -12,6 +17,7 @@ M = N = n₁·n₂ patches, W window, O = W² − 1 candidates of a query.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,11 +25,48 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from n3match.pipelines.benchmarks.plain_baselines import plain_weights, squared_distances
-
+# 1 - w is never below this, so that its logarithm is finite.
+_SMALLEST_REST = 2.0**-24
 # Queries gathered at once. Each takes O·D numbers (0.7 MB of 8 channels): it is fastest, with
 # gradients too, while the copies fit a cache and the allocator keeps their memory (32 MB in glibc).
 _CHUNK = 32
+
+
+def plain_weights(logits: Tensor, k: int) -> Iterator[Tensor]:
+    """(..., O) first logits -> K weights of the same shape, one after the other."""
+    for step in range(k):
+        weights = logits.softmax(-1)
+        yield weights
+        if step + 1 < k:
+            logits = logits + (1 - weights).clamp_min(_SMALLEST_REST).log()
+
+
+def squared_distances(query: Tensor, key: Tensor) -> Tensor:
+    """(M, E), (N, E) -> (M, N), by one matrix product."""
+    squares = key.square().sum(-1) + query.square().sum(-1, keepdim=True)
+    return torch.addmm(squares, query, key.T, alpha=-2)
+
+
+def plain_aggregate(
+    query: Tensor, key: Tensor, value: Tensor, k: int, log_temperature: float = 0.0
+) -> Tensor:
+    """(B, M, E), (B, N, E), (B, N, F) -> (B, M, K, F), as `ops.n3_aggregate` with its defaults."""
+    rows = []
+    for q, x, v in zip(query, key, value):
+        logits = squared_distances(q, x) * -math.exp(-log_temperature)
+        rows.append(torch.stack([weights @ v for weights in plain_weights(logits, k)], 1))
+    return torch.stack(rows)
+
+
+def plain_bytes(m: int, n: int, k: int, gradients: bool) -> int:
+    """About what `plain_aggregate` holds at once for one pair, float32."""
+    return 4 * m * n * (3 * k + 1 if gradients else 5)
+
+
+def reference_bytes(m: int, n: int, e: int, gradients: bool) -> int:
+    """About what `ops.reference.n3_aggregate` holds at once for one pair: the differences of all
+    embeddings, in float64."""
+    return 8 * m * n * e * (6 if gradients else 2)
 
 
 @dataclass(frozen=True)
