@@ -114,18 +114,6 @@ def intrinsics_from_focal(focal: float, width: int, height: int) -> np.ndarray:
     return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
 
 
-def default_intrinsics(width: int, height: int) -> np.ndarray:
-    """(3, 3) K for an unknown camera: focal length 1.2 x the longer side, as COLMAP assumes.
-
-    Args:
-        width, height: image size in pixels; the centre of the first pixel is (0, 0).
-
-    Raises:
-        ValueError: an empty image.
-    """
-    return intrinsics_from_focal(1.2 * max(width, height), width, height)
-
-
 def _decode(path: str | Path, mode: int) -> np.ndarray:
     data = np.frombuffer(_read_bytes(path), dtype=np.uint8)
     try:

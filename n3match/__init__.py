@@ -10,8 +10,8 @@ _MODULES = {
     "RelativePose": "n3match.geometry",
     "denoise": "n3match.denoising",
     "denoising": "n3match",
-    "estimate_fundamental": "n3match.two_view.fundamental",
-    "estimate_relative_pose": "n3match.two_view.pose",
+    "estimate_fundamental": "n3match.two_view",
+    "estimate_relative_pose": "n3match.two_view",
     "export_onnx": "n3match.export.filter",
     "export_program": "n3match.export.filter",
     "geometry": "n3match",
@@ -20,7 +20,7 @@ _MODULES = {
     "nn": "n3match",
     "ops": "n3match",
     "plugins": "n3match",
-    "score_matches": "n3match.two_view.filtering",
+    "match_logits": "n3match.two_view",
     "weights": "n3match",
 }
 

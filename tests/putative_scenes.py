@@ -17,7 +17,7 @@ class TwoViewScene:
     points0: np.ndarray  # (N, 2) pixels
     points1: np.ndarray
     right: np.ndarray  # (N,) bool
-    side: np.ndarray  # (N, 2) ratio and mutual flag, as SIFT gives them
+    side_info: np.ndarray  # (N, 2) ratio and mutual flag, as SIFT gives them
     R: np.ndarray
     t: np.ndarray
 

@@ -26,7 +26,7 @@ def test_known_pose_among_wrong_matches(estimator, motion, with_side):
         scene.points1,
         K0,
         K1,
-        side=scene.side if with_side else None,
+        side_info=scene.side_info if with_side else None,
         estimator=_estimator(estimator),
     )
     assert pose.status is PoseStatus.OK
@@ -39,8 +39,8 @@ def test_known_pose_among_wrong_matches(estimator, motion, with_side):
 @pytest.mark.parametrize("with_side", [True, False])
 def test_filter_tells_right_from_wrong(with_side):
     scene = make_scene(150, 850, seed=3)
-    logits = n3match.score_matches(
-        scene.points0, scene.points1, K0, K1, side=scene.side if with_side else None
+    logits = n3match.match_logits(
+        scene.points0, scene.points1, K0, K1, side_info=scene.side_info if with_side else None
     )
     kept = logits > 0
     assert scene.right[kept].mean() > 0.7
@@ -57,9 +57,9 @@ def test_few_clean_matches_are_enough():
 def test_match_order_does_not_matter():
     scene = make_scene(100, 300, seed=6)
     order = np.random.default_rng(0).permutation(400)
-    a = n3match.score_matches(scene.points0, scene.points1, K0, K1, side=scene.side)
-    b = n3match.score_matches(
-        scene.points0[order], scene.points1[order], K0, K1, side=scene.side[order]
+    a = n3match.match_logits(scene.points0, scene.points1, K0, K1, side_info=scene.side_info)
+    b = n3match.match_logits(
+        scene.points0[order], scene.points1[order], K0, K1, side_info=scene.side_info[order]
     )
     np.testing.assert_allclose(b, a[order], atol=1e-3)
 
@@ -102,7 +102,7 @@ def test_pure_outliers_give_no_pose(seed, estimator):
         rng.uniform((0, 0), SIZE1, (1500, 2)),
         K0,
         K1,
-        side=np.stack([rng.uniform(0.85, 1, 1500), rng.random(1500) < 0.3], 1),
+        side_info=np.stack([rng.uniform(0.85, 1, 1500), rng.random(1500) < 0.3], 1),
         estimator=_estimator(estimator),
     )
     assert not pose.ok
@@ -136,8 +136,8 @@ BAD_MATCHES = [
     ({"threshold": -1.0}, ValueError, "threshold"),
 ]
 BAD_FILTERS = [
-    ({"side": np.zeros((20, 3))}, ValueError, "side must have shape"),
-    ({"side": np.full((20, 2), np.nan)}, ValueError, "side holds NaN"),
+    ({"side_info": np.zeros((20, 3))}, ValueError, "side_info must have shape"),
+    ({"side_info": np.full((20, 2), np.nan)}, ValueError, "side_info holds NaN"),
     ({"filter": "no-such"}, FileNotFoundError, "shipped"),
     ({"filter": 3}, TypeError, "filter must be"),
 ]

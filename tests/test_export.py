@@ -16,11 +16,11 @@ from n3match.ops import reference
 SMALL = {"width": 16, "blocks": 2, "embedding_width": 8, "embedding_channels": 4}
 CONFIGS = {
     "like sift": MatchFilterConfig(
-        **SMALL, n3_after=(1,), consensus=True, side_information=("ratio", "mutual"),
+        **SMALL, n3_after=(1,), consensus=True, side_info=("ratio", "mutual"),
         keypoint_change=True, mutual_only=True, refine=True,
     ),
     "like sift-cnnet": MatchFilterConfig(
-        **SMALL, n3_after=(), side_information=("ratio", "mutual"), mutual_only=True, refine=True,
+        **SMALL, n3_after=(), side_info=("ratio", "mutual"), mutual_only=True, refine=True,
     ),
     "as published": MatchFilterConfig(**SMALL, n3_after=(1,)),
 }
@@ -41,7 +41,7 @@ def make_filter(name: str) -> MatchFilter:
     with torch.no_grad():
         for trunk in (net.trunk, getattr(net.refinement, "trunk", None)):
             if trunk is not None:
-                trunk.head.bias -= net.score(**given).quantile(0.3)
+                trunk.head.bias -= net.logits(**given).quantile(0.3)
     return net
 
 
@@ -58,13 +58,16 @@ def make_inputs(b: int, n: int, mutual: str, padded: bool) -> dict[str, torch.Te
         mask[0, 2 * n // 3 :] = False
         points[:, ~mask], side[~mask] = 7.0, 1.0
     shape = torch.rand(b, n, 3, generator=gen) - 0.5
-    return {"points0": points[0], "points1": points[1], "side": side, "shape": shape, "mask": mask}
+    return {
+        "points0": points[0], "points1": points[1], "side_info": side, "keypoint_change": shape,
+        "mask": mask,
+    }
 
 
 def cases(names):
     """All inputs that a graph with these inputs is tried on."""
     for b, n in SIZES:
-        for mutual in MUTUAL if "side" in names else MUTUAL[:1]:
+        for mutual in MUTUAL if "side_info" in names else MUTUAL[:1]:
             for padded in (False, True):
                 given = make_inputs(b, n, mutual, padded)
                 yield {name: given[name] for name in names}
@@ -87,7 +90,7 @@ def nets(quick: str):
 
 def score(net, given):
     with torch.inference_mode():
-        return net.score(**given).clone()
+        return net.logits(**given).clone()
 
 
 @nets(quick="like sift")
@@ -120,7 +123,7 @@ def test_onnx(net, tmp_path):
 @nets(quick="as published")
 def test_compiled(net):
     torch.compiler.reset()
-    graph = torch.compile(net.score, fullgraph=True, dynamic=True, backend="aot_eager")
+    graph = torch.compile(net.logits, fullgraph=True, dynamic=True, backend="aot_eager")
     for given in cases(input_names(net)):
         with torch.inference_mode():
             found = graph(**given)

@@ -21,7 +21,7 @@ def net():
     return MatchFilter(
         MatchFilterConfig(
             width=16, blocks=3, n3_after=(2,), embedding_width=8, embedding_channels=4,
-            side_information=("ratio", "mutual"), keypoint_change=True, mutual_only=True,
+            side_info=("ratio", "mutual"), keypoint_change=True, mutual_only=True,
         )
     ).eval()
 
@@ -37,13 +37,13 @@ def test_pairs_of_unequal_length_are_scored_as_if_alone(net, batch_matches):
     calls = []
     hook = net.trunk.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
     with torch.inference_mode():
-        found = net.score_ragged(points0, points1, side, shape, batch_matches=batch_matches)
+        found = net.logits_of_many(points0, points1, side, shape, batch_matches=batch_matches)
         hook.remove()
         for i, n in enumerate(lengths):
             assert found[i].shape == (n,)
             if n:
-                wanted = net.score(
-                    points0[i][None], points1[i][None], side[i][None], shape=shape[i][None]
+                wanted = net.logits(
+                    points0[i][None], points1[i][None], side[i][None], None, shape[i][None]
                 )
                 torch.testing.assert_close(found[i], wanted[0], rtol=1e-4, atol=1e-5)
     assert calls == {1: [1] * 5, 130: [2, 3], 1 << 15: [5]}[batch_matches]
@@ -52,18 +52,18 @@ def test_pairs_of_unequal_length_are_scored_as_if_alone(net, batch_matches):
 def test_lists_that_do_not_fit_are_named(net):
     points = [torch.rand(4, 2), torch.rand(5, 2)]
     with pytest.raises(ValueError, match="points1 must have a row"):
-        net.score_ragged(points, points[::-1])
-    with pytest.raises(ValueError, match="side must have a row"):
-        net.score_ragged(points, points, points[:1])
+        net.logits_of_many(points, points[::-1])
+    with pytest.raises(ValueError, match="side_info must have a row"):
+        net.logits_of_many(points, points, points[:1])
     with pytest.raises(ValueError, match="batch_matches"):
-        net.score_ragged(points, points, batch_matches=0)
-    assert net.score_ragged([], []) == []
+        net.logits_of_many(points, points, batch_matches=0)
+    assert net.logits_of_many([], []) == []
 
 
 def test_torch_hub():
     code = (
         "import sys, torch; net = torch.hub.load(sys.argv[1], 'match_filter', source='local'); "
-        "assert not net.training; print(type(net).__name__, *net.side_information)"
+        "assert not net.training; print(type(net).__name__, *net.side_info)"
     )
     done = subprocess.run([sys.executable, "-c", code, ROOT], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -27,7 +27,7 @@ def test_public_names_are_these_and_all_of_them_load():
         "nn",
         "ops",
         "plugins",
-        "score_matches",
+        "match_logits",
         "weights",
     ]
     for name in n3match.__all__:
@@ -56,7 +56,7 @@ def test_library_needs_no_pipeline_and_no_dataset():
         "    getattr(n3match, name)\n"
         "n3match.plugins.opencv, n3match.plugins.kornia\n"
         "assert 'kornia' not in sys.modules\n"
-        "assert 'n3match.two_view.pose' in sys.modules\n"
+        "assert 'n3match.two_view' in sys.modules\n"
         "sys.exit(any(m.startswith(('n3match.pipelines', 'n3match.datasets')) for m in "
         "sys.modules))"
     )
@@ -76,7 +76,7 @@ def test_shipped_filters_load(name):
     assert name in weights.shipped()
     net = n3match.MatchFilter.from_pretrained(name)
     assert not net.training
-    assert net.side_information == ("ratio", "mutual")
+    assert net.side_info == ("ratio", "mutual")
 
 
 def test_all_shipped_weights_have_a_model_card():

@@ -6,28 +6,28 @@ from putative_scenes import K0, K1, make_scene
 
 import n3match
 from n3match.geometry import undistort_points
-from n3match.matching.known_side import is_gradient_histogram, ratio_and_mutual
-from n3match.two_view.ragged import PairMatches, score_pairs
+from n3match.matching import is_gradient_histogram, ratio_and_mutual
+from n3match.two_view import PairMatches, logits_of_many
 
 NET = n3match.MatchFilter.from_pretrained("sift")
 
 
 def matches(scene, side=True) -> PairMatches:
     points = undistort_points(scene.points0, K0), undistort_points(scene.points1, K1)
-    return PairMatches(*points, scene.side if side else None)
+    return PairMatches(*points, scene.side_info if side else None)
 
 
 def test_a_batch_of_unequal_pairs_decides_as_each_pair_alone():
     scenes = [make_scene(60, 140, seed=0), make_scene(90, 210, seed=1), make_scene(3, 2, seed=2)]
     given = [matches(scenes[0]), matches(scenes[1], side=False), matches(scenes[2])]
     empty = PairMatches(np.zeros((0, 2)), np.zeros((0, 2)))
-    together = score_pairs(NET, [*given, empty])
+    together = logits_of_many(NET, [*given, empty])
     assert [len(logits) for logits in together] == [200, 300, 5, 0]
     for found, pair in zip(together, given):
-        alone = score_pairs(NET, [pair])[0]
+        alone = logits_of_many(NET, [pair])[0]
         assert ((found > 0) == (alone > 0)).mean() > 0.99
-    wanted = n3match.score_matches(
-        scenes[0].points0, scenes[0].points1, K0, K1, side=scenes[0].side
+    wanted = n3match.match_logits(
+        scenes[0].points0, scenes[0].points1, K0, K1, side_info=scenes[0].side_info
     )
     assert ((together[0] > 0) == (wanted > 0)).mean() > 0.99
 
@@ -35,15 +35,15 @@ def test_a_batch_of_unequal_pairs_decides_as_each_pair_alone():
 def test_rays_that_a_lens_does_not_reach_are_never_kept():
     pair = matches(make_scene(60, 140, seed=0))
     pair.points1[::3] = np.nan
-    found = score_pairs(NET, [pair])[0]
+    found = logits_of_many(NET, [pair])[0]
     assert (found[::3] == -np.inf).all() and (found[1::3] > 0).any()
 
 
 def test_shapes_that_do_not_fit_are_named():
     pair = matches(make_scene(5, 5))
-    wrong = PairMatches(pair.points0, pair.points1, pair.side[:, :1])
-    with pytest.raises(ValueError, match=r"pairs\[1\].side: found shape \(10, 1\)"):
-        score_pairs(NET, [pair, wrong])
+    wrong = PairMatches(pair.points0, pair.points1, pair.side_info[:, :1])
+    with pytest.raises(ValueError, match=r"pairs\[1\].side_info: found shape \(10, 1\)"):
+        logits_of_many(NET, [pair, wrong])
 
 
 def test_ratio_and_mutual_of_matches_made_elsewhere():

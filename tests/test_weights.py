@@ -6,23 +6,43 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from n3match import MatchFilter, weights
-from n3match.nn import MatchClassifier, MatchFilterConfig
+from n3match import weights
+from n3match.nn import MatchFilter, MatchFilterConfig
 
-CONFIG = MatchFilterConfig(width=8, blocks=2, n3_after=(1,), side_information=("ratio",))
+CONFIG = MatchFilterConfig(width=8, blocks=2, n3_after=(1,), side_info=("ratio",))
 
 
 def test_round_trip(tmp_path):
     torch.manual_seed(0)
-    net = MatchClassifier(CONFIG)
+    net = MatchFilter(CONFIG)
     path = tmp_path / "mine.safetensors"
     weights.save_weights(path, net, trained_on="nothing")
     loaded = MatchFilter.from_pretrained(path)
     assert not loaded.training
-    assert loaded.side_information == ("ratio",)
+    assert loaded.side_info == ("ratio",)
     points = torch.randn(2, 1, 9, 2)
     torch.testing.assert_close(loaded(*points).logits, net.eval()(*points).logits)
     assert [file.name for file in tmp_path.iterdir()] == ["mine.safetensors"]
+
+
+def test_a_file_of_version_0_1_loads(tmp_path):
+    torch.manual_seed(0)
+    net = MatchFilter(
+        MatchFilterConfig(
+            width=8, blocks=2, n3_after=(1,), side_info=("ratio",), keypoint_change=True,
+            min_log_temperature=-2.0,
+        )
+    )
+    config = {
+        "width": 8, "blocks": 2, "n3_after": [1], "side_information": ["ratio"],
+        "keypoint_shape": True, "coldest": -2.0,
+    }
+    metadata = {
+        "format": weights.store.FORMAT, "network": "MatchClassifier",
+        "config": json.dumps(config), "notes": "{}",
+    }
+    save_file(net.state_dict(), tmp_path / "old.safetensors", metadata=metadata)
+    assert MatchFilter.from_pretrained(tmp_path / "old.safetensors").config == net.config
 
 
 def test_unknown_name():
@@ -46,7 +66,7 @@ def test_foreign_safetensors_are_refused(tmp_path):
 
 def test_truncated_file(tmp_path):
     path = tmp_path / "cut.safetensors"
-    weights.save_weights(path, MatchClassifier(CONFIG))
+    weights.save_weights(path, MatchFilter(CONFIG))
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"cut\.safetensors"):
         MatchFilter.from_pretrained(path)
@@ -56,7 +76,7 @@ def test_weights_that_do_not_fit_their_configuration(tmp_path):
     path = tmp_path / "wrong.safetensors"
     metadata = {
         "format": weights.store.FORMAT,
-        "network": "MatchClassifier",
+        "network": "MatchFilter",
         "config": json.dumps({"width": 8, "blocks": 2, "n3_after": [1]}),
         "notes": "{}",
     }

@@ -1,4 +1,4 @@
-"""Ways to make another pair of a pair (numpy): see two_view.py for the sample's keys.
+"""Ways to make another pair of a pair (numpy): see sample.py for the sample's keys.
 
 Every function takes a sample and answers a new one that may share unchanged arrays with it; none
 writes into its input. Randomness comes from the generator given. Rotations about the optical axes,
@@ -16,9 +16,7 @@ from n3match.datasets.pairs.sample import (
     make_sample,
     squared_epipolar_distances,
 )
-
-#: Ratio and mutual flag that stand for "not known".
-UNKNOWN_SIDE = (1.0, 0.0)
+from n3match.matching.side_info import NEUTRAL
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,8 @@ def augment(
     """At most ``num_matches`` matches of the sample, changed in the ways of ``config``.
 
     The order is: crop, outliers, choice of matches, swap, mirror, camera rotations, focal error,
-    side information, shapes. The matches of the answer are in random order when any were left out.
+    side information, keypoint changes. The matches of the answer are in random order when any
+    were left out.
     """
     config = Augmentation() if config is None else config
     if num_matches < 1:
@@ -86,9 +85,9 @@ def augment(
         sample = focal_error(sample, *(1 + error))
     if config.ratio:
         power = np.float32(np.exp(rng.normal(0, config.ratio)))
-        side = sample["side"].copy()
-        side[:, 0] **= power
-        sample = {**sample, "side": side}
+        side_info = sample["side_info"].copy()
+        side_info[:, 0] **= power
+        sample = {**sample, "side_info": side_info}
     if lots[6] < config.drop_side:
         sample = drop_side(sample)
     return drop_keypoint_change(sample) if lots[7] < config.drop_keypoint_change else sample
@@ -124,7 +123,8 @@ def _tilt_rotation(tilt: np.ndarray) -> np.ndarray:
 
 def take(sample: dict, index: np.ndarray) -> dict:
     """The matches of the given indices (or bool mask), in that order."""
-    return {**sample, **{k: sample[k][index] for k in ("x", "side", "shape", "distances")}}
+    keys = ("x", "side_info", "keypoint_change", "distances")
+    return {**sample, **{key: sample[key][index] for key in keys}}
 
 
 def subsample(
@@ -186,8 +186,8 @@ def swap_images(sample: dict) -> dict:
     """
     R = sample["R"].astype(np.float64)
     t = sample["t"].astype(np.float64)
-    shape = sample["shape"] * np.array([1, -1, -1], np.float32)
-    swapped = make_sample(sample["x"][:, [2, 3, 0, 1]], sample["side"], shape, R.T, -R.T @ t)
+    change = sample["keypoint_change"] * np.array([1, -1, -1], np.float32)
+    swapped = make_sample(sample["x"][:, [2, 3, 0, 1]], sample["side_info"], change, R.T, -R.T @ t)
     return {**sample, **swapped, "distances": sample["distances"]}
 
 
@@ -196,8 +196,8 @@ def mirror(sample: dict) -> dict:
     flip = np.array([-1.0, 1.0, 1.0])
     x = sample["x"] * np.array([-1, 1, -1, 1], np.float32)
     R = flip[:, None] * sample["R"] * flip
-    shape = sample["shape"] * np.array([1, -1, 1], np.float32)
-    mirrored = make_sample(x, sample["side"], shape, R, flip * sample["t"])
+    change = sample["keypoint_change"] * np.array([1, -1, 1], np.float32)
+    mirrored = make_sample(x, sample["side_info"], change, R, flip * sample["t"])
     return {**sample, **mirrored, "distances": sample["distances"]}
 
 
@@ -226,8 +226,8 @@ def rotate_cameras(sample: dict, rotation0: np.ndarray, rotation1: np.ndarray) -
         turned = [rays[kept] for rays in turned]
     x = np.concatenate([rays[:, :2] / rays[:, 2:] for rays in turned], 1)
     R = rotation1 @ sample["R"].astype(np.float64) @ rotation0.T
-    shape = turn(sample["shape"], _roll_of(rotation1) - _roll_of(rotation0))
-    return {**sample, **make_sample(x, sample["side"], shape, R, rotation1 @ sample["t"])}
+    change = turn(sample["keypoint_change"], _roll_of(rotation1) - _roll_of(rotation0))
+    return {**sample, **make_sample(x, sample["side_info"], change, R, rotation1 @ sample["t"])}
 
 
 def _roll_of(Q: np.ndarray) -> float:
@@ -235,9 +235,9 @@ def _roll_of(Q: np.ndarray) -> float:
     return float(np.arctan2(Q[1, 0] - Q[0, 1], Q[0, 0] + Q[1, 1]))
 
 
-def turn(shape: np.ndarray, angle: float) -> np.ndarray:
-    """Relative shapes (N, 3) with ``angle`` (radians) added to every turn; unknown ones stay so."""
-    cosine, sine, log_scale = shape.T
+def turn(change: np.ndarray, angle: float) -> np.ndarray:
+    """Keypoint changes (N, 3) with ``angle`` (radians) added to each turn; unknown ones stay so."""
+    cosine, sine, log_scale = change.T
     c, s = np.cos(angle), np.sin(angle)
     return np.stack([c * cosine - s * sine, s * cosine + c * sine, log_scale], 1)
 
@@ -249,15 +249,15 @@ def focal_error(sample: dict, scale0: float, scale1: float) -> dict:
     for a few percent at most.
     """
     scale = np.array([scale0, scale0, scale1, scale1], np.float32)
-    shape = sample["shape"] + np.float32([0, 0, np.log(scale1 / scale0)])
-    return {**sample, "x": sample["x"] * scale, "shape": shape}
+    change = sample["keypoint_change"] + np.float32([0, 0, np.log(scale1 / scale0)])
+    return {**sample, "x": sample["x"] * scale, "keypoint_change": change}
 
 
 def add_outliers(sample: dict, rng: np.random.Generator, count: int) -> dict:
     """``count`` more matches between the pair's own keypoints, at random; their distances too.
 
-    Their side information and shapes are those of wrong matches of the pair, or typical values
-    where it has none. By chance a few are near their epipolar lines, and are labelled so.
+    Their side information and keypoint changes are those of wrong matches of the pair, or typical
+    values where it has none. By chance a few are near their epipolar lines, and are labelled so.
     """
     total = len(sample["x"])
     if count < 1 or total == 0:
@@ -267,23 +267,24 @@ def add_outliers(sample: dict, rng: np.random.Generator, count: int) -> dict:
     wrong = np.flatnonzero(sample["distances"] >= TRUE_MATCH_DISTANCE)
     if len(wrong):
         like = wrong[rng.integers(0, len(wrong), count)]
-        side, shape = sample["side"][like], sample["shape"][like]
+        side_info, change = sample["side_info"][like], sample["keypoint_change"][like]
     else:
         mutual = rng.random(count) < 0.15
-        side = np.stack([rng.beta(18, 1.7, count), mutual], 1).astype(np.float32)
-        shape = turn(sample["shape"][first], rng.uniform(-np.pi, np.pi, count)).astype(np.float32)
+        side_info = np.stack([rng.beta(18, 1.7, count), mutual], 1).astype(np.float32)
+        angles = rng.uniform(-np.pi, np.pi, count)
+        change = turn(sample["keypoint_change"][first], angles).astype(np.float32)
     distances = squared_epipolar_distances(x, sample["E"])
-    added = {"x": x, "side": side, "shape": shape, "distances": distances}
+    added = {"x": x, "side_info": side_info, "keypoint_change": change, "distances": distances}
     return {**sample, **{k: np.concatenate([sample[k], v]) for k, v in added.items()}}
 
 
 def drop_side(sample: dict) -> dict:
-    """Ratio and mutual flag of the whole pair made unknown: UNKNOWN_SIDE in every row."""
-    side = np.empty_like(sample["side"])
-    side[:] = UNKNOWN_SIDE
-    return {**sample, "side": side}
+    """Ratio and mutual flag of the whole pair made unknown."""
+    side_info = np.empty_like(sample["side_info"])
+    side_info[:] = tuple(NEUTRAL.values())
+    return {**sample, "side_info": side_info}
 
 
 def drop_keypoint_change(sample: dict) -> dict:
     """Turn and change of size of the whole pair made unknown: zeros."""
-    return {**sample, "shape": np.zeros_like(sample["shape"])}
+    return {**sample, "keypoint_change": np.zeros_like(sample["keypoint_change"])}

@@ -82,10 +82,10 @@ class MixedPairs:
         """The batch of this step (0 or more).
 
         Returns:
-            float32 ``points0`` (B, N, 2), ``points1`` (B, N, 2), ``side`` (B, N, 2), ``shape``
-            (B, N, 3), ``distances`` (B, N), ``R`` (B, 3, 3), ``t`` (B, 3), ``E`` (B, 3, 3), and
-            bool ``mask`` (B, N), true where there is a match. N is the longest of the batch; the
-            rest is zeros.
+            float32 ``points0`` (B, N, 2), ``points1`` (B, N, 2), ``side_info`` (B, N, 2),
+            ``keypoint_change`` (B, N, 3), ``distances`` (B, N), ``R`` (B, 3, 3), ``t`` (B, 3),
+            ``E`` (B, 3, 3), and bool ``mask`` (B, N), true where there is a match. N is the longest
+            of the batch; the rest is zeros.
         """
         rng = np.random.default_rng((self.seed, int(step)))
         low, high = self.num_matches
@@ -146,7 +146,7 @@ def _balance(scenes: Sequence[str] | None, count: int) -> tuple[list[np.ndarray]
 def _as_arrays(sample: dict) -> dict:
     """A sample of two_view.py from one of a PairDataset, which calls its distances ``ys``."""
     labels = sample["distances"] if "distances" in sample else sample["ys"]
-    keys = ("x", "side", "shape", "R", "t", "E")
+    keys = ("x", "side_info", "keypoint_change", "R", "t", "E")
     arrays = {key: np.asarray(sample[key], np.float32) for key in keys}
     arrays["E"] = arrays["E"] / np.linalg.norm(arrays["E"])
     return {**arrays, "distances": np.asarray(labels, np.float32)}
@@ -159,20 +159,20 @@ def collate(samples: Sequence[dict]) -> dict[str, torch.Tensor]:
     longest = max(len(sample["x"]) for sample in samples)
     size = len(samples)
     x = np.zeros((size, longest, 4), np.float32)
-    side = np.zeros((size, longest, 2), np.float32)
-    shape = np.zeros((size, longest, 3), np.float32)
+    side_info = np.zeros((size, longest, 2), np.float32)
+    change = np.zeros((size, longest, 3), np.float32)
     distances = np.zeros((size, longest), np.float32)
     mask = np.zeros((size, longest), bool)
     for i, sample in enumerate(samples):
         count = len(sample["x"])
-        x[i, :count], side[i, :count] = sample["x"], sample["side"]
-        shape[i, :count] = sample["shape"]
+        x[i, :count], side_info[i, :count] = sample["x"], sample["side_info"]
+        change[i, :count] = sample["keypoint_change"]
         distances[i, :count], mask[i, :count] = sample["distances"], True
     arrays = {
         "points0": np.ascontiguousarray(x[..., :2]),
         "points1": np.ascontiguousarray(x[..., 2:]),
-        "side": side,
-        "shape": shape,
+        "side_info": side_info,
+        "keypoint_change": change,
         "mask": mask,
         "distances": distances,
         **{

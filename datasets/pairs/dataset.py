@@ -14,7 +14,7 @@ from n3match.datasets.pairs.store import (
     read_cameras,
     read_core,
     read_record,
-    read_shapes,
+    read_sizes_angles,
 )
 from n3match.matching import keypoint_change
 
@@ -24,9 +24,9 @@ class PairDataset(torch.utils.data.Dataset):
 
     Item i is a dictionary of tensors (N matches):
         x: (N, 4) float32, calibrated x0, y0, x1, y1
-        side: (N, 2) float32, ratio in [0, 1] and mutual flag 0/1
-        shape: (N, 3) float32, see `n3match.matching.keypoint_change`; zeros where the store has no
-            keypoint shapes or cameras
+        side_info: (N, 2) float32, ratio in [0, 1] and mutual flag 0/1
+        keypoint_change: (N, 3) float32, see `n3match.matching.keypoint_change`; zeros where the
+            store has no keypoint sizes and angles, or no cameras
         ys: (N,) float32, squared symmetric epipolar distance, calibrated units
         R: (3, 3), t: (3,) unit norm, E = [t]x R: (3, 3), all float64
         focal: (2,) float32, mean focal length of each camera in pixels; NaN where not known
@@ -74,10 +74,12 @@ class PairDataset(torch.utils.data.Dataset):
         t = torch.from_numpy(t / length)
         return {
             "x": torch.from_numpy(core["xs"][0]),
-            "side": torch.from_numpy(
+            "side_info": torch.from_numpy(
                 np.stack([core["ratios"], core["mutuals"].astype(np.float32)], axis=1)
             ),
-            "shape": torch.from_numpy(self._relative_shape(file, row, len(core["ys"]), focal)),
+            "keypoint_change": torch.from_numpy(
+                self._keypoint_change(file, row, len(core["ys"]), focal)
+            ),
             "ys": torch.from_numpy(core["ys"][:, 0]),
             "R": R,
             "t": t,
@@ -87,11 +89,11 @@ class PairDataset(torch.utils.data.Dataset):
         }
 
     @staticmethod
-    def _relative_shape(file: h5py.File, row: int, count: int, focal: list[float]) -> np.ndarray:
-        shapes = read_shapes(file, row)
-        if shapes is None or not np.isfinite(focal).all():
+    def _keypoint_change(file: h5py.File, row: int, count: int, focal: list[float]) -> np.ndarray:
+        sizes_angles = read_sizes_angles(file, row)
+        if sizes_angles is None or not np.isfinite(focal).all():
             return np.zeros((count, 3), np.float32)
-        return keypoint_change(*shapes, *focal).astype(np.float32)
+        return keypoint_change(*sizes_angles, *focal).astype(np.float32)
 
     def record(self, index: int) -> PairRecord:
         """Everything about a pair, pixels and names among it.

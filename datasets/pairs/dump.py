@@ -42,7 +42,7 @@ def read_dump_record(file: h5py.File, index: int, scene: str) -> PairRecord:
     """One pair of an open dump, its labels worked out from its pose.
 
     What a dump does not have is filled in so that it can be told: pixels are those of an ideal
-    lens (K x), index0 and index1 are -1, descriptor distances NaN, keypoint shapes (0, -1)
+    lens (K x), index0 and index1 are -1, descriptor distances NaN, sizes and angles (0, -1)
     ("unknown"), names the number of the pair; the image size is taken to be symmetric about the
     principal point. A pair store of ours comes back with what it has.
 
@@ -67,7 +67,7 @@ def read_dump_record(file: h5py.File, index: int, scene: str) -> PairRecord:
         raise ValueError(f"{file.filename}: ratios/{index}: found numbers outside [0, 1]")
     points0, points1 = (x[:, i : i + 2] @ K[:2, :2].T + K[:2, 2] for i, K in ((0, K0), (2, K1)))
     unknown = np.full(len(x), -1)
-    shapes = np.tile(np.float32([0, -1]), (len(x), 1))
+    unknown = np.tile(np.float32([0, -1]), (len(x), 1))
     return PairRecord(
         scene=scene,
         name0=f"{index}-0",
@@ -84,8 +84,8 @@ def read_dump_record(file: h5py.File, index: int, scene: str) -> PairRecord:
         descriptor_distance=np.full(len(x), np.nan),
         index0=unknown,
         index1=unknown,
-        shapes0=shapes,
-        shapes1=shapes,
+        sizes_angles0=unknown,
+        sizes_angles1=unknown,
         K0=K0,
         K1=K1,
         distortion0=np.zeros(4),

@@ -1,10 +1,10 @@
 """The sample of one image pair as the datasets hand it round, and its labels (numpy).
 
 A sample is a dict of float32 arrays: ``x`` (N, 4) calibrated coordinates (x0, y0, x1, y1),
-``side`` (N, 2) ratio in (0, 1] and mutual flag 0/1, ``shape`` (N, 3) how the keypoint turns and
-changes its size (``n3match.matching.keypoint_change``; zeros where not known), ``R`` (3, 3) and
-``t`` (3,) of unit length with x1 ~ R x0 + t, ``E`` (3, 3) = [t]x R of Frobenius norm 1 with
-x1ᵀ E x0 = 0, and ``distances`` (N,) squared symmetric epipolar distances.
+``side_info`` (N, 2) ratio in (0, 1] and mutual flag 0/1, ``keypoint_change`` (N, 3) how the
+keypoint turns and changes its size (``n3match.matching.keypoint_change``; zeros where not known),
+``R`` (3, 3) and ``t`` (3,) of unit length with x1 ~ R x0 + t, ``E`` (3, 3) = [t]x R of Frobenius
+norm 1 with x1ᵀ E x0 = 0, and ``distances`` (N,) squared symmetric epipolar distances.
 """
 
 from __future__ import annotations
@@ -47,7 +47,11 @@ def squared_epipolar_distances(x: np.ndarray, E: np.ndarray) -> np.ndarray:
 
 
 def make_sample(
-    x: np.ndarray, side: np.ndarray, shape: np.ndarray, R: np.ndarray, t: np.ndarray
+    x: np.ndarray,
+    side_info: np.ndarray,
+    keypoint_change: np.ndarray,
+    R: np.ndarray,
+    t: np.ndarray,
 ) -> dict:
     """The sample dict described at the top of this file, with E and the distances worked out."""
     t = np.asarray(t, np.float64)
@@ -56,8 +60,8 @@ def make_sample(
     x = np.ascontiguousarray(x, np.float32)
     return {
         "x": x,
-        "side": np.ascontiguousarray(side, np.float32),
-        "shape": np.ascontiguousarray(shape, np.float32),
+        "side_info": np.ascontiguousarray(side_info, np.float32),
+        "keypoint_change": np.ascontiguousarray(keypoint_change, np.float32),
         "R": np.asarray(R, np.float32),
         "t": t.astype(np.float32),
         "E": E.astype(np.float32),

@@ -86,7 +86,7 @@ class PairRecord:
         R: (3, 3), t: (3,) unit: x1 ~ R x0 + t.
         ratio: (N,) in [0, 1]; mutual: (N,) bool; descriptor_distance: (N,).
         index0, index1: (N,) rows among each image's keypoints.
-        shapes0, shapes1: (N, 2) OpenCV keypoint size (px) and angle (degrees).
+        sizes_angles0, sizes_angles1: (N, 2) OpenCV keypoint size (px) and angle (degrees).
         K0, K1: (3, 3); distortion0, distortion1: (D,) in OpenCV's order.
         size0, size1: (width, height) in pixels.
     """
@@ -106,8 +106,8 @@ class PairRecord:
     descriptor_distance: np.ndarray
     index0: np.ndarray
     index1: np.ndarray
-    shapes0: np.ndarray
-    shapes1: np.ndarray
+    sizes_angles0: np.ndarray
+    sizes_angles1: np.ndarray
     K0: np.ndarray
     K1: np.ndarray
     distortion0: np.ndarray
@@ -198,7 +198,7 @@ def read_cameras(file: h5py.File, index: int) -> tuple[np.ndarray, np.ndarray] |
     )
 
 
-def read_shapes(file: h5py.File, index: int) -> tuple[np.ndarray, np.ndarray] | None:
+def read_sizes_angles(file: h5py.File, index: int) -> tuple[np.ndarray, np.ndarray] | None:
     """Keypoint size and angle (N, 2) of each match in both images; None where the file has none."""
     if "shapes0" not in file or "shapes1" not in file:
         return None
@@ -237,8 +237,8 @@ def read_record(file: h5py.File, index: int) -> PairRecord:
         descriptor_distance=found["distances"],
         index0=found["index0s"],
         index1=found["index1s"],
-        shapes0=found["shapes0"],
-        shapes1=found["shapes1"],
+        sizes_angles0=found["shapes0"],
+        sizes_angles1=found["shapes1"],
         K0=found["K0s"],
         K1=found["K1s"],
         distortion0=found["dist0s"],

@@ -142,16 +142,16 @@ def _generate(rng: np.random.Generator, count: int, kind: str | None) -> dict:
         ambiguous = min(4 * is_shifted.mean(), 1) * rng.uniform(0.1, 0.9)
         repeated[num_false:] = rng.random(num_true) < ambiguous
     origin = _duplicate_orientations(rng, x0_all, x1_all, end, is_true)
-    side = _side_information(rng, is_true, repeated, end)
+    side_info = _side_info(rng, is_true, repeated, end)
     drawn = np.concatenate([false, true])
     local = _local_maps(points[:, drawn], depth[drawn], x1[drawn], tilt, R1, centre)
     alike = is_true | np.concatenate([shared < 0, np.zeros(num_true, bool)])
-    shape = _shapes(rng, local[:, origin], alike, camera0, camera1)
+    change = _keypoint_changes(rng, local[:, origin], alike, camera0, camera1)
 
     shuffle = rng.permutation(count)
     x = np.take(np.concatenate([x0_all, x1_all], 1), shuffle, axis=0)
-    side, shape = np.take(side, shuffle, axis=0), np.take(shape, shuffle, axis=0)
-    return make_sample(x, side, shape, R1 @ tilt.T, -R1 @ centre)
+    side_info, change = (np.take(a, shuffle, axis=0) for a in (side_info, change))
+    return make_sample(x, side_info, change, R1 @ tilt.T, -R1 @ centre)
 
 
 def _inlier_share(rng: np.random.Generator, difficulty: float) -> float:
@@ -384,7 +384,7 @@ def _duplicate_orientations(
     return place
 
 
-def _side_information(
+def _side_info(
     rng: np.random.Generator, is_true: np.ndarray, repeated: np.ndarray, end: np.ndarray
 ) -> np.ndarray:
     """(N, 2) ratio and mutual flag.
@@ -441,14 +441,14 @@ def _local_maps(
     return np.stack([turn, np.clip(0.5 * np.log(np.maximum(area, 1e-12)), -3, 3)])
 
 
-def _shapes(
+def _keypoint_changes(
     rng: np.random.Generator,
     local: np.ndarray,
     alike: np.ndarray,
     camera0: Camera,
     camera1: Camera,
 ) -> np.ndarray:
-    """(N, 3) relative shapes as a detector finds them (`n3match.matching.keypoint_change`).
+    """(N, 3) keypoint changes as a detector finds them (`n3match.matching.keypoint_change`).
 
     Spreads are those of SIFT on real photographs (12 scenes): right matches turn within 2° to 15°
     of each other and change size within 7 to 20 %; wrong ones turn anyhow, though textures that

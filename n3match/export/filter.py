@@ -1,9 +1,9 @@
 """The match filter as a graph of its own: `torch.export` and ONNX.
 
 Inputs of the graph, B pairs of N matches each: `points0`, `points1` (B, N, 2) calibrated
-coordinates, `side` (B, N, S) and `shape` (B, N, 3) where the filter has them, `mask` (B, N) bool,
-True for real matches. Output: `logits` (B, N), −inf where the mask is False; above 0: keep. B and N
-are chosen anew with each call.
+coordinates, `side_info` (B, N, S) and `keypoint_change` (B, N, 3) where the filter has them, `mask`
+(B, N) bool, True for real matches. Output: `logits` (B, N), −inf where the mask is False; above 0:
+keep. B and N are chosen anew with each call.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from n3match.export import dense_tensors as graph_tensors
 from n3match.geometry.eigenvector import eigh_of_tensors
-from n3match.nn.classifier import CHANGE_COLUMNS
+from n3match.matching.side_info import CHANGE_COLUMNS
 from n3match.nn.match_filter import MatchFilter
-from n3match.two_view.filtering import as_filter
+from n3match.two_view import as_filter
 from n3match.whole_file import whole_file
 
 
-class _Scores(nn.Module):
-    """`MatchFilter.score` with the inputs of the graph, in their order."""
+class _Logits(nn.Module):
+    """`MatchFilter.logits` with the inputs of the graph, in their order."""
 
     def __init__(self, net: MatchFilter):
         super().__init__()
@@ -31,7 +31,7 @@ class _Scores(nn.Module):
         self.names = input_names(net)
 
     def forward(self, *given: Tensor) -> Tensor:
-        return self.net.score(**dict(zip(self.names, given)))
+        return self.net.logits(**dict(zip(self.names, given)))
 
 
 def input_names(filter: MatchFilter) -> tuple[str, ...]:
@@ -44,8 +44,8 @@ def input_names(filter: MatchFilter) -> tuple[str, ...]:
     wanted = {
         "points0": True,
         "points1": True,
-        "side": bool(config.side_information),
-        "shape": config.keypoint_change,
+        "side_info": bool(config.side_info),
+        "keypoint_change": config.keypoint_change,
         "mask": True,
     }
     return tuple(name for name, there in wanted.items() if there)
@@ -57,8 +57,8 @@ def export_program(
     """The filter as a program of `torch.export`, for the CPU, in float32.
 
     `program.module()` is called with the inputs of the graph in their order, see `input_names`.
-    Values aren't checked: NaN in, NaN out. The second pass looks at the same matches as in
-    `MatchFilter`, but carries the others along, which takes longer.
+    Values aren't checked: NaN in, NaN out. Refinement passes look at the same matches as in
+    `MatchFilter`, but carry the others along, which takes longer.
 
     Args:
         filter: a `MatchFilter`, a shipped name or a path.
@@ -72,15 +72,15 @@ def export_program(
     examples = {
         "points0": points[0],
         "points1": points[1],
-        "side": torch.zeros(b, n, len(net.side_information)),
-        "shape": torch.zeros(b, n, CHANGE_COLUMNS),
+        "side_info": torch.zeros(b, n, len(net.side_info)),
+        "keypoint_change": torch.zeros(b, n, CHANGE_COLUMNS),
         "mask": torch.ones(b, n, dtype=torch.bool),
     }
     given = tuple(examples[name] for name in input_names(net))
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     with torch.no_grad():
         return torch.export.export(
-            _Scores(net).eval(), given, dynamic_shapes={"given": tuple(free for _ in given)}
+            _Logits(net).eval(), given, dynamic_shapes={"given": tuple(free for _ in given)}
         )
 
 

@@ -1,18 +1,25 @@
-"""Features and putative matches: SIFT, RootSIFT, exact nearest neighbours."""
+"""Features and putative matches: SIFT, exact nearest neighbours, what is known of a match."""
 
-from n3match.matching.keypoint_change import keypoint_change
 from n3match.matching.nearest import Matches, nearest_neighbors
 from n3match.matching.putative import PutativeMatches, putative_matches
-from n3match.matching.root_sift import root_sift
-from n3match.matching.sift import Features, extract_sift
+from n3match.matching.side_info import (
+    is_gradient_histogram,
+    keypoint_change,
+    ratio_and_mutual,
+    side_info_columns,
+)
+from n3match.matching.sift import Features, extract_sift, root_sift
 
 __all__ = [
     "Features",
     "Matches",
     "PutativeMatches",
     "extract_sift",
+    "is_gradient_histogram",
+    "keypoint_change",
     "nearest_neighbors",
     "putative_matches",
-    "keypoint_change",
+    "ratio_and_mutual",
     "root_sift",
+    "side_info_columns",
 ]

@@ -1,11 +1,13 @@
-"""SIFT keypoints and descriptors through OpenCV."""
+"""SIFT keypoints and descriptors through OpenCV, and RootSIFT.
+
+RootSIFT compares the histograms by the Hellinger kernel: Arandjelović & Zisserman, "Three things
+everyone should know to improve object retrieval", CVPR 2012.
+"""
 
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-
-from n3match.matching.root_sift import root_sift
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Features:
         return len(self.keypoints)
 
     @property
-    def shapes(self) -> np.ndarray:
+    def sizes_angles(self) -> np.ndarray:
         """(N, 2) float32 sizes and angles."""
         return np.stack([self.sizes, self.angles], axis=1)
 
@@ -96,3 +98,24 @@ def extract_sift(
         scores=scores[order],
         image_size=(image.shape[1], image.shape[0]),
     )
+
+
+def root_sift(descriptors: np.ndarray) -> np.ndarray:
+    """Square root of each descriptor after scaling it to sum 1.
+
+    Args:
+        descriptors: (N, D) non-negative histograms, any real dtype.
+
+    Returns:
+        (N, D) float32, rows of Euclidean norm 1; an all-zero row stays zero.
+
+    Raises:
+        ValueError: not two-dimensional, or a negative or non-finite entry.
+    """
+    descriptors = np.asarray(descriptors, dtype=np.float32)
+    if descriptors.ndim != 2:
+        raise ValueError(f"descriptors: found shape {descriptors.shape}, wanted (N, D)")
+    if descriptors.size and not (np.isfinite(descriptors).all() and descriptors.min() >= 0):
+        raise ValueError("descriptors: found a negative or non-finite entry, wanted histograms")
+    total = descriptors.sum(axis=1, keepdims=True)
+    return np.sqrt(descriptors / np.where(total > 0, total, 1))

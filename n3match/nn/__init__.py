@@ -1,19 +1,21 @@
 """Blocks and networks built on the N³ operator."""
 
-from n3match.nn.classifier import FilterOutput, MatchClassifier, MatchFilterConfig, mutual_mask
+from n3match.nn.config import MatchFilterConfig
 from n3match.nn.context_norm import ContextNormReLU
 from n3match.nn.dncnn import DnCNN
 from n3match.nn.image_n3_block import ImageN3Block
+from n3match.nn.match_filter import FilterOutput, MatchFilter
 from n3match.nn.n3_block import PointN3Block
 from n3match.nn.n3net import PRESETS, N3Net, N3NetConfig
+from n3match.nn.passes import mutual_mask
 
 __all__ = [
-    "MatchFilterConfig",
     "ContextNormReLU",
     "DnCNN",
     "FilterOutput",
     "ImageN3Block",
-    "MatchClassifier",
+    "MatchFilter",
+    "MatchFilterConfig",
     "N3Net",
     "N3NetConfig",
     "PRESETS",

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from n3match import ops
+from n3match.matching.side_info import CHANGE_COLUMNS
+from n3match.nn.config import COORDINATES
 
-COORDINATES = 4  # x0, y0, x1, y1
-CHANGE_COLUMNS = 3  # cosine, sine, log scale of the keypoints' change
 _SMALLEST = 1e-5  # squared calibrated units: a distance of 3e-3, a few pixels
 _HIDDEN = 64
 _EMBEDDING = 16  # channels of the space of places
@@ -59,7 +59,7 @@ class LocalConsensus(nn.Module):
     Args:
         columns: numbers C known of each match, calibrated x0, y0, x1, y1 first.
         channels_out: of the answer.
-        keypoint_change: whether `own` in the call has the keypoints' change of shape.
+        keypoint_change: whether `own` in the call has the keypoints' change.
         k: neighbours.
         min_log_temperature: see `bounded`.
     """

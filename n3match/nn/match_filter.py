@@ -1,28 +1,65 @@
-"""The filter as users hold it: a trained classifier in eval mode."""
+"""The match filter: CNNet (Yi et al., CVPR 2018) and its N³ version, one class configured.
+
+A linear layer lifts each match (x0, y0, x1, y1, side information, change of its keypoints) to
+`width` channels; residual blocks of two per-match linear layers follow, each with context
+normalisation, batch normalisation and ReLU; a linear head gives a logit per match. With
+`n3_after`, the block before each N³ block narrows to width/(K+1) channels, so that features and K
+neighbours together are `width` again.
+
+The published networks are the defaults: ``MatchFilterConfig()`` is N³ after block 6 of 12,
+``MatchFilterConfig(n3_after=())`` is CNNet. With `refine`, a second network goes over the better
+matches again, once or, with `refinements`, several times (`passes`).
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from n3match import weights
-from n3match.nn import MatchClassifier, MatchFilterConfig
+from n3match.geometry import weighted_eight_point
+from n3match.matching.side_info import CHANGE_COLUMNS
+from n3match.nn.config import COORDINATES, MatchFilterConfig
+from n3match.nn.passes import Refinement, Trunk, mutual_mask, on_chosen
+from n3match.weights import load_weights
+
+_NOT_MUTUAL = -8.0  # the logit of a match that isn't looked at
 
 
-class MatchFilter(MatchClassifier):
-    """Scores putative matches: keep those with ``logits > 0``.
+@dataclass(frozen=True)
+class FilterOutput:
+    """What a filter says of B pairs of N matches."""
 
-    Call it with calibrated coordinates ``(points0, points1, side=None, mask=None, shape=None)``,
-    see `MatchClassifier.forward`; `n3match.score_matches` takes pixels.
+    logits: Tensor  # (B, N); positive: keep. −inf where the mask is False
+    weights: Tensor  # (B, N) relu(tanh(logits)), in [0, 1)
+    essential: Tensor  # (B, 3, 3) weighted eight-point, unit norm: x1ᵀ E x0 = 0
+    earlier_logits: tuple[Tensor, ...]  # (B, N) of the passes before the last, if any
+
+
+class MatchFilter(nn.Module):
+    """Tells right from wrong putative matches: keep those with a logit above 0.
+
+    Invariant to the order of a pair's matches, for any number of them. It is called with
+    calibrated coordinates, see `forward`; `n3match.match_logits` takes pixels. A new one has random
+    weights; `from_pretrained` loads trained ones.
+
+    Args:
+        config: what it is built from; None for `MatchFilterConfig()`.
     """
 
+    def __init__(self, config: MatchFilterConfig | None = None):
+        super().__init__()
+        self.config = config = config or MatchFilterConfig()
+        self.trunk = Trunk(config.columns, config)
+        self.refinement = Refinement(config.columns, config) if config.refine else None
+
     @property
-    def side_information(self) -> tuple[str, ...]:
-        """Names of the columns of `side`, e.g. ("ratio", "mutual"); it works without them too."""
-        return self.config.side_information
+    def side_info(self) -> tuple[str, ...]:
+        """Names of the columns of side information, e.g. ("ratio", "mutual"); it works without."""
+        return self.config.side_info
 
     @classmethod
     def from_pretrained(
@@ -32,23 +69,23 @@ class MatchFilter(MatchClassifier):
 
         Args:
             name_or_path: a shipped name (see `n3match.weights.shipped`), or a .safetensors file.
-            refinements: how often the second pass looks at the better matches; None: as often as
-                the weights say. The weights are the same, each look takes time.
+            refinements: how many refinement passes go over the better matches; None: as many as
+                the weights say. The weights are the same, each pass takes time.
 
         Returns:
             The filter in eval mode, on the CPU.
 
         Raises:
             FileNotFoundError: no such name or file. ValueError: the file holds something else, or
-                a network that doesn't look so often.
+                a network without refinement passes.
         """
-        network, config, state = weights.load_weights(name_or_path)
-        if network not in ("MatchClassifier", "MatchFilter"):
+        network, config, state = load_weights(name_or_path)
+        if network != "MatchFilter":
             raise ValueError(f"name_or_path: {name_or_path} holds a {network}, not a match filter")
         if refinements is not None:
             if not config.get("refine"):
                 raise ValueError(
-                    f"refinements: {name_or_path} has no second pass, got {refinements}"
+                    f"refinements: {name_or_path} has no refinement pass, got {refinements}"
                 )
             config = {**config, "refinements": refinements}
         try:
@@ -58,23 +95,76 @@ class MatchFilter(MatchClassifier):
             raise ValueError(f"name_or_path: {name_or_path} doesn't fit: {error}") from error
         return net.eval()
 
-    def score_ragged(
+    def forward(
+        self,
+        points0: Tensor,
+        points1: Tensor,
+        side_info: Tensor | None = None,
+        mask: Tensor | None = None,
+        keypoint_change: Tensor | None = None,
+    ) -> FilterOutput:
+        """What the filter says of B pairs of N matches.
+
+        Args:
+            points0, points1: (B, N, 2) calibrated coordinates (K⁻¹ applied) of each match.
+            side_info: (B, N, S) side information, columns named by `side_info` of the filter;
+                None where it isn't known: its columns are then neutral.
+            mask: (B, N) bool, True for real matches, False for padding.
+            keypoint_change: (B, N, 3) how the keypoints turn and change their size, see
+                `n3match.matching.keypoint_change`; None where it isn't known. Only for networks
+                with `config.keypoint_change`; others don't look at it.
+
+        Returns:
+            `FilterOutput` of (B, N) logits and weights and (B, 3, 3) essential matrices.
+
+        Raises:
+            ValueError, TypeError: for shapes and types that don't fit, naming the argument.
+        """
+        matches = self._inputs(points0, points1, side_info, mask, keypoint_change)
+        *earlier, logits = self._logits(matches, mask)
+        with torch.autocast(matches.device.type, enabled=False):
+            weights = torch.relu(torch.tanh(logits))
+            essential = weighted_eight_point(
+                matches[..., :2], matches[..., 2:4], weights, normalize=True
+            )
+        return FilterOutput(logits, weights, essential, tuple(earlier))
+
+    def logits(
+        self,
+        points0: Tensor,
+        points1: Tensor,
+        side_info: Tensor | None = None,
+        mask: Tensor | None = None,
+        keypoint_change: Tensor | None = None,
+    ) -> Tensor:
+        """The logits of `forward` alone, (B, N), without the eight-point algorithm.
+
+        Args:
+            points0, points1, side_info, mask, keypoint_change: as in `forward`.
+
+        Raises:
+            ValueError, TypeError: as there.
+        """
+        matches = self._inputs(points0, points1, side_info, mask, keypoint_change)
+        return self._logits(matches, mask)[-1]
+
+    def logits_of_many(
         self,
         points0: Sequence[Tensor],
         points1: Sequence[Tensor],
-        side: Sequence[Tensor] | None = None,
-        shape: Sequence[Tensor] | None = None,
+        side_info: Sequence[Tensor] | None = None,
+        keypoint_change: Sequence[Tensor] | None = None,
         *,
         batch_matches: int | None = None,
     ) -> list[Tensor]:
-        """`score` for pairs that differ in their number of matches.
+        """`logits` of pairs that differ in their number of matches.
 
-        Pairs of similar size are padded to one and scored together, which leaves every pair's
-        logits as they would be alone.
+        Pairs of similar size are padded to one and go through the network together, which leaves
+        every pair's logits as they would be alone.
 
         Args:
             points0, points1: for each pair (N_i, 2) calibrated coordinates; N_i may be 0.
-            side, shape: for each pair (N_i, S) and (N_i, 3), see `MatchClassifier.forward`; None
+            side_info, keypoint_change: for each pair (N_i, S) and (N_i, 3), see `forward`; None
                 where it isn't known of any pair.
             batch_matches: most matches in one call, padding included, unless one pair has more.
                 None: 8192 on a CPU, whose caches hold no more, else 32768.
@@ -90,8 +180,11 @@ class MatchFilter(MatchClassifier):
             batch_matches = 1 << (13 if on_cpu else 15)
         if batch_matches < 1:
             raise ValueError(f"batch_matches must be at least 1, got {batch_matches}")
-        columns = {"points0": points0, "points1": points1, "side": side, "shape": shape}
-        columns = {name: list(c) for name, c in columns.items() if c is not None}
+        given = {
+            "points0": points0, "points1": points1,
+            "side_info": side_info, "keypoint_change": keypoint_change,
+        }
+        columns = {name: list(c) for name, c in given.items() if c is not None}
         lengths = [len(points) for points in columns["points0"]]
         for name, column in columns.items():
             if [len(tensor) for tensor in column] != lengths:
@@ -105,11 +198,94 @@ class MatchFilter(MatchClassifier):
                 name: nn.utils.rnn.pad_sequence([column[i] for i in batch], batch_first=True)
                 for name, column in columns.items()
             }
-            count = torch.tensor([lengths[i] for i in batch], device=padded["points0"].device)
-            mask = torch.arange(int(count.max()), device=count.device) < count[:, None]
-            for i, row in zip(batch, self.score(**padded, mask=mask)):
+            mask = None
+            if len({lengths[i] for i in batch}) > 1:
+                count = torch.tensor([lengths[i] for i in batch], device=padded["points0"].device)
+                mask = torch.arange(int(count.max()), device=count.device) < count[:, None]
+            for i, row in zip(batch, self.logits(**padded, mask=mask)):
                 logits[i] = row[: lengths[i]]
         return logits
+
+    def _logits(self, matches: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+        """Logits (B, N) of each pass, in their order; −inf where the mask is False."""
+        if not self.config.mutual_only or not matches.shape[1]:
+            return self._passes(matches, mask)
+        left_out = matches.new_full(matches.shape[:2], _NOT_MUTUAL)
+        if mask is not None:
+            left_out = left_out.masked_fill(~mask, float("-inf"))
+        chosen = mutual_mask(matches[..., COORDINATES:], self.config, mask)
+        return on_chosen(self._passes, matches, chosen, left_out)
+
+    def _passes(self, matches: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+        # Under autocast the head answers in half precision; what follows is epipolar geometry.
+        logits = self.trunk(matches, mask).to(matches.dtype)
+        if mask is not None:
+            logits = logits.masked_fill(~mask, float("-inf"))
+        passes = [logits]
+        if self.refinement is not None and matches.shape[1]:
+            for _ in range(self.config.refinements):
+                passes.append(self.refinement(matches, passes[-1], mask))
+        return tuple(passes)
+
+    def _inputs(self, points0, points1, side_info, mask, keypoint_change) -> Tensor:
+        """(B, N, C) all that is known of each match; zeros where the mask is False."""
+        config = self.config
+        given = {
+            "points0": points0, "points1": points1,
+            "side_info": side_info, "keypoint_change": keypoint_change,
+        }
+        _check(given, mask, config)
+        columns = [points0, points1]
+        if config.side_info:
+            if side_info is None:
+                neutral = points0.new_tensor(config.neutral_side_info)
+                side_info = neutral.expand(*points0.shape[:2], -1)
+            columns.append(side_info)
+        if config.keypoint_change:
+            if keypoint_change is None:
+                keypoint_change = points0.new_zeros(*points0.shape[:2], CHANGE_COLUMNS)
+            columns.append(keypoint_change)
+        matches = torch.cat(columns, -1)
+        return matches if mask is None else matches.masked_fill(~mask[..., None], 0.0)
+
+
+def _check(given: dict[str, Tensor | None], mask: Tensor | None, config: MatchFilterConfig) -> None:
+    """Raises for arguments, by name, that don't fit."""
+    for name in ("points0", "points1"):
+        points = given[name]
+        if not isinstance(points, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(points).__name__}")
+        if points.ndim != 3 or points.shape[-1] != 2:
+            raise ValueError(f"{name} must have shape (B, N, 2), got {tuple(points.shape)}")
+        if not points.dtype.is_floating_point:
+            raise TypeError(f"{name} must be floating point, got {points.dtype}")
+    shape0, shape1 = (tuple(given[name].shape) for name in ("points0", "points1"))
+    if shape0 != shape1:
+        raise ValueError(f"points0 and points1 must have one shape, got {shape0} and {shape1}")
+    b, n, _ = shape0
+    columns = {
+        "side_info": (config.side_info, len(config.side_info)),
+        "keypoint_change": (("cosine", "sine", "log_scale"), CHANGE_COLUMNS),
+    }
+    for name, (names, count) in columns.items():
+        found = given[name]
+        if found is not None and tuple(found.shape) != (b, n, count):
+            raise ValueError(
+                f"{name} must have shape (B, N, {count}) = {(b, n, count)} with columns {names}, "
+                f"got {tuple(found.shape)}"
+            )
+    if mask is not None and (mask.dtype != torch.bool or tuple(mask.shape) != (b, n)):
+        raise ValueError(
+            f"mask must be bool of shape (B, N) = {(b, n)}, got {mask.dtype} {tuple(mask.shape)}"
+        )
+    if torch.compiler.is_compiling():
+        return  # a graph has no place for questions about values
+    for name, tensor in given.items():
+        if tensor is None:
+            continue
+        shown = tensor if mask is None else tensor[mask]
+        if not bool(torch.isfinite(shown).all()):
+            raise ValueError(f"{name} holds NaN or infinite numbers: finite numbers wanted")
 
 
 def _batches(lengths: Sequence[int], most: int) -> list[list[int]]:

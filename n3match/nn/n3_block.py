@@ -47,7 +47,7 @@ class PointN3Block(nn.Module):
         k: neighbours K.
         embedding_width, embedding_channels: size of the embedding and temperature networks.
         consensus: see above.
-        keypoint_change: whether consensus sees the change of the keypoints' shapes as well.
+        keypoint_change: whether consensus sees the keypoints' change as well.
         min_log_temperature: smooth lower bound of log temperatures; None: none, as published.
     """
 
@@ -84,7 +84,7 @@ class PointN3Block(nn.Module):
             x: (B, N, F) features.
             mask: (B, N) bool, False for padding; None: all matches are real.
             own: (B, N, `columns`), wanted with consensus alone: x0, y0, x1, y1 of each match, and
-                the change of its keypoints' shape where the network knows it.
+                its keypoints' change where the network knows it.
 
         Returns:
             (B, N, (K + 1)·F).

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from n3match.geometry import guess_intrinsics
 from n3match.geometry.checks import check_intrinsics
 
-#: Focal length of a guessed camera, as a share of the longer side of the image.
-GUESSED_FOCAL = 1.2
 # No lens has a shorter focal length in pixels: such a number is in millimetres, or in image sizes.
 _SHORTEST_FOCAL = 10.0
 # Detectors that interpolate put keypoints up to about this many pixels outside the image.
@@ -19,27 +18,31 @@ _MARGIN = 2.0
 _WIDEST_MEDIAN = 10.0
 
 
-def check_image_size(name: str, size: object) -> tuple[int, int]:
-    """Require (width, height), both positive."""
-    try:
-        width, height = (int(side) for side in size)
-    except (TypeError, ValueError):
-        width = height = 0
-    if min(width, height) < 1:
-        found = tuple(size) if isinstance(size, (list, tuple, np.ndarray)) else size
-        raise ValueError(f"{name} must be (width, height), both positive, got {found}")
-    return width, height
+def given_or_guessed(
+    name: str,
+    K: object,
+    size_name: str,
+    size: tuple[float, float] | None,
+    points: np.ndarray | None = None,
+) -> np.ndarray:
+    """(3, 3) float64 camera matrix: K, checked, or for None a guess from the image's size.
 
+    Args:
+        name, K, size, points: as of `check_pixel_camera`.
+        size_name: of the argument that tells the size.
 
-def guessed_camera(size: tuple[int, int]) -> np.ndarray:
-    """(3, 3) camera matrix for an image (width, height) of which nothing else is known."""
-    width, height = size
-    focal = GUESSED_FOCAL * max(width, height)
-    return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]])
+    Raises:
+        ValueError: as there; neither K nor a size.
+    """
+    if K is not None:
+        return check_pixel_camera(name, K, size, points)
+    if size is None:
+        raise ValueError(f"{size_name} and {name}: found neither, wanted one of them")
+    return guess_intrinsics(size, size_name)
 
 
 def check_pixel_camera(
-    name: str, K: object, size: tuple[int, int] | None, points: np.ndarray | None = None
+    name: str, K: object, size: tuple[float, float] | None, points: np.ndarray | None = None
 ) -> np.ndarray:
     """Require a camera matrix in pixels of this image; returns it as float64.
 
@@ -75,12 +78,14 @@ def check_pixel_camera(
     if not (0 <= cx <= width and 0 <= cy <= height):
         raise ValueError(
             f"{name} has its principal point at ({cx:g}, {cy:g}), outside the image of "
-            f"{width} × {height}: it must belong to the image at this size"
+            f"{width:g} × {height:g}: it must belong to the image at this size"
         )
     return K
 
 
-def check_inside(name: str, points: np.ndarray, size_name: str, size: tuple[int, int]) -> None:
+def check_inside(
+    name: str, points: np.ndarray, size_name: str, size: tuple[float, float]
+) -> None:
     """Require points (N, 2) in pixels of an image (width, height), to within 2 pixels.
 
     Raises:
@@ -91,8 +96,8 @@ def check_inside(name: str, points: np.ndarray, size_name: str, size: tuple[int,
         x, y = points[np.flatnonzero(outside)[0]]
         raise ValueError(
             f"{name}: {int(outside.sum())} of {len(points)} lie outside the image of "
-            f"{size[0]} × {size[1]} that {size_name} says, e.g. ({x:g}, {y:g}): they must be in "
-            "pixels of an image of that size"
+            f"{size[0]:g} × {size[1]:g} that {size_name} says, e.g. ({x:g}, {y:g}): they must be "
+            "in pixels of an image of that size"
         )
 
 

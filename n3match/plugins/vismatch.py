@@ -11,18 +11,19 @@ from collections.abc import Callable
 
 import numpy as np
 
+from n3match.geometry import guess_intrinsics
 from n3match.nn.match_filter import MatchFilter
-from n3match.two_view.filtering import as_filter, score_matches
-from n3match.two_view.pose import pose_from_logits
+from n3match.two_view import as_filter, match_logits, pose_from_logits, probability
 
 
 class FilteredMatcher:
     """Called like the matcher it wraps; its answer speaks of the kept matches and their pose.
 
-    In the answer, `matched_kpts0/1` (and `matched_confidences`, now the filter's scores in (½, 1])
-    are the kept matches, `inlier_kpts0/1` and `num_inliers` those of the relative pose. `H` is
-    None: inliers are of an essential matrix, not of a homography. New are `E` (3, 3), `R` (3, 3),
-    `t` (3,) (x1 ~ R x0 + t; None without a pose) and `status`. All else is the matcher's.
+    In the answer, `matched_kpts0/1` are the kept matches (`matched_confidences` the filter's
+    probabilities of them, in (½, 1]), `inlier_kpts0/1` and `num_inliers` those of the relative
+    pose. `H` is None: inliers are of an essential matrix, not of a homography. New are `E` (3, 3),
+    `R` (3, 3), `t` (3,) (x1 ~ R x0 + t; None without a pose) and `status`. All else is the
+    matcher's.
 
     Args:
         matcher: of vismatch, or any callable with such an answer.
@@ -59,14 +60,14 @@ class FilteredMatcher:
         points = [
             np.asarray(answer[f"matched_kpts{i}"], np.float64).reshape(-1, 2) for i in (0, 1)
         ]
-        logits = score_matches(*points, K0, K1, filter=self.filter)
+        logits = match_logits(*points, K0, K1, filter=self.filter)
         kept = logits > 0
         pose = pose_from_logits(*points, K0, K1, logits, threshold=self.threshold)
         for i in (0, 1):
             found = np.asarray(answer[f"matched_kpts{i}"]).reshape(-1, 2)
             answer[f"matched_kpts{i}"] = found[kept]
             answer[f"inlier_kpts{i}"] = found[pose.inliers]
-        answer["matched_confidences"] = 0.5 * (1 + np.tanh(0.5 * logits[kept]))
+        answer["matched_confidences"] = probability(logits[kept])
         answer.update(
             num_inliers=pose.num_inliers, H=None, E=pose.E, R=pose.R, t=pose.t,
             status=str(pose.status),
@@ -82,5 +83,4 @@ def _camera(name: str, image) -> np.ndarray:
             f"got {type(image).__name__}; or give K{name[-1]}"
         )
     height, width = shape[1:]
-    focal = 1.2 * max(width, height)
-    return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]])
+    return guess_intrinsics((width, height), name)

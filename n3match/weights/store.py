@@ -22,9 +22,13 @@ DEFAULT_DENOISER = "n3net"
 _MAX_BYTES = 1 << 30
 _MAX_HEADER_TEXT = 1 << 16
 
-
-# Names in files of version 0.1, and what they are called now.
-_RENAMED = {"coldest": "min_log_temperature", "keypoint_shape": "keypoint_change"}
+# Networks and fields of their configuration in files of 0.1, and what they are called now.
+_RENAMED = {
+    "MatchClassifier": "MatchFilter",
+    "coldest": "min_log_temperature",
+    "keypoint_shape": "keypoint_change",
+    "side_information": "side_info",
+}
 
 
 def shipped() -> tuple[str, ...]:
@@ -102,4 +106,5 @@ def load_weights(name_or_path: str | os.PathLike) -> tuple[str, dict, dict]:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} holds no weights of n3match: {error}") from error
-    return metadata.get("network", ""), config, state
+    network = metadata.get("network", "")
+    return _RENAMED.get(network, network), config, state

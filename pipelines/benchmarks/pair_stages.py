@@ -20,7 +20,7 @@ _PAIRS = 8
 def pairs_per_second(net: MatchFilter, largest: int, repeats: int) -> dict[str, float]:
     """Of pairs with largest / 2 … largest matches, one by one and as ragged lists in one call."""
     rng = np.random.default_rng(0)
-    points0, points1, side = (
+    points0, points1, side_info = (
         [
             torch.from_numpy(rng.random((int(n), 2), dtype=np.float32))
             for n in np.linspace(largest / 2, largest, _PAIRS)
@@ -30,11 +30,12 @@ def pairs_per_second(net: MatchFilter, largest: int, repeats: int) -> dict[str, 
 
     def one_by_one():
         with torch.inference_mode():
-            return [net.score(*(t[None] for t in pair)) for pair in zip(points0, points1, side)]
+            pairs = zip(points0, points1, side_info)
+            return [net.logits(*(t[None] for t in pair)) for pair in pairs]
 
     def in_one_call():
         with torch.inference_mode():
-            return net.score_ragged(points0, points1, side)
+            return net.logits_of_many(points0, points1, side_info)
 
     seconds = median_seconds({"one by one": one_by_one, "in one call": in_one_call}, repeats)
     return {how: _PAIRS / s for how, s in seconds.items()}
@@ -84,13 +85,13 @@ def _scored_pair(keypoints: int) -> Callable[[MatchFilter], object]:
 def _scored_points(matches: int) -> Callable[[MatchFilter], object]:
     """The network on random points, none of which it may leave out."""
     rng = np.random.default_rng(0)
-    points0, points1, side = (
+    points0, points1, side_info = (
         torch.from_numpy(rng.random((1, matches, 2), dtype=np.float32)) for _ in range(3)
     )
 
     def score(net: MatchFilter):
         with torch.inference_mode():
-            return net.score(points0, points1, side)
+            return net.logits(points0, points1, side_info)
 
     return score
 

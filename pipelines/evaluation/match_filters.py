@@ -17,7 +17,7 @@ import torch
 
 from n3match import weights
 from n3match.datasets.pairs.store import PairRecord
-from n3match.matching import keypoint_change
+from n3match.matching import keypoint_change, side_info_columns
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.fingerprints import hash_of_weights
 from n3match.pipelines.evaluation.precomputed import PrecomputedMatches
@@ -42,8 +42,8 @@ def mutual_and_ratio(record: PairRecord) -> PreparedFilter:
 
 def gms(record: PairRecord) -> PreparedFilter:
     """OpenCV's grid-based motion statistics (Bian et al., CVPR 2017) with its default settings."""
-    keypoints0 = _opencv_keypoints(record.points0, record.shapes0)
-    keypoints1 = _opencv_keypoints(record.points1, record.shapes1)
+    keypoints0 = _opencv_keypoints(record.points0, record.sizes_angles0)
+    keypoints1 = _opencv_keypoints(record.points1, record.sizes_angles1)
     matches = [cv2.DMatch(i, i, float(d)) for i, d in enumerate(record.descriptor_distance)]
 
     def run() -> Filtered:
@@ -72,7 +72,8 @@ def adalam(record: PairRecord) -> PreparedFilter:
         torch.tensor(p, dtype=torch.float32) for p in (record.points0, record.points1)
     )
     (sizes0, angles0), (sizes1, angles1) = (
-        torch.tensor(s.T.copy(), dtype=torch.float32) for s in (record.shapes0, record.shapes1)
+        torch.tensor(s.T.copy(), dtype=torch.float32)
+        for s in (record.sizes_angles0, record.sizes_angles1)
     )
     scores = torch.tensor(record.ratio, dtype=torch.float32).square()
     mutual = torch.tensor(record.mutual)
@@ -111,29 +112,23 @@ CLASSICAL: dict[str, PairFilter] = {
 
 def learned(net: MatchFilter, record: PairRecord) -> PreparedFilter:
     """n3match's own: kept where the logit is positive, weight relu(tanh(logit))."""
-    known = {"ratio": record.ratio, "mutual": record.mutual}
-    unknown = [name for name in net.side_information if name not in known]
-    if unknown:
-        raise ValueError(
-            f"filter: wants side information {unknown}, a pair store has {tuple(known)}"
-        )
-    x = torch.tensor(record.xs, dtype=torch.float32)[None]
-    columns = [torch.tensor(known[name], dtype=torch.float32) for name in net.side_information]
-    side = torch.stack(columns, dim=-1)[None] if columns else None
-
     focal = [(K[0, 0] + K[1, 1]) / 2 for K in (record.K0, record.K1)]
-    shape = keypoint_change(record.shapes0, record.shapes1, *focal)
-    shape = torch.tensor(shape, dtype=torch.float32)[None]
-
+    arrays = (
+        record.xs,
+        side_info_columns(net.side_info, record.ratio, record.mutual),
+        keypoint_change(record.sizes_angles0, record.sizes_angles1, *focal),
+    )
+    x, side_info, change = (
+        None if a is None else torch.tensor(a, dtype=torch.float32)[None] for a in arrays
+    )
     device = next(net.parameters()).device
 
     def run() -> Filtered:
         if not x.shape[1]:
             return Filtered(np.zeros(0, dtype=bool), np.zeros(0))
-        inputs = (None if c is None else c.to(device) for c in (x, side, shape))
         with torch.inference_mode():
-            points, known_side, known_shape = inputs
-            logits = net.score(points[..., :2], points[..., 2:], known_side, shape=known_shape)
+            points, *known = (None if c is None else c.to(device) for c in (x, side_info, change))
+            logits = net.logits(points[..., :2], points[..., 2:], known[0], None, known[1])
         logits = logits[0].double().cpu().numpy()
         return Filtered(logits > 0, np.maximum(np.tanh(logits), 0.0))
 
@@ -214,8 +209,8 @@ def _is_there(path: str) -> bool:
     return Path(path).is_file() or PrecomputedMatches.parse(path) is not None
 
 
-def _opencv_keypoints(points: np.ndarray, shapes: np.ndarray) -> list[cv2.KeyPoint]:
+def _opencv_keypoints(points: np.ndarray, sizes_angles: np.ndarray) -> list[cv2.KeyPoint]:
     return [
         cv2.KeyPoint(float(x), float(y), float(size), float(angle))
-        for (x, y), (size, angle) in zip(points, shapes)
+        for (x, y), (size, angle) in zip(points, sizes_angles)
     ]

@@ -13,13 +13,12 @@ import numpy as np
 from tqdm import tqdm
 
 from n3match.geometry.estimators import choose_estimator
-from n3match.matching.keypoint_change import keypoint_change
-from n3match.matching.known_side import ratio_and_mutual, side_columns
+from n3match.matching import keypoint_change, ratio_and_mutual, side_info_columns
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.fingerprints import hash_of_weights
 from n3match.pipelines.common.progress_log import ProgressLog, part_path, remove_leftovers
 from n3match.pipelines.filtering.image_cameras import calibrated_keypoints
-from n3match.pipelines.filtering.pair_scoring import score_stream
+from n3match.pipelines.filtering.pair_logits import logits_stream
 from n3match.pipelines.filtering.two_view_geometry import two_view_geometry
 from n3match.plugins.colmap.database import (
     CALIBRATED,
@@ -31,7 +30,7 @@ from n3match.plugins.colmap.database import (
     pair_ids,
 )
 from n3match.plugins.colmap.model import ColmapCamera
-from n3match.two_view.ragged import PairMatches
+from n3match.two_view import PairMatches
 from n3match.whole_file import check_target, whole_file
 
 _IMAGES_HELD = 24
@@ -141,17 +140,19 @@ class DatabaseReader:
                     f"{self.database.path}: pair {pair_ids(pair_id)}: a match of keypoint "
                     f"{index.max()}, but {name} has {len(x)}"
                 )
-        (x0, shapes0, descriptors0), (x1, shapes1, descriptors1) = ends
-        side = shape = None
+        (x0, sizes_angles0, descriptors0), (x1, sizes_angles1, descriptors1) = ends
+        side_info = change = None
         if descriptors0 is not None and descriptors1 is not None and len(matches):
             ratio, mutual = ratio_and_mutual(index0, index1, descriptors0, descriptors1)
-            side = side_columns(self.net.side_information, ratio, mutual)
-        if shapes0 is not None and shapes1 is not None:
+            side_info = side_info_columns(self.net.side_info, ratio, mutual)
+        if sizes_angles0 is not None and sizes_angles1 is not None:
             focal0, focal1 = (
                 (self.camera(i).K[0, 0] + self.camera(i).K[1, 1]) / 2 for i in pair_ids(pair_id)
             )
-            shape = keypoint_change(shapes0[index0], shapes1[index1], focal0, focal1)
-        return matches, PairMatches(x0[index0], x1[index1], side, shape)
+            change = keypoint_change(
+                sizes_angles0[index0], sizes_angles1[index1], focal0, focal1
+            )
+        return matches, PairMatches(x0[index0], x1[index1], side_info, change)
 
     def _read_image(self, image_id: int):
         camera = self.camera(image_id)
@@ -163,7 +164,7 @@ class DatabaseReader:
                 f"and {len(descriptors)} descriptors"
             )
         x = calibrated_keypoints(self.images[image_id][0], found.points, camera)
-        return x, found.shapes, descriptors
+        return x, found.sizes_angles, descriptors
 
 
 def _filter(
@@ -179,7 +180,7 @@ def _filter(
 
     before = len(pairs) - len(missing)
     with tqdm(total=len(pairs), initial=before, unit="pair", disable=quiet) as bar:
-        for (pair, matches, inputs), logits in score_stream(net, stream()):
+        for (pair, matches, inputs), logits in logits_stream(net, stream()):
             kept = logits > 0
             geometry = None
             if options.geometries:

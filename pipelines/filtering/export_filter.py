@@ -1,8 +1,8 @@
 """A match filter as one ONNX file, for onnxruntime and other programs without PyTorch.
 
 Inputs of the graph, for B pairs of N matches (both chosen anew with each call): points0, points1
-(B, N, 2) calibrated coordinates, side (B, N, S) and shape (B, N, 3) where the filter has them, mask
-(B, N) bool, True for real matches. Output: logits (B, N); above 0: keep.
+(B, N, 2) calibrated coordinates, side_info (B, N, S) and keypoint_change (B, N, 3) where the filter
+has them, mask (B, N) bool, True for real matches. Output: logits (B, N); above 0: keep.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main(arguments: argparse.Namespace) -> int:
     check_target(arguments.out, ".onnx")
     net = MatchFilter.from_pretrained(arguments.filter)
     export_onnx(net, arguments.out)
-    columns = {"side": ", ".join(net.side_information)}
+    columns = {"side_info": ", ".join(net.side_info)}
     for name in input_names(net):
         print(f"input      {name}" + (f" ({columns[name]})" if name in columns else ""))
     print("output     logits")

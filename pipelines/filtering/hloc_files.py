@@ -11,13 +11,17 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from n3match.matching.keypoint_change import keypoint_change
-from n3match.matching.known_side import is_gradient_histogram, ratio_and_mutual, side_columns
+from n3match.matching import (
+    is_gradient_histogram,
+    keypoint_change,
+    ratio_and_mutual,
+    side_info_columns,
+)
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.fingerprints import file_state, hash_of_weights
 from n3match.pipelines.common.progress_log import ProgressLog, part_path, remove_leftovers
 from n3match.pipelines.filtering.image_cameras import ImageCameras, calibrated_keypoints
-from n3match.pipelines.filtering.pair_scoring import score_stream
+from n3match.pipelines.filtering.pair_logits import logits_stream
 from n3match.plugins.hloc import (
     HlocFeatures,
     HlocPair,
@@ -28,7 +32,7 @@ from n3match.plugins.hloc import (
     read_matches,
     write_matches,
 )
-from n3match.two_view.ragged import PairMatches
+from n3match.two_view import PairMatches, probability
 from n3match.whole_file import check_target, whole_file
 
 _IMAGES_HELD = 24  # with descriptors; a few megabytes each
@@ -84,7 +88,7 @@ def filter_files(
     before = len(wanted) - done
     print(f"pairs      {len(wanted)}" + (f", {before} of them done before" if before else ""))
     print(f"cameras    {cameras.describe()}")
-    print(f"side       {reader.describe_side()}")
+    print(f"side       {reader.describe_side_info()}")
     print(f"matches    {sum(n for n, _ in counts)} found, {sum(k for _, k in counts)} kept")
     print(f"seconds    {seconds:.2f}; {done / max(seconds, 1e-9):.1f} pairs a second")
     print(f"written    {out}")
@@ -106,7 +110,7 @@ class PairReader:
     cameras: ImageCameras
     net: MatchFilter
     use_descriptors: bool
-    _with_side: int = field(default=0, init=False)
+    _with_side_info: int = field(default=0, init=False)
     _without: int = field(default=0, init=False)
 
     def __post_init__(self):
@@ -123,24 +127,24 @@ class PairReader:
         features1, x1, focal1, sift1 = self._image(pair.name1)
         counts = len(features0), len(features1)
         index0, index1 = read_matches(self.matches, pair.group, *counts)
-        side = shape = None
+        side_info = change = None
         if sift0 and sift1 and len(index0):
             ratio, mutual = ratio_and_mutual(
                 index0, index1, features0.descriptors, features1.descriptors
             )
-            side = side_columns(self.net.side_information, ratio, mutual)
-        self._with_side += side is not None
-        self._without += side is None
-        if features0.shapes is not None and features1.shapes is not None:
-            shape = keypoint_change(
-                features0.shapes[index0], features1.shapes[index1], focal0, focal1
+            side_info = side_info_columns(self.net.side_info, ratio, mutual)
+        self._with_side_info += side_info is not None
+        self._without += side_info is None
+        if features0.sizes_angles is not None and features1.sizes_angles is not None:
+            change = keypoint_change(
+                features0.sizes_angles[index0], features1.sizes_angles[index1], focal0, focal1
             )
-        return PairMatches(x0[index0], x1[index1], side, shape)
+        return PairMatches(x0[index0], x1[index1], side_info, change)
 
-    def describe_side(self) -> str:
+    def describe_side_info(self) -> str:
         """How many pairs had side information."""
         parts = {
-            "with ratio and mutual flags from SIFT descriptors": self._with_side,
+            "with ratio and mutual flags from SIFT descriptors": self._with_side_info,
             "without": self._without,
         }
         return ", ".join(f"{n} pairs {what}" for what, n in parts.items() if n) or "none"
@@ -178,7 +182,7 @@ def _logits(net, reader: PairReader, pairs: list[HlocPair], log: ProgressLog) ->
     stream = ((pair, reader.read(pair)) for pair in missing)
     before = len(pairs) - len(missing)
     with tqdm(total=len(pairs), initial=before, unit="pair", disable=None) as bar:
-        for pair, logits in score_stream(net, stream):
+        for pair, logits in logits_stream(net, stream):
             log.write(pair.group, logits.astype("<f4").tobytes())
             bar.update()
     return len(missing), time.perf_counter() - began
@@ -189,8 +193,7 @@ def _write(matches: h5py.File, out: h5py.File, pair: HlocPair, log: ProgressLog)
     logits = np.frombuffer(log.read(pair.group), "<f4").astype(np.float64)
     index0 = np.flatnonzero(matches[pair.group]["matches0"][()] >= 0)
     kept = logits > 0
-    probability = 0.5 * (1 + np.tanh(0.5 * logits[kept]))  # the logistic function
-    write_matches(matches, out, pair.group, index0[kept], probability)
+    write_matches(matches, out, pair.group, index0[kept], probability(logits[kept]))
     return len(kept), int(kept.sum())
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from n3match.datasets.images import (
-    default_intrinsics,
     intrinsics_from_focal,
     read_focal_px,
     read_image_size,
 )
 from n3match.datasets.lens import calibrated_points
 from n3match.datasets.scenes.colmap import model_folder
+from n3match.geometry import guess_intrinsics
 from n3match.plugins.colmap.model import ColmapCamera, camera_from_raw, read_colmap_model
 from n3match.plugins.colmap.model_files import CAMERA_MODELS, RawCamera
 
@@ -98,7 +98,7 @@ class ImageCameras:
             )
         if focal is None:
             self.sources[ASSUMED] += 1
-            K = default_intrinsics(*size)
+            K = guess_intrinsics(size)
         else:
             self.sources[EXIF] += 1
             K = intrinsics_from_focal(focal, *size)

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from n3match.nn.match_filter import MatchFilter
-from n3match.two_view.ragged import PairMatches, score_pairs
+from n3match.two_view import PairMatches, logits_of_many
 
 Key = TypeVar("Key")
 
@@ -21,7 +21,7 @@ _WINDOW = 32
 _BATCH_MATCHES = 8192
 
 
-def score_stream(
+def logits_stream(
     net: MatchFilter, pairs: Iterable[tuple[Key, PairMatches]]
 ) -> Iterator[tuple[Key, np.ndarray]]:
     """Logits of pairs as they come: (key, (N,) float64), in another order than given.
@@ -37,7 +37,7 @@ def score_stream(
             # What is much shorter than the longest would mostly be padding.
             batch = [item for item in window[-count:] if 2 * len(item[1]) >= longest]
             del window[len(window) - len(batch) :]
-            logits = score_pairs(net, [matches for _, matches in batch])
+            logits = logits_of_many(net, [matches for _, matches in batch])
             yield from ((key, found) for (key, _), found in zip(batch, logits))
         give_back_free_memory()
 

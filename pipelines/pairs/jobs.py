@@ -35,7 +35,7 @@ class ViewFeatures:
     keypoints: np.ndarray
     calibrated: np.ndarray
     descriptors: np.ndarray
-    shapes: np.ndarray
+    sizes_angles: np.ndarray
     size: np.ndarray
 
 
@@ -161,7 +161,7 @@ def features_of(image: np.ndarray, view: View, max_keypoints: int) -> ViewFeatur
         keypoints=keypoints[seen],
         calibrated=calibrated[seen],
         descriptors=features.descriptors[seen],
-        shapes=features.shapes[seen],
+        sizes_angles=features.sizes_angles[seen],
         size=np.array([width, height]),
     )
 
@@ -195,8 +195,8 @@ def make_record(
         descriptor_distance=matches.distance,
         index0=matches.index0,
         index1=matches.index1,
-        shapes0=features0.shapes[matches.index0],
-        shapes1=features1.shapes[matches.index1],
+        sizes_angles0=features0.sizes_angles[matches.index0],
+        sizes_angles1=features1.sizes_angles[matches.index1],
         K0=view0.K,
         K1=view1.K,
         distortion0=view0.distortion,

@@ -23,7 +23,7 @@ from n3match.pipelines.sfm.pose_alignment import pose_errors
 from n3match.plugins.colmap.database import pair_number
 from n3match.plugins.colmap.model import read_colmap_model
 from n3match.plugins.colmap.model_files import RawCamera, read_cameras_binary, read_cameras_text
-from n3match.two_view.ragged import PairMatches, score_pairs
+from n3match.two_view import PairMatches, logits_of_many
 
 RATIO, MUTUAL = "ratio", "mutual"
 _RATIO = 0.8  # COLMAP's default
@@ -223,7 +223,7 @@ def warm_up(filter_name: str) -> None:
     """Load the libraries' parts that a filter uses, which no scene should be charged for."""
     rng = np.random.default_rng(0)
     points = PairMatches(rng.normal(size=(500, 2)), rng.normal(size=(500, 2)))
-    score_pairs(MatchFilter.from_pretrained(filter_name), [points])
+    logits_of_many(MatchFilter.from_pretrained(filter_name), [points])
 
 
 def _raw_cameras(folder: Path) -> list[RawCamera]:

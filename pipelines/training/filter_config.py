@@ -109,7 +109,7 @@ class TrainingConfig:
         """The network itself."""
         bound = self.min_log_temperature
         return MatchFilterConfig(
-            side_information=SIDE_INFORMATION if self.side_information else (),
+            side_info=SIDE_INFORMATION if self.side_information else (),
             keypoint_change=self.keypoint_change,
             mutual_only=self.mutual_only,
             min_log_temperature=None if math.isinf(bound) else bound,

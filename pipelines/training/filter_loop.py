@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from n3match.nn import MatchClassifier
+from n3match.nn import MatchFilter
 from n3match.nn.distributed import synchronise_statistics
 from n3match.pipelines.common.processes import Processes, joined_processes
 from n3match.pipelines.training import objective
@@ -83,7 +83,7 @@ class _Run:
         # Trained weights hold tiny numbers; denormal arithmetic is many times slower on a CPU.
         torch.set_flush_denormal(True)
         torch.manual_seed(config.seed)
-        self.net = MatchClassifier(config.classifier)
+        self.net = MatchFilter(config.classifier)
         state = None
         if processes.is_first:
             folder.mkdir(parents=True, exist_ok=True)
@@ -191,11 +191,11 @@ class _Run:
                 path, self.config, self.net, self.optimizer, self.progress, self.averaged
             )
 
-    def _kept(self) -> MatchClassifier:
+    def _kept(self) -> MatchFilter:
         """The network whose weights are validated and kept."""
         if self.averaged is None:
             return self.net
-        kept = MatchClassifier(self.config.classifier).to(self.processes.device)
+        kept = MatchFilter(self.config.classifier).to(self.processes.device)
         kept.load_state_dict(self.averaged.state)
         return kept
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from n3match.geometry import weighted_eight_point
-from n3match.nn import MatchClassifier, mutual_mask
+from n3match.nn import MatchFilter, mutual_mask
 from n3match.pipelines.common.processes import Processes
 from n3match.pipelines.training.filter_config import SIDE_INFORMATION, TrainingConfig
 from n3match.pipelines.training.losses import classification_loss, essential_loss, geometric_loss
@@ -17,7 +17,7 @@ def importance(batch: dict[str, Tensor], positive: Tensor, config: TrainingConfi
 
     Wrong matches fall near their epipolar line by chance, and few of those are mutual.
     """
-    mutual = batch["side"][..., SIDE_INFORMATION.index("mutual")] > 0
+    mutual = batch["side_info"][..., SIDE_INFORMATION.index("mutual")] > 0
     known = mutual.any(1, keepdim=True)
     doubtful = positive & ~mutual & known
     return torch.ones_like(batch["distances"]).masked_fill(doubtful, config.not_mutual)
@@ -29,19 +29,21 @@ def essential_of(batch: dict[str, Tensor], logits: Tensor) -> Tensor:
     return weighted_eight_point(batch["points0"], batch["points1"], weights, normalize=True)
 
 
-def run_network(net: MatchClassifier, batch: dict[str, Tensor], config: TrainingConfig):
+def run_network(net: MatchFilter, batch: dict[str, Tensor], config: TrainingConfig):
     """What the network says of a batch, its matrix products in `config.precision`.
 
     Half precision ends at the logits: normalisation and epipolar geometry are float32 or more.
     """
-    side = batch["side"] if config.side_information else None
+    side_info = batch["side_info"] if config.side_information else None
     half = config.precision == "bfloat16"
     with torch.autocast(batch["points0"].device.type, torch.bfloat16, enabled=half):
-        return net(batch["points0"], batch["points1"], side, batch["mask"], batch["shape"])
+        return net(
+            batch["points0"], batch["points1"], side_info, batch["mask"], batch["keypoint_change"]
+        )
 
 
 def losses(
-    net: MatchClassifier,
+    net: MatchFilter,
     batch: dict[str, Tensor],
     config: TrainingConfig,
     step: int,
@@ -55,7 +57,7 @@ def losses(
     """
     processes = processes or Processes()
     out = run_network(net, batch, config)
-    mask = mutual_mask(batch["side"], net.config, batch["mask"])
+    mask = mutual_mask(batch["side_info"], net.config, batch["mask"])
     positive = (batch["distances"] < config.label_threshold) & mask
     weight = importance(batch, positive, config)
     classification = classification_loss(

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from n3match.nn import MatchClassifier, MatchFilterConfig
-from n3match.nn.classifier import CHANGE_COLUMNS
+from n3match.matching.side_info import CHANGE_COLUMNS
+from n3match.nn import MatchFilter, MatchFilterConfig
 from n3match.nn.passes import EVIDENCE_COLUMNS
 from n3match.pipelines.training.averaged import AveragedWeights
 from n3match.pipelines.training.checkpoint import load_checkpoint, save_checkpoint
@@ -33,7 +33,7 @@ class Progress:
 def save_state(
     path: Path,
     config: TrainingConfig,
-    net: MatchClassifier,
+    net: MatchFilter,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     averaged: AveragedWeights | None = None,
@@ -76,7 +76,7 @@ def load_state(path: Path, config: TrainingConfig) -> dict | None:
     return state
 
 
-def save_filter(path: Path, net: MatchClassifier, config: TrainingConfig, **notes) -> None:
+def save_filter(path: Path, net: MatchFilter, config: TrainingConfig, **notes) -> None:
     """Weights with notes on how they were made.
 
     Only names: where files lay on the machine that trained is nobody's business.
@@ -100,7 +100,7 @@ def with_refinements(config: TrainingConfig) -> TrainingConfig:
     return replace(config, refinements=described.get("refinements", 1))
 
 
-def load_initial(net: MatchClassifier, name_or_path: str) -> None:
+def load_initial(net: MatchFilter, name_or_path: str) -> None:
     """Weights to fine-tune; a second pass, shapes or consensus that they lack are added.
 
     Raises:

@@ -86,7 +86,7 @@ class RealPairs:
         return {**self.__dict__, "_kept": {}, "_bytes": 0}  # sent to other processes
 
 
-_ARRAYS = ("x", "side", "shape", "R", "t", "E")
+_ARRAYS = ("x", "side_info", "keypoint_change", "R", "t", "E")
 
 
 class TrainingBatches(torch.utils.data.Dataset):

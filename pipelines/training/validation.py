@@ -10,7 +10,6 @@ import torch
 from n3match.datasets.pairs.dataset import PairDataset
 from n3match.datasets.pairs.sample import TRUE_MATCH_DISTANCE
 from n3match.geometry import mean_average_precision
-from n3match.nn import MatchClassifier
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.processes import Processes
 from n3match.pipelines.evaluation.match_filters import learned
@@ -45,7 +44,7 @@ class Validation:
         self._pairs = choose_pairs([Path(store) for store in stores], limit)
         self._data = {Path(store): PairDataset(store) for store in stores}
 
-    def __call__(self, net: MatchClassifier, processes: Processes) -> dict[str, float]:
+    def __call__(self, net: MatchFilter, processes: Processes) -> dict[str, float]:
         """The NUMBERS, shares of 1; the same in all processes."""
         filter_ = MatchFilter(net.config)
         filter_.load_state_dict(net.state_dict())

@@ -9,9 +9,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from n3match.geometry import RelativePose, estimate_relative_pose_from_matches
+from n3match.geometry import RelativePose
 from n3match.geometry.checks import check_intrinsics
-from n3match.matching import Features, PutativeMatches, extract_sift, putative_matches
+from n3match.matching import (
+    Features,
+    PutativeMatches,
+    extract_sift,
+    putative_matches,
+    side_info_columns,
+)
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.stopwatch import Stopwatch
 from n3match.pipelines.two_view.photograph import (
@@ -19,9 +25,7 @@ from n3match.pipelines.two_view.photograph import (
     photograph_of_array,
     read_photograph,
 )
-from n3match.plugins.side_info import side_columns
-from n3match.two_view.filtering import as_filter, score_matches
-from n3match.two_view.pose import pose_from_logits
+from n3match.two_view import as_filter, match_logits, pose_from_logits, probability
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +69,7 @@ class MatchedPair:
         """(N,) of being right, by the filter; above ½ where kept, 1 without a filter."""
         if self.logits is None:
             return np.ones(len(self.putative))
-        return 0.5 * (1.0 + np.tanh(0.5 * self.logits))  # the logistic function, without overflow
+        return probability(self.logits)
 
     def filtered(self, filter: MatchFilter | str | os.PathLike) -> MatchedPair:
         """The same matches, with what another filter says of them.
@@ -80,14 +84,16 @@ class MatchedPair:
         net = as_filter(filter)
         photo0, photo1 = self.photographs
         began = time.perf_counter()
-        logits = score_matches(
+        logits = match_logits(
             self.putative.points0,
             self.putative.points1,
             photo0.K,
             photo1.K,
-            side=side_columns(net.side_information, self.putative.ratio, self.putative.mutual),
-            shapes0=self.features[0].shapes[self.putative.index0],
-            shapes1=self.features[1].shapes[self.putative.index1],
+            side_info=side_info_columns(
+                net.side_info, self.putative.ratio, self.putative.mutual
+            ),
+            sizes_angles0=self.features[0].sizes_angles[self.putative.index0],
+            sizes_angles1=self.features[1].sizes_angles[self.putative.index1],
             filter=net,
             distortion0=photo0.distortion,
             distortion1=photo1.distortion,
@@ -112,17 +118,18 @@ class MatchedPair:
             ValueError: an unknown estimator, a threshold that isn't positive.
         """
         photo0, photo1 = self.photographs
-        arguments = (self.putative.points0, self.putative.points1, photo0.K, photo1.K)
-        options = {
-            "estimator": estimator,
-            "threshold": threshold,
-            "seed": seed,
-            "distortion0": photo0.distortion,
-            "distortion1": photo1.distortion,
-        }
-        if self.logits is None:
-            return estimate_relative_pose_from_matches(*arguments, **options)
-        return pose_from_logits(*arguments, self.logits, **options)
+        return pose_from_logits(
+            self.putative.points0,
+            self.putative.points1,
+            photo0.K,
+            photo1.K,
+            self.logits,
+            estimator=estimator,
+            threshold=threshold,
+            seed=seed,
+            distortion0=photo0.distortion,
+            distortion1=photo1.distortion,
+        )
 
     def plot(self, path: str | os.PathLike, pose: RelativePose | None = None) -> None:
         """Writes a PNG: the images side by side with all matches, and a histogram of probabilities.

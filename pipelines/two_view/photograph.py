@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 
 from n3match.datasets.images import (
-    default_intrinsics,
     intrinsics_from_focal,
     read_focal_px,
     read_image_gray,
     read_image_rgb,
 )
+from n3match.geometry import guess_intrinsics
 
 # Where a camera matrix is from.
 GIVEN, EXIF, ASSUMED = "given", "exif", "assumed"
@@ -131,7 +131,7 @@ def photograph_of_array(
     grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     intrinsics = GIVEN
     if K is None:
-        K, intrinsics = default_intrinsics(width, height), ASSUMED
+        K, intrinsics = guess_intrinsics((width, height)), ASSUMED
     photo = Photograph(image, grey, K, distortion, intrinsics, (width, height))
     return _reduced(photo, max_size)
 
@@ -162,7 +162,7 @@ def _intrinsics(path: Path, width: int, height: int) -> tuple[np.ndarray, str]:
     except ValueError:
         focal = None  # a format that OpenCV reads and the EXIF reader doesn't
     if focal is None:
-        return default_intrinsics(width, height), ASSUMED
+        return guess_intrinsics((width, height)), ASSUMED
     return intrinsics_from_focal(focal, width, height), EXIF
 
 

@@ -23,7 +23,7 @@ def exact():
     x = np.c_[points[:, :2] / points[:, 2:], moved[:, :2] / moved[:, 2:]]
     side = np.c_[rng.uniform(0.3, 1, 31), rng.random(31) < 0.5]
     sample = make_sample(x, side, np.zeros((31, 3)), R, t)
-    return frozen({**sample, "shape": geometric_shape(sample)})
+    return frozen({**sample, "keypoint_change": geometric_shape(sample)})
 
 
 def geometric_shape(sample, step=1e-5):
@@ -108,23 +108,23 @@ def test_swap_and_mirror_undo_themselves(mixed):
 def test_shapes_follow_the_geometry(exact, name, tolerance):
     """Exactly where a patch parallel to image 0 stays so; it is another one after a swap."""
     changed = ISOMETRIES[name](exact)
-    np.testing.assert_allclose(changed["shape"], geometric_shape(changed), atol=tolerance)
-    assert np.abs(changed["shape"] - exact["shape"]).max() > 0.3
+    np.testing.assert_allclose(changed["keypoint_change"], geometric_shape(changed), atol=tolerance)
+    assert np.abs(changed["keypoint_change"] - exact["keypoint_change"]).max() > 0.3
 
 
 def test_shapes_follow_tilted_and_rescaled_cameras(exact):
     tilts = aug._tilt_rotation(np.array([0.05, 0.03])), aug._tilt_rotation(np.array([-0.04, 0.05]))
     changed = aug.rotate_cameras(exact, aug.roll_rotation(2) @ tilts[0], tilts[1])
-    np.testing.assert_allclose(changed["shape"], geometric_shape(changed), atol=0.15)
-    scaled = aug.focal_error(exact, 1.1, 0.9)["shape"] - exact["shape"]
+    np.testing.assert_allclose(changed["keypoint_change"], geometric_shape(changed), atol=0.15)
+    scaled = aug.focal_error(exact, 1.1, 0.9)["keypoint_change"] - exact["keypoint_change"]
     np.testing.assert_allclose(scaled, np.tile([0, 0, np.log(0.9 / 1.1)], (31, 1)), atol=1e-6)
 
 
 def test_unknown_shapes_stay_unknown(exact):
     unknown = aug.drop_keypoint_change(exact)
-    assert not unknown["shape"].any()
+    assert not unknown["keypoint_change"].any()
     for change in ISOMETRIES.values():
-        assert not change(unknown)["shape"].any()
+        assert not change(unknown)["keypoint_change"].any()
 
 
 def test_roll_turns_x_towards_y(exact):
@@ -148,13 +148,13 @@ def test_rotated_cameras_stay_exact(exact, mixed):
 
 def test_points_turned_out_of_view_are_left_out(exact):
     turned = aug.rotate_cameras(exact, aug._tilt_rotation(np.array([np.pi, 0])), np.eye(3))
-    assert len(turned["x"]) == len(turned["side"]) == len(turned["shape"]) == 0
+    assert len(turned["x"]) == len(turned["side_info"]) == len(turned["keypoint_change"]) == 0
 
 
 def test_focal_error_keeps_labels_and_pose(mixed):
     changed = aug.focal_error(mixed, 1.02, 0.97)
     np.testing.assert_allclose(changed["x"], mixed["x"] * [1.02, 1.02, 0.97, 0.97], rtol=1e-6)
-    for key in ("distances", "R", "t", "E", "side"):
+    for key in ("distances", "R", "t", "E", "side_info"):
         np.testing.assert_array_equal(changed[key], mixed[key])
 
 
@@ -169,7 +169,7 @@ def test_subsample_takes_matching_rows(mixed):
 
 
 def aug_keys():
-    return ("x", "side", "shape", "distances")
+    return ("x", "side_info", "keypoint_change", "distances")
 
 
 @pytest.mark.parametrize("share", [0.05, 0.24, 0.5])
@@ -213,18 +213,18 @@ def test_outliers_use_the_keypoints_of_the_pair(mixed, exact):
     assert (mixed["distances"][31:] > TRUE_MATCH_DISTANCE).mean() > 0.7
     # The side information of wrong matches is taken over where the pair has some.
     more = aug.add_outliers(mixed, np.random.default_rng(1), 50)
-    wrong = mixed["side"][mixed["distances"] >= TRUE_MATCH_DISTANCE]
-    assert {tuple(row) for row in more["side"][131:]} <= {tuple(row) for row in wrong}
+    wrong = mixed["side_info"][mixed["distances"] >= TRUE_MATCH_DISTANCE]
+    assert {tuple(row) for row in more["side_info"][131:]} <= {tuple(row) for row in wrong}
 
 
 def test_shapes_of_added_outliers_are_those_of_wrong_matches(mixed):
     more = aug.add_outliers(mixed, np.random.default_rng(1), 50)
-    wrong = mixed["shape"][mixed["distances"] >= TRUE_MATCH_DISTANCE]
-    assert {tuple(row) for row in more["shape"][131:]} <= {tuple(row) for row in wrong}
+    wrong = mixed["keypoint_change"][mixed["distances"] >= TRUE_MATCH_DISTANCE]
+    assert {tuple(row) for row in more["keypoint_change"][131:]} <= {tuple(row) for row in wrong}
 
 
 def test_dropped_side_is_neutral(mixed):
-    assert (aug.drop_side(mixed)["side"] == np.array(aug.UNKNOWN_SIDE)).all()
+    assert (aug.drop_side(mixed)["side_info"] == [1.0, 0.0]).all()
 
 
 def test_augment_without_augmentation_is_the_identity(mixed):
@@ -243,7 +243,7 @@ def test_augment_is_consistent_and_deterministic(mixed):
         assert 8 <= len(sample["x"]) <= 91
         for key in sample:
             np.testing.assert_array_equal(sample[key], again[key])
-        ratio, mutual = sample["side"].T
+        ratio, mutual = sample["side_info"].T
         assert ((ratio > 0) & (ratio <= 1)).all()
         assert set(np.unique(mutual)) <= {0.0, 1.0}
 

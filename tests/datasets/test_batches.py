@@ -9,7 +9,7 @@ from n3match.datasets.pairs.augment import NO_AUGMENTATION
 from n3match.datasets.pairs.batches import MixedPairs, collate
 from n3match.datasets.synthetic.pairs import SyntheticPairs
 
-KEYS = {"points0", "points1", "side", "shape", "mask", "distances", "R", "t", "E"}
+KEYS = {"points0", "points1", "side_info", "keypoint_change", "mask", "distances", "R", "t", "E"}
 
 
 def real_pairs(counts):
@@ -17,7 +17,8 @@ def real_pairs(counts):
     items = []
     for index, count in enumerate(counts):
         sample = SyntheticPairs(11, (count, count)).sample(index)
-        item = {key: torch.from_numpy(sample[key]) for key in ("x", "side", "shape", "R", "t")}
+        keys = ("x", "side_info", "keypoint_change", "R", "t")
+        item = {key: torch.from_numpy(sample[key]) for key in keys}
         item["ys"] = torch.from_numpy(sample["distances"])
         item["E"] = torch.from_numpy(sample["E"]).double() * 2**0.5
         items.append(item)
@@ -41,11 +42,11 @@ def test_ragged_pairs_are_padded_with_zeros():
         assert batch["mask"][i, :count].all()
         x = torch.cat([batch["points0"][i], batch["points1"][i]], 1)
         np.testing.assert_array_equal(x[:count], sample["x"])
-        np.testing.assert_array_equal(batch["side"][i, :count], sample["side"])
-        np.testing.assert_array_equal(batch["shape"][i, :count], sample["shape"])
+        for key in ("side_info", "keypoint_change"):
+            np.testing.assert_array_equal(batch[key][i, :count], sample[key])
         np.testing.assert_array_equal(batch["distances"][i, :count], sample["distances"])
         assert not x[count:].any()
-        assert not batch["side"][i, count:].any()
+        assert not batch["side_info"][i, count:].any()
         assert not batch["distances"][i, count:].any()
         np.testing.assert_array_equal(batch["E"][i], sample["E"])
     with pytest.raises(ValueError, match="samples"):
@@ -60,8 +61,8 @@ def test_shapes_and_dtypes():
     longest = batch["points0"].shape[1]
     assert longest <= 101
     want = {
-        "points0": (5, longest, 2), "points1": (5, longest, 2), "side": (5, longest, 2),
-        "shape": (5, longest, 3), "mask": (5, longest), "distances": (5, longest),
+        "points0": (5, longest, 2), "points1": (5, longest, 2), "side_info": (5, longest, 2),
+        "keypoint_change": (5, longest, 3), "mask": (5, longest), "distances": (5, longest),
         "R": (5, 3, 3), "t": (5, 3), "E": (5, 3, 3),
     }
     assert {key: tuple(value.shape) for key, value in batch.items()} == want

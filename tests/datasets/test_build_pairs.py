@@ -70,7 +70,7 @@ def test_a_record_holds_the_matches_of_its_pair(store):
     # A keypoint of image 1 is the same wherever it is matched to.
     first = {int(i): tuple(p) for i, p in zip(record.index1, record.points1)}
     assert all(first[int(i)] == tuple(p) for i, p in zip(record.index1, record.points1))
-    assert (record.shapes0[:, 0] > 1).all()
+    assert (record.sizes_angles0[:, 0] > 1).all()
 
 
 def test_labels_are_those_of_the_true_pose(store):

@@ -4,7 +4,6 @@ import pytest
 from PIL import ExifTags, Image
 
 from n3match.datasets.images import (
-    default_intrinsics,
     intrinsics_from_focal,
     read_focal_px,
     read_image_gray,
@@ -134,9 +133,6 @@ def test_intrinsics():
     np.testing.assert_array_equal(
         intrinsics_from_focal(700, 640, 480), [[700, 0, 319.5], [0, 700, 239.5], [0, 0, 1]]
     )
-    np.testing.assert_array_equal(
-        default_intrinsics(480, 640), intrinsics_from_focal(768, 480, 640)
-    )
 
 
 @pytest.mark.parametrize("focal", [0, -1, float("nan"), float("inf")])
@@ -147,6 +143,6 @@ def test_impossible_focal_lengths(focal):
 
 def test_impossible_sizes(tmp_path):
     path = save_jpeg(tmp_path / "a.jpg")
-    for call in (default_intrinsics, lambda w, h: read_focal_px(path, w, h)):
+    for call in (intrinsics_from_focal, lambda focal, w, h: read_focal_px(path, w, h)):
         with pytest.raises(ValueError, match="width, height"):
-            call(0, 5)
+            call(700, 0, 5)

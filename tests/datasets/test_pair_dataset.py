@@ -42,12 +42,12 @@ def test_items(tmp_path):
     for index, record in enumerate(records):
         item = data[index]
         np.testing.assert_array_equal(item["x"], record.xs)
-        np.testing.assert_array_equal(item["side"][:, 0], record.ratio)
-        np.testing.assert_array_equal(item["side"][:, 1], record.mutual)
+        np.testing.assert_array_equal(item["side_info"][:, 0], record.ratio)
+        np.testing.assert_array_equal(item["side_info"][:, 1], record.mutual)
         np.testing.assert_array_equal(item["ys"], record.distances_squared)
         focal = [(K[0, 0] + K[1, 1]) / 2 for K in (record.K0, record.K1)]
-        shape = keypoint_change(record.shapes0, record.shapes1, *focal)
-        np.testing.assert_allclose(item["shape"], shape, atol=1e-6)
+        shape = keypoint_change(record.sizes_angles0, record.sizes_angles1, *focal)
+        np.testing.assert_allclose(item["keypoint_change"], shape, atol=1e-6)
         np.testing.assert_allclose(item["R"], record.R)
         np.testing.assert_allclose(item["t"], record.t)
         np.testing.assert_allclose(item["focal"], [505, 508.5])
@@ -73,7 +73,7 @@ def test_several_stores_and_dumps_follow_each_other(tmp_path):
     np.testing.assert_array_equal(data[3]["x"], make_record(0).xs)
     assert data.record(4).name1 == "1/b.jpg"
     item = data[2]
-    np.testing.assert_array_equal(item["side"][:, 1], make_record(3).mutual)
+    np.testing.assert_array_equal(item["side_info"][:, 1], make_record(3).mutual)
     np.testing.assert_allclose(item["t"], make_record(3).t, rtol=1e-6)
     assert item["focal"].isnan().all()
     with pytest.raises(ValueError, match=r"dump\.h5: has no pixels"):

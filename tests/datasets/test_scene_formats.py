@@ -104,7 +104,7 @@ def test_a_dump_comes_back_with_labels_of_its_pose(wanted, tmp_path):
             record.distances_squared[near], same.distances_squared[near], rtol=1e-2, atol=1e-9
         )
     item = PairDataset(tmp_path / "store.h5")[0]
-    assert (item["shape"][:, :2] == 0).all()  # how keypoints turn is not known
+    assert (item["keypoint_change"][:, :2] == 0).all()  # how keypoints turn is not known
 
 
 def test_scenes_below_a_folder_are_named_by_their_path(sources, tmp_path):

@@ -50,8 +50,8 @@ def depths(sample, chosen):
 @pytest.mark.parametrize("kind", SCENE_WEIGHTS)
 def test_sample_of_every_scene(kind):
     sample = SyntheticPairs(1, (301, 301), scenes=[kind]).sample(4)
-    shapes = {"x": (301, 4), "side": (301, 2), "R": (3, 3), "t": (3,), "E": (3, 3)}
-    shapes |= {"shape": (301, 3), "distances": (301,)}
+    shapes = {"x": (301, 4), "side_info": (301, 2), "R": (3, 3), "t": (3,), "E": (3, 3)}
+    shapes |= {"keypoint_change": (301, 3), "distances": (301,)}
     assert {key: value.shape for key, value in sample.items()} == shapes
     for key, value in sample.items():
         assert value.dtype == np.float32, key
@@ -61,7 +61,7 @@ def test_sample_of_every_scene(kind):
     assert np.linalg.det(R) > 0
     np.testing.assert_allclose(np.linalg.norm(t), 1, atol=1e-6)
     np.testing.assert_allclose(E, np.cross(np.eye(3), t) @ R / np.sqrt(2), atol=1e-6)
-    ratio, mutual = sample["side"].T
+    ratio, mutual = sample["side_info"].T
     assert (ratio > 0).all()
     assert (ratio <= 1).all()
     assert set(np.unique(mutual)) <= {0.0, 1.0}
@@ -72,9 +72,9 @@ def test_keypoint_shapes_tell_right_matches_from_wrong_ones():
     pairs = SyntheticPairs(3, (1000, 1000))
     for index in range(6):
         sample = pairs.sample(index)
-        cosine, sine, log_scale = sample["shape"].T
+        cosine, sine, log_scale = sample["keypoint_change"].T
         np.testing.assert_allclose(np.hypot(cosine, sine), 1, atol=1e-6)
-        right = (sample["distances"] < 1e-6) & (sample["side"] @ [-1, 1] > 0.3)
+        right = (sample["distances"] < 1e-6) & (sample["side_info"] @ [-1, 1] > 0.3)
         wrong = sample["distances"] > 1e-3
         assert right.sum() >= 10
         length = [np.hypot(cosine[chosen].mean(), sine[chosen].mean()) for chosen in (right, wrong)]
@@ -91,12 +91,12 @@ def test_keypoint_shapes_are_those_of_the_geometry():
     differences = []
     for index in range(30):
         sample = samples.sample(index)
-        right = (sample["distances"] < 1e-6) & (sample["side"] @ [-1, 1] > 0.3)
+        right = (sample["distances"] < 1e-6) & (sample["side_info"] @ [-1, 1] > 0.3)
         R = sample["R"]
         if R[2, 2] < 0.97 or right.sum() < 10:
             continue
         roll = np.arctan2(R[1, 0] - R[0, 1], R[0, 0] + R[1, 1])
-        cosine, sine, _ = sample["shape"][right].T
+        cosine, sine, _ = sample["keypoint_change"][right].T
         differences.append(abs(np.angle(np.median(cosine) + 1j * np.median(sine)) - roll))
     differences = np.minimum(differences, 2 * np.pi - np.array(differences))
     assert len(differences) >= 5
@@ -133,7 +133,7 @@ def test_true_matches_are_there_and_lie_before_both_cameras():
         chance = (squared_epipolar_distances(x, sample["E"]) < TRUE_MATCH_DISTANCE).mean()
         true = sample["distances"] < TRUE_MATCH_DISTANCE
         excess.append(true.mean() - chance)
-        sure = (sample["distances"] < 1e-6) & (sample["side"] @ [-1, 1] > 0.3)
+        sure = (sample["distances"] < 1e-6) & (sample["side_info"] @ [-1, 1] > 0.3)
         in_front += (depths(sample, sure) > 0).all(0).tolist()
     assert np.min(excess) > 0.0
     # Almost no parallax can put a noisy point behind a camera, a wrong sign of t most of them.
@@ -162,8 +162,8 @@ def test_side_information_and_shared_ends_look_like_descriptors():
         sample = pairs.sample(index)
         true = sample["distances"] < 4e-6
         wrong = sample["distances"] > TRUE_MATCH_DISTANCE
-        true_side.append(sample["side"][true])
-        false_side.append(sample["side"][wrong])
+        true_side.append(sample["side_info"][true])
+        false_side.append(sample["side_info"][wrong])
         ends = sample["x"][wrong][:, 2:]
         distinct.append(len(np.unique(ends, axis=0)) / len(ends))
     true_side, false_side = np.concatenate(true_side), np.concatenate(false_side)

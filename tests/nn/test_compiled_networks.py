@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from n3match.nn import MatchClassifier, MatchFilterConfig
+from n3match.nn import MatchFilter, MatchFilterConfig
 from n3match.nn.image_n3_block import ImageN3Block
 from n3match.nn.n3_block import PointN3Block
 
@@ -56,6 +56,6 @@ def test_classifier(training):
     points0, points1 = torch.randn(2, 23, 2).double(), torch.randn(2, 23, 2).double()
     mask = torch.ones(2, 23, dtype=torch.bool)
     mask[1, 15:] = False
-    net = MatchClassifier(SMALL).double().train(training)
+    net = MatchFilter(SMALL).double().train(training)
     torch.nn.init.constant_(net.trunk.head.bias, 3.0)  # enough positive weights for a matrix
     _agree(net, points0, points1, mask=mask)

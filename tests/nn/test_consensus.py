@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from n3match.nn import MatchClassifier, MatchFilterConfig
+from n3match.nn import MatchFilter, MatchFilterConfig
 from n3match.nn.consensus import LocalConsensus, MotionConsensus, bounded, motion_features
 
 TURN, SCALE = 0.7, 1.8
@@ -41,12 +41,12 @@ def test_every_temperature_of_a_network_is_bounded(n3_after, consensus):
     scores = {}
     for bound in (None, -4.0, 2.0):
         torch.manual_seed(0)
-        net = MatchClassifier(MatchFilterConfig(**small, min_log_temperature=bound)).eval()
+        net = MatchFilter(MatchFilterConfig(**small, min_log_temperature=bound)).eval()
         for module in net.modules():
             if isinstance(module, MotionConsensus):
                 torch.nn.init.normal_(module.out.weight)
         points = torch.randn(2, 1, 30, 2)
-        scores[bound] = net.score(*points)
+        scores[bound] = net.logits(*points)
     torch.testing.assert_close(scores[None], scores[-4.0], atol=1e-4, rtol=0)
     assert (scores[None] - scores[2.0]).abs().max() > 1e-3
 

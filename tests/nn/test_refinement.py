@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from n3match.nn import MatchClassifier, MatchFilterConfig
+from n3match.nn import MatchFilter, MatchFilterConfig
 from n3match.nn.passes import Refinement
 
 CONFIG = MatchFilterConfig(
@@ -54,7 +54,7 @@ def test_padding_is_never_scored():
 
 def test_both_passes_learn():
     torch.manual_seed(0)
-    net = MatchClassifier(CONFIG).double().train()
+    net = MatchFilter(CONFIG).double().train()
     points = _matches(80)
     out = net(points[..., :2], points[..., 2:])
     (out.logits.square().sum() + out.earlier_logits[0].square().sum()).backward()
@@ -70,7 +70,7 @@ def test_both_passes_learn():
 def test_each_look_is_at_what_the_last_one_said():
     torch.manual_seed(0)
     nets = [
-        MatchClassifier(replace(CONFIG, refinements=count)).double().eval() for count in (1, 2, 3)
+        MatchFilter(replace(CONFIG, refinements=count)).double().eval() for count in (1, 2, 3)
     ]
     for net in nets[1:]:  # looks have no weights of their own
         net.load_state_dict(nets[0].state_dict())
@@ -87,7 +87,7 @@ def test_each_look_is_at_what_the_last_one_said():
         torch.testing.assert_close(out.logits, passes[count])
         assert len(out.earlier_logits) == count
     torch.testing.assert_close(
-        nets[2].score(points[..., :2], points[..., 2:], mask=mask), passes[3]
+        nets[2].logits(points[..., :2], points[..., 2:], mask=mask), passes[3]
     )
 
 

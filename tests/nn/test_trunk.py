@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from n3match.nn import MatchClassifier, MatchFilterConfig
-from n3match.nn.trunk import ResidualBlock
+from n3match.nn import MatchFilter, MatchFilterConfig
+from n3match.nn.passes import ResidualBlock
 
 SMALL = {"width": 16, "blocks": 4, "embedding_width": 8, "embedding_channels": 4}
 
@@ -16,14 +16,14 @@ SMALL = {"width": 16, "blocks": 4, "embedding_width": 8, "embedding_channels": 4
         MatchFilterConfig(
             **SMALL, n3_after=(1, 3), consensus=True, keypoint_change=True,
             min_log_temperature=-1.0, refine=True, refinements=2,
-            side_information=("ratio", "mutual"), mutual_only=True,
+            side_info=("ratio", "mutual"), mutual_only=True,
         ),
     ],
 )
 @pytest.mark.parametrize("counts", [(70, 70), (70, 41)])
 def test_in_place_is_the_same(config, counts, in_place):
     torch.manual_seed(0)
-    net = MatchClassifier(config).double()
+    net = MatchFilter(config).double()
     for name, parameter in net.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter)  # what normalisation takes away
@@ -32,16 +32,16 @@ def test_in_place_is_the_same(config, counts, in_place):
             buffer.uniform_(0.3, 2.0)
     net.eval()
     points = torch.rand(2, 70, 4, dtype=torch.float64)
-    side = torch.rand(2, 70, 2, dtype=torch.float64).round() if config.side_information else None
+    side = torch.rand(2, 70, 2, dtype=torch.float64).round() if config.side_info else None
     shape = torch.randn(2, 70, 3, dtype=torch.float64)
     mask = torch.arange(70) < torch.tensor(counts)[:, None]
     arguments = (points[..., :2], points[..., 2:], side, mask, shape)
     before = points.clone(), shape.clone()
-    wanted = net.score(*arguments)
+    wanted = net.logits(*arguments)
     assert wanted.requires_grad  # the blocks as written
     assert not in_place
     with torch.inference_mode():
-        found = net.score(*arguments)
+        found = net.logits(*arguments)
     assert len(in_place) == 4 * (1 + config.refine * config.refinements)
     torch.testing.assert_close(found, wanted.detach(), rtol=1e-9, atol=1e-9)
     assert found[mask].unique().numel() > 40
@@ -50,7 +50,7 @@ def test_in_place_is_the_same(config, counts, in_place):
 
 def test_what_is_not_plain_is_left_as_written(in_place):
     torch.manual_seed(0)
-    net = MatchClassifier(MatchFilterConfig(**SMALL, n3_after=())).eval()
+    net = MatchFilter(MatchFilterConfig(**SMALL, n3_after=())).eval()
     points = torch.rand(1, 50, 4)
     arguments = (points[..., :2], points[..., 2:])
 
@@ -59,12 +59,12 @@ def test_what_is_not_plain_is_left_as_written(in_place):
             return 2 * super().forward(x)
 
     with torch.no_grad():
-        plain = net.score(*arguments)
+        plain = net.logits(*arguments)
         assert len(in_place) == 4
         with torch.autocast("cpu", torch.bfloat16):
-            net.score(*arguments)
+            net.logits(*arguments)
         net.trunk.blocks[1].linear1 = Doubled(16, 16)
-        assert not torch.allclose(net.score(*arguments), plain)
+        assert not torch.allclose(net.logits(*arguments), plain)
     assert len(in_place) == 4
 
 
@@ -81,9 +81,9 @@ def in_place(monkeypatch):
 
 def test_training_statistics_without_gradients_are_kept():
     torch.manual_seed(0)
-    net = MatchClassifier(MatchFilterConfig(**SMALL, n3_after=())).train()
+    net = MatchFilter(MatchFilterConfig(**SMALL, n3_after=())).train()
     points = torch.rand(1, 50, 4)
     with torch.no_grad():
-        net.score(points[..., :2], points[..., 2:])
+        net.logits(points[..., :2], points[..., 2:])
     changed = [b for n, b in net.named_buffers() if n.endswith("running_var")]
     assert all(not torch.equal(b, torch.ones_like(b)) for b in changed)

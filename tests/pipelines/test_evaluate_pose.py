@@ -10,10 +10,10 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from n3match import score_matches
+from n3match import match_logits
 from n3match.datasets.pairs.store import PairRecord
 from n3match.datasets.pairs.store_writer import PairStoreWriter
-from n3match.nn import MatchClassifier, MatchFilterConfig
+from n3match.nn import MatchFilter, MatchFilterConfig
 from n3match.pipelines.common.result_rows import read_rows
 from n3match.pipelines.common.tables import markdown_table
 from n3match.pipelines.evaluation import evaluate_pose as module
@@ -66,8 +66,8 @@ def make_record(true=100, false=0, turned_deg=0.0, seed=0, name="0") -> PairReco
         descriptor_distance=np.full(n, 0.3),
         index0=np.arange(n),
         index1=np.arange(n),
-        shapes0=shapes,
-        shapes1=shapes,
+        sizes_angles0=shapes,
+        sizes_angles1=shapes,
         K0=K,
         K1=K,
         distortion0=np.zeros(4),
@@ -94,13 +94,13 @@ def save_net(path, seed=0):
     torch.manual_seed(seed)
     config = MatchFilterConfig(
         width=16, blocks=3, n3_after=(1,), embedding_width=8, embedding_channels=4,
-        side_information=("ratio", "mutual"),
+        side_info=("ratio", "mutual"),
     )
-    net = MatchClassifier(config).eval()
+    net = MatchFilter(config).eval()
     record = make_record(true=80, false=60)
     columns = (record.xs[:, :2], record.xs[:, 2:], np.stack([record.ratio, record.mutual], 1))
     with torch.no_grad():
-        logits = net.score(*(torch.tensor(c[None], dtype=torch.float32) for c in columns))
+        logits = net.logits(*(torch.tensor(c[None], dtype=torch.float32) for c in columns))
         net.trunk.head.bias -= logits.median()
     save_weights(path, net)
     return path
@@ -265,8 +265,8 @@ def test_adalam_is_what_kornia_makes_of_the_descriptors():
         points1=matches.points1,
         ratio=matches.ratio,
         mutual=matches.mutual,
-        shapes0=np.stack([sizes0, angles0], 1)[matches.index0],
-        shapes1=np.stack([sizes1, angles1], 1)[matches.index1],
+        sizes_angles0=np.stack([sizes0, angles0], 1)[matches.index0],
+        sizes_angles1=np.stack([sizes1, angles1], 1)[matches.index1],
     )
     kept = CLASSICAL["adalam"](record)().kept
 
@@ -296,9 +296,9 @@ def test_learned_filter_keeps_what_score_matches_keeps(tmp_path):
     path = save_net(tmp_path / "net.safetensors")
     record = make_record(true=80, false=60)
     filtered = FilterSource.parse(f"mine={path}").load()(record)()
-    logits = score_matches(
+    logits = match_logits(
         record.points0, record.points1, K, K,
-        side=np.stack([record.ratio, record.mutual], 1), filter=path,
+        side_info=np.stack([record.ratio, record.mutual], 1), filter=path,
     )
     assert 0 < filtered.kept.sum() < 140
     np.testing.assert_array_equal(filtered.kept, logits > 0)

@@ -234,5 +234,5 @@ def test_keypoint_shapes_of_both_layouts(tmp_path):
             found = database.keypoints(image)
             np.testing.assert_allclose(found.points, -0.5)
             np.testing.assert_allclose(
-                found.shapes, np.column_stack([scale, np.degrees(angle)]), rtol=1e-5
+                found.sizes_angles, np.column_stack([scale, np.degrees(angle)]), rtol=1e-5
             )

@@ -7,8 +7,7 @@ import math
 import pytest
 import torch
 
-from n3match import MatchFilter
-from n3match.nn import MatchClassifier, MatchFilterConfig
+from n3match.nn import MatchFilter, MatchFilterConfig
 from n3match.pipelines.training import objective
 from n3match.pipelines.training.filter_config import SIDE_INFORMATION, TrainingConfig, learning_rate
 from n3match.pipelines.training.filter_loop import train
@@ -55,7 +54,7 @@ def test_right_matches_that_are_not_mutual_count_less_where_that_is_known():
     side = torch.zeros(2, 4, 2)
     side[0, :2, 1] = 1  # nothing is known of the second pair
     positive = torch.tensor([[True, False, True, False]] * 2)
-    batch = {"side": side, "distances": torch.zeros(2, 4)}
+    batch = {"side_info": side, "distances": torch.zeros(2, 4)}
     found = objective.importance(batch, positive, config)
     assert found.tolist() == [[1, 1, 0.25, 1], [1, 1, 1, 1]]
     # Weights act within a kind: two right matches of weight 1 and ¼.
@@ -157,12 +156,12 @@ def test_weights_that_know_no_shapes_are_widened(tmp_path):
     old = MatchFilter(config).eval()
     path = tmp_path / "old.safetensors"
     save_weights(path, old)
-    new = MatchClassifier(dataclasses.replace(config, keypoint_change=True)).eval()
+    new = MatchFilter(dataclasses.replace(config, keypoint_change=True)).eval()
     load_initial(new, str(path))
     points, side, shape = torch.rand(1, 30, 4), torch.rand(1, 30, 2), torch.rand(1, 30, 3)
     torch.testing.assert_close(
-        new.score(points[..., :2], points[..., 2:], side, shape=shape),
-        old.score(points[..., :2], points[..., 2:], side),
+        new.logits(points[..., :2], points[..., 2:], side, keypoint_change=shape),
+        old.logits(points[..., :2], points[..., 2:], side),
     )
 
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 from test_evaluate_pose import make_record, write_store
 
-from n3match import MatchFilter
-from n3match.nn import MatchClassifier, MatchFilterConfig, mutual_mask
+from n3match.nn import MatchFilter, MatchFilterConfig, mutual_mask
 from n3match.pipelines.training import filter_loop as loop
 from n3match.pipelines.training import objective
 from n3match.pipelines.training import train_filter as train_matcher
@@ -90,7 +89,7 @@ def test_processes_make_the_shares_of_one_batch(tmp_path):
         share, row = shares[place % 2], place // 2
         count = int(whole["mask"][place].sum())
         assert count == share["mask"][row].sum()
-        for name in ("points0", "side", "shape", "distances"):
+        for name in ("points0", "side_info", "keypoint_change", "distances"):
             assert torch.equal(whole[name][place, :count], share[name][row, :count])
     assert not torch.equal(whole["E"][0], whole["E"][1])
     with pytest.raises(ValueError, match="4 pairs for 3"):
@@ -129,7 +128,7 @@ def test_validation_agrees_with_evaluate_pose(tmp_path, store):
     from n3match.pipelines.evaluation.evaluate_pose import evaluate_pose
 
     torch.manual_seed(0)
-    net = MatchClassifier(TINY.classifier)
+    net = MatchFilter(TINY.classifier)
     # All matches are kept: enough for a pose.
     torch.nn.init.constant_(net.trunk.head.bias, 5.0)
     save_weights(tmp_path / "net.safetensors", net)
@@ -224,7 +223,7 @@ def test_half_precision_stops_at_the_logits():
     found = {}
     for precision in ("float32", "bfloat16"):
         torch.manual_seed(1)
-        net = MatchClassifier(config.classifier)
+        net = MatchFilter(config.classifier)
         chosen = replace(config, precision=precision)
         out = objective.run_network(net, batch, chosen)
         assert out.logits.dtype == out.weights.dtype == out.essential.dtype == torch.float32
@@ -242,39 +241,41 @@ def test_every_network_by_name_trains(tmp_path):
     config = replace(TINY, essential_after=0)
     batch = TrainingBatches(config)[0]
     for name in NETWORKS:
-        net = MatchClassifier(replace(config, network=name).classifier)
+        net = MatchFilter(replace(config, network=name).classifier)
         objective.losses(net, batch, replace(config, network=name), 0)[0].backward()
         assert all(p.grad is not None for p in net.parameters())
 
 
 def test_consensus_starts_as_the_network_without(tmp_path):
     torch.manual_seed(0)
-    plain = MatchClassifier(TINY.classifier).eval()
+    plain = MatchFilter(TINY.classifier).eval()
     save_weights(tmp_path / "plain.safetensors", plain)
-    net = MatchClassifier(replace(TINY, network="n3-consensus").classifier).eval()
+    net = MatchFilter(replace(TINY, network="n3-consensus").classifier).eval()
     load_initial(net, str(tmp_path / "plain.safetensors"))
     batch = TrainingBatches(TINY)[0]
-    arguments = (batch["points0"], batch["points1"], batch["side"], batch["mask"], batch["shape"])
-    torch.testing.assert_close(net.score(*arguments), plain.score(*arguments))
+    names = ("points0", "points1", "side_info", "mask", "keypoint_change")
+    arguments = [batch[name] for name in names]
+    torch.testing.assert_close(net.logits(*arguments), plain.logits(*arguments))
     block = net.trunk.n3_blocks["6"]
     torch.nn.init.normal_(block.consensus.out.weight)
-    moved = net.score(*arguments)
-    assert not torch.allclose(moved, plain.score(*arguments))
+    moved = net.logits(*arguments)
+    assert not torch.allclose(moved, plain.logits(*arguments))
     torch.nn.init.normal_(block.place.weight)
-    assert not torch.allclose(net.score(*arguments), moved)
+    assert not torch.allclose(net.logits(*arguments), moved)
 
 
 @pytest.mark.parametrize("network", ["n3", "n3-consensus"])
 def test_second_pass_starts_as_a_copy_of_the_first(tmp_path, network):
     torch.manual_seed(0)
-    plain = MatchClassifier(replace(TINY, network=network).classifier).eval()
+    plain = MatchFilter(replace(TINY, network=network).classifier).eval()
     for parameter in plain.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     save_weights(tmp_path / "plain.safetensors", plain)
-    net = MatchClassifier(replace(TINY, network=network, refine=True).classifier).eval()
+    net = MatchFilter(replace(TINY, network=network, refine=True).classifier).eval()
     load_initial(net, str(tmp_path / "plain.safetensors"))
     batch = TrainingBatches(TINY)[0]
-    matches = net._inputs(*(batch[n] for n in ("points0", "points1", "side", "mask", "shape")))
+    names = ("points0", "points1", "side_info", "mask", "keypoint_change")
+    matches = net._inputs(*(batch[name] for name in names))
     first = plain.trunk(matches, batch["mask"])
     torch.testing.assert_close(net.trunk(matches, batch["mask"]), first)
     # Evidence of the first pass isn't looked at as yet.
@@ -285,8 +286,8 @@ def test_second_pass_starts_as_a_copy_of_the_first(tmp_path, network):
 def test_shapes_are_added_to_one_plain_pass_alone(tmp_path):
     for fields in ({}, {"network": "n3-consensus"}, {"refine": True}):
         before = replace(TINY, keypoint_change=False, **fields)
-        save_weights(tmp_path / "plain.safetensors", MatchClassifier(before.classifier))
-        net = MatchClassifier(replace(before, keypoint_change=True).classifier)
+        save_weights(tmp_path / "plain.safetensors", MatchFilter(before.classifier))
+        net = MatchFilter(replace(before, keypoint_change=True).classifier)
         if not fields:
             load_initial(net, str(tmp_path / "plain.safetensors"))
             continue
@@ -297,20 +298,20 @@ def test_shapes_are_added_to_one_plain_pass_alone(tmp_path):
 def test_looks_have_no_weights_and_each_is_learned_from(tmp_path):
     torch.manual_seed(0)
     config = replace(TINY, refine=True, geometric_weight=0.5, essential_weight=0, essential_after=0)
-    save_weights(tmp_path / "one.safetensors", MatchClassifier(config.classifier))
+    save_weights(tmp_path / "one.safetensors", MatchFilter(config.classifier))
     twice = replace(config, refinements=2)
-    net = MatchClassifier(twice.classifier)
+    net = MatchFilter(twice.classifier)
     load_initial(net, str(tmp_path / "one.safetensors"))
     assert net.config.refinements == 2
     batch = TrainingBatches(config)[0]
-    once = MatchClassifier(config.classifier)
+    once = MatchFilter(config.classifier)
     once.load_state_dict(net.state_dict())
     # The first two passes are the same, and a third adds its own losses.
     totals = [objective.losses(n.eval(), batch, c, 0)[0] for n, c in ((once, config), (net, twice))]
     out = objective.run_network(net, batch, twice)
     before = objective.run_network(once, batch, config).logits
     torch.testing.assert_close(before, out.earlier_logits[1])
-    mask = mutual_mask(batch["side"], net.config, batch["mask"])
+    mask = mutual_mask(batch["side_info"], net.config, batch["mask"])
     positive = (batch["distances"] < twice.label_threshold) & mask
     weight = objective.importance(batch, positive, twice)
     usable = positive.sum(1) >= 8
@@ -325,7 +326,7 @@ def test_looks_have_no_weights_and_each_is_learned_from(tmp_path):
 
 def test_fine_tuning_looks_as_often_as_the_weights_did(tmp_path):
     config = replace(TINY, refine=True, refinements=3)
-    save_weights(tmp_path / "three.safetensors", MatchClassifier(config.classifier))
+    save_weights(tmp_path / "three.safetensors", MatchFilter(config.classifier))
     tuned = replace(TINY, refine=True, initial=str(tmp_path / "three.safetensors"), steps=1)
     path = train(tuned, tmp_path / "run")
     assert MatchFilter.from_pretrained(path).config.refinements == 3
@@ -334,8 +335,8 @@ def test_fine_tuning_looks_as_often_as_the_weights_did(tmp_path):
 
 
 def test_a_bound_of_temperatures_has_no_weights(tmp_path):
-    save_weights(tmp_path / "plain.safetensors", MatchClassifier(TINY.classifier))
-    net = MatchClassifier(replace(TINY, min_log_temperature=-4.0).classifier)
+    save_weights(tmp_path / "plain.safetensors", MatchFilter(TINY.classifier))
+    net = MatchFilter(replace(TINY, min_log_temperature=-4.0).classifier)
     load_initial(net, str(tmp_path / "plain.safetensors"))
     assert net.config.min_log_temperature == net.trunk.n3_blocks["6"].min_log_temperature == -4.0
     assert parse().classifier.min_log_temperature == -4.0

@@ -15,8 +15,7 @@ import pytest
 import torch
 from test_evaluate_pose import make_record, write_store
 
-from n3match import MatchFilter
-from n3match.nn import MatchClassifier
+from n3match.nn import MatchFilter
 from n3match.nn.context_norm import ContextNormReLU
 from n3match.pipelines.training import filter_loop as loop
 from n3match.pipelines.training.filter_config import TrainingConfig
@@ -56,7 +55,7 @@ def run(options, folder, double=False):
             )
             patch.setattr(Validation, "__call__", lambda *_: dict.fromkeys(NUMBERS, 0.0))
             patch.setattr(
-                loop, "MatchClassifier", lambda config: MatchClassifier(config).double()
+                loop, "MatchFilter", lambda config: MatchFilter(config).double()
             )
         train(TrainingConfig(**options), folder, save_every=3, device="cpu")
 
@@ -75,7 +74,7 @@ def config(tmp_path):
     # has many answers, and rounding decides which.
     torch.manual_seed(0)
     plain = TrainingConfig(**OPTIONS, pairs=(str(pairs),), validation=(str(validation),))
-    net = MatchClassifier(plain.classifier)
+    net = MatchFilter(plain.classifier)
     for part in (net.trunk, net.refinement.trunk):
         torch.nn.init.constant_(part.head.bias, 3.0)
     save_weights(tmp_path / "start.safetensors", net)
@@ -181,7 +180,7 @@ def test_two_processes_killed_again_and_again(tmp_path, config):
 
 _STATISTICS = """
 import os, sys, torch
-from n3match.nn import MatchClassifier
+from n3match.nn import MatchFilter
 from n3match.nn.context_norm import ContextNormReLU
 from n3match.nn.synchronised import synchronise_statistics
 from n3match.pipelines.processes import joined_processes

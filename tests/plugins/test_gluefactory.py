@@ -1,5 +1,6 @@
 """The glue-factory plug, against the documented contract of its models."""
 
+import importlib
 import sys
 
 import gluefactory_stand_in
@@ -97,8 +98,13 @@ def test_wrong_use_is_told(model):
         model(data)
 
 
-def test_without_gluefactory_the_import_says_what_to_install(monkeypatch):
+def test_without_gluefactory_the_model_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gluefactory", None)
     monkeypatch.delitem(sys.modules, "n3match.plugins.gluefactory", raising=False)
-    with pytest.raises(ImportError, match="pip install git"):
-        __import__("n3match.plugins.gluefactory")
+    plug = importlib.import_module("n3match.plugins.gluefactory")
+    for name in ("N3MatchFilter", "__main_model__"):
+        with pytest.raises(ImportError, match="pip install git"):
+            getattr(plug, name)
+    _, data = batch()
+    found = plug.filter_batch(plug.MatchFilter.from_pretrained("sift"), data)
+    assert (found["matches0"] >= 0).any()

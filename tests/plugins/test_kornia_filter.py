@@ -143,7 +143,7 @@ def _scene_dictionary(seeds, dtype=torch.float32, shuffle=False):
     def column(name):
         return torch.from_numpy(np.concatenate([getattr(s, name) for s in scenes])[order]).to(dtype)
 
-    side = column("side")
+    side = column("side_info")
     matches = {
         "keypoints0": column("points0").clamp(min=0),
         "keypoints1": column("points1").clamp(min=0),
@@ -171,12 +171,12 @@ def test_pairs_of_a_batch_are_filtered_each_by_itself(shuffle):
         out = module(matches, data)
     for pair in (0, 2, 3):
         mine = matches["batch_indexes"] == pair
-        logits = n3match.score_matches(
+        logits = n3match.match_logits(
             matches["keypoints0"][mine].numpy(),
             matches["keypoints1"][mine].numpy(),
             K0,
             K1,
-            side=torch.stack((matches["ratio"][mine], matches["mutual"][mine]), 1).numpy(),
+            side_info=torch.stack((matches["ratio"][mine], matches["mutual"][mine]), 1).numpy(),
         )
         kept = out["batch_indexes"] == pair
         expected = torch.from_numpy(logits > 0)
@@ -209,7 +209,7 @@ def test_dtype_of_the_input(dtype):
 
 
 def test_moving_the_module_moves_no_other_filter():
-    shared = n3match.two_view.filtering.as_filter("sift")
+    shared = n3match.two_view.as_filter("sift")
     module = LocalFeatureMatchFilter().double()
     assert next(shared.parameters()).dtype == torch.float32
     matches, data, _ = _scene_dictionary([3], torch.float64)

@@ -81,7 +81,7 @@ def test_two_cameras_with_distortion(scene):
 )
 def test_methods(scene, method):
     E, mask = find_essential_mat(
-        scene.points0, scene.points1, K0, None, K1, None, method=method, side=scene.side
+        scene.points0, scene.points1, K0, None, K1, None, method=method, side_info=scene.side_info
     )
     _check(E, mask, scene)
 
@@ -184,7 +184,7 @@ def test_match_information_is_what_a_hard_pair_needs():
     points1 = np.float32([keypoints1[m.queryIdx].pt for m in matches])
     points2 = np.float32([keypoints2[m.trainIdx].pt for m in matches])
     known = match_information(keypoints1, keypoints2, matches, descriptors1, descriptors2)
-    assert known["side"].shape == known["shapes1"].shape == (len(matches), 2)
+    assert known["side_info"].shape == known["sizes_angles1"].shape == (len(matches), 2)
     cameras = (PHOTO_K, DISTORTION, PHOTO_K, DISTORTION)
     E, mask = find_essential_mat(points1, points2, *cameras, cv2.USAC_MAGSAC, **known)
     count, R, t, _ = recover_pose(E, points1, points2, *cameras, mask)
@@ -205,7 +205,7 @@ MILLIMETRES = np.array([[4.2, 0, 2.9], [0, 4.2, 2.1], [0, 0, 1]])
         ((K0,), {"colour": 3}, TypeError, "fit none of"),
         ((K0,), {"threshold": -1}, ValueError, "threshold"),
         ((K0,), {"mask": np.zeros(3, np.uint8)}, ValueError, "mask must have shape"),
-        ((K0,), {"filter": None, "side": np.zeros((20, 2))}, ValueError, "side: found one"),
+        ((K0,), {"filter": None, "side_info": np.zeros((20, 2))}, ValueError, "side_info: found"),
     ],
 )
 def test_wrong_use_of_find_essential_mat(arguments, options, error, message):

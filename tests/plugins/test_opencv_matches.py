@@ -24,7 +24,7 @@ def test_keeps_the_right_ones_of_the_same_objects(cameras, with_side):
     matches = [matches[i] for i in np.random.default_rng(0).permutation(len(matches))]
     options = {"K1": K0, "K2": K1} if cameras else {}
     if with_side:
-        options["side"] = scene.side[[m.queryIdx for m in matches]]
+        options["side_info"] = scene.side_info[[m.queryIdx for m in matches]]
     kept = filter_matches(SIZE0, SIZE1, keypoints0, keypoints1, matches, **options)
     given = {id(match) for match in matches}
     assert all(id(match) in given for match in kept)
@@ -112,5 +112,5 @@ def test_descriptors_beside_other_keypoints():
     arguments = (SIZE0, SIZE1, keypoints0, keypoints1, matches)
     with pytest.raises(ValueError, match="descriptors2: found None rows for 10 keypoints"):
         filter_matches(*arguments, descriptors1=descriptors)
-    with pytest.raises(ValueError, match="side and descriptors: found both"):
-        filter_matches(*arguments, descriptors1=descriptors, side=np.zeros((10, 2)))
+    with pytest.raises(ValueError, match="side_info and descriptors: found both"):
+        filter_matches(*arguments, descriptors1=descriptors, side_info=np.zeros((10, 2)))

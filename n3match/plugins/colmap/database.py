@@ -31,11 +31,11 @@ class DatabaseKeypoints:
 
     Attributes:
         points: (N, 2) float64, pixel centres at integers.
-        shapes: (N, 2) float64 scale in pixels and angle in degrees, or None.
+        sizes_angles: (N, 2) float64 scale in pixels and angle in degrees, or None.
     """
 
     points: np.ndarray
-    shapes: np.ndarray | None
+    sizes_angles: np.ndarray | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,14 +151,15 @@ class ColmapDatabase:
         columns = table.shape[1]
         if columns not in (2, 4, 6) or not np.isfinite(table).all():
             raise ValueError(f"{self.path}: {where}: wanted (N, 2), (N, 4) or (N, 6) numbers")
-        shapes = None
+        sizes_angles = None
         if columns == 4:
-            shapes = np.stack([table[:, 2], np.degrees(table[:, 3]) % 360.0], axis=1)
+            sizes_angles = np.stack([table[:, 2], np.degrees(table[:, 3]) % 360.0], axis=1)
         elif columns == 6:  # a11, a12, a21, a22 of the affine shape
             a11, a12, a21, a22 = table[:, 2:].T
             scale = (np.hypot(a11, a21) + np.hypot(a12, a22)) / 2
-            shapes = np.stack([scale, np.degrees(np.arctan2(a21, a11)) % 360.0], axis=1)
-        return DatabaseKeypoints(table[:, :2] - 0.5, shapes)
+            angle = np.degrees(np.arctan2(a21, a11)) % 360.0
+            sizes_angles = np.stack([scale, angle], axis=1)
+        return DatabaseKeypoints(table[:, :2] - 0.5, sizes_angles)
 
     def descriptors(self, image_id: int) -> np.ndarray | None:
         """(N, 128) float32 where they are SIFT's (bytes), else None.

@@ -19,13 +19,13 @@ class HlocFeatures:
             everywhere here (hloc adds COLMAP's half pixel when it fills a database).
         size: (width, height) of the original image; None where the file doesn't say.
         descriptors: (N, D) float32, or None.
-        shapes: (N, 2) float64 size and angle in degrees, or None.
+        sizes_angles: (N, 2) float64 size and angle in degrees, or None.
     """
 
     keypoints: np.ndarray
     size: tuple[int, int] | None
     descriptors: np.ndarray | None
-    shapes: np.ndarray | None
+    sizes_angles: np.ndarray | None
 
     def __len__(self) -> int:
         return len(self.keypoints)
@@ -60,14 +60,14 @@ def read_features(features: h5py.File, name: str, *, descriptors: bool = True) -
         if len(found) != count:
             shape = (found.shape[1], count)
             raise _error(group, "descriptors", f"found shape {found.T.shape}, wanted {shape}")
-    shapes = None
+    sizes_angles = None
     if "scales" in group and "oris" in group:
         columns = [_numbers(group, key, 1) for key in ("scales", "oris")]
         if any(len(column) != count for column in columns):
             raise _error(group, "scales", f"and oris: wanted {count} each, one per keypoint")
         # A negative angle means "unknown" to the filter; here it is one like another.
-        shapes = np.stack([columns[0], columns[1] % 360.0], axis=1)
-    return HlocFeatures(keypoints.astype(np.float64), size, found, shapes)
+        sizes_angles = np.stack([columns[0], columns[1] % 360.0], axis=1)
+    return HlocFeatures(keypoints.astype(np.float64), size, found, sizes_angles)
 
 
 def read_matches(
@@ -100,15 +100,16 @@ def read_matches(
 
 
 def write_matches(
-    source: h5py.File, target: h5py.File, group: str, kept0: np.ndarray, scores: np.ndarray
+    source: h5py.File, target: h5py.File, group: str, kept0: np.ndarray, probability: np.ndarray
 ) -> None:
-    """Copy a pair's group with the matches of some keypoints alone, and their scores.
+    """Copy a pair's group with the matches of some keypoints alone, and their probabilities.
 
     Args:
         source, target: the matches read and the file to write.
         group: of the pair.
-        kept0: (K,) keypoints of image 0 whose matches stay; all others become −1, with score 0.
-        scores: (K,) in [0, 1], higher is better.
+        kept0: (K,) keypoints of image 0 whose matches stay; all others become −1, with
+            probability 0.
+        probability: (K,) in [0, 1], hloc's `matching_scores0`.
     """
     found = source[group]
     out = target.require_group(group)
@@ -123,7 +124,7 @@ def write_matches(
     kept[kept0] = matches0[kept0]
     old = found.get("matching_scores0")
     new = np.zeros(len(matches0), np.float16 if old is None else old.dtype)
-    new[kept0] = scores
+    new[kept0] = probability
     out["matches0"], out["matching_scores0"] = kept, new
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from n3match.plugins.cameras import check_inside, check_pixel_camera, guessed_camera
+from n3match.plugins.cameras import check_inside, check_pixel_camera, given_or_guessed
 
 
 def camera_batch(
@@ -25,9 +25,8 @@ def camera_batch(
     """
     size = None if hw is None else (int(hw[1]), int(hw[0]))
     if K is None:
-        if size is None:
-            raise ValueError(f"{size_name} and {name}: found neither, wanted one of them")
-        return torch.from_numpy(guessed_camera(size)).expand(pairs, 3, 3)
+        camera = given_or_guessed(name, None, size_name, size)
+        return torch.from_numpy(camera).expand(pairs, 3, 3)
     if not isinstance(K, Tensor) or tuple(K.shape) not in ((3, 3), (pairs, 3, 3)):
         found = tuple(K.shape) if isinstance(K, Tensor) else type(K).__name__
         raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_LARGEST_LOG_SCALE = 3.0  # as in n3match.matching.keypoint_change
+from n3match.matching.side_info import LARGEST_LOG_SCALE
 
 
 def filled(lafs: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def keypoint_change(lafs0: Tensor, lafs1: Tensor, focal_ratio: Tensor) -> Tensor
     # Kornia counts angles counter-clockwise with y pointing down.
     turn = angle0 - angle1
     ratio = torch.where(size_known, scale1, 1.0) / torch.where(size_known, scale0, 1.0)
-    log_scale = (ratio * focal_ratio).log().clamp(-_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE)
+    log_scale = (ratio * focal_ratio).log().clamp(-LARGEST_LOG_SCALE, LARGEST_LOG_SCALE)
     return torch.stack(
         (turn.cos() * turn_known, turn.sin() * turn_known, log_scale * size_known), -1
     )

@@ -73,7 +73,7 @@ class LocalFeatureMatchFilter(nn.Module):
         batch_indexes = _batch_indexes(matches, keypoints0, pairs)
         if pairs is None:
             pairs = int(batch_indexes.max()) + 1 if len(batch_indexes) else 0
-        logits = self.score(
+        logits = self.logits(
             keypoints0,
             keypoints1,
             batch_indexes,
@@ -96,7 +96,7 @@ class LocalFeatureMatchFilter(nn.Module):
         out["confidence"] = torch.sigmoid(logits[kept]).to(keypoints0.dtype)
         return out
 
-    def score(
+    def logits(
         self,
         keypoints0: Tensor,
         keypoints1: Tensor,
@@ -131,7 +131,8 @@ class LocalFeatureMatchFilter(nn.Module):
             )
         check_device("keypoints0", keypoints0, self.filter)
         count, device = len(keypoints0), keypoints0.device
-        shape, side = self._shape(lafs, K, batch_indexes, count), self._side(ratio, mutual, count)
+        change = self._change(lafs, K, batch_indexes, count)
+        side_info = self._side_info(ratio, mutual, count)
         if not count:
             return keypoints0.new_zeros(0)
         ragged = Ragged.of(batch_indexes)
@@ -140,16 +141,16 @@ class LocalFeatureMatchFilter(nn.Module):
             normalize_points(ragged.pad(points.double()), camera.to(device)[ragged.pairs])
             for points, camera in zip((keypoints0, keypoints1), K)
         )
-        logits = self.filter.score(
+        logits = self.filter.logits(
             x0.to(parameter.dtype),
             x1.to(parameter.dtype),
-            None if side is None else ragged.pad(side.to(parameter)),
+            None if side_info is None else ragged.pad(side_info.to(parameter)),
             ragged.mask,
-            None if shape is None else ragged.pad(shape.to(parameter)),
+            None if change is None else ragged.pad(change.to(parameter)),
         )
         return ragged.unpad(logits)
 
-    def _shape(self, lafs, K, batch_indexes: Tensor, count: int) -> Tensor | None:
+    def _change(self, lafs, K, batch_indexes: Tensor, count: int) -> Tensor | None:
         if (lafs[0] is None) != (lafs[1] is None):
             raise ValueError("lafs0 and lafs1: found one of them, wanted both or neither")
         if lafs[0] is None:
@@ -165,7 +166,7 @@ class LocalFeatureMatchFilter(nn.Module):
         ratio = (focal0 / focal1)[batch_indexes]
         return keypoint_change(lafs[0][0].double(), lafs[1][0].double(), ratio)
 
-    def _side(self, ratio: Tensor | None, mutual: Tensor | None, count: int) -> Tensor | None:
+    def _side_info(self, ratio: Tensor | None, mutual: Tensor | None, count: int) -> Tensor | None:
         """(NC, S) columns that the filter asks for; None where one of them isn't known."""
         known = {"ratio": ratio, "mutual": mutual}
         for name, column in known.items():
@@ -173,7 +174,7 @@ class LocalFeatureMatchFilter(nn.Module):
                 raise ValueError(
                     f"{name} must have shape (NC) with NC = {count}, got {tuple(column.shape)}"
                 )
-        columns = [known.get(name) for name in self.filter.side_information]
+        columns = [known.get(name) for name in self.filter.side_info]
         if not columns or any(column is None for column in columns):
             return None
         return torch.stack([column.double() for column in columns], -1)

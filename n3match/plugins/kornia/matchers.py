@@ -72,7 +72,7 @@ class N3GeometryAwareMatcher(nn.Module):
         )
         index1, index2, ratio, mutual = _nearest(desc1, desc2, lafs1[0], lafs2[0])
         frames = lafs1[:, index1], lafs2[:, index2]
-        logits = self.match_filter.score(
+        logits = self.match_filter.logits(
             frames[0][0, :, :, 2],
             frames[1][0, :, :, 2],
             torch.zeros_like(index1),

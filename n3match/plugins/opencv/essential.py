@@ -8,13 +8,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from n3match.geometry import RelativePose, estimate_relative_pose_from_matches
+from n3match.geometry import RelativePose
 from n3match.nn.match_filter import MatchFilter
 from n3match.plugins.opencv.cameras import Cameras
 from n3match.plugins.opencv.estimators import estimator_of, estimator_with
 from n3match.plugins.opencv.overloads import Overload, choose, is_matrix, mask_array, point_array
-from n3match.two_view.filtering import score_matches
-from n3match.two_view.pose import pose_from_logits
+from n3match.two_view import match_logits, pose_from_logits
 
 
 def _is_method(values: dict) -> bool:
@@ -58,9 +57,9 @@ def find_essential_mat(
     points1: np.ndarray,
     points2: np.ndarray,
     *args: Any,
-    side: np.ndarray | None = None,
-    shapes1: np.ndarray | None = None,
-    shapes2: np.ndarray | None = None,
+    side_info: np.ndarray | None = None,
+    sizes_angles1: np.ndarray | None = None,
+    sizes_angles2: np.ndarray | None = None,
     filter: MatchFilter | str | os.PathLike | None = "sift",
     **kwargs: Any,
 ) -> tuple[np.ndarray | None, np.ndarray]:
@@ -83,9 +82,9 @@ def find_essential_mat(
             `n3match.estimate_relative_pose` ("poselib", …).
         threshold: inlier threshold in the unit of the points.
         mask: (N, 1) uint8 array to be overwritten with the mask, as OpenCV does.
-        side: (N, S) side information, see `n3match.score_matches`.
-        shapes1, shapes2: (N, 2) keypoint sizes and angles, see there; `match_information` finds
-            all three, and on hard pairs they matter much.
+        side_info: (N, S) side information, see `n3match.match_logits`.
+        sizes_angles1, sizes_angles2: (N, 2) keypoint sizes and angles, see there;
+            `match_information` finds all three, and on hard pairs they matter much.
         filter: a `MatchFilter`, a shipped name, or a path; None for none.
 
     Returns:
@@ -97,7 +96,10 @@ def find_essential_mat(
     Raises:
         ValueError, TypeError: naming the argument.
     """
-    pose, mask = _estimate(points1, points2, args, kwargs, side, shapes1, shapes2, filter)
+    known = {
+        "side_info": side_info, "sizes_angles1": sizes_angles1, "sizes_angles2": sizes_angles2
+    }
+    pose, mask = _estimate(points1, points2, args, kwargs, known, filter)
     found = pose.inliers.astype(np.uint8)[:, None] if pose.ok else _nothing(pose)
     if mask is not None:
         _overwrite(mask, found)
@@ -116,7 +118,7 @@ def _overwrite(mask: np.ndarray, found: np.ndarray) -> None:
 
 
 def _estimate(
-    points1, points2, args, kwargs, side, shapes1, shapes2, filter
+    points1, points2, args: tuple, kwargs: dict, known: dict[str, np.ndarray | None], filter
 ) -> tuple[RelativePose, np.ndarray | None]:
     points1, points2 = point_array("points1", points1), point_array("points2", points2)
     kind, given = choose("find_essential_mat", _OVERLOADS, args, kwargs)
@@ -135,20 +137,19 @@ def _estimate(
             "confidence": given.get("prob", 0.999),
             "max_iterations": given.get("maxIters", 1000),
         }
-    if filter is None:
-        for name, value in (("side", side), ("shapes1", shapes1), ("shapes2", shapes2)):
-            if value is not None:
-                raise ValueError(f"{name}: found one without a filter to look at it")
-        pose = estimate_relative_pose_from_matches(points1, points2, *matrices, **options)
-        return pose, given.get("mask")
-    logits = score_matches(
-        points1,
-        points2,
-        *matrices,
-        side=side,
-        shapes0=shapes1,
-        shapes1=shapes2,
-        filter=filter,
-        **lenses,
-    )
+    logits = None
+    if filter is not None:
+        logits = match_logits(
+            points1,
+            points2,
+            *matrices,
+            side_info=known["side_info"],
+            sizes_angles0=known["sizes_angles1"],
+            sizes_angles1=known["sizes_angles2"],
+            filter=filter,
+            **lenses,
+        )
+    for name, value in known.items():
+        if filter is None and value is not None:
+            raise ValueError(f"{name}: found one without a filter to look at it")
     return pose_from_logits(points1, points2, *matrices, logits, **options), given.get("mask")

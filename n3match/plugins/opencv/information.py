@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from n3match.matching import side_info_columns
 from n3match.nn.match_filter import MatchFilter
 from n3match.plugins.cameras import check_indices
 from n3match.plugins.opencv.neighbours import find_neighbours
-from n3match.plugins.side_info import side_columns
-from n3match.two_view.filtering import as_filter
+from n3match.two_view import as_filter
 
 
 def match_information(
@@ -32,13 +32,14 @@ def match_information(
         filter: the one that is to look at it.
 
     Returns:
-        side (N, S), or None without descriptors, and shapes1, shapes2 (N, 2), for N matches.
+        side_info (N, S), or None without descriptors, and sizes_angles1, sizes_angles2 (N, 2), for
+        N matches.
 
     Raises:
         ValueError: naming the argument.
     """
     index1, index2 = match_indices(matches1to2, len(keypoints1), len(keypoints2))
-    side = None
+    side_info = None
     if descriptors1 is not None or descriptors2 is not None:
         for name, descriptors, keypoints in (
             ("descriptors1", descriptors1, keypoints1),
@@ -50,15 +51,15 @@ def match_information(
         near = find_neighbours(descriptors1, descriptors2)
         # A match to another one than the nearest says nothing in favour of itself.
         is_nearest = near.nearest[index1] == index2
-        side = side_columns(
-            as_filter(filter).side_information,
+        side_info = side_info_columns(
+            as_filter(filter).side_info,
             np.where(is_nearest, near.ratio[index1], 1.0),
             is_nearest & near.mutual[index1],
         )
     return {
-        "side": side,
-        "shapes1": keypoint_shapes([keypoints1[i] for i in index1]),
-        "shapes2": keypoint_shapes([keypoints2[i] for i in index2]),
+        "side_info": side_info,
+        "sizes_angles1": sizes_and_angles([keypoints1[i] for i in index1]),
+        "sizes_angles2": sizes_and_angles([keypoints2[i] for i in index2]),
     }
 
 
@@ -77,7 +78,7 @@ def match_indices(
     return index1, index2
 
 
-def keypoint_shapes(keypoints: Sequence[cv2.KeyPoint]) -> np.ndarray:
+def sizes_and_angles(keypoints: Sequence[cv2.KeyPoint]) -> np.ndarray:
     """(N, 2) float64 sizes and angles."""
-    shapes = [(keypoint.size, keypoint.angle) for keypoint in keypoints]
-    return np.array(shapes, dtype=np.float64).reshape(-1, 2)
+    found = [(keypoint.size, keypoint.angle) for keypoint in keypoints]
+    return np.array(found, dtype=np.float64).reshape(-1, 2)

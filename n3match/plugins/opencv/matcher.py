@@ -9,13 +9,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from n3match.geometry.checks import check_points_array
+from n3match.geometry.checks import check_points_array, check_size
+from n3match.matching import side_info_columns
 from n3match.nn.match_filter import MatchFilter
-from n3match.plugins.cameras import check_image_size
-from n3match.plugins.opencv.matches import score_keypoint_matches
+from n3match.plugins.opencv.matches import keypoint_match_logits
 from n3match.plugins.opencv.neighbours import Neighbours, find_neighbours
-from n3match.plugins.side_info import side_columns
-from n3match.two_view.filtering import as_filter
+from n3match.two_view import as_filter
 
 Keypoints = Sequence[cv2.KeyPoint] | np.ndarray
 
@@ -24,8 +23,8 @@ Keypoints = Sequence[cv2.KeyPoint] | np.ndarray
 class _Pair:
     query: Keypoints
     train: Keypoints
-    query_size: tuple[int, int] | None
-    train_size: tuple[int, int] | None
+    query_size: tuple[float, float] | None
+    train_size: tuple[float, float] | None
     cameras: dict[str, np.ndarray | None]
 
 
@@ -85,7 +84,7 @@ class N3Matcher:
         ):
             if size is None and K is None:
                 raise ValueError(f"{name} and {K_name}: found neither, wanted one of them")
-            sizes.append(None if size is None else check_image_size(name, size))
+            sizes.append(None if size is None else check_size(name, size))
         cameras = {"K1": K1, "K2": K2, "distortion1": distortion1, "distortion2": distortion2}
         query, train = (
             check_points_array(name, keypoints) if _is_array(keypoints) else tuple(keypoints)
@@ -164,13 +163,15 @@ class N3Matcher:
                 )
         near = find_neighbours(query, train, k=k, norm=self._norm, mask=mask)
         rows = np.flatnonzero(near.nearest >= 0)
-        logits = score_keypoint_matches(
+        logits = keypoint_match_logits(
             _chosen(pair.query, rows),
             _chosen(pair.train, near.nearest[rows]),
             pair.query_size,
             pair.train_size,
             names=("queryKpts", "trainKpts", "queryImageSize", "trainImageSize"),
-            side=side_columns(self._filter.side_information, near.ratio[rows], near.mutual[rows]),
+            side_info=side_info_columns(
+                self._filter.side_info, near.ratio[rows], near.mutual[rows]
+            ),
             filter=self._filter,
             **pair.cameras,
         )

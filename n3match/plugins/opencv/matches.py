@@ -8,16 +8,11 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from n3match.geometry.checks import check_points_array
+from n3match.geometry.checks import check_points_array, check_size
 from n3match.nn.match_filter import MatchFilter
-from n3match.plugins.cameras import (
-    check_image_size,
-    check_inside,
-    check_pixel_camera,
-    guessed_camera,
-)
-from n3match.plugins.opencv.information import keypoint_shapes, match_indices, match_information
-from n3match.two_view.filtering import score_matches
+from n3match.plugins.cameras import check_inside, given_or_guessed
+from n3match.plugins.opencv.information import match_indices, match_information, sizes_and_angles
+from n3match.two_view import match_logits
 
 
 def filter_matches(
@@ -33,7 +28,7 @@ def filter_matches(
     distortion2: np.ndarray | None = None,
     descriptors1: np.ndarray | None = None,
     descriptors2: np.ndarray | None = None,
-    side: np.ndarray | None = None,
+    side_info: np.ndarray | None = None,
     filter: MatchFilter | str | os.PathLike = "sift",
 ) -> list[cv2.DMatch]:
     """The matches worth keeping: called like `cv2.xfeatures2d.matchGMS`, with cameras.
@@ -47,11 +42,11 @@ def filter_matches(
         K1, K2: (3, 3) camera matrices; None: focal length 1.2 × the longer side, principal point
             at the centre.
         distortion1, distortion2: lens coefficients in OpenCV's order, or None.
-        descriptors1, descriptors2: (N1, D), (N2, D) of the keypoints, both or neither: the side
+        descriptors1, descriptors2: (N1, D), (N2, D) of the keypoints, both or neither: side
             information is then found from them.
-        side: (N, S) side information, a row per match, see `n3match.score_matches`, instead of
-            descriptors; None: where the matches are one-way, whether each is mutual can't be told,
-            and nothing is assumed.
+        side_info: (N, S) a row per match, see `n3match.match_logits`, instead of descriptors;
+            None: where the matches are one-way, whether each is mutual can't be told, and nothing
+            is assumed.
         filter: a `MatchFilter`, a shipped name, or a path.
 
     Returns:
@@ -61,16 +56,16 @@ def filter_matches(
         ValueError, TypeError: naming the argument, e.g. for an index past the keypoints, a camera
             matrix or keypoints that belong to an image of another size.
     """
-    size1, size2 = check_image_size("size1", size1), check_image_size("size2", size2)
+    size1, size2 = check_size("size1", size1), check_size("size2", size2)
     matches = list(matches1to2)
     index1, index2 = match_indices(matches, len(keypoints1), len(keypoints2))
     if descriptors1 is not None or descriptors2 is not None:
-        if side is not None:
-            raise ValueError("side and descriptors: found both, wanted one of them")
-        side = match_information(
+        if side_info is not None:
+            raise ValueError("side_info and descriptors: found both, wanted one of them")
+        side_info = match_information(
             keypoints1, keypoints2, matches, descriptors1, descriptors2, filter=filter
-        )["side"]
-    logits = score_keypoint_matches(
+        )["side_info"]
+    logits = keypoint_match_logits(
         [keypoints1[i] for i in index1],
         [keypoints2[i] for i in index2],
         size1,
@@ -78,7 +73,7 @@ def filter_matches(
         K1=K1,
         K2=K2,
         names=("keypoints1", "keypoints2", "size1", "size2"),
-        side=side,
+        side_info=side_info,
         filter=filter,
         distortion1=distortion1,
         distortion2=distortion2,
@@ -86,16 +81,16 @@ def filter_matches(
     return [match for match, logit in zip(matches, logits) if logit > 0]
 
 
-def score_keypoint_matches(
+def keypoint_match_logits(
     matched1: Sequence[cv2.KeyPoint] | np.ndarray,
     matched2: Sequence[cv2.KeyPoint] | np.ndarray,
-    size1: tuple[int, int] | None,
-    size2: tuple[int, int] | None,
+    size1: tuple[float, float] | None,
+    size2: tuple[float, float] | None,
     *,
     K1: np.ndarray | None,
     K2: np.ndarray | None,
     names: tuple[str, str, str, str],
-    side: np.ndarray | None,
+    side_info: np.ndarray | None,
     filter: MatchFilter | str | os.PathLike,
     distortion1: np.ndarray | None = None,
     distortion2: np.ndarray | None = None,
@@ -115,23 +110,21 @@ def score_keypoint_matches(
     ):
         if size is not None:
             check_inside(keypoints, points, size_name, size)
-        if K is None and size is None:
-            raise ValueError(f"{size_name} and {name}: found neither, wanted one of them")
-        camera = guessed_camera(size) if K is None else check_pixel_camera(name, K, size, points)
-        cameras.append(camera)
-    shapes = None, None
+        cameras.append(given_or_guessed(name, K, size_name, size, points))
+    known: dict[str, np.ndarray] = {}
     if not isinstance(matched1, np.ndarray) and not isinstance(matched2, np.ndarray):
-        shapes = keypoint_shapes(matched1), keypoint_shapes(matched2)
-    return score_matches(
+        known = {
+            "sizes_angles0": sizes_and_angles(matched1), "sizes_angles1": sizes_and_angles(matched2)
+        }
+    return match_logits(
         points1,
         points2,
         *cameras,
-        side=side,
-        shapes0=shapes[0],
-        shapes1=shapes[1],
+        side_info=side_info,
         filter=filter,
         distortion0=distortion1,
         distortion1=distortion2,
+        **known,
     )
 
 

@@ -1,0 +1,124 @@
+"""What is known of a match beside its points: what descriptors say, and keypoints' change."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from n3match.matching.nearest import nearest_neighbors
+
+# The columns of side information, and what they hold where nothing is known of a match.
+NEUTRAL = {"ratio": 1.0, "mutual": 0.0}
+# Cosine, sine and log scale of `keypoint_change`; zeros where nothing is known.
+CHANGE_COLUMNS = 3
+LARGEST_LOG_SCALE = 3.0  # SIFT's octaves span less; beyond it is a mistake in the input
+
+
+def side_info_columns(
+    names: tuple[str, ...], ratio: np.ndarray, mutual: np.ndarray
+) -> np.ndarray | None:
+    """(N, S) columns in the order of `names`; None where the filter asks for none.
+
+    Args:
+        names: a filter's `side_info`.
+        ratio: (N,) nearest / second nearest descriptor distance, 1 where it says nothing.
+        mutual: (N,) bool, nearest in both directions.
+
+    Raises:
+        ValueError: a name other than these.
+    """
+    known = dict(zip(NEUTRAL, (ratio, mutual)))
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"filter: wants side information {unknown}, known here are {[*known]}")
+    if not names:
+        return None
+    return np.stack([np.asarray(known[name], dtype=np.float64) for name in names], axis=1)
+
+
+def is_gradient_histogram(descriptors: np.ndarray) -> bool:
+    """Whether descriptors look like SIFT's or RootSIFT's: 128 numbers, none of them negative.
+
+    The shipped filters learnt what a ratio means from those. Learned descriptors (SuperPoint,
+    DISK, …) have both signs, and their ratios lie elsewhere.
+    """
+    if descriptors.ndim != 2 or descriptors.shape[1] != 128 or not len(descriptors):
+        return False
+    return bool(np.isfinite(descriptors).all() and descriptors.min() >= 0)
+
+
+def ratio_and_mutual(
+    index0: np.ndarray, index1: np.ndarray, desc0: np.ndarray, desc1: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ratio and mutual flag of given matches, as `putative_matches` has them.
+
+    Args:
+        index0, index1: (M,) rows of `desc0` and `desc1` that are matched.
+        desc0, desc1: (N0, D), (N1, D).
+
+    Returns:
+        (M,) float64 ratio of nearest to second nearest distance, 1 where `index1` isn't the
+        nearest; (M,) bool, nearest in both directions. Where no two matches share a keypoint of
+        image 1 the matcher has made them mutual already, and all are taken to be.
+    """
+    made_mutual = len(np.unique(index1)) == len(index1)
+    if made_mutual:  # the other rows of image 0 tell nothing more
+        desc0, index0 = desc0[index0], np.arange(len(index0))
+    found = nearest_neighbors(desc0, desc1)
+    is_nearest = found.index.numpy()[index0] == index1
+    ratio = np.where(is_nearest, found.ratio.numpy()[index0], 1.0)
+    if made_mutual:
+        return ratio, np.ones(len(index1), dtype=bool)
+    return ratio, is_nearest & found.mutual.numpy()[index0]
+
+
+def keypoint_change(
+    sizes_angles0: np.ndarray,
+    sizes_angles1: np.ndarray,
+    focal0: float = 1.0,
+    focal1: float = 1.0,
+) -> np.ndarray:
+    """Turn and change of size of every match, from the keypoints' own orientations and sizes.
+
+    Right matches of two photographs agree on both, up to perspective: the turn is about that of
+    the camera around its axis, the scale the ratio of the depths.
+
+    Args:
+        sizes_angles0, sizes_angles1: (N, 2) keypoint size in pixels (any measure of extent, the
+            same in both images) and angle in degrees, from x towards y, as `cv2.KeyPoint.size` and
+            `.angle`. A size of 0 or less, or a negative angle, means that it isn't known (OpenCV
+            uses −1).
+        focal0, focal1: focal lengths in pixels, which make sizes comparable between cameras.
+
+    Returns:
+        (N, 3) float64: cosine and sine of angle1 − angle0, natural logarithm of the ratio of the
+        angular sizes; (0, 0) and 0 where not known.
+
+    Raises:
+        ValueError: a shape that doesn't fit, NaN or infinite numbers, a focal length that isn't
+            positive; names the argument.
+    """
+    checked = []
+    for name, given in (("sizes_angles0", sizes_angles0), ("sizes_angles1", sizes_angles1)):
+        array = np.asarray(given, dtype=np.float64)
+        if array.ndim != 2 or array.shape[1] != 2:
+            raise ValueError(f"{name} must have shape (N, 2): size, angle; got {array.shape}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} holds NaN or infinite numbers: finite numbers wanted")
+        checked.append(array)
+    (size0, angle0), (size1, angle1) = (array.T for array in checked)
+    if len(size0) != len(size1):
+        raise ValueError(
+            f"sizes_angles0 and sizes_angles1 must have one length, got {len(size0)} and "
+            f"{len(size1)}"
+        )
+    for name, focal in (("focal0", focal0), ("focal1", focal1)):
+        if not 0 < focal < np.inf:
+            raise ValueError(f"{name} must be positive, got {focal}")
+    turn = np.radians(angle1 - angle0)
+    turn_known = (angle0 >= 0) & (angle1 >= 0)
+    size_known = (size0 > 0) & (size1 > 0)
+    ratio = np.where(size_known, size1, 1.0) / np.where(size_known, size0, 1.0)
+    log_scale = np.clip(np.log(ratio * (focal0 / focal1)), -LARGEST_LOG_SCALE, LARGEST_LOG_SCALE)
+    return np.stack(
+        [np.cos(turn) * turn_known, np.sin(turn) * turn_known, log_scale * size_known], axis=1
+    )
