@@ -1,4 +1,4 @@
-"""Many pairs through the filter: read, put into batches of like length, scored."""
+"""Many pairs through the filter: read, put into batches of like length."""
 
 from __future__ import annotations
 
