@@ -111,7 +111,7 @@ class PairStoreWriter:
         Args:
             name: of the part.
             records: its pairs.
-            left_out, problems: lines for `pair_store.read_report`.
+            left_out, problems: lines for `store.read_report`.
 
         Raises:
             ValueError: a field of a record whose shape is not the layout's.

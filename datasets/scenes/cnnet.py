@@ -1,4 +1,4 @@
-"""Scene folders of Yi et al. (CVPR 2018, "CNNet") as scenes: see `scene_source`.
+"""Scene folders of Yi et al. (CVPR 2018, "CNNet") as scenes: see source.py.
 
 `images.txt`, `calibration.txt` and `visibility.txt` hold a relative path a line, one line for each
 image. A calibration file is HDF5 with K (3×3, principal point relative to the image's centre), R,

@@ -46,7 +46,7 @@ def evaluate_pose(
 
     Args:
         stores: files written by build-pairs.
-        filters: names (`match_filters.CLASSICAL`, shipped weights), paths of weights, LABEL=PATH.
+        filters: names (`choices.DESCRIPTIONS`, shipped weights), paths of weights, LABEL=PATH.
         estimators: names of PROTOCOLS.
         out: folder for results.csv, whose rows are used again; None: nothing is written.
         limit: that many pairs, evenly spread over all; None for all.

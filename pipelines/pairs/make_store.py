@@ -47,19 +47,19 @@ def build_pairs(
     """Detect, match and label the pairs of all scenes below a folder.
 
     May be stopped at any moment and started again: finished parts are kept. What was left out and
-    why is in the store (`pair_store.read_report`).
+    why is in the store (`datasets.pairs.store.read_report`).
 
     Args:
         scenes: folder of scenes, or one scene (folder or file).
         out: the store to write.
-        format: one of `scene_formats.FORMATS`; None recognises the layout.
+        format: one of `datasets.scenes.formats.FORMATS`; None recognises the layout.
         images: `scenes` is a folder of photographs, whose poses COLMAP is to find.
         image_root, intrinsics, min_shared, min_overlap: see `ReadOptions`.
         max_keypoints: SIFT keypoints per image.
         max_pairs: at most so many pairs of one scene, an equal share from each band of
             covisibility and change of view; None for all.
         min_consistent: least share of a pair's reliable matches that its pose should explain, see
-            `pair_jobs.inconsistency`; pairs far below are left out. 0 keeps all.
+            `jobs.inconsistency`; pairs far below are left out. 0 keeps all.
         exclude: names of scenes to leave out.
         fixed_direction: image 0 is the one whose name comes first; else it is drawn.
         seed: of the draws.
