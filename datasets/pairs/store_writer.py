@@ -14,6 +14,7 @@ from n3match.datasets.pairs.store import (
     CAMERA_GROUPS,
     CORE_GROUPS,
     EXTRA_GROUPS,
+    FIELD_GROUPS,
     SCHEMA_VERSION,
     PairRecord,
     open_store,
@@ -199,33 +200,17 @@ def _write_table(file: h5py.File, names: dict[str, list[str]], num_shared: list[
 
 
 def _to_groups(record: PairRecord) -> dict[str, np.ndarray]:
-    K0, K1 = record.K0, record.K1
-    return {
+    groups = {group: getattr(record, field) for field, group in FIELD_GROUPS.items()}
+    groups |= {
         "xs": record.xs[None],
         "ys": record.distances_squared[:, None],
-        "Rs": record.R,
         "ts": record.t[:, None],
-        "ratios": record.ratio,
         "mutuals": record.mutual,
-        "cx1s": K0[0, 2:],
-        "cy1s": K0[1, 2:],
-        "cx2s": K1[0, 2:],
-        "cy2s": K1[1, 2:],
-        "f1s": [[K0[0, 0], K0[1, 1]]],
-        "f2s": [[K1[0, 0], K1[1, 1]]],
-        "px0s": record.points0,
-        "px1s": record.points1,
-        "shapes0": record.sizes_angles0,
-        "shapes1": record.sizes_angles1,
-        "index0s": record.index0,
-        "index1s": record.index1,
-        "distances": record.descriptor_distance,
-        "K0s": K0,
-        "K1s": K1,
-        "dist0s": record.distortion0,
-        "dist1s": record.distortion1,
         "sizes": [record.size0, record.size1],
     }
+    for i, K in ((1, record.K0), (2, record.K1)):
+        groups |= {f"cx{i}s": K[0, 2:], f"cy{i}s": K[1, 2:], f"f{i}s": [[K[0, 0], K[1, 1]]]}
+    return groups
 
 
 def _write_report(file: h5py.File, left_out: Sequence[str], problems: Sequence[str]) -> None:

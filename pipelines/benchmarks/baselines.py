@@ -18,15 +18,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
+
+from n3match.ops.window.grid import WindowGrid
 
 # 1 - w is never below this, so that its logarithm is finite.
 _SMALLEST_REST = 2.0**-24
+# Patch size, stride and window of the published denoiser.
+LAYOUT = (10, 5, 15)
 # Queries gathered at once. Each takes O·D numbers (0.7 MB of 8 channels): it is fastest, with
 # gradients too, while the copies fit a cache and the allocator keeps their memory (32 MB in glibc).
 _CHUNK = 32
@@ -69,69 +71,11 @@ def reference_bytes(m: int, n: int, e: int, gradients: bool) -> int:
     return 8 * m * n * e * (6 if gradients else 2)
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Where the patches of an H×W image are."""
-
-    height: int
-    width: int
-    patch_size: int = 10
-    stride: int = 5
-    window: int = 15
-
-    def _padded(self, length: int) -> int:
-        steps = max(0, -(-(length - self.patch_size) // self.stride))
-        return self.patch_size + steps * self.stride
-
-    @property
-    def padded_shape(self) -> tuple[int, int]:
-        return self._padded(self.height), self._padded(self.width)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(n₁, n₂) patches."""
-        rows, columns = ((n - self.patch_size) // self.stride + 1 for n in self.padded_shape)
-        return rows, columns
-
-    @property
-    def padding(self) -> tuple[int, int, int, int]:
-        """Left, right, top, bottom: the odd pixel goes to the right and the bottom."""
-        high, wide = (p - n for p, n in zip(self.padded_shape, (self.height, self.width)))
-        return wide // 2, wide - wide // 2, high // 2, high - high // 2
-
-    def candidates(self, exclude_self: bool = True) -> Tensor:
-        """(M, O) numbers of the patches in each query's window, shifted inwards at the border."""
-
-        def span(n: int) -> Tensor:  # (n, min(W, n)) grid coordinates along one axis
-            inside = min(self.window, n)
-            first = (torch.arange(n) - self.window // 2).clamp(0, n - inside)
-            return first[:, None] + torch.arange(inside)
-
-        rows, columns = map(span, self.shape)
-        index = rows[:, None, :, None] * self.shape[1] + columns[None, :, None, :]
-        index = index.flatten(0, 1).flatten(1)  # (M, W²)
-        if not exclude_self:
-            return index
-        others = index != torch.arange(len(index))[:, None]
-        return index[others].view(len(index), -1)
-
-    def patches(self, image: Tensor) -> Tensor:
-        """(C, H, W) -> (M, C·P²)."""
-        padded = functional.pad(image, self.padding)[None]
-        return functional.unfold(padded, self.patch_size, stride=self.stride)[0].T
-
-    def put_back(self, patches: Tensor) -> Tensor:
-        """(M, C·P²) -> (C, H, W): overlapping patches are averaged."""
-
-        def add(columns: Tensor) -> Tensor:
-            return functional.fold(
-                columns, self.padded_shape, self.patch_size, stride=self.stride
-            )[0]
-
-        count = add(patches.new_ones(1, self.patch_size**2, len(patches)))
-        left, _, top, _ = self.padding
-        image = add(patches.T[None]) / count
-        return image[:, top : top + self.height, left : left + self.width]
+def _others(grid: WindowGrid) -> Tensor:
+    """(M, O) numbers of the patches in each query's window but its own."""
+    index = grid.candidates()
+    others = index != torch.arange(len(index))[:, None]
+    return index[others].view(len(index), -1)
 
 
 def gather_windows(
@@ -148,8 +92,8 @@ def gather_windows(
 
     In chunks, each computed anew in the backward pass: all at once would take M·O·D numbers.
     """
-    grid = Grid(*query.shape[-2:], patch_size, stride, window)
-    index = grid.candidates()
+    grid = WindowGrid(*query.shape[-2:], patch_size, stride, window)
+    index = _others(grid)
     tensors = (query, key, value)
     gradients = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     scale = -math.exp(-log_temperature)
@@ -171,7 +115,7 @@ def gather_windows(
         return torch.bmm(weights, gather(v, near, rooms[1]))  # (Q, K, D)
 
     images = []
-    for q, x, v in zip(*([grid.patches(image) for image in batch] for batch in tensors)):
+    for q, x, v in zip(*map(grid.patches, tensors)):
         x, v = x.contiguous(), v.contiguous()
         squares = x.square().sum(-1)
         parts = [
@@ -182,7 +126,7 @@ def gather_windows(
             )
         ]
         z = torch.cat(parts)
-        images.append(torch.stack([grid.put_back(z[:, step]) for step in range(k)]))
+        images.append(grid.put_back(z.transpose(0, 1)))
     return torch.stack(images)
 
 
@@ -197,21 +141,21 @@ def authors_windows(
     window: int = 15,
 ) -> Tensor:
     """Distances of all pairs of patches, K dense M×N weight matrices, K dense products."""
-    grid = Grid(*query.shape[-2:], patch_size, stride, window)
-    index = grid.candidates()
+    grid = WindowGrid(*query.shape[-2:], patch_size, stride, window)
+    index = _others(grid)
     scale = -math.exp(-log_temperature)
     images = []
-    for q, x, v in zip(*([grid.patches(image) for image in b] for b in (query, key, value))):
+    for q, x, v in zip(*map(grid.patches, (query, key, value))):
         logits = squared_distances(q, x).gather(1, index) * scale
         steps = []
         for weights in plain_weights(logits, k):
             dense = weights.new_zeros(len(q), len(x)).scatter_(1, index, weights)
-            steps.append(grid.put_back(dense @ v))
-        images.append(torch.stack(steps))
+            steps.append(dense @ v)
+        images.append(grid.put_back(torch.stack(steps)))
     return torch.stack(images)
 
 
-def authors_bytes(grid: Grid, k: int, gradients: bool) -> int:
+def authors_bytes(grid: WindowGrid, k: int, gradients: bool) -> int:
     """About what `authors_windows` holds at once for one image, float32."""
-    patches = grid.shape[0] * grid.shape[1]
+    patches = math.prod(grid.shape)
     return 4 * patches**2 * (k + 4 if gradients else 3)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from n3match import native, ops
+from n3match.ops.window.grid import WindowGrid
 from n3match.pipelines.benchmarks.baselines import (
-    Grid,
+    LAYOUT,
     authors_bytes,
     authors_windows,
     gather_windows,
@@ -35,8 +36,8 @@ _LOG_TEMPERATURE = math.log(20.0)
 
 def describe() -> str:
     return (
-        f"B = 1, {CHANNELS} channels, patch {Grid.patch_size}, stride {Grid.stride}, "
-        f"window {Grid.window}, K = {NEIGHBOURS}, float32"
+        f"B = 1, {CHANNELS} channels, patch {LAYOUT[0]}, stride {LAYOUT[1]}, "
+        f"window {LAYOUT[2]}, K = {NEIGHBOURS}, float32"
     )
 
 
@@ -46,12 +47,12 @@ def measure_windows(
     """Time and memory for one square image of each side, without and with gradients."""
     rows = []
     for side in sorted(sides):
-        grid = Grid(side, side)
+        grid = WindowGrid(side, side, *LAYOUT)
 
-        def needed(name: str, gradients: bool, grid: Grid = grid) -> int:
+        def needed(name: str, gradients: bool, grid: WindowGrid = grid) -> int:
             return authors_bytes(grid, NEIGHBOURS, gradients) if name == AUTHORS else 0
 
-        def floor(gradients: bool, grid: Grid = grid) -> float:
+        def floor(gradients: bool, grid: WindowGrid = grid) -> float:
             return ceilings.floor_seconds(window_work(grid, CHANNELS, NEIGHBOURS, gradients))
 
         rows += side_by_side(
@@ -70,7 +71,7 @@ def measure_windows(
 
 def _call(name: str, side: int, gradients: bool) -> Callable[[], object]:
     if name == PRODUCTS:
-        return _fastest_products(Grid(side, side), gradients)
+        return _fastest_products(WindowGrid(side, side, *LAYOUT), gradients)
     functions = {
         OURS: ops.n3_window_aggregate, GATHERING: gather_windows, AUTHORS: authors_windows,
     }
@@ -89,7 +90,7 @@ def _call(name: str, side: int, gradients: bool) -> Callable[[], object]:
     return run
 
 
-def _fastest_products(grid: Grid, gradients: bool) -> Callable[[], object]:
+def _fastest_products(grid: WindowGrid, gradients: bool) -> Callable[[], object]:
     tiles = {
         str(tile): window_products(grid, CHANNELS, NEIGHBOURS, gradients, tile) for tile in TILES
     }
@@ -124,7 +125,7 @@ def _tiles(rows: int, columns: int, tile: int, window: int) -> list[_Tile]:
 
 
 def window_products(
-    grid: Grid, channels: int, k: int, gradients: bool, tile: int
+    grid: WindowGrid, channels: int, k: int, gradients: bool, tile: int
 ) -> Callable[[], None]:
     """Only the matrix products of the window form by cells: what its time is compared with.
 

@@ -34,6 +34,15 @@ def _gigabytes(text: str) -> int:
     return int(value * 2**30)
 
 
+def add_filter_argument(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """--filter NAME; `more`: what else it may be."""
+    parser.add_argument(
+        "--filter", default="sift", metavar="NAME",
+        help=f'shipped weights ("sift", "sift-cnnet") or a file of weights{more} '
+        "(default: %(default)s)",
+    )
+
+
 def parse_intrinsics(text: str) -> np.ndarray:
     """"fx,fy,cx,cy" in pixels to a (3, 3) camera matrix."""
     numbers = _numbers(text, 4)

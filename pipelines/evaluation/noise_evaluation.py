@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from n3match.datasets.denoising.clean_images import eight_bit
 from n3match.datasets.denoising.image_files import encoded, read_image
 from n3match.datasets.pairs.sample import TRUE_MATCH_DISTANCE
 from n3match.datasets.scenes.formats import find_scenes
@@ -94,7 +95,7 @@ class NoisyViews:
             return clean
         index = zlib.crc32(f"{scene}/{view.name}".encode())
         noisy = noisy_image(clean.astype(np.float32) / np.float32(255), treatment.sigma, index)
-        noisy = _eight_bit(noisy)
+        noisy = eight_bit(noisy, channels=1)
         if treatment.method.source == "noisy":
             return noisy
         key = self._image_key(scene, view, treatment)
@@ -106,7 +107,8 @@ class NoisyViews:
         run = self._methods.get(treatment.method)
         if run is None:
             run = self._methods[treatment.method] = treatment.method.load(self.memory_limit)
-        image = _eight_bit(run(noisy.astype(np.float32) / np.float32(255), treatment.sigma))
+        image = run(noisy.astype(np.float32) / np.float32(255), treatment.sigma)
+        image = eight_bit(image, channels=1)
         write_whole(path, encoded(image, path))
         return image
 
@@ -116,10 +118,6 @@ class NoisyViews:
             scene, view.name, photograph, self.max_size, treatment.sigma,
             treatment.method.fingerprint(), versions("n3match", "torch", "numpy"),
         ])
-
-
-def _eight_bit(unit: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(unit * 255), 0, 255).astype(np.uint8)
 
 
 @dataclass(frozen=True)

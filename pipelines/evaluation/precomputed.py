@@ -19,6 +19,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from n3match.datasets.hdf5 import open_hdf5
 from n3match.datasets.pairs.store import PairRecord
 from n3match.pipelines.common.fingerprints import hash_of_files
 from n3match.pipelines.evaluation.records import Filtered, PreparedFilter
@@ -77,7 +78,7 @@ class PrecomputedMatches:
         """Files of `n3match match` with the paths of their images; none for hloc."""
         found = []
         for path in self._files:
-            with _open(path) as file:
+            with open_hdf5(path) as file:
                 if file.attrs.get("format") == FORMAT:
                     names = [file.attrs.get(f"image{i}") for i in (0, 1)]
                     if not all(isinstance(name, str) for name in names):
@@ -101,7 +102,7 @@ class PrecomputedMatches:
         if len(fitting) != 1:
             raise self._error(record, f"{len(fitting)} files for this pair")
         path = fitting[0][0]
-        with _open(path) as file:
+        with open_hdf5(path) as file:
             points0, points1 = (_array(path, file, f"points{i}", 2) for i in (0, 1))
             probability = _array(path, file, "probability", 1)
         if not len(points0) == len(points1) == len(probability):
@@ -115,7 +116,7 @@ class PrecomputedMatches:
 
     def _hloc(self, record: PairRecord) -> Filtered:
         path = self.matches
-        with _open(path) as file:
+        with open_hdf5(path) as file:
             group, is_reversed = self._group(file, record)
             matches0 = _array(path, group, "matches0", 1)
         first = np.flatnonzero(matches0 >= 0)
@@ -130,7 +131,7 @@ class PrecomputedMatches:
                 )
             ]
         else:
-            with _open(self.features) as file:
+            with open_hdf5(self.features) as file:
                 keypoints = [
                     self._keypoints(file, record, names) for names in _candidates(record)
                 ]
@@ -189,13 +190,6 @@ def _known_keypoints(index: np.ndarray, points: np.ndarray) -> np.ndarray:
     known = np.full((int(index.max(initial=-1)) + 1, 2), np.nan)
     known[index] = points
     return known
-
-
-def _open(path: Path) -> h5py.File:
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{path}: not a readable HDF5 file ({error})") from error
 
 
 def _array(path: Path, group: h5py.Group, name: str, dimensions: int) -> np.ndarray:

@@ -13,12 +13,11 @@ import numpy as np
 from tqdm import tqdm
 
 from n3match.geometry.estimators import choose_estimator
-from n3match.matching import keypoint_change, ratio_and_mutual, side_info_columns
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.fingerprints import hash_of_weights
 from n3match.pipelines.common.progress_log import ProgressLog, part_path, remove_leftovers
 from n3match.pipelines.filtering.image_cameras import calibrated_keypoints
-from n3match.pipelines.filtering.pair_logits import logits_stream
+from n3match.pipelines.filtering.pair_logits import ImageFeatures, logits_stream, pair_matches
 from n3match.pipelines.filtering.two_view_geometry import two_view_geometry
 from n3match.plugins.colmap.database import (
     CALIBRATED,
@@ -133,28 +132,16 @@ class DatabaseReader:
         ends = [self._image(image_id) for image_id in pair_ids(pair_id)]
         matches = self.database.matches(pair_id)
         index0, index1 = matches.astype(np.int64).T
-        for column, (index, (x, _, _)) in enumerate(zip((index0, index1), ends)):
-            if len(index) and index.max() >= len(x):
+        for column, (index, end) in enumerate(zip((index0, index1), ends)):
+            if len(index) and index.max() >= len(end.x):
                 name = self.images[pair_ids(pair_id)[column]][0]
                 raise ValueError(
                     f"{self.database.path}: pair {pair_ids(pair_id)}: a match of keypoint "
-                    f"{index.max()}, but {name} has {len(x)}"
+                    f"{index.max()}, but {name} has {len(end.x)}"
                 )
-        (x0, sizes_angles0, descriptors0), (x1, sizes_angles1, descriptors1) = ends
-        side_info = change = None
-        if descriptors0 is not None and descriptors1 is not None and len(matches):
-            ratio, mutual = ratio_and_mutual(index0, index1, descriptors0, descriptors1)
-            side_info = side_info_columns(self.net.side_info, ratio, mutual)
-        if sizes_angles0 is not None and sizes_angles1 is not None:
-            focal0, focal1 = (
-                (self.camera(i).K[0, 0] + self.camera(i).K[1, 1]) / 2 for i in pair_ids(pair_id)
-            )
-            change = keypoint_change(
-                sizes_angles0[index0], sizes_angles1[index1], focal0, focal1
-            )
-        return matches, PairMatches(x0[index0], x1[index1], side_info, change)
+        return matches, pair_matches(self.net, *ends, index0, index1)
 
-    def _read_image(self, image_id: int):
+    def _read_image(self, image_id: int) -> ImageFeatures:
         camera = self.camera(image_id)
         found = self.database.keypoints(image_id)
         descriptors = self.database.descriptors(image_id) if self.use_descriptors else None
@@ -164,7 +151,7 @@ class DatabaseReader:
                 f"and {len(descriptors)} descriptors"
             )
         x = calibrated_keypoints(self.images[image_id][0], found.points, camera)
-        return x, found.sizes_angles, descriptors
+        return ImageFeatures(x, camera.K, found.sizes_angles, descriptors)
 
 
 def _filter(

@@ -16,6 +16,8 @@ import argparse
 import time
 from pathlib import Path
 
+from n3match.pipelines.common.arguments import add_filter_argument
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("database", type=Path, metavar="DATABASE", help="COLMAP's database.db")
@@ -29,10 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-descriptors", action="store_true", help="don't compute ratio and mutual flags"
     )
-    parser.add_argument(
-        "--filter", default="sift", metavar="NAME",
-        help="shipped weights or a file of weights (default: %(default)s)",
-    )
+    add_filter_argument(parser)
     parser.add_argument(
         "--estimator", default="auto",
         help="of the two-view geometries, as in `n3match pose` (default: PoseLib where installed, "

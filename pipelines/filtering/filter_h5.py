@@ -16,6 +16,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from n3match.pipelines.common.arguments import add_filter_argument
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("features", type=Path, metavar="FEATURES", help="hloc's features.h5")
@@ -41,10 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-descriptors", dest="descriptors", action="store_false",
         help="don't compute ratio and mutual flags"
     )
-    parser.add_argument(
-        "--filter", default="sift", metavar="NAME",
-        help="shipped weights or a file of weights (default: %(default)s)",
-    )
+    add_filter_argument(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -11,19 +11,14 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from n3match.matching import (
-    is_gradient_histogram,
-    keypoint_change,
-    ratio_and_mutual,
-    side_info_columns,
-)
+from n3match.datasets.hdf5 import open_hdf5
+from n3match.matching import is_gradient_histogram
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.fingerprints import file_state, hash_of_weights
 from n3match.pipelines.common.progress_log import ProgressLog, part_path, remove_leftovers
 from n3match.pipelines.filtering.image_cameras import ImageCameras, calibrated_keypoints
-from n3match.pipelines.filtering.pair_logits import logits_stream
+from n3match.pipelines.filtering.pair_logits import ImageFeatures, logits_stream, pair_matches
 from n3match.plugins.hloc import (
-    HlocFeatures,
     HlocPair,
     find_pair,
     image_names,
@@ -68,7 +63,7 @@ def filter_files(
         "images": str(images),
         "descriptors": descriptors,
     }
-    with _open(features) as found, _open(matches) as groups:
+    with open_hdf5(features) as found, open_hdf5(matches) as groups:
         if pairs is not None:
             wanted = [find_pair(groups, *names) for names in read_pairs_list(pairs)]
             wanted = list({pair.group: pair for pair in wanted}.values())
@@ -123,23 +118,13 @@ class PairReader:
         Raises:
             ValueError: naming the file, the pair or image, and what is wrong.
         """
-        features0, x0, focal0, sift0 = self._image(pair.name0)
-        features1, x1, focal1, sift1 = self._image(pair.name1)
-        counts = len(features0), len(features1)
-        index0, index1 = read_matches(self.matches, pair.group, *counts)
-        side_info = change = None
-        if sift0 and sift1 and len(index0):
-            ratio, mutual = ratio_and_mutual(
-                index0, index1, features0.descriptors, features1.descriptors
-            )
-            side_info = side_info_columns(self.net.side_info, ratio, mutual)
-        self._with_side_info += side_info is not None
-        self._without += side_info is None
-        if features0.sizes_angles is not None and features1.sizes_angles is not None:
-            change = keypoint_change(
-                features0.sizes_angles[index0], features1.sizes_angles[index1], focal0, focal1
-            )
-        return PairMatches(x0[index0], x1[index1], side_info, change)
+        images = self._image(pair.name0), self._image(pair.name1)
+        counts = (len(image.x) for image in images)
+        matched = read_matches(self.matches, pair.group, *counts)
+        found = pair_matches(self.net, *images, *matched)
+        self._with_side_info += found.side_info is not None
+        self._without += found.side_info is None
+        return found
 
     def describe_side_info(self) -> str:
         """How many pairs had side information."""
@@ -149,12 +134,14 @@ class PairReader:
         }
         return ", ".join(f"{n} pairs {what}" for what, n in parts.items() if n) or "none"
 
-    def _read_image(self, name: str) -> tuple[HlocFeatures, np.ndarray, float, bool]:
+    def _read_image(self, name: str) -> ImageFeatures:
         found = read_features(self.features, name, descriptors=self.use_descriptors)
         camera = self._camera(name, found.size)
         x = calibrated_keypoints(name, found.keypoints, camera)
-        sift = found.descriptors is not None and is_gradient_histogram(found.descriptors)
-        return found, x, float(camera.K[0, 0] + camera.K[1, 1]) / 2, sift
+        descriptors = found.descriptors
+        if descriptors is not None and not is_gradient_histogram(descriptors):
+            descriptors = None
+        return ImageFeatures(x, camera.K, found.sizes_angles, descriptors)
 
 
 def read_pairs_list(path: Path) -> list[tuple[str, str]]:
@@ -195,12 +182,3 @@ def _write(matches: h5py.File, out: h5py.File, pair: HlocPair, log: ProgressLog)
     kept = logits > 0
     write_matches(matches, out, pair.group, index0[kept], probability(logits[kept]))
     return len(kept), int(kept.sum())
-
-
-def _open(path: Path) -> h5py.File:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{path}: not a readable HDF5 file ({error})") from error

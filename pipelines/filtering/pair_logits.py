@@ -1,15 +1,17 @@
-"""Many pairs through the filter: read, put into batches of like length."""
+"""Many pairs through the filter: put together from features, then in batches of like length."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
 import numpy as np
 
+from n3match.matching import keypoint_change, ratio_and_mutual, side_info_columns
 from n3match.nn.match_filter import MatchFilter
 from n3match.two_view import PairMatches, logits_of_many
 
@@ -19,6 +21,48 @@ Key = TypeVar("Key")
 _WINDOW = 32
 # Matches of a batch with its padding: larger batches leave the CPU's cache and aren't faster.
 _BATCH_MATCHES = 8192
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFeatures:
+    """What is known of an image's N keypoints.
+
+    Attributes:
+        x: (N, 2) calibrated; K: (3, 3) of the camera.
+        sizes_angles: (N, 2), or None. descriptors: SIFT's (N, 128), or None.
+    """
+
+    x: np.ndarray
+    K: np.ndarray
+    sizes_angles: np.ndarray | None
+    descriptors: np.ndarray | None
+
+
+def pair_matches(
+    net: MatchFilter,
+    image0: ImageFeatures,
+    image1: ImageFeatures,
+    index0: np.ndarray,
+    index1: np.ndarray,
+) -> PairMatches:
+    """Matches for the network, with all that it wants to know and that is known.
+
+    Args:
+        net: the filter.
+        image0, image1: of the pair.
+        index0, index1: (M,) rows of their keypoints.
+    """
+    side_info = change = None
+    descriptors = image0.descriptors, image1.descriptors
+    if not any(d is None for d in descriptors) and len(index0):
+        ratio, mutual = ratio_and_mutual(index0, index1, *descriptors)
+        side_info = side_info_columns(net.side_info, ratio, mutual)
+    if image0.sizes_angles is not None and image1.sizes_angles is not None:
+        focal = ((image.K[0, 0] + image.K[1, 1]) / 2 for image in (image0, image1))
+        change = keypoint_change(
+            image0.sizes_angles[index0], image1.sizes_angles[index1], *focal
+        )
+    return PairMatches(image0.x[index0], image1.x[index1], side_info, change)
 
 
 def logits_stream(

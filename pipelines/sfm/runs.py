@@ -20,6 +20,7 @@ from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.tables import markdown_table
 from n3match.pipelines.filtering.colmap_database import Options, filter_database
 from n3match.pipelines.sfm.pose_alignment import pose_errors
+from n3match.pipelines.sfm.reconstruct import load_pycolmap
 from n3match.plugins.colmap.database import pair_number
 from n3match.plugins.colmap.model import read_colmap_model
 from n3match.plugins.colmap.model_files import RawCamera, read_cameras_binary, read_cameras_text
@@ -79,7 +80,7 @@ class SfmScene:
             ImportError: pycolmap is not installed. FileNotFoundError, ValueError: a photograph or
             the model can't be used.
         """
-        self.pycolmap = _pycolmap()
+        self.pycolmap = load_pycolmap("compare-sfm reconstructs with pycolmap")
         self.name, self.work, self.threads = name, work, threads
         folder = model_folder(path)
         model = read_colmap_model(folder)
@@ -206,17 +207,6 @@ class SfmScene:
             model.num_reg_images(), model.num_points3D(),
             model.compute_mean_reprojection_error(), rotation, position,
         )
-
-
-def _pycolmap():
-    try:
-        import pycolmap
-    except ImportError as error:
-        raise ImportError(
-            'compare-sfm reconstructs with pycolmap: pip install "n3match[colmap]"'
-        ) from error
-    pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value
-    return pycolmap
 
 
 def warm_up(filter_name: str) -> None:

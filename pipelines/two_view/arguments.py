@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from n3match.pipelines.common.arguments import parse_distortion, parse_intrinsics, parse_sigma
+from n3match.pipelines.common.arguments import (
+    add_filter_argument,
+    parse_distortion,
+    parse_intrinsics,
+    parse_sigma,
+)
 from n3match.weights import DEFAULT_DENOISER
 
 
@@ -30,11 +35,7 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> None:
         help="larger photographs are matched with the longer side reduced to this; all results "
         "are in the files' own pixels (default: %(default)s)",
     )
-    parser.add_argument(
-        "--filter", default="sift", metavar="NAME",
-        help='shipped weights ("sift", "sift-cnnet"), a file of weights, or "none" '
-        "(default: %(default)s)",
-    )
+    add_filter_argument(parser, ', or "none"')
     parser.add_argument(
         "--denoise", nargs="?", const=DEFAULT_DENOISER, metavar="WEIGHTS",
         help="take noise out of the photographs, at the size they are matched at, before keypoints "

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from n3match.ops.window.grid import WindowGrid
 from n3match.pipelines.benchmarks import operator_dense
-from n3match.pipelines.benchmarks.baselines import Grid
 from n3match.pipelines.benchmarks.ceilings import Ceilings, Work, dense_work, window_work
 from n3match.pipelines.benchmarks.measure import (
     AUTHORS,
@@ -161,7 +161,7 @@ def test_counted_work_is_that_of_the_products(gradients):
     assert work.flops == flops_of(operator_dense.products(2, 50, gradients))
     # One tile of a window that covers all: every cell meets every cell, of which the operator
     # needs as many as there are patches.
-    grid = Grid(30, 25, window=9)
+    grid = WindowGrid(30, 25, 10, 5, window=9)
     work = window_work(grid, 3, 4, gradients)
     (n1, n2), depth = grid.shape, 3 * 5**2
     whole = flops_of(window_products(grid, 3, 4, gradients, tile=16))

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from n3match import ops
+from n3match.ops.window.grid import WindowGrid
 from n3match.pipelines.benchmarks import baselines
 from n3match.pipelines.benchmarks.baselines import (
-    Grid,
     authors_windows,
     gather_windows,
     plain_aggregate,
@@ -101,11 +101,11 @@ def test_gathering_in_chunks_has_the_gradients_of_the_authors_algorithm(chunk, m
 
 
 def test_grid_of_the_published_denoiser():
-    grid = Grid(512, 512)
+    grid = WindowGrid(512, 512, *baselines.LAYOUT)
     assert grid.shape == (102, 102)
     assert grid.padding == (1, 2, 1, 2)
     candidates = grid.candidates()
-    assert candidates.shape == (102 * 102, 224)
+    assert candidates.shape == (102 * 102, 225)
     assert (candidates[0].max(), candidates[-1].min()) == (14 * 102 + 14, 87 * 102 + 87)
 
 
