@@ -51,11 +51,11 @@ def filter_rows(matches: list[int], repeats: int) -> list[dict]:
     rows = []
     for n in matches:
         together = pairs_per_second(nets["sift"], n, repeats)
-        for what, score in (("putative", _scored_pair(n)), ("mutual", _scored_points(n))):
+        for what, run in (("putative", _on_pair(n)), ("mutual", _on_points(n))):
             seconds = median_seconds(
                 {
                     "SIFT": lambda n=n: [extract_sift(image, max_keypoints=n) for image in images],
-                    **{name: lambda net=net, f=score: f(net) for name, net in nets.items()},
+                    **{name: lambda net=net, f=run: f(net) for name, net in nets.items()},
                 },
                 repeats,
             )
@@ -76,24 +76,24 @@ def filter_rows(matches: list[int], repeats: int) -> list[dict]:
     return rows
 
 
-def _scored_pair(keypoints: int) -> Callable[[MatchFilter], object]:
+def _on_pair(keypoints: int) -> Callable[[MatchFilter], object]:
     """The filter on the pair's putative matches, as `n3match pose` runs it."""
     pair = match_images(*load_demo_pair().photographs, filter=None, max_keypoints=keypoints)
     return pair.filtered
 
 
-def _scored_points(matches: int) -> Callable[[MatchFilter], object]:
+def _on_points(matches: int) -> Callable[[MatchFilter], object]:
     """The network on random points, none of which it may leave out."""
     rng = np.random.default_rng(0)
     points0, points1, side_info = (
         torch.from_numpy(rng.random((1, matches, 2), dtype=np.float32)) for _ in range(3)
     )
 
-    def score(net: MatchFilter):
+    def logits(net: MatchFilter):
         with torch.inference_mode():
             return net.logits(points0, points1, side_info)
 
-    return score
+    return logits
 
 
 def _descriptors(count: int, seed: int) -> np.ndarray:

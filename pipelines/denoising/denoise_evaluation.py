@@ -67,7 +67,7 @@ def evaluate(
     }
     files = [(folder, list(images_in(folder))) for folder in folders]
     clock = time.process_time if on_cpu else time.perf_counter
-    scores, seen = [], set()
+    results, seen = [], set()
     total = sum(len(paths) for _, paths in files) * len(noises) * len(methods)
     with tqdm(total=total, unit="image", disable=quiet) as bar:
         for folder, paths in files:
@@ -82,7 +82,7 @@ def evaluate(
                         began = clock()
                         found = run(noisy)
                         seconds = clock() - began
-                        scores.append(
+                        results.append(
                             Quality(
                                 folder.name, path.name, noise, label, psnr(found, clean),
                                 ssim(found, clean), seconds,
@@ -90,14 +90,14 @@ def evaluate(
                             )
                         )
                         bar.update()
-    return scores
+    return results
 
 
-def report(scores: Sequence[Quality]) -> str:
+def report(results: Sequence[Quality]) -> str:
     """A Markdown table of means for each folder, then one row per image for each level."""
     sections = []
-    for folder in dict.fromkeys(s.folder for s in scores):
-        here = [s for s in scores if s.folder == folder]
+    for folder in dict.fromkeys(s.folder for s in results):
+        here = [s for s in results if s.folder == folder]
         sections.append(f"## {folder}\n\n{_means(here)}")
         for noise in dict.fromkeys(s.noise for s in here):
             part = [s for s in here if s.noise == noise]
@@ -105,13 +105,13 @@ def report(scores: Sequence[Quality]) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _means(scores: Sequence[Quality]) -> str:
-    noises = list(dict.fromkeys(s.noise for s in scores))
+def _means(results: Sequence[Quality]) -> str:
+    noises = list(dict.fromkeys(s.noise for s in results))
     columns = ["method"]
     columns += [f"{name} {noise.heading}" for noise in noises for name in ("PSNR", "SSIM")]
     rows = []
-    for method in dict.fromkeys(s.method for s in scores):
-        own = [s for s in scores if s.method == method]
+    for method in dict.fromkeys(s.method for s in results):
+        own = [s for s in results if s.method == method]
         row = [method]
         for noise in noises:
             part = [s for s in own if s.noise == noise]
@@ -121,10 +121,10 @@ def _means(scores: Sequence[Quality]) -> str:
     return markdown_table([*columns, "s/MP"], rows)
 
 
-def _per_image(scores: Sequence[Quality]) -> str:
-    methods = list(dict.fromkeys(s.method for s in scores))
-    of = {(s.image, s.method): s.psnr for s in scores}
-    images = dict.fromkeys(s.image for s in scores)
+def _per_image(results: Sequence[Quality]) -> str:
+    methods = list(dict.fromkeys(s.method for s in results))
+    of = {(s.image, s.method): s.psnr for s in results}
+    images = dict.fromkeys(s.image for s in results)
     rows = [[image, *(f"{of[image, method]:.2f}" for method in methods)] for image in images]
     return markdown_table(["image", *methods], rows)
 
@@ -134,7 +134,7 @@ def _mean(values) -> float:
     return math.fsum(values) / len(values)
 
 
-def as_csv(scores: Sequence[Quality]) -> str:
+def as_csv(results: Sequence[Quality]) -> str:
     return csv_text(
         ["folder", "image", "noise", "method", "psnr", "ssim", "seconds"],
         [
@@ -142,7 +142,7 @@ def as_csv(scores: Sequence[Quality]) -> str:
                 s.folder, s.image, s.noise.label, s.method,
                 f"{s.psnr:.5f}", f"{s.ssim:.6f}", f"{s.seconds:.4f}",
             ]
-            for s in scores
+            for s in results
         ],
     )
 

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_memory_argument(parser)
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="also write scores.csv and report.md there"
+        "--out", type=Path, metavar="FOLDER", help="also write results.csv and report.md there"
     )
 
 
@@ -64,14 +64,14 @@ def main(arguments: argparse.Namespace) -> int:
     cv2.setNumThreads(1)
     torch.set_flush_denormal(True)
     on_cpu = torch.device(arguments.device).type == "cpu"
-    scores = denoise_evaluation.evaluate(
+    results = denoise_evaluation.evaluate(
         arguments.folders, noises, methods, channels=channels,
         memory_limit=arguments.memory, quiet=not sys.stderr.isatty(),
         on_cpu=on_cpu,
     )
-    text = denoise_evaluation.report(scores)
+    text = denoise_evaluation.report(results)
     if arguments.out is not None:
-        write_whole(arguments.out / "scores.csv", denoise_evaluation.as_csv(scores))
+        write_whole(arguments.out / "results.csv", denoise_evaluation.as_csv(results))
         write_whole(arguments.out / "report.md", text)
     print(text, end="")
     return 0

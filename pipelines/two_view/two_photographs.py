@@ -15,7 +15,7 @@ from n3match.geometry import RelativePose
 from n3match.pipelines.common.stopwatch import Stopwatch
 from n3match.pipelines.two_view.match_images import MatchedPair, match_images
 from n3match.pipelines.two_view.photograph import ASSUMED, EXIF, GIVEN, Photograph, read_photograph
-from n3match.two_view.filtering import as_filter
+from n3match.two_view import as_filter
 
 _ORIGIN = {
     GIVEN: "as given",

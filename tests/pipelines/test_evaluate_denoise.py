@@ -76,7 +76,7 @@ def test_command_compares_on_the_same_noise(folder, tmp_path, capsys):
     ])
     assert status == 0
     assert capsys.readouterr().out == (out / "report.md").read_text()
-    with (out / "scores.csv").open(newline="") as file:
+    with (out / "results.csv").open(newline="") as file:
         rows = {(row["image"], row["method"]): row for row in csv.DictReader(file)}
     assert len(rows) == 2 * 3
     for name, index in (("a.png", 0), ("b.png", 1)):
@@ -97,9 +97,9 @@ def test_another_device_is_timed_by_the_clock_after_a_run_that_is_not(folder, mo
         MethodSource, "load", lambda self, limit: lambda noisy, sigma: calls.append(1) or noisy
     )
     noises, methods = [GaussianNoise(25.0)], [MethodSource("noisy", "noisy")]
-    scores = denoise_evaluation.evaluate([folder], noises, methods, on_cpu=False)
-    assert len(calls) == 2 * len(scores)  # two sizes
-    assert {score.seconds for score in scores} == {1}
+    results = denoise_evaluation.evaluate([folder], noises, methods, on_cpu=False)
+    assert len(calls) == 2 * len(results)  # two sizes
+    assert {result.seconds for result in results} == {1}
 
 
 def test_a_device_that_is_not_there_is_one_line(folder, capsys):

@@ -34,7 +34,7 @@ def run(*arguments):
 
 
 def scores(out):
-    with (out / "scores.csv").open(newline="") as file:
+    with (out / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return {(r["image"], r["noise"], r["method"]): float(r["psnr"]) for r in rows}
 
