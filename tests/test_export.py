@@ -1,4 +1,4 @@
-"""The filter as an exported graph: the same scores as uncompiled, whatever the input."""
+"""The filter as an exported graph: the same logits as uncompiled, whatever the input."""
 
 import sys
 
@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from n3match import MatchFilter, export_onnx, export_program
-from n3match.export import dense_tensors as graph_tensors
-from n3match.export.filter import input_names
+from n3match.export.filter import INPUTS_VERSION, dense_forward, input_names
 from n3match.geometry.eigenvector import eigh_of_tensors
 from n3match.nn import MatchFilterConfig
 from n3match.ops import reference
@@ -48,19 +47,19 @@ def make_filter(name: str) -> MatchFilter:
 def make_inputs(b: int, n: int, mutual: str, padded: bool) -> dict[str, torch.Tensor]:
     gen = torch.Generator().manual_seed(n)
     points = torch.rand(2, b, n, 2, generator=gen) - 0.5
-    side = torch.rand(b, n, 2, generator=gen)
+    side_info = torch.rand(b, n, 2, generator=gen)
     chosen = {"some": 0.6, "all": 1.0, "none": 0.0, "unlike": 0.7}[mutual]
-    side[..., 1] = (side[..., 1] < chosen).float()
+    side_info[..., 1] = (side_info[..., 1] < chosen).float()
     if mutual == "unlike":  # from pair to pair
-        side[0, :, 1] = 0
+        side_info[0, :, 1] = 0
     mask = torch.ones(b, n, dtype=torch.bool)
     if padded:
         mask[0, 2 * n // 3 :] = False
-        points[:, ~mask], side[~mask] = 7.0, 1.0
-    shape = torch.rand(b, n, 3, generator=gen) - 0.5
+        points[:, ~mask], side_info[~mask] = 7.0, 1.0
+    change = torch.rand(b, n, 3, generator=gen) - 0.5
     return {
-        "points0": points[0], "points1": points[1], "side_info": side, "keypoint_change": shape,
-        "mask": mask,
+        "points0": points[0], "points1": points[1],
+        "side_info": side_info, "keypoint_change": change, "mask": mask,
     }
 
 
@@ -88,7 +87,7 @@ def nets(quick: str):
     return pytest.mark.parametrize("net", marked, indirect=True)
 
 
-def score(net, given):
+def logits_of(net, given):
     with torch.inference_mode():
         return net.logits(**given).clone()
 
@@ -99,7 +98,7 @@ def test_program(net):
     names = input_names(net)
     kept = []
     for given in cases(names):
-        wanted = score(net, given)
+        wanted = logits_of(net, given)
         same(program(*given.values()), wanted)
         kept.append(float((wanted > 0).float().mean()))
     assert min(kept) > 0.1 and max(kept) < 0.95
@@ -115,9 +114,11 @@ def test_onnx(net, tmp_path):
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = input_names(net)
     assert tuple(entry.name for entry in session.get_inputs()) == names
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert metadata["n3match_inputs"] == str(INPUTS_VERSION)
     for given in cases(names):
         (found,) = session.run(["logits"], {name: t.numpy() for name, t in given.items()})
-        same(torch.from_numpy(found), score(net, given))
+        same(torch.from_numpy(found), logits_of(net, given))
 
 
 @nets(quick="as published")
@@ -127,7 +128,7 @@ def test_compiled(net):
     for given in cases(input_names(net)):
         with torch.inference_mode():
             found = graph(**given)
-        same(found, score(net, given))
+        same(found, logits_of(net, given))
 
 
 def test_onnx_export_without_its_packages_says_what_to_install(monkeypatch, tmp_path):
@@ -150,7 +151,7 @@ def test_operator_of_tensors(recursion, temperature):
     mask[1, 4] = True  # nothing to choose for item 4 itself
     value[~mask] = float("nan")
     log_t = torch.full((2, 23, 1), temperature, dtype=torch.float64)
-    found = graph_tensors.dense_forward(query, query, value, log_t, mask, 3, True, recursion)[0]
+    found = dense_forward(query, query, value, log_t, mask, 3, True, recursion)[0]
     wanted = reference.n3_aggregate(
         query, query, value, 3, log_t, mask=mask, exclude_self=True, recursion=recursion
     )

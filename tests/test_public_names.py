@@ -23,11 +23,11 @@ def test_public_names_are_these_and_all_of_them_load():
         "export_program",
         "geometry",
         "match_images",
+        "match_logits",
         "matching",
         "nn",
         "ops",
         "plugins",
-        "match_logits",
         "weights",
     ]
     for name in n3match.__all__:

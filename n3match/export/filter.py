@@ -3,7 +3,8 @@
 Inputs of the graph, B pairs of N matches each: `points0`, `points1` (B, N, 2) calibrated
 coordinates, `side_info` (B, N, S) and `keypoint_change` (B, N, 3) where the filter has them, `mask`
 (B, N) bool, True for real matches. Output: `logits` (B, N), −inf where the mask is False; above 0:
-keep. B and N are chosen anew with each call.
+keep. B and N are chosen anew with each call. The metadata of an ONNX file says, as
+`n3match_inputs`, which version of these names it has (`INPUTS_VERSION`).
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from n3match.export import dense_tensors as graph_tensors
 from n3match.geometry.eigenvector import eigh_of_tensors
 from n3match.matching.side_info import CHANGE_COLUMNS
 from n3match.nn.match_filter import MatchFilter
+from n3match.ops import reference
+from n3match.ops.dense.tiled import Saved
 from n3match.two_view import as_filter
 from n3match.whole_file import whole_file
+
+# Of the names of the graph's inputs; 1, in files without it: side for side_info, shape for
+# keypoint_change.
+INPUTS_VERSION = 2
 
 
 class _Logits(nn.Module):
@@ -119,6 +125,7 @@ def export_onnx(filter: MatchFilter | str | os.PathLike, path: str | os.PathLike
         dynamo=True,
         verbose=False,
     )
+    exported.model.metadata_props["n3match_inputs"] = str(INPUTS_VERSION)
     with whole_file(path) as temporary:
         exported.save(temporary, external_data=False)
     return path
@@ -127,12 +134,47 @@ def export_onnx(filter: MatchFilter | str | os.PathLike, path: str | os.PathLike
 def _plain_operations() -> dict:
     """What stands in for operators that ONNX doesn't have."""
     table = torch.export.default_decompositions()
-    table[torch.ops.n3match.tiled.default] = graph_tensors.dense_forward
+    table[torch.ops.n3match.tiled.default] = dense_forward
     table[torch.ops.aten.linalg_eigh.default] = eigh_of_tensors
     table[torch.ops.aten._linalg_eigh.default] = eigh_of_tensors
     table[torch.ops.aten.sort.stable] = _sort
     table[torch.ops.aten.where.self] = _where
     return table
+
+
+def dense_forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_t: Tensor,
+    mask: Tensor | None,
+    k: int,
+    exclude_self: bool,
+    recursion: str,
+) -> tuple[Tensor, ...]:
+    """The dense form out of plain tensor operations, for graphs of programs that know no others.
+
+    A graph that leaves PyTorch, as ONNX does, can't call the custom operator `n3match::tiled`. The
+    formula is `reference`'s, in float64, with distances from one matrix product instead of
+    differences (whose embedding dimension would multiply the memory): B·M·N doubles, a few times
+    over. It gives what `tiled.dense_forward` gives; what that saves for a way back is blank.
+    """
+    (b, m, _), n = query.shape, key.shape[1]
+    alive = query.new_ones(b, m, n, dtype=torch.bool)
+    if mask is not None:
+        alive = alive & mask[:, None]
+        key, value = (t.masked_fill(~mask[..., None], 0.0) for t in (key, value))
+    if exclude_self:
+        items = torch.arange(n, device=query.device)
+        alive = alive & (items[:, None] != items)
+    q, x, v = query.double(), key.double(), value.double()
+    lengths = q.square().sum(-1)[..., None] + x.square().sum(-1)[:, None]
+    d = (lengths - 2 * (q @ x.mT)).clamp(min=0.0)
+    weights = reference.weights_in_double(
+        d, k, log_t.double(), alive, recursion, selection="n3", noise=(None, None)
+    )
+    out = torch.stack([w @ v for w in weights.unbind(-1)], 2)
+    return out.to(value.dtype), *Saved.blank(b, m, k, query).tensors()
 
 
 def _sort(x: Tensor, stable: bool | None = None, dim: int = -1, descending: bool = False):
