@@ -8,6 +8,7 @@ would put K and the keypoints into different frames without a sign of it.
 import io
 import math
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -88,30 +89,13 @@ def read_focal_px(path: str | Path, width: int, height: int) -> float | None:
     focal = _positive(tags.get(ExifTags.Base.FocalLength))
     resolution = _positive(tags.get(ExifTags.Base.FocalPlaneXResolution))
     unit = _UNIT_MM.get(tags.get(ExifTags.Base.FocalPlaneResolutionUnit, 2))
-    taken = [
-        _positive(tags.get(tag))
-        for tag in (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)
-    ]
-    if None in (focal, resolution, unit, *taken):
+    width_taken = _positive(tags.get(ExifTags.Base.ExifImageWidth))
+    height_taken = _positive(tags.get(ExifTags.Base.ExifImageHeight))
+    if focal is None or resolution is None or unit is None:
         return None
-    return focal * resolution / unit * max(width, height) / max(taken)
-
-
-def intrinsics_from_focal(focal: float, width: int, height: int) -> np.ndarray:
-    """(3, 3) float64 K with square pixels and the principal point at the image's centre.
-
-    Args:
-        focal: focal length, pixels.
-        width, height: image size; the centre of the first pixel is (0, 0).
-
-    Raises:
-        ValueError: a focal length that is not positive and finite, or an empty image.
-    """
-    if not (math.isfinite(focal) and focal > 0):
-        raise ValueError(f"focal: found {focal}, wanted a positive number of pixels")
-    if width < 1 or height < 1:
-        raise ValueError(f"width, height: found {width} x {height}, wanted at least 1 x 1")
-    return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
+    if width_taken is None or height_taken is None:
+        return None
+    return focal * resolution / unit * max(width, height) / max(width_taken, height_taken)
 
 
 def decoded(path: str | Path, data: bytes, mode: int) -> np.ndarray:
@@ -148,7 +132,7 @@ def read_bytes(path: str | Path) -> bytes:
     return data
 
 
-def _positive(value) -> float | None:
+def _positive(value: Any) -> float | None:
     """A tag as a float; None where it is missing, malformed, zero or not finite."""
     try:
         number = float(value)

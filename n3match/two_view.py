@@ -10,7 +10,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from n3match.nn import MatchFilter
 # A second try on all matches, should the kept ones give no pose, has to end in a moment too.
 _SECOND_TRY_ITERATIONS = 2000
 
-Found = TypeVar("Found", RelativePose, FundamentalMatrix)
+_Found = TypeVar("_Found", RelativePose, FundamentalMatrix)
 
 
 @functools.lru_cache(maxsize=4)
@@ -198,7 +198,7 @@ def pose_from_logits(
     K0: np.ndarray,
     K1: np.ndarray,
     logits: np.ndarray | None,
-    **options,
+    **options: Any,
 ) -> RelativePose:
     """`estimate_relative_pose` for matches of which the filter's logits are known already.
 
@@ -214,23 +214,23 @@ def pose_from_logits(
     if logits is None:
         return estimate_relative_pose_from_matches(points0, points1, K0, K1, **options)
 
-    def estimate(points0, points1, **more) -> RelativePose:
+    def estimate(points0: np.ndarray, points1: np.ndarray, **more: Any) -> RelativePose:
         return estimate_relative_pose_from_matches(points0, points1, K0, K1, **options | more)
 
     weights = np.tanh(logits)
-    pose = _estimate_from_kept(estimate, points0, points1, logits, scores=weights[logits > 0])
+    pose = _estimate_from_kept(estimate, points0, points1, logits, weights=weights[logits > 0])
     if pose.ok or (logits > 0).all():
         return pose
     most = options.get("max_iterations") or _SECOND_TRY_ITERATIONS
     again = estimate(
         *_as_points(points0, points1),
-        scores=np.maximum(weights, 0.0),
+        weights=np.maximum(weights, 0.0),
         max_iterations=min(most, _SECOND_TRY_ITERATIONS),
     )
     if again.ok or (pose.R is None and again.R is not None):  # a rotation at least
         kept = int(np.count_nonzero(logits > 0))
         detail = f"the {kept} kept matches gave no pose ({pose.status}); all were used"
-        return replace(again, scores=pose.scores, detail=detail)
+        return replace(again, probability=pose.probability, detail=detail)
     return pose
 
 
@@ -273,12 +273,13 @@ def estimate_fundamental(
         ValueError, TypeError: for malformed input, naming the argument.
     """
     logits = match_logits(
-        points0, points1, guess_intrinsics(size0, "size0"), guess_intrinsics(size1, "size1"),
+        points0, points1,
+        guess_intrinsics(size0, name="size0"), guess_intrinsics(size1, name="size1"),
         side_info=side_info, sizes_angles0=sizes_angles0, sizes_angles1=sizes_angles1,
         filter=filter,
     )
 
-    def estimate(points0, points1, **more) -> FundamentalMatrix:
+    def estimate(points0: np.ndarray, points1: np.ndarray, **more: Any) -> FundamentalMatrix:
         return estimate_fundamental_from_matches(
             points0, points1, size0, size1,
             estimator=estimator, threshold=threshold, seed=seed, **more,
@@ -288,19 +289,19 @@ def estimate_fundamental(
 
 
 def _estimate_from_kept(
-    estimate: Callable[..., Found],
+    estimate: Callable[..., _Found],
     points0: np.ndarray,
     points1: np.ndarray,
     logits: np.ndarray,
-    **options,
-) -> Found:
+    **options: Any,
+) -> _Found:
     """What an estimator finds from the kept matches, as a result over all of them."""
     kept = logits > 0
     points0, points1 = _as_points(points0, points1)
     found = estimate(points0[kept], points1[kept], num_putative=len(kept), **options)
     inliers = np.zeros(len(kept), dtype=bool)
     inliers[kept] = found.inliers
-    return replace(found, inliers=inliers, scores=probability(logits))
+    return replace(found, inliers=inliers, probability=probability(logits))
 
 
 def _as_points(*points: np.ndarray) -> list[np.ndarray]:
@@ -364,7 +365,9 @@ def logits_of_many(net: MatchFilter, pairs: Sequence[PairMatches]) -> list[np.nd
         logits.append(np.full(n, -np.inf))
         finite.append(rows)
     with torch.inference_mode():
-        answers = net.logits_of_many(**given)
+        answers = net.logits_of_many(
+            given["points0"], given["points1"], given["side_info"], given["keypoint_change"]
+        )
     for out, rows, answer in zip(logits, finite, answers):
         out[rows] = answer.double().cpu().numpy()
     return logits

@@ -7,6 +7,8 @@ from putative_scenes import K0, K1, SIZE0, SIZE1, make_scene, pose_error_deg
 import n3match
 from n3match import PoseStatus
 
+pytestmark = pytest.mark.arithmetic
+
 ESTIMATORS = ["opencv_usac", "opencv_ransac", "poselib"]
 
 
@@ -31,7 +33,7 @@ def test_known_pose_among_wrong_matches(estimator, motion, with_side):
     )
     assert pose.status is PoseStatus.OK
     assert pose_error_deg(pose, scene) < 2.0
-    assert pose.inliers.shape == pose.scores.shape == (1000,)
+    assert pose.inliers.shape == pose.probability.shape == (1000,)
     assert scene.right[pose.inliers].mean() > 0.9
     np.testing.assert_allclose(np.linalg.norm(pose.t), 1.0)
 
@@ -54,14 +56,43 @@ def test_few_clean_matches_are_enough():
     assert pose_error_deg(pose, scene) < 5.0
 
 
-def test_match_order_does_not_matter():
-    scene = make_scene(100, 300, seed=6)
-    order = np.random.default_rng(0).permutation(400)
-    a = n3match.match_logits(scene.points0, scene.points1, K0, K1, side_info=scene.side_info)
-    b = n3match.match_logits(
-        scene.points0[order], scene.points1[order], K0, K1, side_info=scene.side_info[order]
+def _score(scene, net, order=slice(None), moved=1.0):
+    return n3match.match_logits(
+        scene.points0[order] * moved, scene.points1[order], K0, K1,
+        side_info=scene.side_info[order], filter=net,
     )
-    np.testing.assert_allclose(b, a[order], atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def filter_in_double():
+    return n3match.MatchFilter.from_pretrained("sift").double()
+
+
+@pytest.mark.parametrize("seed", [6, 12])
+def test_match_order_does_not_matter(seed, filter_in_double):
+    # In float64, where a choice between two neighbours at the same distance would show.
+    scene = make_scene(100, 300, seed=seed)
+    order = np.random.default_rng(0).permutation(400)
+    a = _score(scene, filter_in_double)
+    np.testing.assert_allclose(_score(scene, filter_in_double, order), a[order], atol=1e-8)
+
+
+@pytest.mark.parametrize("seed", [6, 12])
+def test_float32_costs_a_logit_little(seed, filter_in_double):
+    # The second pass sees the logarithm of each match's distance to its epipolar line: of a match
+    # on it, coordinates that differ in float32's last digit already move the logit by 1e-3.
+    scene = make_scene(100, 300, seed=seed)
+    truth = _score(scene, filter_in_double)
+    rng = np.random.default_rng(0)
+    moved = max(
+        np.abs(_score(scene, filter_in_double, moved=1 + rng.uniform(-1, 1, (400, 2)) * 2**-24)
+               - truth).max()
+        for _ in range(8)
+    )
+    assert moved < 0.02
+    # Every layer rounds as well; together they move a logit up to twice as far as that.
+    for order in (np.arange(400), rng.permutation(400)):
+        np.testing.assert_allclose(_score(scene, "sift", order), truth[order], atol=4 * moved)
 
 
 def test_same_seed_same_pose():
@@ -78,7 +109,7 @@ def test_without_filter():
     scene = make_scene(500, 200, seed=8)
     pose = n3match.estimate_relative_pose(scene.points0, scene.points1, K0, K1, filter=None)
     assert pose.ok
-    assert pose.scores is None
+    assert pose.probability is None
     assert pose_error_deg(pose, scene) < 2.0
 
 

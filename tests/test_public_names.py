@@ -1,8 +1,11 @@
 """The public face of the package."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
+import prepared
 import pytest
 
 import n3match
@@ -38,6 +41,18 @@ def test_public_names_are_these_and_all_of_them_load():
     assert callable(n3match.plugins.opencv.filter_matches)
 
 
+def test_type_checkers_are_told_the_same_names():
+    """They don't run `__getattr__`: the names stand once more under `TYPE_CHECKING`."""
+    source = Path(n3match.__file__).read_text(encoding="utf-8")
+    (block,) = (node for node in ast.parse(source).body if isinstance(node, ast.If))
+    told = {
+        name.asname: n3match.__name__ if node.module == "n3match" else node.module
+        for node in block.body for name in node.names
+    }
+    assert told == n3match._MODULES
+    assert Path(n3match.__file__).with_name("py.typed").is_file()
+
+
 def test_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'match_filters'"):
         n3match.match_filters  # noqa: B018
@@ -60,7 +75,7 @@ def test_library_needs_no_pipeline_and_no_dataset():
         "sys.exit(any(m.startswith(('n3match.pipelines', 'n3match.datasets')) for m in "
         "sys.modules))"
     )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert prepared.run(code) == 0
 
 
 def test_folders_do_not_become_top_level_packages():

@@ -9,6 +9,8 @@ from n3match.geometry import undistort_points
 from n3match.matching import is_gradient_histogram, ratio_and_mutual
 from n3match.two_view import PairMatches, logits_of_many
 
+pytestmark = pytest.mark.arithmetic
+
 NET = n3match.MatchFilter.from_pretrained("sift")
 
 

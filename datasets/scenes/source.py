@@ -37,7 +37,7 @@ class View:
     Attributes:
         name: unique in the scene; path: the file.
         K: (3, 3) float64, pixel centres at integers, in the frame of the file as stored.
-        distortion: coefficients of `lens` (see `n3match.datasets.lens`).
+        distortion: coefficients of `lens` (see `n3match.geometry.camera`).
         size: (width, height) that the intrinsics are for; None where the layout does not say.
     """
 

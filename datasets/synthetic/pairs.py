@@ -76,7 +76,7 @@ class SyntheticPairs(Sequence):
         return self.sample(index)
 
     def sample(self, index: int, num_matches: int | None = None) -> dict:
-        """The pair of this index (0 or more): dict of float32 arrays as described in pairs/sample.py.
+        """The pair of this index (0 or more): a sample as pairs/sample.py describes it.
 
         ``num_matches`` (8 or more) fixes the number of matches instead of drawing it.
         """

@@ -76,7 +76,7 @@ def denoise(
     if net.config.maps == ("a", "b"):
         raise ValueError("weights: a network for raw noise: use denoise_raw with its a and b")
     unit = depth.unit(image)
-    maps = ()
+    maps: tuple[float, ...] = ()
     if sigma is not None:
         sigma = _checked_sigma(sigma, net)
     if net.config.maps:
@@ -175,7 +175,13 @@ def _restored(
     return together[0] if unit.ndim == 2 else np.moveaxis(together, 0, 2)
 
 
-def _restored_planes(planes, maps, net: Denoiser, memory_limit: int, progress: Progress):
+def _restored_planes(
+    planes: np.ndarray,
+    maps: tuple[float, ...],
+    net: Denoiser,
+    memory_limit: int,
+    progress: Progress,
+) -> np.ndarray:
     _, height, width = planes.shape
     # A network with blocks wants a patch at least; mirrored pixels have the same noise.
     size = net.config.patch_size if len(net.blocks) else 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from n3match.geometry.eigenvector import eigh_of_tensors
 from n3match.matching.side_info import CHANGE_COLUMNS
 from n3match.nn.match_filter import MatchFilter
 from n3match.ops import reference
-from n3match.ops.dense.tiled import Saved
+from n3match.ops.dense.problem import Saved
 from n3match.two_view import as_filter
 from n3match.whole_file import whole_file
 
@@ -125,6 +126,7 @@ def export_onnx(filter: MatchFilter | str | os.PathLike, path: str | os.PathLike
         dynamo=True,
         verbose=False,
     )
+    assert exported is not None  # only the exporter that dynamo=False chooses gives none
     exported.model.metadata_props["n3match_inputs"] = str(INPUTS_VERSION)
     with whole_file(path) as temporary:
         exported.save(temporary, external_data=False)
@@ -134,7 +136,7 @@ def export_onnx(filter: MatchFilter | str | os.PathLike, path: str | os.PathLike
 def _plain_operations() -> dict:
     """What stands in for operators that ONNX doesn't have."""
     table = torch.export.default_decompositions()
-    table[torch.ops.n3match.tiled.default] = dense_forward
+    table[torch.ops.n3match.dense.default] = dense_forward
     table[torch.ops.aten.linalg_eigh.default] = eigh_of_tensors
     table[torch.ops.aten._linalg_eigh.default] = eigh_of_tensors
     table[torch.ops.aten.sort.stable] = _sort
@@ -154,10 +156,10 @@ def dense_forward(
 ) -> tuple[Tensor, ...]:
     """The dense form out of plain tensor operations, for graphs of programs that know no others.
 
-    A graph that leaves PyTorch, as ONNX does, can't call the custom operator `n3match::tiled`. The
+    A graph that leaves PyTorch, as ONNX does, can't call the custom operator `n3match::dense`. The
     formula is `reference`'s, in float64, with distances from one matrix product instead of
     differences (whose embedding dimension would multiply the memory): B·M·N doubles, a few times
-    over. It gives what `tiled.dense_forward` gives; what that saves for a way back is blank.
+    over. It gives what the operator gives; what that saves for a way back is blank.
     """
     (b, m, _), n = query.shape, key.shape[1]
     alive = query.new_ones(b, m, n, dtype=torch.bool)
@@ -177,12 +179,14 @@ def dense_forward(
     return out.to(value.dtype), *Saved.blank(b, m, k, query).tensors()
 
 
-def _sort(x: Tensor, stable: bool | None = None, dim: int = -1, descending: bool = False):
+def _sort(
+    x: Tensor, stable: bool | None = None, dim: int = -1, descending: bool = False
+) -> tuple[Tensor, Tensor]:
     # Becomes TopK, which puts the first of equals first.
     return torch.ops.aten.sort.default(x, dim, descending)
 
 
-def _where(condition: Tensor, a: Tensor, b: Tensor):
+def _where(condition: Tensor, a: Tensor, b: Tensor) -> Any:
     # onnxruntime chooses between numbers, not between truth values.
     if a.dtype != torch.bool:
         return NotImplemented

@@ -1,19 +1,51 @@
-"""Argument checks shared by the geometry functions.
+"""Argument checks shared by the geometry functions, and arrays where tensors are worked with.
 
 Every message names the argument, what was found and what was wanted.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 
 
-def check_tensor(name: str, value: object, *tail: int | None) -> torch.Tensor:
-    """Require a floating-point tensor whose last dimensions are `tail` (None: any size)."""
-    if not isinstance(value, torch.Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
-    if not value.is_floating_point():
+def arrays_too(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of tensors for numpy arrays as well: then its results are arrays.
+
+    Formulas are written once, on tensors; arrays lend them their memory, so nothing is copied.
+    """
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        if not any(isinstance(value, np.ndarray) for value in (*args, *kwargs.values())):
+            return function(*args, **kwargs)
+        found = function(*map(_lent, args), **{name: _lent(v) for name, v in kwargs.items()})
+        return tuple(a.numpy() for a in found) if isinstance(found, tuple) else found.numpy()
+
+    return call
+
+
+def _lent(value: Any) -> Any:
+    if isinstance(value, np.ndarray):  # torch takes no negative strides
+        return torch.from_numpy(np.ascontiguousarray(value))
+    return value
+
+
+def check_tensor(name: str, value: Any, *tail: int | None, kind: Any = torch.Tensor) -> None:
+    """Require a floating-point tensor whose last dimensions are `tail` (None: any size).
+
+    Args:
+        kind: np.ndarray to require an array.
+    """
+    if not isinstance(value, kind):
+        wanted = f"{kind.__module__}.{kind.__name__}"
+        raise TypeError(f"{name} must be a {wanted}, got {type(value).__name__}")
+    floating = value.dtype.kind == "f" if kind is np.ndarray else value.is_floating_point()
+    if not floating:
         raise TypeError(f"{name} must have a floating-point dtype, got {value.dtype}")
     shape = tuple(value.shape)
     if len(shape) < len(tail) or any(
@@ -22,10 +54,9 @@ def check_tensor(name: str, value: object, *tail: int | None) -> torch.Tensor:
     ):
         wanted = ", ".join("N" if size is None else str(size) for size in tail)
         raise ValueError(f"{name} must have shape (..., {wanted}), got {shape}")
-    return value
 
 
-def check_same_length(name0: str, x0: torch.Tensor, name1: str, x1: torch.Tensor) -> None:
+def check_same_length(name0: str, x0: Any, name1: str, x1: Any) -> None:
     """Require as many points (dimension -2) in x0 as in x1."""
     if x0.shape[-2] != x1.shape[-2]:
         raise ValueError(
@@ -104,16 +135,51 @@ def check_distortion(name: str, value: object) -> np.ndarray | None:
     return coefficients if coefficients.any() else None
 
 
-def check_scores(name: str, value: object, length: int) -> np.ndarray | None:
+def check_weights(name: str, value: object, length: int) -> np.ndarray | None:
     """Require `length` finite, non-negative numbers, or None."""
     if value is None:
         return None
-    scores = _as_float64(name, value)
-    if scores.shape != (length,):
-        raise ValueError(f"{name} must have shape ({length},), got {scores.shape}")
-    if not (np.isfinite(scores).all() and (scores >= 0).all()):
+    weights = _as_float64(name, value)
+    if weights.shape != (length,):
+        raise ValueError(f"{name} must have shape ({length},), got {weights.shape}")
+    if not (np.isfinite(weights).all() and (weights >= 0).all()):
         raise ValueError(f"{name} must be finite and not negative")
-    return scores
+    return weights
+
+
+def check_matches(points0: object, points1: object) -> tuple[np.ndarray, np.ndarray]:
+    """Require as many points0 (N, 2) as points1; returns both as contiguous float64 arrays."""
+    x0, x1 = check_points_array("points0", points0), check_points_array("points1", points1)
+    if len(x0) != len(x1):
+        raise ValueError(
+            f"points0 and points1 must hold the same number of points, got {len(x0)} and {len(x1)}"
+        )
+    return x0, x1
+
+
+def check_putative(num_putative: int | None, length: int) -> int:
+    """Require at least `length` matches before a filter; None: as many."""
+    if num_putative is None:
+        return length
+    if num_putative < length:
+        raise ValueError(
+            f"num_putative must be at least the number of matches ({length}), got {num_putative}"
+        )
+    return num_putative
+
+
+def check_sampling(
+    threshold: float, confidence: float, max_iterations: int | None, seed: int
+) -> None:
+    """Require options of a robust estimator that are in range."""
+    if not (threshold > 0 and np.isfinite(threshold)):
+        raise ValueError(f"threshold must be a positive number of pixels, got {threshold}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1 (exclusive), got {confidence}")
+    if max_iterations is not None and max_iterations < 1:
+        raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"seed must be between 0 and 2³¹ − 1, got {seed}")
 
 
 def _as_float64(name: str, value: object) -> np.ndarray:

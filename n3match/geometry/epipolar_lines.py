@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from n3match.geometry.camera import distort_points, undistort_checked
 from n3match.geometry.checks import (
     check_distortion,
     check_essential,
@@ -11,8 +12,6 @@ from n3match.geometry.checks import (
     check_points_array,
     check_size,
 )
-from n3match.geometry.distort import distort_points
-from n3match.geometry.undistort import undistort_checked
 
 # Straight pieces that stand for a bent line, from edge to edge of the image.
 _PIECES = 256
@@ -68,7 +67,7 @@ def epipolar_lines(
     margin = _MARGIN * np.ptp(border, axis=0)  # the border bulges between its points
     reach = np.stack((border.min(axis=0) - margin, border.max(axis=0) + margin))
     shortest = _NO_NORMAL * np.linalg.norm(E) * np.linalg.norm(x0, axis=1)
-    lines = []
+    lines: list[list[np.ndarray]] = []
     for line, least in zip(x0 @ E.T, shortest):
         squared = line[:2] @ line[:2]
         if squared <= least**2:

@@ -1,10 +1,10 @@
-"""Summaries of pose errors over many image pairs (numpy).
+"""Errors of relative poses in degrees, and their summaries over many image pairs.
 
-Two different numbers are in use, and both are here under their own names: the binned mAP of the
-CNNet / N³ / OANet papers and the AUC of later ones.
+Two different summaries are in use, and both are here under their own names: the binned mAP of the
+CNNet / N³ / OANet papers and the AUC of later ones. Both take one error a pair; a pair whose pose
+could not be estimated has, by convention, an error of 180.
 
-Both take pose errors in degrees, one a pair; a pair whose pose could not be estimated has an
-error of 180.
+... any leading dimensions that broadcast
 """
 
 from __future__ import annotations
@@ -12,8 +12,84 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
+_DEGREES = 180.0 / torch.pi
 _BIN_DEG = 5
+
+
+def rotation_error_deg(
+    R: torch.Tensor | np.ndarray, R_gt: torch.Tensor | np.ndarray
+) -> torch.Tensor:
+    """Angle of the rotation R_gtᵀ R: (..., 3, 3) and (..., 3, 3) -> (...), 0 to 180 degrees.
+
+    The angle is taken from its sine and cosine together, so that small angles keep their digits
+    (arccos of the trace alone loses half of them).
+
+    Args:
+        R, R_gt: (..., 3, 3) the estimated and the true rotation.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+    R, R_gt = _pair("R", R, "R_gt", R_gt, (3, 3))
+    # R_gtᵀ R written out: under autocast a matrix product would drop to half precision.
+    d = (R_gt[..., :, :, None] * R[..., :, None, :]).sum(-3)
+    axis = torch.stack(
+        (
+            d[..., 2, 1] - d[..., 1, 2],
+            d[..., 0, 2] - d[..., 2, 0],
+            d[..., 1, 0] - d[..., 0, 1],
+        ),
+        dim=-1,
+    )
+    cosine = (d.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
+    return torch.atan2(torch.linalg.vector_norm(axis, dim=-1) / 2, cosine) * _DEGREES
+
+
+def translation_error_deg(
+    t: torch.Tensor | np.ndarray, t_gt: torch.Tensor | np.ndarray
+) -> torch.Tensor:
+    """Angle between two directions whose sign is ignored: (..., 3), (..., 3) -> (...).
+
+    0 to 90 degrees, as in the published evaluations: an essential matrix does not tell t from
+    −t. Lengths are ignored; a zero vector has no direction and counts as 90 degrees off.
+
+    Args:
+        t, t_gt: (..., 3) the estimated and the true direction, of any length.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+    t, t_gt = _pair("t", t, "t_gt", t_gt, (3,))
+    t, t_gt = torch.broadcast_tensors(t, t_gt)
+    # Each is made a unit vector first: products of tiny lengths would underflow.
+    length = torch.linalg.vector_norm(t, dim=-1, keepdim=True)
+    length_gt = torch.linalg.vector_norm(t_gt, dim=-1, keepdim=True)
+    undefined = ((length == 0) | (length_gt == 0)).squeeze(-1)
+    u = t / torch.where(length == 0, 1.0, length)
+    v = t_gt / torch.where(length_gt == 0, 1.0, length_gt)
+    sine = torch.linalg.vector_norm(torch.linalg.cross(u, v, dim=-1), dim=-1)
+    angle = torch.atan2(sine, (u * v).sum(-1).abs()) * _DEGREES
+    return torch.where(undefined, 90.0, angle)
+
+
+def pose_error_deg(
+    R: torch.Tensor | np.ndarray,
+    t: torch.Tensor | np.ndarray,
+    R_gt: torch.Tensor | np.ndarray,
+    t_gt: torch.Tensor | np.ndarray,
+) -> torch.Tensor:
+    """The larger of `rotation_error_deg` and `translation_error_deg`, (...), degrees.
+
+    Args:
+        R, R_gt: (..., 3, 3) the estimated and the true rotation.
+        t, t_gt: (..., 3) the estimated and the true direction of translation, of any length.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+    return torch.maximum(rotation_error_deg(R, R_gt), translation_error_deg(t, t_gt))
 
 
 def mean_average_precision(
@@ -88,3 +164,20 @@ def _check_errors(errors: Sequence[float] | np.ndarray) -> np.ndarray:
     if np.isnan(array).any() or (array < 0).any():
         raise ValueError("errors must be degrees from 0 on, without NaN (a failed pair has 180)")
     return array
+
+
+def _pair(
+    name0: str, value0: object, name1: str, value1: object, tail: tuple[int, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both as floating-point tensors of one dtype; numpy arrays are welcome."""
+    tensors = []
+    for name, value in ((name0, value0), (name1, value1)):
+        if not isinstance(value, (torch.Tensor, np.ndarray)):
+            raise TypeError(f"{name} must be a tensor or an array, got {type(value).__name__}")
+        tensor = torch.as_tensor(value)
+        if tuple(tensor.shape[-len(tail) :]) != tail:
+            wanted = ", ".join(map(str, tail))
+            raise ValueError(f"{name} must have shape (..., {wanted}), got {tuple(tensor.shape)}")
+        tensors.append(tensor if tensor.is_floating_point() else tensor.double())
+    dtype = torch.promote_types(tensors[0].dtype, tensors[1].dtype)
+    return tensors[0].to(dtype), tensors[1].to(dtype)

@@ -1,58 +1,266 @@
-"""The result type of robust relative pose estimation."""
+"""Relative pose of two cameras from point matches: robust estimation, then doubt (numpy).
+
+Convention: x1 ~ R x0 + t for a point x0 in camera 0 and x1 in camera 1, ‖t‖ = 1 as the scale is
+unknown, E = [t]× R, x1ᵀ E x0 = 0 in calibrated coordinates.
+"""
 
 from __future__ import annotations
 
-import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from n3match.geometry.camera import undistort_checked
+from n3match.geometry.checks import (
+    check_distortion,
+    check_intrinsics,
+    check_matches,
+    check_putative,
+    check_sampling,
+    check_weights,
+)
+from n3match.geometry.essential import essential_from_pose
+from n3match.geometry.estimators import (
+    ESTIMATORS,
+    Estimate,
+    Estimator,
+    EstimatorSpec,
+    TwoViewProblem,
+    choose_estimator,
+)
+from n3match.geometry.verification.agreement import Matches, epipolar_distance, inliers_of
+from n3match.geometry.verification.planarity import (
+    PlaneVerdict,
+    compare_with_rival,
+    find_plane,
+    plane_dominates,
+    plane_support,
+)
+from n3match.geometry.verification.rotation_only import (
+    RotationModel,
+    find_rotation,
+    has_parallax,
+    search_rotation,
+    translation_beside_rotation,
+)
+from n3match.geometry.verification.support import log10_false_alarms
+from n3match.geometry.verification.verdict import PoseStatus, Verdict, doubtful, hopeless
 
-class PoseStatus(str, enum.Enum):
-    """Why there is a pose, or why there is none."""
 
-    OK = "ok"
-    TOO_FEW_MATCHES = "too_few_matches"
-    ESTIMATION_FAILED = "estimation_failed"
-    DEGENERATE = "degenerate"  # the points don't determine one pose
-    NO_PARALLAX = "no_parallax"  # a rotation alone explains the matches
-    INSUFFICIENT_SUPPORT = "insufficient_support"  # chance alone gives as many inliers
-
-    def __str__(self) -> str:
-        return self.value
-
-
-@dataclass(frozen=True, eq=False)
-class RelativePose:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RelativePose(Verdict):
     """The pose of camera 1 relative to camera 0: x1 ~ R x0 + t.
 
     R, t and E are None unless `status` is "ok"; only "no_parallax" has an R without t (and as
-    inliers the matches that this rotation explains).
+    inliers the matches that this rotation explains). Points and homography are calibrated.
     """
 
-    R: np.ndarray | None  # (3, 3) float64
-    t: np.ndarray | None  # (3,) float64, length 1
-    E: np.ndarray | None  # (3, 3) float64, [t]× R, x1ᵀ E x0 = 0 in calibrated coordinates
-    inliers: np.ndarray  # (N,) bool, of the matches given
-    scores: np.ndarray | None  # (N,) float64, as given
-    status: PoseStatus
-    estimator: str  # its name, never "auto"
-    # Share of the inliers that one homography explains (near 1: a plane, or no parallax);
-    # None where there was no estimate to look at.
-    homography_support: float | None = None
-    # (3, 3), that homography: x1 ~ H x0 in calibrated coordinates; None as above.
-    homography: np.ndarray | None = None
-    # log10 of how many models with this support are expected from chance (see
-    # `log10_false_alarms`); None where the test was not made.
-    log10_false_alarms: float | None = None
-    detail: str = ""  # one sentence for people
+    R: np.ndarray | None = None  # (3, 3) float64
+    t: np.ndarray | None = None  # (3,) float64, length 1
+    E: np.ndarray | None = None  # (3, 3) float64, [t]× R, x1ᵀ E x0 = 0
 
-    @property
-    def num_inliers(self) -> int:
-        """How many of the matches are inliers."""
-        return int(np.count_nonzero(self.inliers))
 
-    @property
-    def ok(self) -> bool:
-        """Whether R, t and E are there and can be trusted as far as the tests can tell."""
-        return self.status is PoseStatus.OK
+def estimate_relative_pose_from_matches(
+    points0: np.ndarray,
+    points1: np.ndarray,
+    K0: np.ndarray,
+    K1: np.ndarray,
+    *,
+    estimator: str | Estimator = "auto",
+    weights: np.ndarray | None = None,
+    sampling: str = "uniform",
+    threshold: float = 1.0,
+    threshold_calibrated: float | None = None,
+    confidence: float = 0.9999,
+    max_iterations: int | None = None,
+    seed: int = 0,
+    distortion0: np.ndarray | None = None,
+    distortion1: np.ndarray | None = None,
+    num_putative: int | None = None,
+    verify: bool = True,
+) -> RelativePose:
+    """The pose of camera 1 relative to camera 0, with a status that says whether to trust it.
+
+    Few, degenerate or hopeless matches are ordinary results, told apart by `status`:
+    "too_few_matches" (fewer than 5; 6 for "kornia", 8 for "eight_point"), "degenerate" (all points
+    on a line or a point; a plane that two poses explain), "estimation_failed", "no_parallax" (a
+    rotation alone explains the matches: R is given), "insufficient_support" (wrong matches alone
+    would give as many inliers). Only "ok" has R, t and E.
+
+    Args:
+        points0, points1: (N, 2) matched pixels (arrays or CPU tensors); integers are pixel
+            centres.
+        K0, K1: (3, 3) camera matrices.
+        estimator: "poselib", "opencv_usac", "opencv_ransac", "kornia" or "eight_point"; "auto" is
+            PoseLib where it is installed, else OpenCV's USAC. Or a function of your own, from a
+            `TwoViewProblem` of 5 matches or more to an `Estimate` or None.
+        weights: (N,) non-negative, higher is better. Those of "eight_point"; sampling estimators
+            use them with `sampling`.
+        sampling: "uniform", or "by_score": samples are drawn of the matches with the largest
+            weights first and of more and more of them (PROSAC, Chum & Matas, CVPR 2005); for
+            "poselib", "opencv_usac" and your own, whose problem then has a `best_first`.
+        threshold: inlier threshold in pixels; divided by the mean focal length for estimators
+            that work in calibrated coordinates.
+        threshold_calibrated: the same in calibrated units (1e-3 in published evaluations);
+            overrides `threshold`.
+        confidence: at which sampling stops, between 0 and 1.
+        max_iterations: most samples to draw; None: the estimator's own, 100 000 (poselib, its
+            default), 10 000 (opencv_usac), 20 480 (kornia, its default) or 1000 (opencv_ransac,
+            OpenCV's default; your own).
+        seed: same seed, same result.
+        distortion0, distortion1: lens coefficients in OpenCV's order, or None.
+        num_putative: how many matches there were before a filter that looked at the geometry
+            picked these; None: these are all. A filter finds agreeing matches among wrong ones,
+            so the support test must know how many it had to choose from.
+        verify: False returns the estimator's pose as it is, "ok", without the tests for support,
+            parallax and planes (for evaluations by published protocols).
+
+    Returns:
+        RelativePose, its `probability` None.
+
+    Raises:
+        ValueError: wrong shapes, NaN or infinity, singular K, an unknown estimator, or an option
+            out of range. TypeError: not numbers. ImportError: "poselib" asked for by name but
+            not installed.
+    """
+    points0, points1 = check_matches(points0, points1)
+    K0, K1 = check_intrinsics("K0", K0), check_intrinsics("K1", K1)
+    weights = check_weights("weights", weights, len(points0))
+    if callable(estimator):
+        spec = EstimatorSpec(estimator.__name__, estimator, progressive=True)
+    else:
+        spec = choose_estimator(estimator, ESTIMATORS)
+    best_first = _best_first(sampling, weights, spec)
+    check_sampling(threshold, confidence, max_iterations, seed)
+    if threshold_calibrated is not None and not 0 < threshold_calibrated < np.inf:
+        raise ValueError(f"threshold_calibrated must be positive, got {threshold_calibrated}")
+    num_putative = check_putative(num_putative, len(points0))
+    problem = TwoViewProblem(
+        undistort_checked(points0, K0, check_distortion("distortion0", distortion0)),
+        undistort_checked(points1, K1, check_distortion("distortion1", distortion1)),
+        _without_skew(K0),
+        _without_skew(K1),
+        weights,
+        threshold,
+        confidence,
+        spec.max_iterations if max_iterations is None else max_iterations,
+        seed,
+        best_first,
+    )
+    if threshold_calibrated is not None:
+        problem = problem.with_threshold_calibrated(threshold_calibrated)
+
+    return replace(_answer(problem, spec, num_putative, verify), estimator=spec.name)
+
+
+def _answer(
+    problem: TwoViewProblem, spec: EstimatorSpec[Estimate], num_putative: int, verify: bool
+) -> RelativePose:
+    matches = Matches(problem.x0, problem.x1, problem.threshold_calibrated, num_putative)
+    weights = problem.weights
+    usable = len(matches)
+    if spec.linear and weights is not None:
+        usable = int(np.count_nonzero(weights))
+    reason = hopeless(matches, usable, spec.fewest_matches, spec.name)
+    if reason is not None:
+        return _no_pose(matches, *reason)
+    estimate = spec.run(problem)
+    if verify and estimate is not None:
+        return verify_pose(matches, estimate, linear=spec.linear)
+    if estimate is not None:
+        return _pose(estimate)
+    rotation = search_rotation(matches) if verify else None
+    # Far points agree on a rotation in any scene: others must not agree on a translation.
+    if rotation is not None and translation_beside_rotation(matches, rotation) is None:
+        return _no_parallax(matches, rotation)
+    return _no_pose(matches, PoseStatus.ESTIMATION_FAILED, f"{spec.name} found no model")
+
+
+def verify_pose(matches: Matches, estimate: Estimate, *, linear: bool = False) -> RelativePose:
+    """Test a pose on its matches, in this order: rotation alone, support by chance, line, plane.
+
+    In two cases the pose is exchanged for one that explains more matches: when a rotation
+    explains nearly everything and the rest agree on a translation that the estimator missed;
+    and when the estimator chose the pose of a plane that has many points behind a camera.
+
+    Args:
+        matches: all, in calibrated coordinates.
+        linear: the estimate is from a linear solver, whose answer on a plane is arbitrary.
+    """
+    R, t, inliers = estimate.R, estimate.t, estimate.inliers
+    points = matches.x0, matches.x1, matches.threshold
+    detail = ""
+    if inliers.any():
+        rotation = find_rotation(matches, R, inliers)
+        if rotation is not None and not has_parallax(matches, R, t, inliers, rotation):
+            missed = translation_beside_rotation(matches, rotation)
+            if missed is None:
+                return _no_parallax(matches, rotation)
+            R, t = rotation.R, missed
+            inliers = inliers_of(R, t, *points)
+            detail = "nearly no parallax: translation from the few matches off the rotation"
+
+    distance = epipolar_distance(essential_from_pose(R, t))
+    alarms = log10_false_alarms(matches, distance)
+    # A linear solver's inliers on a plane are as arbitrary as its answer: not these alone.
+    plane = find_plane(matches, np.ones_like(inliers) if linear else inliers)
+    reason = doubtful(matches, inliers, alarms)
+    if reason is None and plane is not None and plane_dominates(matches, distance, inliers, plane):
+        verdict = PlaneVerdict.KEEP
+        if linear:
+            why = "on a plane the eight-point algorithm has no one answer"
+            reason = PoseStatus.DEGENERATE, why
+        else:
+            verdict, R, t = compare_with_rival(matches, R, t, plane)
+        if verdict is PlaneVerdict.AMBIGUOUS:
+            reason = PoseStatus.DEGENERATE, "the matches are on a plane that two poses explain"
+        if verdict is PlaneVerdict.REPLACE:
+            inliers = inliers_of(R, t, *points)
+            plane = find_plane(matches, inliers)
+            detail = "on a plane: the other pose of its homography has more points in front"
+    fields = {"log10_false_alarms": alarms, **plane_support(plane, inliers)}
+    if reason is not None:
+        return _no_pose(matches, *reason, inliers=inliers, **fields)
+    return _pose(Estimate(R, t, inliers), detail=detail, **fields)
+
+
+def _pose(estimate: Estimate, **fields: Any) -> RelativePose:
+    E = essential_from_pose(estimate.R, estimate.t)
+    return RelativePose(status=PoseStatus.OK, E=E, **vars(estimate), **fields)
+
+
+def _no_pose(
+    matches: Matches, status: PoseStatus, detail: str, **fields: Any
+) -> RelativePose:
+    fields.setdefault("inliers", np.zeros(len(matches), dtype=bool))
+    return RelativePose(status=status, detail=detail, **fields)
+
+
+def _no_parallax(matches: Matches, rotation: RotationModel) -> RelativePose:
+    return RelativePose(
+        status=PoseStatus.NO_PARALLAX,
+        R=rotation.R,
+        inliers=rotation.explained,
+        detail="a rotation explains the matches; the translation is not determined",
+        **plane_support(find_plane(matches, rotation.explained), rotation.explained),
+    )
+
+
+def _best_first(
+    sampling: str, weights: np.ndarray | None, spec: EstimatorSpec
+) -> np.ndarray | None:
+    if sampling not in ("uniform", "by_score"):
+        raise ValueError(f"sampling must be 'uniform' or 'by_score', got {sampling!r}")
+    if sampling == "uniform":
+        return None
+    if not spec.progressive:
+        can = " and ".join(name for name, other in ESTIMATORS.items() if other.progressive)
+        raise ValueError(f"sampling: 'by_score' is for {can}, got estimator {spec.name!r}")
+    if weights is None:
+        raise ValueError("sampling: 'by_score' needs weights, got None")
+    return np.argsort(-weights, kind="stable")
+
+
+def _without_skew(K: np.ndarray) -> np.ndarray:
+    return np.array([[K[0, 0], 0.0, K[0, 2]], [0.0, K[1, 1], K[1, 2]], [0.0, 0.0, 1.0]])

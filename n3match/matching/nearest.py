@@ -4,7 +4,7 @@ One matrix product per block of rows gives squared distances that serve both dir
 these carry a rounding error with a known bound, so each answer comes with a certificate: where the
 runner-up is further behind than the error could account for, the answer is right; the few rows
 where it is not are decided again on the differences themselves. Where the compiled loops are there
-(n3match.native), they search the products; tensor operations do it elsewhere.
+(n3match.native), they search in the same manner on integers (nearest_compiled.py).
 
 Shapes: N descriptors of image 0, M of image 1, D channels.
 """
@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from n3match import native
-from n3match.matching import nearest_compiled as nearest_native
-from n3match.matching import nearest_integer
+from n3match.matching import nearest_compiled
+from n3match.native import descriptors
 
 # Entries of one block: 16 MiB of float32 stay in the cache of a CPU; a GPU wants larger products.
 _BLOCK_ENTRIES = {"cpu": 1 << 22, "cuda": 1 << 26}
@@ -92,35 +91,55 @@ def nearest_neighbors(
         raise ValueError(f"block_size: found {block_size}, wanted at least 1")
     # Products must be true float32, whatever autocast region this is called in.
     with torch.autocast(desc0.device.type, enabled=False):
-        index, second, mutual, error = _search(desc0, desc1, block_size)
-    distance = _distances(desc0, desc1, index, error)
-    second_distance = _distances(desc0, desc1, second, error)
+        if len(desc0) and len(desc1) and nearest_compiled.usable(desc0):
+            index, distance, mutual = _compiled_search(desc0, desc1, block_size)
+        else:
+            index, distance, mutual = _search(desc0, desc1, block_size)
+    distance, second_distance = distance
     ratio = torch.where(
         torch.isfinite(second_distance) & (second_distance > 0), distance / second_distance, 1.0
     )
-    return Matches(index, distance, second_distance, ratio, mutual)
+    return Matches(index[0], distance, second_distance, ratio, mutual)
 
 
 def _checked(name: str, desc, device) -> torch.Tensor:
     desc = torch.as_tensor(desc)
     if desc.ndim != 2:
         raise ValueError(f"{name}: found shape {tuple(desc.shape)}, wanted (N, D)")
-    desc = desc.to(device=device, dtype=torch.float32)
-    if desc.numel() and not torch.isfinite(torch.stack(torch.aminmax(desc))).all():
+    return desc.to(device=device, dtype=torch.float32)
+
+
+def _refuse_unless(finite: bool, name: str) -> None:
+    if not finite:
         raise ValueError(f"{name}: found NaN or inf, wanted finite descriptors")
-    return desc
+
+
+def _compiled_search(a, b, block_size: int | None):
+    """As `_search`, by the compiled loops."""
+    a, b = a.contiguous(), b.contiguous()
+    seen = descriptors.survey((a, b))
+    for name, longest in zip(("desc0", "desc1"), seen.longest):
+        _refuse_unless(longest < float("inf"), name)
+
+    def scan(a, b):
+        return torch.stack(_scan(a, b, block_size)[:2]).numpy()
+
+    index, squared, mutual = nearest_compiled.two_nearest(a, b, seen, scan)
+    # NumPy's root: torch shares this one between threads, which then wait for more for some
+    # milliseconds, and keep the processors from ours.
+    distance = np.sqrt(squared).astype(np.float32)
+    return tuple(torch.from_numpy(array) for array in (index, distance, mutual))
 
 
 def _search(a, b, block_size: int | None):
-    """Indices of the two nearest rows of `b` for each row of `a` (-1 for none), mutual flags.
-
-    Also the bound on the error of a computed squared distance: 0 where they are exact.
-    """
-    if len(a) and len(b) and nearest_native.usable(a):
-        index, second, value, error, columns = _compiled_scan(a, b, block_size)
-    else:
-        columns = _ColumnMinima(len(b), a)
-        index, second, value, error = _scan(a, b, block_size, columns)
+    """The two nearest rows of `b` for each row of `a` (2, N), −1 for none; their distances, inf for
+    none; mutual flags (N,)."""
+    for name, x in (("desc0", a), ("desc1", b)):
+        _refuse_unless(
+            not x.numel() or bool(torch.isfinite(torch.stack(torch.aminmax(x))).all()), name
+        )
+    columns = _ColumnMinima(len(b), a)
+    index, second, value, error = _scan(a, b, block_size, columns)
     # Whom the nearest has as its own nearest matters only where it could be oneself.
     claims = torch.nonzero(value <= columns.value[index] + 2 * error)[:, 0] if len(b) else index[:0]
     claimed = index[claims].unique()
@@ -129,7 +148,8 @@ def _search(a, b, block_size: int | None):
         back[~certain] = _scan(b[claimed[~certain]], a, block_size)[0]
     mutual = torch.zeros_like(index, dtype=torch.bool)
     mutual[claims] = back[torch.searchsorted(claimed, index[claims])] == claims
-    return index, second, mutual, error
+    distance = torch.stack([_distances(a, b, i, error) for i in (index, second)])
+    return torch.stack([index, second]), distance, mutual
 
 
 def _scan(a, b, block_size: int | None, columns: "_ColumnMinima | None" = None):
@@ -142,7 +162,7 @@ def _scan(a, b, block_size: int | None, columns: "_ColumnMinima | None" = None):
     value = a.new_full((n,), torch.inf)
     if n == 0 or m == 0:
         return *nearest, value, 0.0
-    left, right, error = _factors(a, b, _GROUP, _GROUP * _LANES)
+    left, right, error = _factors(a, b)
     value = value.to(left.dtype)
     if block_size is None:
         block_size = _BLOCK_ENTRIES.get(a.device.type, _BLOCK_ENTRIES["cpu"]) // len(right)
@@ -166,48 +186,7 @@ def _scan(a, b, block_size: int | None, columns: "_ColumnMinima | None" = None):
     return *nearest, value, error
 
 
-def _compiled_scan(a, b, block_size: int | None):
-    """As `_scan`, by the compiled loops; also the minima of the columns.
-
-    Values and error may be those of distances, or of squared ones in any unit.
-    """
-    found, error = _compiled_minima(a, b, block_size)
-    nearest = found.at.T.contiguous()
-    first, second, third = found.values.T
-    # As in `_two_nearest`: entries no further apart than two errors may be in the wrong order.
-    doubtful = torch.nonzero((second - first <= 2 * error) | (third - second <= 2 * error))[:, 0]
-    if len(doubtful):
-        nearest[:, doubtful] = torch.stack(_scan(a[doubtful], b, block_size)[:2])
-    if len(b) < 2:
-        nearest[1] = -1
-    return *nearest, first, error, _CompiledColumns(found)
-
-
-def _compiled_minima(a, b, block_size: int | None) -> tuple[nearest_native.Minima, float]:
-    whole = _integers(a) and _integers(b)
-    if native.has_integer_products() and a.shape[1] and _ordinary(a) and _ordinary(b):
-        distances = nearest_integer.IntegerDistances(a, b, whole)
-        return nearest_native.minima(distances, block_size).roots(), distances.error
-    left, right, error = _factors(a, b, 1, native.LANES, whole)
-    return nearest_native.minima(nearest_native.Products(left, right), block_size), error
-
-
-def _ordinary(x: torch.Tensor) -> bool:
-    """Whether squares of these float32 numbers are float32 numbers, too."""
-    return 1e-15 < float(x.abs().max()) < 1e15
-
-
-class _CompiledColumns:
-    def __init__(self, minima: nearest_native.Minima):
-        self.value = minima.column_value
-        self._second, self._at = minima.column_second, minima.column_at
-
-    def resolve(self, a, b, columns: torch.Tensor, error: float):
-        """As `_ColumnMinima.resolve`."""
-        return self._at[columns], self._second[columns] - self.value[columns] > 2 * error
-
-
-def _factors(a, b, multiple_a: int, multiple_b: int, whole: bool | None = None):
+def _factors(a, b):
     """Matrices whose product is the squared distances, and a bound on the error of an entry.
 
     Their rows are padded to multiples by descriptors that are infinitely far away.
@@ -222,8 +201,8 @@ def _factors(a, b, multiple_a: int, multiple_b: int, whole: bool | None = None):
     one_a, one_b = torch.ones_like(a[:, :1]), torch.ones_like(b[:, :1])
     left = torch.cat([-2 * a.to(dtype), norm_a[:, None].to(dtype), one_a.to(dtype)], 1)
     right = torch.cat([b.to(dtype), one_b.to(dtype), norm_b[:, None].to(dtype)], 1)
-    left, right = _padded(left, multiple_a, -2), _padded(right, multiple_b, -1)
-    if not double and scale < 2**24 and (_integers(a) and _integers(b) if whole is None else whole):
+    left, right = _padded(left, _GROUP, -2), _padded(right, _GROUP * _LANES, -1)
+    if not double and scale < 2**24 and _integers(a) and _integers(b):
         return left, right, 0.0  # every partial sum is an integer that float32 holds exactly
     # A sum of k products has a relative error of at most about k u in any order of summation, and
     # the absolute values of the products add up to at most twice the squared norms.

@@ -1,112 +1,133 @@
-"""One pass over blocks of the distances by the compiled loops (n3match.native).
+"""Nearest neighbours by the compiled loops (n3match.native): exact, on vectors of 16-bit integers.
 
-While a block of squared distances lies in the cache of the core that made it, its rows and columns
-are searched together.
+Descriptors of whole numbers, as SIFT's, are such vectors already, and what is found for them is
+final. Others are scaled and rounded; by the triangle inequality a distance then changes by no more
+than the lengths of the two roundings, which are known. So a few more than the two nearest are kept:
+where they are too close to each other to tell, the differences of the descriptors themselves
+decide; where more than were kept may be in question, which is rare, more are kept.
 """
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from n3match import native
+from n3match.native import descriptors
 
-# A block of 2 MiB of float32 stays in the cache of one core, and a product is fastest where neither
-# side of it is short.
-_ROWS, COLUMNS = 256, 2048
+# Of rounded vectors more are kept than are wanted, so that the last tells whether those before it
+# are all that come into question.
+_KEPT, _KEPT_BACK = 4, 3
+# For those where it doesn't, if they are no more than a tenth.
+_KEPT_OF_FEW, _FEW = 32, 0.1
+# Beside the roundings to integers: what double precision does to numbers up to 23170.
+_SLIGHT = 1e-6
+
+# (a, b) -> (2, N) the two nearest of b for each of a
+Scan = Callable[[Tensor, Tensor], np.ndarray]
 
 
 def usable(like: Tensor) -> bool:
     return like.device.type == "cpu" and native.available()
 
 
-@dataclass
-class Minima:
-    """Of a matrix (N, M)."""
+def two_nearest(
+    a: Tensor, b: Tensor, seen: descriptors.Survey, scan: Scan
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two nearest of image 1 for each descriptor of image 0.
 
-    values: Tensor  # (N, 3) smallest entries of each row, in order
-    at: Tensor  # (N, 2) int64, columns of the first two, any of equal entries
-    column_value: Tensor  # (M,) smallest entry of each column
-    column_second: Tensor  # (M,) the next one
-    column_at: Tensor  # (M,) int64, row of the smallest, any of equal entries
+    Args:
+        a, b: (N, D), (M, D) float32, contiguous, finite, neither of them empty.
+        seen: `descriptors.survey` of them.
+        scan: for what integers leave open.
 
-    def roots(self) -> Minima:
-        """Those of the matrix of the entries' square roots."""
-        return Minima(
-            self.values.sqrt(), self.at, self.column_value.sqrt(), self.column_second.sqrt(),
-            self.column_at,
-        )
-
-
-class Distances(Protocol):
-    """A matrix (N, M) of squared distances that is made block by block, M a multiple of LANES."""
-
-    shape: tuple[int, int]
-    dtype: torch.dtype
-
-    def fill(self, rows: slice, tile: int, out: Tensor) -> None:
-        """Rows of the columns [tile · COLUMNS, …), contiguous."""
-
-
-class Products:
-    """left (N, D) · right (M, D)ᵀ, float32 or float64."""
-
-    def __init__(self, left: Tensor, right: Tensor):
-        self.shape, self.dtype = (len(left), len(right)), left.dtype
-        self._left, self._right = left, [tile.T.contiguous() for tile in right.split(COLUMNS)]
-
-    def fill(self, rows: slice, tile: int, out: Tensor) -> None:
-        torch.mm(self._left[rows], self._right[tile], out=out)
+    Returns:
+        index (2, N) int64, −1 for none; their squared distances (2, N) float64, inf for none;
+        mutual (N,) bool, whether the nearest of the nearest is oneself.
+    """
+    if seen.whole and max(seen.longest) <= descriptors.LONGEST:
+        return _of_integers(*descriptors.integers((a, b), 1.0, centre=None, bytes=seen.bytes))
+    rounding = _Rounding(a, b, seen)
+    (distance, at), (distance_back, at_back) = rounding.nearest(a, b, _KEPT, _KEPT_BACK)
+    rows = np.arange(len(a))
+    index = rounding.in_order(rows, distance, at, 2, a, b, scan)
+    # Only columns that may have someone as their nearest whose nearest they are matter.
+    nearest = index[:, 0]
+    claimed = np.unique(nearest[distance[:, 0] <= distance_back[nearest, 0] + rounding.apart])
+    back = np.full(len(b), -1)
+    back[claimed] = rounding.in_order(
+        claimed, distance_back[claimed], at_back[claimed], 1, b, a, scan
+    )[:, 0]
+    squared = descriptors.squared_distances(a, b, np.stack([rows, rows]), index.T)
+    return index.T, squared, back[nearest] == rows
 
 
-def minima(distances: Distances, block_size: int | None = None) -> Minima:
-    """The smallest entries of all rows and columns; block_size: rows of a block."""
-    n, m = distances.shape
-    rows = _ROWS if block_size is None else block_size
-    tiles = [slice(c, min(c + COLUMNS, m)) for c in range(0, m, COLUMNS)]
-    values = torch.empty(len(tiles), n, 3, dtype=distances.dtype)
-    at = torch.empty(len(tiles), n, 2, dtype=torch.int64)
-    integer = torch.int32 if distances.dtype == torch.float32 else torch.int64
-    parts: list[tuple[Tensor, ...]] = []
-    lock = threading.Lock()
-
-    def work(starts) -> None:
-        block = values.new_empty(min(rows, n) * min(m, COLUMNS))
-        columns = (*values.new_full((2, m), torch.inf), torch.zeros(m, dtype=integer))
-        for start in starts:
-            here = slice(start, min(start + rows, n))
-            for number, tile in enumerate(tiles):
-                shape = here.stop - start, tile.stop - tile.start
-                found = block[: shape[0] * shape[1]].view(shape)
-                distances.fill(here, number, found)
-                native.nearest(
-                    found, start, values[number, here], at[number, here],
-                    *(part[tile] for part in columns),
-                )
-        with lock:
-            parts.append(columns)
-
-    native.run_tasks(work, range(0, n, rows))
-    column_values, column_seconds, column_ats = (torch.stack(t) for t in zip(*parts))
-    column_value, part = column_values.min(0, keepdim=True)
-    rivals = column_values.scatter(0, part, torch.inf)
-    return Minima(
-        *_over_tiles(values, at), column_value[0],
-        torch.cat([rivals, column_seconds]).amin(0), column_ats.gather(0, part)[0].long(),
-    )
+def _of_integers(a: descriptors.Integers, b: descriptors.Integers):
+    (squared, at), (_, back) = descriptors.nearest(a, b, 2, 1)
+    squared = np.where(at >= 0, squared.astype(np.float64), np.inf)
+    return at.T.copy(), squared.T, back[at[:, 0], 0] == np.arange(a.count)
 
 
-def _over_tiles(values: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-    """From the smallest entries of each tile, (T, N, 3) and (T, N, 2), to those of whole rows."""
-    if len(values) == 1:
-        return values[0], at[0]
-    at = at + torch.arange(0, len(at) * COLUMNS, COLUMNS)[:, None, None]
-    # The third of a tile is among the first two of a row only where all three are equal, and then
-    # goes by the column of the first: any of equal entries will do.
-    at = torch.cat([at, at[..., :1]], 2)
-    values, chosen = values.transpose(0, 1).flatten(1).topk(3, dim=1, largest=False)
-    return values, at.transpose(0, 1).flatten(1).gather(1, chosen[:, :2])
+class _Rounding:
+    """How descriptors of two images become integers.
+
+    Attributes:
+        apart: distances that differ by more, in the unit of the integers, are in their true order.
+    """
+
+    def __init__(self, a: Tensor, b: Tensor, seen: descriptors.Survey):
+        # About their centre vectors are shorter, and their roundings with them.
+        self._centre = seen.sums / (len(a) + len(b))
+        longest = max(descriptors.survey((a, b), self._centre).longest)
+        # A rounded vector may be longer by half the diagonal of a unit cube.
+        room = descriptors.LONGEST - 1 - a.shape[1] ** 0.5 / 2
+        self._scale = room / longest if longest > 0 else 1.0
+        self.apart = 0.0
+
+    def nearest(self, a: Tensor, b: Tensor, keep_a: int, keep_b: int):
+        """As `descriptors.nearest`, with distances in float64, not squared, inf for none."""
+        a, b = descriptors.integers((a, b), self._scale, centre=self._centre, bytes=False)
+        self.apart = max(self.apart, 2 * (a.cut + b.cut + _SLIGHT))
+        found = descriptors.nearest(a, b, keep_a, keep_b)
+        return tuple((_roots(squared), at) for squared, at in found)
+
+    def in_order(
+        self, rows: np.ndarray, distance: np.ndarray, at: np.ndarray, wanted: int,
+        left: Tensor, right: Tensor, scan: Scan,
+    ) -> np.ndarray:
+        """(R, wanted) the truly nearest of `right` for some rows of `left`, −1 for none.
+
+        distance, at: (R, K), from `nearest`, for these rows.
+        """
+        found = at[:, :wanted].copy()
+        with np.errstate(invalid="ignore"):  # no difference of nothing and nothing counts
+            doubtful = (np.diff(distance)[:, :wanted] <= self.apart).any(1)
+            # There may be more in question than were kept.
+            unknown = distance[:, -1] - distance[:, wanted - 1] <= self.apart
+        here = doubtful & ~unknown
+        found[here] = _nearest_first(left, right, rows[here], at[here])[:, :wanted]
+        if not unknown.any():
+            return found
+        lost = rows[unknown]
+        if at.shape[1] < _KEPT_OF_FEW and len(lost) <= len(left) * _FEW:
+            distance, at = self.nearest(left[lost], right, _KEPT_OF_FEW, 1)[0]
+            found[unknown] = self.in_order(lost, distance, at, wanted, left, right, scan)
+        else:
+            found[unknown] = scan(left[lost], right)[:wanted].T
+        return found
+
+
+def _roots(squared: np.ndarray) -> np.ndarray:
+    return np.where(squared < descriptors.FAR, np.sqrt(squared.astype(np.float64)), np.inf)
+
+
+def _nearest_first(
+    left: Tensor, right: Tensor, rows: np.ndarray, candidates: np.ndarray
+) -> np.ndarray:
+    """Candidates (R, C) of rows (R,), nearest first, those of the lowest number among equals; −1 is
+    none."""
+    rows = np.broadcast_to(rows[:, None], candidates.shape)
+    squared = descriptors.squared_distances(left, right, rows, candidates)
+    return np.take_along_axis(candidates, np.lexsort((candidates, squared), axis=-1), axis=-1)

@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from n3match.matching.nearest import nearest_neighbors
+
+Descriptors = torch.Tensor | np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,14 @@ class PutativeMatches:
         return len(self.points0)
 
 
-def putative_matches(keypoints0, desc0, keypoints1, desc1, *, device=None) -> PutativeMatches:
+def putative_matches(
+    keypoints0: np.ndarray,
+    desc0: Descriptors,
+    keypoints1: np.ndarray,
+    desc1: Descriptors,
+    *,
+    device: str | torch.device | None = None,
+) -> PutativeMatches:
     """Match each keypoint of image 0 to its nearest in image 1, without any ratio test.
 
     Args:
@@ -61,7 +71,7 @@ def putative_matches(keypoints0, desc0, keypoints1, desc1, *, device=None) -> Pu
     )
 
 
-def _checked_keypoints(name: str, keypoints, count: int) -> np.ndarray:
+def _checked_keypoints(name: str, keypoints: np.ndarray, count: int) -> np.ndarray:
     keypoints = np.asarray(keypoints, dtype=np.float64)
     if keypoints.ndim != 2 or keypoints.shape[1] != 2:
         raise ValueError(f"{name}: found shape {keypoints.shape}, wanted (N, 2)")

@@ -40,6 +40,9 @@ def is_gradient_histogram(descriptors: np.ndarray) -> bool:
 
     The shipped filters learnt what a ratio means from those. Learned descriptors (SuperPoint,
     DISK, …) have both signs, and their ratios lie elsewhere.
+
+    Args:
+        descriptors: (N, D), of any real type.
     """
     if descriptors.ndim != 2 or descriptors.shape[1] != 128 or not len(descriptors):
         return False

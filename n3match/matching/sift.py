@@ -76,7 +76,7 @@ def extract_sift(
     if max_keypoints < 1:
         raise ValueError(f"max_keypoints: found {max_keypoints}, wanted at least 1")
     # Without the precise upscale all keypoints sit about a quarter of a pixel off.
-    detector = cv2.SIFT_create(
+    detector = cv2.SIFT.create(
         nfeatures=max_keypoints,
         nOctaveLayers=octave_layers,
         contrastThreshold=contrast_threshold,

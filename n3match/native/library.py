@@ -13,6 +13,7 @@ import ctypes
 import functools
 import importlib.machinery
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,16 +21,17 @@ from torch import Tensor
 
 LANES = 16  # a row's length is a multiple of it
 LARGEST_K = 64
-_INTERFACE = 6  # what kernels.c must answer: another number is a library from another version
+LEVELS = "plain", "avx2", "avx512", "avx512vnni"  # as kernels.c numbers them
+_SWITCH = "N3MATCH_NATIVE"
+_INTERFACE = 8  # what kernels.c must answer: another number is a library from another version
 _NUMBER_TYPES = {torch.float32: "f32", torch.float64: "f64"}
 # Of each function: P a pointer, I an integer.
 _SIGNATURES = {
     "logits": "PIIIIPPP",
     "masses": "PIIIIIPPPPP",
     "masses_backward": "PPIIIIIPPPP",
-    "finish": "PIIIPPP",
+    "finish": "PIIIIPPPP",
     "prepare": "PPIIIPPPPPP",
-    "nearest": "PIIIPPPPP",
     # Those of windows.py:
     "window_distances": "PPPIIIPP",
     "window_sums": "PPPIIPP",
@@ -42,9 +44,29 @@ _SIGNATURES = {
 }
 
 
+def _wanted_level() -> int:
+    """The highest level that the environment allows, as an index of `LEVELS`; −1: none."""
+    wanted = os.environ.get(_SWITCH, "1")
+    if wanted == "0":
+        return -1
+    if wanted == "1":
+        return len(LEVELS) - 1
+    if wanted not in LEVELS:
+        allowed = ", ".join(repr(name) for name in ("0", "1", *LEVELS))
+        raise ValueError(f"environment variable {_SWITCH} is {wanted!r}: must be one of {allowed}")
+    return LEVELS.index(wanted)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    library: ctypes.CDLL
+    level: str
+
+
 @functools.lru_cache(maxsize=1)
-def _library() -> ctypes.CDLL | None:
-    if os.environ.get("N3MATCH_NATIVE", "1") == "0":
+def _loaded() -> _Loaded | None:
+    wanted = _wanted_level()
+    if wanted < 0:
         return None
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
         path = Path(__file__).with_name("_kernels" + suffix)
@@ -52,10 +74,16 @@ def _library() -> ctypes.CDLL | None:
             library = ctypes.CDLL(str(path)) if path.is_file() else None
             if library is not None and library.n3match_native_interface() == _INTERFACE:
                 _declare_all(library)
-                return library
+                use_level = _declared(library.n3match_native_use_level, "I", ctypes.c_int64)
+                return _Loaded(library, LEVELS[use_level(wanted)])
         except (OSError, AttributeError):
             continue  # built for another machine, of another version, or lacking a function
     return None
+
+
+def _library() -> ctypes.CDLL | None:
+    loaded = _loaded()
+    return None if loaded is None else loaded.library
 
 
 @functools.lru_cache(maxsize=1)
@@ -71,8 +99,8 @@ def _declare_all(library: ctypes.CDLL) -> dict[tuple[str, torch.dtype], ctypes._
     }
 
 
-def _declared(function, signature: str):
-    function.restype = None
+def _declared(function, signature: str, returns=None):
+    function.restype = returns
     function.argtypes = [
         ctypes.c_void_p if letter == "P" else ctypes.c_int64 for letter in signature
     ]
@@ -82,6 +110,17 @@ def _declared(function, signature: str):
 def available() -> bool:
     """Whether the compiled library is there and wanted."""
     return _library() is not None
+
+
+def level() -> str | None:
+    """Which of `LEVELS` the compiled loops run at: the best one that the processor has and that the
+    environment variable N3MATCH_NATIVE allowed at the first use. None without the library.
+
+    Raises:
+        ValueError: if the variable's value is none that is known.
+    """
+    loaded = _loaded()
+    return None if loaded is None else loaded.level
 
 
 def call(name: str, dtype: torch.dtype, *arguments: Tensor | int | None) -> None:
@@ -157,9 +196,14 @@ def masses_backward(
     )
 
 
-def finish(z: Tensor, top: Tensor, second: Tensor, sums: Tensor) -> None:
-    """Products of masses and values, z (R, K, F), become the weighted means."""
-    call("finish", z.dtype, z, *z.shape, top, second, sums)
+def finish(products: Tensor, top: Tensor, second: Tensor, sums: Tensor, z: Tensor) -> None:
+    """Products of masses and values become the weighted means.
+
+    Args:
+        products: (R, K, S), S ≥ F. top, second, sums: as `masses` filled them.
+        z: (R, K, F), filled; may be `products`.
+    """
+    call("finish", z.dtype, products, *z.shape, products.shape[-1], top, second, sums, z)
 
 
 def prepare(
@@ -183,25 +227,3 @@ def prepare(
         dots: (R, K): filled, for `masses_backward`.
     """
     call("prepare", z.dtype, grad, z, *z.shape, top, second, sums, skip, scaled, dots)
-
-
-def nearest(
-    block: Tensor,
-    first: int,
-    value: Tensor,
-    at: Tensor,
-    column_value: Tensor,
-    column_second: Tensor,
-    column_at: Tensor,
-) -> None:
-    """The smallest entries of the rows and columns of a matrix, by blocks of rows.
-
-    Args:
-        block: (R, N), rows `first`, `first` + 1, … of the matrix.
-        value: (R, 3), filled with the smallest entries of each row, in order.
-        at: (R, 2) int64, filled with the columns of the first two; any one of equal entries.
-        column_value, column_second: (N,) the two smallest entries of each column so far.
-        column_at: (N,) row of the first, int32 with float32 and int64 with float64.
-    """
-    call("nearest", block.dtype, block, *block.shape, first, value, at, column_value,
-          column_second, column_at)

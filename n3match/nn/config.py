@@ -28,7 +28,7 @@ class MatchFilterConfig:
     refined_share: float = 0.5  # of the matches that a refinement pass looks at
     refinements: int = 1  # how many passes, each over what the one before said
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         # Configurations come back from JSON as lists.
         object.__setattr__(self, "n3_after", tuple(self.n3_after))
         object.__setattr__(self, "side_info", tuple(self.side_info))

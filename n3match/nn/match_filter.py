@@ -227,14 +227,17 @@ class MatchFilter(nn.Module):
                 passes.append(self.refinement(matches, passes[-1], mask))
         return tuple(passes)
 
-    def _inputs(self, points0, points1, side_info, mask, keypoint_change) -> Tensor:
+    def _inputs(
+        self,
+        points0: Tensor,
+        points1: Tensor,
+        side_info: Tensor | None,
+        mask: Tensor | None,
+        keypoint_change: Tensor | None,
+    ) -> Tensor:
         """(B, N, C) all that is known of each match; zeros where the mask is False."""
         config = self.config
-        given = {
-            "points0": points0, "points1": points1,
-            "side_info": side_info, "keypoint_change": keypoint_change,
-        }
-        _check(given, mask, config)
+        _check(config, points0, points1, side_info, mask, keypoint_change)
         columns = [points0, points1]
         if config.side_info:
             if side_info is None:
@@ -249,29 +252,35 @@ class MatchFilter(nn.Module):
         return matches if mask is None else matches.masked_fill(~mask[..., None], 0.0)
 
 
-def _check(given: dict[str, Tensor | None], mask: Tensor | None, config: MatchFilterConfig) -> None:
-    """Raises for arguments, by name, that don't fit."""
-    for name in ("points0", "points1"):
-        points = given[name]
+def _check(
+    config: MatchFilterConfig,
+    points0: Tensor,
+    points1: Tensor,
+    side_info: Tensor | None,
+    mask: Tensor | None,
+    keypoint_change: Tensor | None,
+) -> None:
+    for name, points in (("points0", points0), ("points1", points1)):
         if not isinstance(points, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(points).__name__}")
         if points.ndim != 3 or points.shape[-1] != 2:
             raise ValueError(f"{name} must have shape (B, N, 2), got {tuple(points.shape)}")
         if not points.dtype.is_floating_point:
             raise TypeError(f"{name} must be floating point, got {points.dtype}")
-    shape0, shape1 = (tuple(given[name].shape) for name in ("points0", "points1"))
-    if shape0 != shape1:
-        raise ValueError(f"points0 and points1 must have one shape, got {shape0} and {shape1}")
-    b, n, _ = shape0
-    columns = {
-        "side_info": (config.side_info, len(config.side_info)),
-        "keypoint_change": (("cosine", "sine", "log_scale"), CHANGE_COLUMNS),
-    }
-    for name, (names, count) in columns.items():
-        found = given[name]
-        if found is not None and tuple(found.shape) != (b, n, count):
+    b, n, _ = points0.shape
+    if points1.shape != points0.shape:
+        raise ValueError(
+            "points0 and points1 must have one shape, "
+            f"got {tuple(points0.shape)} and {tuple(points1.shape)}"
+        )
+    known = {"side_info": side_info, "keypoint_change": keypoint_change}
+    counts = {"side_info": len(config.side_info), "keypoint_change": CHANGE_COLUMNS}
+    for name, found in known.items():
+        wanted = (b, n, counts[name])
+        if found is not None and tuple(found.shape) != wanted:
+            columns = f" with columns {config.side_info}" if name == "side_info" else ""
             raise ValueError(
-                f"{name} must have shape (B, N, {count}) = {(b, n, count)} with columns {names}, "
+                f"{name} must have shape (B, N, {counts[name]}) = {wanted}{columns}, "
                 f"got {tuple(found.shape)}"
             )
     if mask is not None and (mask.dtype != torch.bool or tuple(mask.shape) != (b, n)):
@@ -280,7 +289,7 @@ def _check(given: dict[str, Tensor | None], mask: Tensor | None, config: MatchFi
         )
     if torch.compiler.is_compiling():
         return  # a graph has no place for questions about values
-    for name, tensor in given.items():
+    for name, tensor in {"points0": points0, "points1": points1, **known}.items():
         if tensor is None:
             continue
         shown = tensor if mask is None else tensor[mask]

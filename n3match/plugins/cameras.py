@@ -22,7 +22,7 @@ def given_or_guessed(
     name: str,
     K: object,
     size_name: str,
-    size: tuple[float, float] | None,
+    size: tuple[int, int] | None,
     points: np.ndarray | None = None,
 ) -> np.ndarray:
     """(3, 3) float64 camera matrix: K, checked, or for None a guess from the image's size.
@@ -38,11 +38,11 @@ def given_or_guessed(
         return check_pixel_camera(name, K, size, points)
     if size is None:
         raise ValueError(f"{size_name} and {name}: found neither, wanted one of them")
-    return guess_intrinsics(size, size_name)
+    return guess_intrinsics(size, name=size_name)
 
 
 def check_pixel_camera(
-    name: str, K: object, size: tuple[float, float] | None, points: np.ndarray | None = None
+    name: str, K: object, size: tuple[int, int] | None, points: np.ndarray | None = None
 ) -> np.ndarray:
     """Require a camera matrix in pixels of this image; returns it as float64.
 
@@ -78,13 +78,13 @@ def check_pixel_camera(
     if not (0 <= cx <= width and 0 <= cy <= height):
         raise ValueError(
             f"{name} has its principal point at ({cx:g}, {cy:g}), outside the image of "
-            f"{width:g} × {height:g}: it must belong to the image at this size"
+            f"{width} × {height}: it must belong to the image at this size"
         )
     return K
 
 
 def check_inside(
-    name: str, points: np.ndarray, size_name: str, size: tuple[float, float]
+    name: str, points: np.ndarray, size_name: str, size: tuple[int, int]
 ) -> None:
     """Require points (N, 2) in pixels of an image (width, height), to within 2 pixels.
 
@@ -96,7 +96,7 @@ def check_inside(
         x, y = points[np.flatnonzero(outside)[0]]
         raise ValueError(
             f"{name}: {int(outside.sum())} of {len(points)} lie outside the image of "
-            f"{size[0]:g} × {size[1]:g} that {size_name} says, e.g. ({x:g}, {y:g}): they must be "
+            f"{size[0]} × {size[1]} that {size_name} says, e.g. ({x:g}, {y:g}): they must be "
             "in pixels of an image of that size"
         )
 

@@ -185,7 +185,7 @@ def _focals(data: dict, i: int, count: int) -> np.ndarray:
 
 def _guessed_focals(view: dict, i: int) -> np.ndarray:
     """(B,) pixels."""
-    return np.array([guess_intrinsics(size, f"view{i}")[0, 0] for size in _sizes(view, i)])
+    return np.array([guess_intrinsics(size, name=f"view{i}")[0, 0] for size in _sizes(view, i)])
 
 
 def _sizes(view: dict, i: int) -> np.ndarray:

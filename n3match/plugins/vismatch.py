@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class FilteredMatcher:
         self.matcher, self.filter, self.threshold = matcher, as_filter(filter), threshold
         self.K0, self.K1 = K0, K1
 
-    def __call__(self, img0, img1) -> dict:
+    def __call__(self, img0: Any, img1: Any) -> dict:
         """The matcher's answer for two images, filtered, with their relative pose.
 
         Args:
@@ -60,9 +61,11 @@ class FilteredMatcher:
         points = [
             np.asarray(answer[f"matched_kpts{i}"], np.float64).reshape(-1, 2) for i in (0, 1)
         ]
-        logits = match_logits(*points, K0, K1, filter=self.filter)
+        logits = match_logits(points[0], points[1], K0, K1, filter=self.filter)
         kept = logits > 0
-        pose = pose_from_logits(*points, K0, K1, logits, threshold=self.threshold)
+        pose = pose_from_logits(
+            points[0], points[1], K0, K1, logits, threshold=self.threshold
+        )
         for i in (0, 1):
             found = np.asarray(answer[f"matched_kpts{i}"]).reshape(-1, 2)
             answer[f"matched_kpts{i}"] = found[kept]
@@ -75,7 +78,7 @@ class FilteredMatcher:
         return answer
 
 
-def _camera(name: str, image) -> np.ndarray:
+def _camera(name: str, image: Any) -> np.ndarray:
     shape = getattr(image, "shape", None)
     if shape is None or len(shape) != 3:
         raise TypeError(
@@ -83,4 +86,4 @@ def _camera(name: str, image) -> np.ndarray:
             f"got {type(image).__name__}; or give K{name[-1]}"
         )
     height, width = shape[1:]
-    return guess_intrinsics((width, height), name)
+    return guess_intrinsics((width, height), name=name)

@@ -1,7 +1,8 @@
 """Time and memory as ratios against named baselines, all measured in one run.
 
-PART is ops (the operator), matching, filter, filter-h5 or denoise; without any, all of these are
-measured. gpu checks and times the operator on a GPU; without one it says so and ends with status 2.
+PART is ops (the operator), matching, filter, filter-h5, filter-colmap, training-step or denoise;
+without any, all of these are measured. gpu checks and times the operator on a GPU; without one it
+says so and ends with status 2.
 """
 
 from __future__ import annotations
@@ -9,15 +10,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-PARTS = ("ops", "matching", "filter", "filter-h5", "denoise")
+PARTS = (
+    "ops", "matching", "filter", "filter-h5", "filter-colmap", "training-step", "denoise",
+)
 GPU = "gpu"  # not among the parts that run by default: it alone needs a GPU
 
-# N of the operator, keypoints, matches, pairs of a file; sides of images.
+# N of the operator, keypoints, matches, pairs of a file, matches of a pair; sides of images.
 _SIZES = {
     "ops": (500, 1000, 2000, 5000, 10000, 20000),
     "matching": (2000, 8000),
     "filter": (2000,),
     "filter-h5": (100, 1000),
+    "filter-colmap": (100, 1000),
+    "training-step": (1250,),
     GPU: (2000, 5000, 10000, 20000),
 }
 _SIDES = {"ops": (128, 256, 512, 1024), "denoise": (512,), GPU: (512,)}
@@ -30,8 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join((*PARTS, GPU)))
     parser.add_argument(
         "--sizes", type=int, nargs="*", default=None, metavar="N",
-        help="N of the operator, keypoints of matching, matches of the filter, pairs in the file "
-        f"of filter-h5 (default: {defaults(_SIZES)})",
+        help="N of the operator, keypoints of matching, matches of the filter and of each pair of "
+        "a training step, pairs in the file of filter-h5 and filter-colmap (default: "
+        f"{defaults(_SIZES)})",
     )
     parser.add_argument(
         "--images", type=int, nargs="*", default=None, metavar="SIDE",
@@ -115,14 +121,18 @@ def _measure(part: str, arguments: argparse.Namespace, heading: str) -> int:
 
         operator_report.run(sizes, sides, arguments.batch, limits, arguments.out, heading)
         return 0
-    if part == "filter-h5":
+    if part in ("filter-h5", "filter-colmap"):
         from n3match.pipelines.benchmarks import filter_file
 
-        rows = filter_file.run(sizes)
-    elif part == "denoise":
-        from n3match.pipelines.benchmarks import denoiser
+        rows = filter_file.run(part, sizes)
+    elif part == "training-step":
+        from n3match.pipelines.benchmarks import networks
 
-        rows = denoiser.run(sides, limits)
+        rows = networks.training_rows(sizes, arguments.repeats)
+    elif part == "denoise":
+        from n3match.pipelines.benchmarks import networks
+
+        rows = networks.denoising_rows(sides, limits)
     else:
         from n3match.pipelines.benchmarks import pair_stages
 

@@ -84,7 +84,9 @@ def _plain(name: str, batch: int, n: int, gradients: bool) -> Callable[[], objec
             z = plain_aggregate(*leaves, NEIGHBOURS)
         else:  # pair by pair: together they would take B times the memory
             pairs = zip(*(leaf.split(1) for leaf in leaves))
-            z = torch.cat([ops.reference.n3_aggregate(*pair, NEIGHBOURS) for pair in pairs])
+            z = torch.cat(
+                [ops.n3_aggregate(*pair, NEIGHBOURS, backend="reference") for pair in pairs]
+            )
         return torch.autograd.grad(z, leaves, cotangent) if gradients else z
 
     return run
@@ -149,15 +151,16 @@ def products(batch: int, n: int, gradients: bool) -> Callable[[], object]:
 
     def backward(share):
         buffers = torch.empty(2, backward_rows, NEIGHBOURS, n)
-        d_key, d_value = torch.zeros(n, EMBEDDING), torch.zeros(n, FEATURES)
+        # Transposed, as they are faster.
+        d_key, d_value = torch.zeros(EMBEDDING, n), torch.zeros(FEATURES, n)
         for b, rows in share:
             q, g = query[b, rows], cotangent[b, rows].view(-1, FEATURES)
             w, u = buffers[:, : len(q)]
             torch.mm(q, key_t[b], out=w[:, 0])
             torch.mm(g, value[b].T, out=u.view(-1, n))
-            d_value.addmm_(w.view(-1, n).T, g, beta=0.0)
+            d_value.addmm_(g.T, w.view(-1, n), beta=0.0)
             torch.mm(u[:, -1], key[b], out=d_query[b, rows])
-            d_key.addmm_(u[:, -1].T, q, beta=0.0)
+            d_key.addmm_(q.T, u[:, -1], beta=0.0)
 
     def run():
         native.run_tasks(forward, tiles(forward_rows))

@@ -97,10 +97,11 @@ def _on_points(matches: int) -> Callable[[MatchFilter], object]:
 
 
 def _descriptors(count: int, seed: int) -> np.ndarray:
-    """SIFT-like: sparse, non-negative whole numbers, norm about 512."""
+    """SIFT-like: sparse, whole numbers from 0 to 255, norm about 512."""
     rng = np.random.default_rng(seed)
     raw = rng.gamma(0.6, 1.0, (count, 128))
-    return np.floor(512 * raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32)
+    scaled = np.floor(512 * raw / np.linalg.norm(raw, axis=1, keepdims=True))
+    return np.minimum(scaled, 255).astype(np.float32)
 
 
 def matching_rows(sizes: list[int], repeats: int) -> list[dict]:

@@ -19,7 +19,6 @@ on one machine or several that see DIR.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -94,10 +93,10 @@ def default_filters() -> list[str]:
 
 def default_estimators(sampling: str = "uniform") -> list[str]:
     """All that are installed and can sample so."""
-    from n3match.geometry.estimators.registry import PROGRESSIVE
+    from n3match.geometry.estimators import ESTIMATORS
 
-    names = PROTOCOLS if sampling == "uniform" else PROGRESSIVE
-    return [n for n in names if n != "poselib" or importlib.util.find_spec("poselib")]
+    specs = [ESTIMATORS[name] for name in PROTOCOLS]
+    return [s.name for s in specs if s.installed and (sampling == "uniform" or s.progressive)]
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from n3match.datasets.pairs.dataset import PairDataset
 from n3match.datasets.pairs.sample import TRUE_MATCH_DISTANCE
@@ -24,7 +22,7 @@ from n3match.geometry import (
     translation_error_deg,
     undistort_points,
 )
-from n3match.geometry.estimators.registry import PROGRESSIVE
+from n3match.geometry.estimators import ESTIMATORS, choose_estimator
 from n3match.pipelines.evaluation.choices import PROTOCOLS, SAMPLINGS
 from n3match.pipelines.evaluation.match_filters import FilterSource
 from n3match.pipelines.evaluation.records import (
@@ -45,14 +43,10 @@ def check_estimators(estimators: Sequence[str], sampling: str = "uniform") -> No
     for name in estimators:
         if name not in PROTOCOLS:
             raise ValueError(f"estimators: {name!r} is none of {', '.join(PROTOCOLS)}")
-        if sampling == "by_score" and name not in PROGRESSIVE:
-            raise ValueError(
-                f"sampling: 'by_score' is for {' and '.join(PROGRESSIVE)}, not for {name!r}"
-            )
-        if name == "poselib" and not importlib.util.find_spec("poselib"):
-            raise ImportError(
-                "estimators: 'poselib' needs the package poselib: pip install 'n3match[poselib]'"
-            )
+        if sampling == "by_score" and not ESTIMATORS[name].progressive:
+            can = " and ".join(n for n in PROTOCOLS if ESTIMATORS[n].progressive)
+            raise ValueError(f"sampling: 'by_score' is for {can}, not for {name!r}")
+        choose_estimator(name, ESTIMATORS)
 
 
 class PairEvaluator:
@@ -193,13 +187,13 @@ def are_right(record: PairRecord, filtered: Filtered) -> np.ndarray:
     if filtered.points is None:
         return record.distances_squared < TRUE_MATCH_DISTANCE
     x0, x1 = (
-        torch.from_numpy(undistort_points(points, K, distortion))
+        undistort_points(points, K, distortion)
         for points, K, distortion in zip(
             filtered.points, (record.K0, record.K1), (record.distortion0, record.distortion1)
         )
     )
-    E = essential_from_pose(torch.from_numpy(record.R), torch.from_numpy(record.t))
-    return (symmetric_epipolar_distance(x0, x1, E) < TRUE_MATCH_DISTANCE).numpy()
+    E = essential_from_pose(record.R, record.t)
+    return symmetric_epipolar_distance(x0, x1, E) < TRUE_MATCH_DISTANCE
 
 
 def count_kept(record: PairRecord, filtered: Filtered) -> tuple[int, int]:
@@ -265,11 +259,11 @@ def find_pose(
         points = [_undistorted(p, *camera) for p, camera in zip(filtered.points, cameras)]
     if name == "eight_point" and filtered.weights is not None:
         # All of them: the best tenth of all matches tells which points are in front.
-        used, scores = np.ones_like(filtered.kept), filtered.weights
+        used, weights = np.ones_like(filtered.kept), filtered.weights
     else:
-        used, scores = filtered.kept, None
+        used, weights = filtered.kept, None
         if sampling == "by_score":
-            scores = _scores(record, filtered)[used]
+            weights = _scores(record, filtered)[used]
     began = time.perf_counter()
     pose = estimate_relative_pose_from_matches(
         points[0][used],
@@ -277,7 +271,7 @@ def find_pose(
         record.K0,
         record.K1,
         estimator=name,
-        scores=scores,
+        weights=weights,
         sampling=sampling,
         seed=seed,
         verify=False,

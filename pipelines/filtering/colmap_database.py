@@ -6,18 +6,19 @@ import functools
 import hashlib
 import struct
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from n3match.geometry.estimators import choose_estimator
+from n3match.geometry.estimators import ESTIMATORS, choose_estimator
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.fingerprints import hash_of_weights
 from n3match.pipelines.common.progress_log import ProgressLog, part_path, remove_leftovers
 from n3match.pipelines.filtering.image_cameras import calibrated_keypoints
-from n3match.pipelines.filtering.pair_logits import ImageFeatures, logits_stream, pair_matches
+from n3match.pipelines.filtering.pair_logits import ImageFeatures, filter_stream, pair_matches
 from n3match.pipelines.filtering.two_view_geometry import two_view_geometry
 from n3match.plugins.colmap.database import (
     CALIBRATED,
@@ -68,7 +69,7 @@ def filter_database(
         OSError, ValueError: naming the file, the pair or image, and what is wrong.
     """
     target = check_target(out or path)
-    choose_estimator(options.estimator)
+    choose_estimator(options.estimator, ESTIMATORS)
     net = MatchFilter.from_pretrained(options.filter)
     with ColmapDatabase(path) as database:
         if out is None:
@@ -123,8 +124,12 @@ class DatabaseReader:
             raise ValueError(f"{self.database.path}: {name} has camera {camera_id}, which it lacks")
         return self.cameras[camera_id]
 
-    def read(self, pair_id: int) -> tuple[np.ndarray, PairMatches]:
-        """(M, 2) matches as stored, and the same for the network.
+    def read(self, pair_id: int) -> tuple[np.ndarray, Callable[[], PairMatches]]:
+        """Read the matches of a pair.
+
+        Returns:
+            (M, 2) matches as stored, and what makes the same ready for the network: the work that
+            needs no database.
 
         Raises:
             ValueError: naming the file, the pair or image, and what is wrong.
@@ -139,7 +144,7 @@ class DatabaseReader:
                     f"{self.database.path}: pair {pair_ids(pair_id)}: a match of keypoint "
                     f"{index.max()}, but {name} has {len(end.x)}"
                 )
-        return matches, pair_matches(self.net, *ends, index0, index1)
+        return matches, functools.partial(pair_matches, self.net, *ends, index0, index1)
 
     def _read_image(self, image_id: int) -> ImageFeatures:
         camera = self.camera(image_id)
@@ -162,23 +167,25 @@ def _filter(
 
     def stream():
         for pair in missing:
-            matches, inputs = reader.read(pair)
-            yield (pair, matches, inputs), inputs
+            matches, make = reader.read(pair)
+            yield (pair, matches), make
+
+    def result(key: tuple[int, np.ndarray], inputs: PairMatches, logits: np.ndarray) -> PairResult:
+        pair, matches = key
+        kept = logits > 0
+        geometry = None
+        if options.geometries:
+            geometry = two_view_geometry(
+                matches[kept], inputs.points0[kept], inputs.points1[kept],
+                *(reader.camera(i) for i in pair_ids(pair)), logits[kept], len(matches),
+                estimator=options.estimator, threshold=options.threshold, seed=options.seed,
+            )
+        return PairResult(checksum(matches), matches[kept], geometry)
 
     before = len(pairs) - len(missing)
     with tqdm(total=len(pairs), initial=before, unit="pair", disable=quiet) as bar:
-        for (pair, matches, inputs), logits in logits_stream(net, stream()):
-            kept = logits > 0
-            geometry = None
-            if options.geometries:
-                geometry = two_view_geometry(
-                    matches[kept], inputs.points0[kept], inputs.points1[kept],
-                    *(reader.camera(i) for i in pair_ids(pair)), logits[kept], len(matches),
-                    estimator=options.estimator, threshold=options.threshold,
-                    seed=options.seed,
-                )
-            result = PairResult(checksum(matches), matches[kept], geometry)
-            log.write(str(pair), _to_bytes(result))
+        for (pair, _), found in filter_stream(net, stream(), result):
+            log.write(str(pair), _to_bytes(found))
             bar.update()
     return len(missing)
 

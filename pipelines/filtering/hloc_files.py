@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.fingerprints import file_state, hash_of_weights
 from n3match.pipelines.common.progress_log import ProgressLog, part_path, remove_leftovers
 from n3match.pipelines.filtering.image_cameras import ImageCameras, calibrated_keypoints
-from n3match.pipelines.filtering.pair_logits import ImageFeatures, logits_stream, pair_matches
+from n3match.pipelines.filtering.pair_logits import ImageFeatures, filter_stream, pair_matches
 from n3match.plugins.hloc import (
     HlocPair,
     find_pair,
@@ -112,8 +113,12 @@ class PairReader:
         self._image = functools.lru_cache(_IMAGES_HELD)(self._read_image)
         self._camera = functools.lru_cache(None)(self.cameras.camera)
 
-    def read(self, pair: HlocPair) -> PairMatches:
-        """The matches of a pair, in the order of the keypoints of its image 0.
+    def read(self, pair: HlocPair) -> Callable[[], PairMatches]:
+        """Read the matches of a pair.
+
+        Returns:
+            What makes them ready for the network, in the order of the keypoints of image 0: the
+            work that needs no file.
 
         Raises:
             ValueError: naming the file, the pair or image, and what is wrong.
@@ -121,10 +126,11 @@ class PairReader:
         images = self._image(pair.name0), self._image(pair.name1)
         counts = (len(image.x) for image in images)
         matched = read_matches(self.matches, pair.group, *counts)
-        found = pair_matches(self.net, *images, *matched)
-        self._with_side_info += found.side_info is not None
-        self._without += found.side_info is None
-        return found
+        known = not any(image.descriptors is None for image in images)
+        known = known and bool(len(matched[0]) and self.net.side_info)
+        self._with_side_info += known
+        self._without += not known
+        return functools.partial(pair_matches, self.net, *images, *matched)
 
     def describe_side_info(self) -> str:
         """How many pairs had side information."""
@@ -169,7 +175,7 @@ def _logits(net, reader: PairReader, pairs: list[HlocPair], log: ProgressLog) ->
     stream = ((pair, reader.read(pair)) for pair in missing)
     before = len(pairs) - len(missing)
     with tqdm(total=len(pairs), initial=before, unit="pair", disable=None) as bar:
-        for pair, logits in logits_stream(net, stream):
+        for pair, logits in filter_stream(net, stream, lambda pair, matches, logits: logits):
             log.write(pair.group, logits.astype("<f4").tobytes())
             bar.update()
     return len(missing), time.perf_counter() - began

@@ -8,14 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from n3match.datasets.images import (
-    intrinsics_from_focal,
-    read_focal_px,
-    read_image_size,
-)
-from n3match.datasets.lens import calibrated_points
+from n3match.datasets.images import read_focal_px, read_image_size
 from n3match.datasets.scenes.colmap import model_folder
-from n3match.geometry import guess_intrinsics
+from n3match.geometry import calibrated_points, guess_intrinsics
 from n3match.plugins.colmap.model import ColmapCamera, camera_from_raw, read_colmap_model
 from n3match.plugins.colmap.model_files import CAMERA_MODELS, RawCamera
 
@@ -101,7 +96,7 @@ class ImageCameras:
             K = guess_intrinsics(size)
         else:
             self.sources[EXIF] += 1
-            K = intrinsics_from_focal(focal, *size)
+            K = guess_intrinsics(size, focal)
         return ColmapCamera(*size, K, np.zeros(4))
 
     def describe(self) -> str:

@@ -45,7 +45,7 @@ def two_view_geometry(
     points0, points1 = (x @ K[:2, :2].T + K[:2, 2] for x, K in ((x0, K0), (x1, K1)))
     pose = estimate_relative_pose_from_matches(
         points0, points1, K0, K1,
-        scores=np.tanh(logits), num_putative=num_putative,
+        weights=np.tanh(logits), num_putative=num_putative,
         estimator=estimator, threshold=threshold, seed=seed,
     )
     inliers = np.asarray(matches[pose.inliers], dtype=np.uint32)

@@ -8,17 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from scipy.stats import binom
 
 from n3match.datasets.images import read_image_gray
-from n3match.datasets.lens import calibrated_points
 from n3match.datasets.pairs.dump import read_dump_record
 from n3match.datasets.pairs.sample import TRUE_MATCH_DISTANCE
 from n3match.datasets.pairs.store import PairRecord, open_store
 from n3match.datasets.pairs.store_writer import PairStoreWriter
 from n3match.datasets.scenes.source import ScenePair, View
-from n3match.geometry import essential_from_pose, symmetric_epipolar_distance
+from n3match.geometry import (
+    calibrated_points,
+    essential_from_pose,
+    symmetric_epipolar_distance,
+)
 from n3match.matching import extract_sift, putative_matches
 from n3match.pipelines.pairs.plan import DumpPart, PhotoPart
 from n3match.whole_file import write_whole
@@ -177,8 +179,6 @@ def make_record(
     x0 = features0.calibrated[matches.index0]
     x1 = features1.calibrated[matches.index1]
     t = pair.t / np.linalg.norm(pair.t)
-    E = essential_from_pose(torch.from_numpy(pair.R), torch.from_numpy(t))
-    distance = symmetric_epipolar_distance(torch.from_numpy(x0), torch.from_numpy(x1), E)
     record = PairRecord(
         scene=part.scene,
         name0=view0.name,
@@ -187,7 +187,7 @@ def make_record(
         points0=matches.points0,
         points1=matches.points1,
         xs=np.concatenate([x0, x1], axis=1),
-        distances_squared=distance.numpy(),
+        distances_squared=symmetric_epipolar_distance(x0, x1, essential_from_pose(pair.R, t)),
         R=pair.R,
         t=t,
         ratio=matches.ratio,

@@ -10,7 +10,6 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from n3match.geometry import (
     RelativePose,
@@ -54,8 +53,7 @@ class DemoPair:
         photo0, photo1 = pair.photographs
         x0 = undistort_points(pair.putative.points0, photo0.K, photo0.distortion)
         x1 = undistort_points(pair.putative.points1, photo1.K, photo1.distortion)
-        E = essential_from_pose(torch.from_numpy(self.R), torch.from_numpy(self.t))
-        squared = sampson_distance(torch.from_numpy(x0), torch.from_numpy(x1), E).numpy()
+        squared = sampson_distance(x0, x1, essential_from_pose(self.R, self.t))
         focal = np.mean([photo.K[i, i] for photo in pair.photographs for i in (0, 1)])
         return np.sqrt(squared) * focal < RIGHT_PX
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -191,20 +192,28 @@ def match_images(
         photo0 = _photograph("0", image0, K0, distortion0, max_size)
         photo1 = _photograph("1", image1, K1, distortion1, max_size)
     with watch.stage("sift"):
-        features = tuple(extract_sift(photo.image, max_keypoints) for photo in (photo0, photo1))
+        features0 = extract_sift(photo0.image, max_keypoints)
+        features1 = extract_sift(photo1.image, max_keypoints)
     with watch.stage("matching"):
         putative = putative_matches(
-            features[0].keypoints,
-            features[0].descriptors,
-            features[1].keypoints,
-            features[1].descriptors,
+            features0.keypoints,
+            features0.descriptors,
+            features1.keypoints,
+            features1.descriptors,
             device=device,
         )
+    features = features0, features1
     pair = MatchedPair((photo0, photo1), features, putative, None, watch.seconds)
     return pair if net is None else pair.filtered(net)
 
 
-def _photograph(number: str, image, K, distortion, max_size: int | None) -> Photograph:
+def _photograph(
+    number: str,
+    image: str | os.PathLike | np.ndarray | Photograph,
+    K: np.ndarray | None,
+    distortion: np.ndarray | None,
+    max_size: int | None,
+) -> Photograph:
     if isinstance(image, Photograph):
         if K is not None or distortion is not None:
             raise ValueError(
@@ -214,7 +223,7 @@ def _photograph(number: str, image, K, distortion, max_size: int | None) -> Phot
         return image
     if K is not None:
         K = check_intrinsics(f"K{number}", K)
-    options = {"K": K, "distortion": distortion, "max_size": max_size}
+    options: dict[str, Any] = {"K": K, "distortion": distortion, "max_size": max_size}
     if isinstance(image, np.ndarray):
         return photograph_of_array(image, name=f"image{number}", **options)
     if isinstance(image, (str, os.PathLike)):

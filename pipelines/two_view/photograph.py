@@ -9,12 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from n3match.datasets.images import (
-    intrinsics_from_focal,
-    read_focal_px,
-    read_image_gray,
-    read_image_rgb,
-)
+from n3match.datasets.images import read_focal_px, read_image_gray, read_image_rgb
 from n3match.geometry import guess_intrinsics
 
 # Where a camera matrix is from.
@@ -163,7 +158,7 @@ def _intrinsics(path: Path, width: int, height: int) -> tuple[np.ndarray, str]:
         focal = None  # a format that OpenCV reads and the EXIF reader doesn't
     if focal is None:
         return guess_intrinsics((width, height)), ASSUMED
-    return intrinsics_from_focal(focal, width, height), EXIF
+    return guess_intrinsics((width, height), focal), EXIF
 
 
 def _scaled(K: np.ndarray, scale: tuple[float, float]) -> np.ndarray:

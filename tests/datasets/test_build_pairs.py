@@ -160,7 +160,7 @@ def test_a_finished_store_needs_no_images(store, scenes, tmp_path):
     assert path.stat().st_mtime_ns == before.st_mtime_ns
 
 
-def test_two_processes_give_the_same_store(scenes, store, tmp_path):
+def test_two_processes_give_the_same_store(scenes, store, tmp_path, prepared_processes):
     path = build(scenes, tmp_path / "pairs.h5", fixed_direction=True, processes=2)
     assert_same_stores(path, store)
 

@@ -1,6 +1,7 @@
 """Runs of build-pairs killed by SIGKILL at random moments lose nothing that was done."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -8,42 +9,38 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+import cv2
 import numpy as np
+import prepared
 import pytest
+import torch
 from toy_scene import write_scene
 
 from n3match.datasets.pairs.dataset import PairDataset
 from n3match.pipelines.pairs import plan as pair_plan
 from n3match.pipelines.pairs.make_store import build_pairs
 
-# Imports once; a child forked for each run then starts at once. Nothing before the fork uses
-# threads. Prints the parts on the disk after each kill, "whole" where they are joined, and "done".
-_DRIVER = """
-import os, random, signal, sys, time
-from pathlib import Path
-from n3match.pipelines.pairs import plan as pair_plan
-from n3match.pipelines.pairs.make_store import build_pairs
-import cv2, torch
-torch.set_num_threads(1)
-cv2.setNumThreads(1)
-pair_plan.PART_SIZE = 1
-scenes, out, seed = sys.argv[1:]
-lots = random.Random(int(seed))
-longest = 0.05
-while True:
-    child = os.fork()
-    if child == 0:
-        build_pairs(scenes, out, max_keypoints=60, progress=False)
-        os._exit(0)
-    time.sleep(lots.uniform(0, longest))
-    os.kill(child, signal.SIGKILL)
-    if os.waitpid(child, 0)[1] == 0:
-        break
-    parts = Path(out + ".parts").glob("*.h5")
-    print(*(["whole"] if Path(out).exists() else sorted(p.name for p in parts)), flush=True)
-    longest *= 1.2
-print("done")
-"""
+
+def kill_until_done(scenes, out, seed):
+    """Builds in one forked child after the other, each killed at a random moment, until one is
+    through. Prints the parts on the disk after each, "whole" where they are joined, and "done"."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    pair_plan.PART_SIZE = 1
+    lots, longest = random.Random(seed), 0.05
+    while True:
+        child = os.fork()
+        if child == 0:
+            build(scenes, out)
+            os._exit(0)
+        time.sleep(lots.uniform(0, longest))
+        os.kill(child, signal.SIGKILL)
+        if os.waitpid(child, 0)[1] == 0:
+            break
+        parts = out.with_name(out.name + ".parts").glob("*.h5")
+        print(*(["whole"] if out.exists() else sorted(p.name for p in parts)))
+        longest *= 1.2
+    print("done")
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +67,15 @@ def assert_same(path, wanted):
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_killed_again_and_again_it_ends_with_the_same_store(scenes, tmp_path, monkeypatch, seed):
+def test_killed_again_and_again_it_ends_with_the_same_store(
+    scenes, tmp_path, tmp_path_factory, monkeypatch, seed
+):
     monkeypatch.setattr(pair_plan, "PART_SIZE", 1)
     wanted = build(scenes, tmp_path / "wanted.h5")
     out = tmp_path / "killed.h5"
-    driver = [sys.executable, "-c", _DRIVER, str(scenes), str(out), str(seed)]
-    run = subprocess.run(driver, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr
-    *kept, last = run.stdout.splitlines()
+    output = tmp_path_factory.mktemp("output") / "output"
+    prepared.finish([prepared.start(kill_until_done, scenes, out, seed, output=output)])
+    *kept, last = output.read_text().splitlines()
     assert last == "done" and len(kept) >= 3
     for before, after in pairwise(kept):
         assert set(before.split()) <= set(after.split()) or after == "whole"

@@ -3,12 +3,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from n3match.datasets.images import (
-    intrinsics_from_focal,
-    read_focal_px,
-    read_image_gray,
-    read_image_rgb,
-)
+from n3match.datasets.images import read_focal_px, read_image_gray, read_image_rgb
 
 TAG = ExifTags.Base
 
@@ -129,20 +124,7 @@ def test_no_focal_length_in_a_file_without_tags(tmp_path):
     assert read_focal_px(tmp_path / "plain.png", 4, 4) is None
 
 
-def test_intrinsics():
-    np.testing.assert_array_equal(
-        intrinsics_from_focal(700, 640, 480), [[700, 0, 319.5], [0, 700, 239.5], [0, 0, 1]]
-    )
-
-
-@pytest.mark.parametrize("focal", [0, -1, float("nan"), float("inf")])
-def test_impossible_focal_lengths(focal):
-    with pytest.raises(ValueError, match="focal"):
-        intrinsics_from_focal(focal, 640, 480)
-
-
 def test_impossible_sizes(tmp_path):
     path = save_jpeg(tmp_path / "a.jpg")
-    for call in (intrinsics_from_focal, lambda focal, w, h: read_focal_px(path, w, h)):
-        with pytest.raises(ValueError, match="width, height"):
-            call(700, 0, 5)
+    with pytest.raises(ValueError, match="width, height"):
+        read_focal_px(path, 0, 5)

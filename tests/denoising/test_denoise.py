@@ -13,6 +13,8 @@ from n3match.denoising import Denoiser, denoise_raw, estimate_sigma
 from n3match.nn import PRESETS, N3Net
 from n3match.weights import save_weights
 
+pytestmark = pytest.mark.arithmetic
+
 SIZES = {
     "features": 8, "block_channels": 2, "neighbours": 2, "embedding_features": 8,
     "embedding_channels": 3, "depth": 3, "window": 5,

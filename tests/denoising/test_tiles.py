@@ -10,6 +10,8 @@ from n3match.denoising.tiles import Layout, tile_sides
 from n3match.nn import PRESETS
 from n3match.ops.window.grid import WindowGrid
 
+pytestmark = pytest.mark.arithmetic
+
 
 @pytest.mark.parametrize("length", [*range(160, 172), 333])
 @pytest.mark.parametrize(

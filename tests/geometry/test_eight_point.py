@@ -7,8 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from n3match.geometry import eigenvector as smallest_eigenvector
-from n3match.geometry import essential_from_pose, symmetric_epipolar_distance, weighted_eight_point
+from n3match.geometry import (
+    essential_from_pose,
+    smallest_eigenvector,
+    symmetric_epipolar_distance,
+    weighted_eight_point,
+)
+
+pytestmark = pytest.mark.arithmetic
 
 
 def _batch(seed, pairs=3, count=40, noise=0.0, dtype=torch.float64):

@@ -1,6 +1,7 @@
 """E of a pose, symmetric and Sampson distances."""
 
 import kornia
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -126,8 +127,8 @@ def test_shapes_broadcast_and_mismatches_are_named():
         symmetric_epipolar_distance(x0, x1[:5], E[0])
     with pytest.raises(ValueError, match=r"E must have shape \(..., 3, 3\), got \(3, 2\)"):
         sampson_distance(x0, x1, E[0, :, :2])
-    with pytest.raises(TypeError, match=r"x0 must be a torch\.Tensor, got ndarray"):
-        sampson_distance(x0.numpy(), x1, E[0])
+    with pytest.raises(TypeError, match=r"x0 must be a torch\.Tensor, got list"):
+        sampson_distance(x0.tolist(), x1, E[0])
 
 
 def test_autocast_does_not_lower_the_precision():
@@ -137,3 +138,21 @@ def test_autocast_does_not_lower_the_precision():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         result = symmetric_epipolar_distance(x0, x1, essential_from_pose(R, t))
     torch.testing.assert_close(result, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("distance", [symmetric_epipolar_distance, sampson_distance])
+def test_arrays_get_the_same_answer_as_arrays(distance, dtype):
+    x0, x1 = (x.to(dtype) for x in _matches(2))
+    E = torch.stack([essential_from_pose(*_pose(s)) for s in range(3)]).to(dtype)
+    E[0] = torch.diag(torch.tensor([0.0, 0.0, 1.0]))  # no lines at all
+    found = distance(x0.numpy(), x1.numpy(), E.numpy())
+    expected = distance(x0, x1, E)
+    assert isinstance(found, np.ndarray)
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=0)
+    backwards = distance(x0.numpy()[::-1], x1.numpy()[::-1], E.numpy()[1])
+    np.testing.assert_array_equal(backwards, found[1, ::-1])
+    with pytest.raises(TypeError, match=r"E must be a numpy\.ndarray, got Tensor"):
+        distance(x0.numpy(), x1.numpy(), E)
+    with pytest.raises(TypeError, match="x1 must have a floating-point dtype, got int64"):
+        distance(x0.numpy(), np.zeros((13, 2), np.int64), E.numpy())

@@ -18,6 +18,8 @@ from n3match.geometry import (
     undistort_points,
 )
 
+pytestmark = pytest.mark.arithmetic
+
 
 def _pose(seed):
     rng = np.random.default_rng(seed)
@@ -106,6 +108,18 @@ def test_exact_points_at_any_depth_give_the_pose(seed, depth_scale, sign):
     assert rotation_error_deg(found_R, R) < 1e-5
     assert _angle(found_t, t) < 1e-3
     assert in_front.all()
+
+
+def test_arrays_get_the_same_answer_as_arrays():
+    R, t, x0, x1 = _cheirality_case(4, 1.0)
+    E = essential_from_pose(R, t)
+    np.testing.assert_array_equal(essential_from_pose(R.numpy(), t=t.numpy()), E.numpy())
+    votes = torch.arange(len(x0)) % 2 == 0
+    found = recover_pose(*(a.numpy()[::-1] for a in (E.flip(0), x0, x1, votes)))
+    expected = recover_pose(E, x0.flip(0), x1.flip(0), votes.flip(0))
+    for a, b in zip(found, expected, strict=True):
+        assert isinstance(a, np.ndarray)
+        np.testing.assert_array_equal(a, b.numpy())
 
 
 def test_far_noisy_points_do_not_outvote_the_near_ones():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from two_view_scenes import HEIGHT, WIDTH, make_scene
 
-from n3match.geometry import PoseStatus, estimate_fundamental_from_matches, guess_intrinsics
+from n3match.geometry import PoseStatus, estimate_fundamental_from_matches
 
 SIZE = (WIDTH, HEIGHT)
 
@@ -75,9 +75,3 @@ def test_wrong_arguments_are_named():
             estimate_fundamental_from_matches(*arguments)
     with pytest.raises(ValueError, match="estimator"):
         estimate_fundamental_from_matches(points, points, SIZE, SIZE, estimator="kornia")
-
-
-def test_guessed_camera():
-    np.testing.assert_allclose(
-        guess_intrinsics((640, 480)), [[768, 0, 319.5], [0, 768, 239.5], [0, 0, 1]]
-    )

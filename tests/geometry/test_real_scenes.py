@@ -5,12 +5,10 @@ import numpy as np
 import pytest
 
 from n3match.geometry import PoseStatus, estimate_relative_pose_from_matches, pose_error_deg
-from n3match.geometry.estimators import choose_estimator
+from n3match.geometry.estimators import ESTIMATORS as SPECS
 from n3match.plugins.colmap.model import covisible_pairs, read_colmap_model, relative_pose
 
-ESTIMATORS = ["opencv_usac", "opencv_ransac", "kornia"]
-if choose_estimator("auto") == "poselib":
-    ESTIMATORS.append("poselib")
+ESTIMATORS = [s.name for s in SPECS.values() if s.installed and not s.linear]
 
 
 @pytest.fixture(scope="module")

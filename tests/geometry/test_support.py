@@ -1,12 +1,26 @@
 """The parts of the verification, each with what it must and must not notice."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import binom
 from two_view_scenes import K_A, make_scene, random_matches
 
-from n3match.geometry import PoseStatus, rotation_error_deg, undistort_points
-from n3match.geometry.verification.agreement import essential_of, inliers_of
+from n3match.geometry import (
+    PoseStatus,
+    essential_from_pose,
+    rotation_error_deg,
+    undistort_points,
+)
+from n3match.geometry.estimators import Estimate
+from n3match.geometry.relative_pose import verify_pose
+from n3match.geometry.verification.agreement import (
+    Matches,
+    epipolar_distance,
+    inliers_of,
+    rotation_distance,
+)
 from n3match.geometry.verification.planarity import (
     PlaneVerdict,
     compare_with_rival,
@@ -23,17 +37,20 @@ from n3match.geometry.verification.rotation_only import (
 from n3match.geometry.verification.support import (
     _log_binomial_tail,
     count_distinct,
-    epipolar_distance,
     log10_false_alarms,
-    rotation_distance,
 )
-from n3match.geometry.verification.verdict import verify_pose
+
+pytestmark = pytest.mark.arithmetic
 
 PX = 1e-3  # one pixel in calibrated units
 
 
 def _calibrated(scene):
     return tuple(undistort_points(p, K_A) for p in (scene.points0, scene.points1))
+
+
+def _matches(scene):
+    return Matches(*_calibrated(scene), PX, len(scene.true))
 
 
 def _angle(a, b):
@@ -44,27 +61,26 @@ def test_alarms_fall_with_support_and_rise_with_putative_matches():
     alarms = []
     for count in (0, 15, 40, 120):
         scene = make_scene("general", count=count, outliers=500 - count)
-        x0, x1 = _calibrated(scene)
-        everything = np.ones(len(x0), bool)
-        distance = epipolar_distance(essential_of(scene.R, scene.t))
-        alarms.append(log10_false_alarms(x0, x1, distance, everything, PX, len(x0)))
+        matches = _matches(scene)
+        distance = epipolar_distance(essential_from_pose(scene.R, scene.t))
+        alarms.append(log10_false_alarms(matches, distance))
     assert alarms[0] == 0.0
     assert alarms[0] > alarms[2] > alarms[3]
-    more = log10_false_alarms(x0, x1, distance, everything, PX, 5000)
+    more = log10_false_alarms(replace(matches, num_putative=5000), distance)
     assert alarms[3] < more <= 0
-    nobody = np.zeros(len(x0), bool)
-    assert log10_false_alarms(x0, x1, distance, nobody, PX, len(x0)) == 0.0
+    nobody = np.zeros(len(matches), bool)
+    assert log10_false_alarms(matches, distance, nobody) == 0.0
 
 
 def test_a_fixed_model_has_its_chance_share_of_random_matches():
     """The heart of the test: the measured probability is the one that wrong matches have."""
     scene = random_matches(5000, 0)
     x0, x1 = _calibrated(scene)
-    distance = epipolar_distance(essential_of(np.eye(3), np.array([0.6, 0.8, 0.0])))
+    distance = epipolar_distance(essential_from_pose(np.eye(3), np.array([0.6, 0.8, 0.0])))
     inside = np.count_nonzero(distance(x0, x1) < PX)
     from n3match.geometry.verification.support import _chance, _mismatched
 
-    p = _chance(distance(*_mismatched(x0, x1, 0)), PX)
+    p = _chance(distance(*_mismatched(x0, x1)), PX)
     assert binom.cdf(inside, 5000, p) > 1e-4
     assert p < 3 * inside / 5000
 
@@ -105,13 +121,11 @@ def test_rotation_fit_ignores_a_third_of_outliers():
 def test_rotation_is_found_only_where_more_than_chance_agrees():
     for kind in ("rotation", "far"):
         scene = make_scene(kind, count=200, outliers=50)
-        x0, x1 = _calibrated(scene)
-        rotation = find_rotation(x0, x1, scene.R, scene.true, PX, 250)
+        rotation = find_rotation(_matches(scene), scene.R, scene.true)
         assert rotation.explained[scene.true].mean() > 0.8
         assert rotation.explained[~scene.true].mean() < 0.05
     scene = random_matches(250, 0)
-    x0, x1 = _calibrated(scene)
-    assert find_rotation(x0, x1, np.eye(3), np.ones(250, bool), PX, 250) is None
+    assert find_rotation(_matches(scene), np.eye(3), np.ones(250, bool)) is None
 
 
 @pytest.mark.parametrize(
@@ -125,28 +139,20 @@ def test_rotation_is_found_only_where_more_than_chance_agrees():
 )
 def test_parallax(kind, noise, expected):
     scene = make_scene(kind, count=300, noise=noise)
-    x0, x1 = _calibrated(scene)
+    matches = _matches(scene)
     t = scene.t if kind != "rotation" else np.array([1.0, 0.0, 0.0])
-    inliers = inliers_of(scene.R, t, x0, x1, PX)
-    rotation = find_rotation(x0, x1, scene.R, inliers, PX, len(x0))
+    inliers = inliers_of(scene.R, t, matches.x0, matches.x1, PX)
+    rotation = find_rotation(matches, scene.R, inliers)
     assert rotation is not None
-    assert has_parallax(x0, x1, scene.R, t, inliers, rotation, PX, len(x0)) == expected
+    assert has_parallax(matches, scene.R, t, inliers, rotation) == expected
 
 
 def test_translation_that_the_estimator_missed_is_found():
     scene = make_scene("near_and_far", count=500, outliers=60, noise=0.3)
-    x0, x1 = _calibrated(scene)
+    matches = _matches(scene)
     wrong_t = np.array([0.0, 1.0, 0.0])
-    verdict = verify_pose(
-        x0,
-        x1,
-        scene.R,
-        wrong_t,
-        inliers_of(scene.R, wrong_t, x0, x1, PX),
-        threshold=PX,
-        num_putative=len(x0),
-        linear=False,
-    )
+    agreeing = inliers_of(scene.R, wrong_t, matches.x0, matches.x1, PX)
+    verdict = verify_pose(matches, Estimate(scene.R, wrong_t, agreeing))
     assert verdict.status is PoseStatus.OK
     assert _angle(verdict.t, scene.t) < 3
     assert rotation_error_deg(verdict.R, scene.R) < 0.2
@@ -156,9 +162,9 @@ def test_translation_that_the_estimator_missed_is_found():
 def test_no_translation_is_made_up_from_outliers():
     for seed in range(5):
         scene = make_scene("rotation", count=300, outliers=300, seed=seed)
-        x0, x1 = _calibrated(scene)
-        rotation = find_rotation(x0, x1, scene.R, scene.true, PX, 600)
-        assert translation_beside_rotation(x0, x1, rotation, PX, 600) is None
+        matches = _matches(scene)
+        rotation = find_rotation(matches, scene.R, scene.true)
+        assert translation_beside_rotation(matches, rotation) is None
 
 
 def test_points_on_a_line():
@@ -173,38 +179,41 @@ def test_points_on_a_line():
 def test_plane_is_found_and_dominates_only_flat_scenes():
     for kind, expected in (("planar", True), ("general", False)):
         scene = make_scene(kind, noise=0.3)
-        x0, x1 = _calibrated(scene)
-        plane = find_plane(x0, x1, scene.true, PX)
-        dominates = plane_dominates(x0, x1, scene.R, scene.t, scene.true, plane, PX, len(x0))
+        matches = _matches(scene)
+        plane = find_plane(matches, scene.true)
+        distance = epipolar_distance(essential_from_pose(scene.R, scene.t))
+        dominates = plane_dominates(matches, distance, scene.true, plane)
         assert dominates == expected
-    assert find_plane(x0, x1, np.arange(len(x0)) < 3, PX) is None
+    assert find_plane(matches, np.arange(len(matches)) < 3) is None
 
 
 def test_a_dozen_points_off_the_plane_settle_it():
     flat, solid = make_scene("planar", noise=0.3), make_scene("general", noise=0.3, count=12)
     x0, x1 = (np.r_[a, b] for a, b in zip(_calibrated(flat), _calibrated(solid)))
     inliers = inliers_of(flat.R, flat.t, x0, x1, 2 * PX)
-    plane = find_plane(x0, x1, inliers, PX)
-    assert not plane_dominates(x0, x1, flat.R, flat.t, inliers, plane, PX, len(x0))
+    matches = Matches(x0, x1, PX, len(x0))
+    plane = find_plane(matches, inliers)
+    distance = epipolar_distance(essential_from_pose(flat.R, flat.t))
+    assert not plane_dominates(matches, distance, inliers, plane)
 
 
 def test_the_two_poses_of_a_plane():
     # Sideways: the second pose has points behind a camera, and is replaced by the first.
     scene = make_scene("planar", noise=0.2)
-    x0, x1 = _calibrated(scene)
-    plane = find_plane(x0, x1, scene.true, PX)
-    verdict, *_ = compare_with_rival(x0, x1, scene.R, scene.t, plane, PX)
+    matches = _matches(scene)
+    plane = find_plane(matches, scene.true)
+    verdict, *_ = compare_with_rival(matches, scene.R, scene.t, plane)
     assert verdict is PlaneVerdict.KEEP
     wrong_R, wrong_t = _second_pose(plane.H, scene)
-    verdict, R, t = compare_with_rival(x0, x1, wrong_R, wrong_t, plane, PX)
+    verdict, R, t = compare_with_rival(matches, wrong_R, wrong_t, plane)
     assert verdict is PlaneVerdict.REPLACE
     assert rotation_error_deg(R, scene.R) < 0.5
     assert _angle(t, scene.t) < 2
     # Forward: both poses have all points in front.
     scene = make_scene("forward_planar", noise=0.2)
-    x0, x1 = _calibrated(scene)
-    plane = find_plane(x0, x1, scene.true, PX)
-    verdict, *_ = compare_with_rival(x0, x1, scene.R, scene.t, plane, PX)
+    matches = _matches(scene)
+    plane = find_plane(matches, scene.true)
+    verdict, *_ = compare_with_rival(matches, scene.R, scene.t, plane)
     assert verdict is PlaneVerdict.AMBIGUOUS
 
 

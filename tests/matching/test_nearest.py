@@ -2,6 +2,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from compiled_levels import held_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -9,20 +10,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from n3match import native
 from n3match.matching import nearest_neighbors, root_sift
 
+pytestmark = pytest.mark.arithmetic
 
-@pytest.fixture(scope="module", params=["integers", "products", "tensors"], autouse=True)
+
+@pytest.fixture(scope="module", params=[*native.LEVELS, "tensors"], autouse=True)
 def path(request):
-    """Every way to search: compiled integer or float products, and tensor operations alone."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "integers" and not native.has_integer_products():
-            pytest.skip("no compiled library, or a processor without AVX-512 VNNI")
-        if request.param == "products" and not native.available():
-            pytest.skip("no compiled library")
-        if request.param != "integers":
-            patch.setattr(native, "has_integer_products", lambda: False)
-        if request.param == "tensors":
+    """Every way to search: the compiled loops at each level, and tensor operations alone."""
+    if request.param == "tensors":
+        with pytest.MonkeyPatch.context() as patch:
             patch.setattr(native, "available", lambda: False)
-        yield request.param
+            yield request.param
+    else:
+        with held_to(request.param):
+            yield request.param
 
 
 def brute_force(a, b):
@@ -136,6 +136,68 @@ def test_squares_beyond_the_range_of_float32(scale):
     assert_as_defined(a, b)
 
 
+def test_numbers_below_the_normal_range_of_float32():
+    rng = np.random.default_rng(7)
+    a, b = (np.ldexp(rng.integers(0, 9, (50, 5)), -149).astype(np.float32) for _ in range(2))
+    assert a.any()
+    # Their distances are no float32 numbers of seven digits: compared as what they are decided by.
+    index, _, _, mutual = brute_force(a, b)
+    found = nearest_neighbors(a, b)
+    np.testing.assert_array_equal(found.index, index)
+    np.testing.assert_array_equal(found.mutual, mutual)
+
+
+@pytest.mark.parametrize("root", [False, True])
+@pytest.mark.parametrize("depth", [1, 2, 3, 5, 31, 130])
+@pytest.mark.parametrize(("n", "m"), [(1, 3), (2, 2), (3, 1), (7, 70), (103, 65)])
+def test_odd_depths_and_few_rows(n, m, depth, root):
+    rng = np.random.default_rng(depth)
+    a, b = sift_like(rng, n, depth), sift_like(rng, m, depth)
+    if root:  # both signs
+        a, b = a - 20.7, b - 20.7
+    assert_as_defined(a.astype(np.float32), b.astype(np.float32))
+
+
+@pytest.mark.parametrize("largest", [255, 256])
+def test_full_bytes_and_what_is_just_none(largest):
+    """The largest and smallest products of bytes, next to numbers that don't fit one."""
+    a = np.zeros((9, 128), np.float32)
+    a[1:4], a[4, :64], a[5, ::2], a[6, 0] = 255, 255, 255, largest
+    assert_as_defined(a, a[::-1].copy())
+    assert_as_defined(a, np.concatenate([a - 1, a]) if largest > 255 else np.tile(a, (30, 1)))
+
+
+@pytest.mark.parametrize("root", [False, True])
+def test_threads_share_the_rows(root):
+    """Copies of one descriptor are seen by several threads: the first is still the nearest."""
+    rng = np.random.default_rng(8)
+    a, b = sift_like(rng, 700, 12), sift_like(rng, 300, 12)
+    a[[5, 100, 300, 500, 699]] = b[7]
+    b[250] = b[7]
+    a[[40, 640]] = b[9] + 1
+    if root:
+        a, b = root_sift(a), root_sift(b)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        for _ in range(5):
+            assert_as_defined(a, b)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_more_in_question_than_are_kept():
+    """Rows with 3, 20 and 60 candidates that differ by less than rounding to 16 bits."""
+    rng = np.random.default_rng(9)
+    a, b = rng.normal(size=(400, 16)), rng.normal(size=(500, 16))
+    for row, count in ((3, 3), (8, 20), (11, 60)):
+        b[rng.choice(500, count, replace=False)] = a[row] + 1e-6 * rng.normal(size=(count, 16))
+        a[rng.choice(np.arange(20, 400), count, replace=False)] = b[row] + 1e-6 * rng.normal(
+            size=(count, 16)
+        )
+    assert_as_defined(a.astype(np.float32), b.astype(np.float32))
+
+
 @pytest.mark.parametrize("whole", [False, True])
 def test_negative_numbers_and_several_tiles_of_columns(whole):
     rng = np.random.default_rng(5)
@@ -148,7 +210,9 @@ def test_negative_numbers_and_several_tiles_of_columns(whole):
 def test_longest_vectors_that_fit():
     """Opposite vectors are as far apart as distances of integers may be."""
     a = np.zeros((3, 4), np.float32)
-    a[0, 0], a[1, 0], a[2, 1] = 32000, -32000, 31999
+    a[0, 0], a[1, 0], a[2, 1] = 23170, -23170, 23169
+    assert_as_defined(a, -a)
+    a[1, 0] -= 1
     assert_as_defined(a, -a)
     assert_as_defined(2 * a, -2 * a)
 
@@ -247,6 +311,10 @@ def test_the_matrix_of_distances_is_never_held():
         (np.zeros((4, 5)), np.zeros((1, 4, 5)), {}, "desc1: found shape"),
         (np.zeros((4, 5)), np.zeros((4, 6)), {}, "desc1: found 6 channels, wanted 5"),
         (np.full((4, 5), np.nan), np.zeros((4, 5)), {}, "desc0: found NaN or inf"),
+        (np.zeros((4, 5)), np.r_[np.ones((1999, 5)), [[0, 0, 0, 0, np.nan]]], {},
+         "desc1: found NaN or inf"),
+        (np.r_[[[0, 0, 0, np.inf, 0]], np.ones((1999, 5))], np.zeros((4, 5)), {},
+         "desc0: found NaN or inf"),
         (np.zeros((4, 5)), np.full((4, 5), -np.inf), {}, "desc1: found NaN or inf"),
         (np.zeros((4, 5)), np.zeros((4, 5)), {"block_size": 0}, "block_size: found 0"),
     ],

@@ -3,6 +3,8 @@ import pytest
 
 from n3match.matching import putative_matches
 
+pytestmark = pytest.mark.arithmetic
+
 
 def test_each_keypoint_of_image_0_is_joined_to_its_nearest():
     points0 = np.array([[1, 2], [3, 4], [5, 6]], dtype=np.float32)

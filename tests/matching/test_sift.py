@@ -4,6 +4,8 @@ import pytest
 
 from n3match.matching import extract_sift, root_sift
 
+pytestmark = pytest.mark.arithmetic
+
 
 def blobs(height=160, width=220, seed=0):
     """A smooth random texture with many extrema of several sizes."""

@@ -8,7 +8,10 @@ import torch
 from n3match import native
 from n3match.ops import reference
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="no compiled library")
+pytestmark = [
+    pytest.mark.arithmetic,
+    pytest.mark.skipif(not native.available(), reason="no compiled library"),
+]
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 INF = float("inf")
@@ -127,8 +130,12 @@ def test_masses_times_values_and_the_way_back(dtype):
     skip = torch.tensor([False, False, True, False, False, False])
 
     m, (_, top, second, sums, _) = _forward(logits, k)
-    z = m @ value
-    native.finish(z, top, second, sums)
+    wide = torch.cat([value, value], 1)  # products with more columns than are wanted
+    z = grad.new_empty(grad.shape)
+    native.finish(m @ wide, top, second, sums, z)
+    in_place = m @ value
+    native.finish(in_place, top, second, sums, in_place)
+    assert (in_place - z).abs().max() < TOLERANCE[dtype]
     weights, leaf, log_t = _wanted(logits, k)
     wanted = weights @ value.double()
     assert (z.double() - wanted).abs().max() < 10 * TOLERANCE[dtype]

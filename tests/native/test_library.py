@@ -3,27 +3,23 @@
 import importlib.machinery
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
+from compiled_levels import forget_library
 
 from n3match import native, ops
-from n3match.native import integers, library
+from n3match.native import library
+
+pytestmark = pytest.mark.arithmetic
 
 
 @pytest.fixture
 def found_anew():
     """The library is looked for again, in the test and after it."""
-    _forget()
+    forget_library()
     yield
-    _forget()
-
-
-def _forget():
-    for looked_up in (library._library, library._functions, integers._function):
-        looked_up.cache_clear()
+    forget_library()
 
 
 def test_a_compiler_at_install_time_means_a_library():
@@ -42,7 +38,7 @@ def _aggregate():
 def _assert_tensors_alone_serve():
     assert not native.available()
     found = _aggregate()
-    _forget()
+    forget_library()
     for a, b in zip(found, _aggregate()):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
@@ -77,10 +73,34 @@ def test_a_library_without_a_function(monkeypatch, found_anew):
     _assert_tensors_alone_serve()
 
 
-def test_the_environment_can_leave_it_aside():
-    code = "from n3match import native; print(native.available())"
-    environment = {**os.environ, "N3MATCH_NATIVE": "0"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "False"
+def test_the_environment_can_leave_it_aside(monkeypatch, found_anew):
+    monkeypatch.setenv("N3MATCH_NATIVE", "0")
+    assert not native.available()
+    assert native.level() is None
+
+
+@pytest.mark.skipif(not native.available(), reason="no compiled library")
+def test_the_environment_can_hold_the_level(monkeypatch, found_anew):
+    monkeypatch.setenv("N3MATCH_NATIVE", "1")
+    best = native.LEVELS.index(native.level())
+    for i, name in enumerate(native.LEVELS):
+        forget_library()
+        monkeypatch.setenv("N3MATCH_NATIVE", name)
+        assert native.level() == native.LEVELS[min(i, best)]
+
+
+def test_every_level_gives_the_same_results(monkeypatch, found_anew):
+    monkeypatch.setenv("N3MATCH_NATIVE", "0")
+    truth = _aggregate()
+    for name in native.LEVELS:
+        forget_library()
+        monkeypatch.setenv("N3MATCH_NATIVE", name)
+        for a, b in zip(_aggregate(), truth):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", ["", "2", "AVX2", "sse"])
+def test_an_unknown_level(monkeypatch, found_anew, value):
+    monkeypatch.setenv("N3MATCH_NATIVE", value)
+    with pytest.raises(ValueError, match=r"N3MATCH_NATIVE.*must be one of '0', '1', 'plain'"):
+        native.available()

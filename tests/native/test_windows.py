@@ -7,7 +7,10 @@ from torch.nn import functional
 from n3match import native
 from n3match.native import windows
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="no compiled library")
+pytestmark = [
+    pytest.mark.arithmetic,
+    pytest.mark.skipif(not native.available(), reason="no compiled library"),
+]
 
 # (channels, height, width, size, top, left): cells of a pixel, small and larger than a vector;
 # images that begin and end within a cell, or hold less than one.

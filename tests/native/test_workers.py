@@ -5,6 +5,8 @@ import torch
 
 from n3match.native import run_tasks
 
+pytestmark = pytest.mark.arithmetic
+
 
 @pytest.fixture(params=[1, 2, 3])
 def threads(request):

@@ -5,6 +5,8 @@ import torch
 
 from n3match.nn import MatchFilter, MatchFilterConfig
 
+pytestmark = pytest.mark.arithmetic
+
 SMALL = {"width": 16, "blocks": 4, "embedding_width": 8, "embedding_channels": 4}
 CONFIGS = [
     MatchFilterConfig(**SMALL, n3_after=()),

@@ -8,6 +8,8 @@ import torch
 from n3match.nn import MatchFilter, MatchFilterConfig
 from n3match.nn.consensus import LocalConsensus, MotionConsensus, bounded, motion_features
 
+pytestmark = pytest.mark.arithmetic
+
 TURN, SCALE = 0.7, 1.8
 
 

@@ -6,6 +6,8 @@ from torch import nn
 
 from n3match.nn import ContextNormReLU
 
+pytestmark = pytest.mark.arithmetic
+
 
 def _three_layers(x, counts, batch_norm):
     """Context norm, nn.BatchNorm1d and ReLU on pairs cut to their true lengths."""

@@ -7,6 +7,8 @@ import torch
 
 from n3match.nn import MatchFilter, MatchFilterConfig
 
+pytestmark = pytest.mark.arithmetic
+
 CONFIG = MatchFilterConfig(
     width=16, blocks=3, n3_after=(1,), embedding_width=8, embedding_channels=4,
     side_info=("ratio", "mutual"),

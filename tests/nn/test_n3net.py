@@ -7,6 +7,8 @@ import torch
 
 from n3match.nn import PRESETS, DnCNN, ImageN3Block, N3Net, N3NetConfig
 
+pytestmark = pytest.mark.arithmetic
+
 SMALL = {
     "features": 8, "block_channels": 2, "neighbours": 3, "patch_size": 4, "stride": 2,
     "window": 3, "embedding_features": 8, "embedding_channels": 3,

@@ -9,6 +9,8 @@ import torch
 from n3match.nn import MatchFilter, MatchFilterConfig
 from n3match.nn.passes import Refinement
 
+pytestmark = pytest.mark.arithmetic
+
 CONFIG = MatchFilterConfig(
     width=16, blocks=3, n3_after=(2,), embedding_width=8, embedding_channels=4, refine=True
 )

@@ -6,6 +6,8 @@ import torch
 from n3match.nn import MatchFilter, MatchFilterConfig
 from n3match.nn.passes import ResidualBlock
 
+pytestmark = pytest.mark.arithmetic
+
 SMALL = {"width": 16, "blocks": 4, "embedding_width": 8, "embedding_channels": 4}
 
 

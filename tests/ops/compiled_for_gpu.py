@@ -1,6 +1,6 @@
 """Compiles every Triton kernel for GPUs, as it would be launched there. Needs no GPU.
 
-`python compiled_for_gpu.py DTYPE CAPABILITY usual|all`, without TRITON_INTERPRET: a line of JSON
+`python compiled_for_gpu.py DTYPE CAPABILITY once|all`, without TRITON_INTERPRET: a line of JSON
 for each kernel, with the shared memory that a program takes.
 """
 
@@ -60,10 +60,6 @@ def recorded():
             setattr(module, name, kernel)
 
 
-def body(operator):
-    return operator._init_fn
-
-
 def dense(dtype, b, m, n, e, f, k):
     """Both passes."""
     numbers = triton_launch.accumulator(dtype)
@@ -75,8 +71,8 @@ def dense(dtype, b, m, n, e, f, k):
         norm = torch.empty(b, n, device="cuda", dtype=numbers)
         log_t = torch.empty(b, m, 1, device="cuda", dtype=numbers)
         given = (query, key, value, norm, log_t)
-        kept = body(triton_dense._dense)(*given, k, m == n)
-        body(triton_dense._dense_backward)(kept[0], *given, *kept, k, m == n)
+        kept = triton_dense._forward(*given, k, m == n)
+        triton_dense._backward(kept[0], given, kept, (k, m == n), [True] * len(given))
     return launches
 
 
@@ -93,8 +89,8 @@ def window(dtype, channels, k, *layout, hard=False, seed=None):
         norm = torch.empty(1, high * wide, device="cuda", dtype=numbers)
         log_t = torch.empty(1, patches, 1, device="cuda", dtype=numbers)
         rest = (triton_window._geometry(grid), k, True, hard, seed)
-        z = body(triton_window._window)(*cells, norm, log_t, *rest)
-        body(triton_window._window_backward)(z, *cells, norm, log_t, *rest)
+        (z,) = triton_window._forward(*cells, norm, log_t, *rest)
+        triton_window._backward(z, (*cells, norm, log_t), (), rest, [True] * 5)
     return launches
 
 
@@ -132,6 +128,8 @@ def main(dtype, capability, which):
             *dense(dtype, 1, 1, 1, 1, 1, 1),  # numbers of 1 are compiled in
             *window(dtype, 1, 1, 2, 2, 2, 2, 1),
         ]
+    else:  # the first launch of each kernel
+        launches = {launch[0].fn.__name__: launch for launch in reversed(launches)}.values()
     for kernel, args, options in launches:
         compiled = compile_launch(kernel, args, options, capability)
         report = {"kernel": kernel.fn.__name__, "shared": compiled.metadata.shared}

@@ -7,6 +7,8 @@ from backends import BACKENDS, FAST
 from n3match import ops
 from n3match.ops import candidates as explicit
 
+pytestmark = pytest.mark.arithmetic
+
 NAMES = ("z", "query", "key", "value", "log_temperature")
 
 

@@ -11,11 +11,20 @@ import math
 import numpy as np
 import pytest
 import torch
-from backends import BACKENDS, HAS_TRITON, PLAIN_CALLS, n3_aggregate, n3_window_aggregate
+from backends import (
+    BACKENDS,
+    HAS_TRITON,
+    INTERPRETED,
+    PLAIN_CALLS,
+    n3_aggregate,
+    n3_window_aggregate,
+)
 from guarded_weights import plain_weights
 
 from n3match import ops
 from n3match.ops.window.grid import WindowGrid
+
+pytestmark = pytest.mark.arithmetic
 
 CASES = ("plain", "exttemp", "exttemp_k_gt_o", "ties", "peaky")
 
@@ -70,8 +79,16 @@ def test_the_authors_float32_is_off_where_ours_is_right(golden):
     assert np.abs(golden["peaky/W_f32"] - golden["peaky/W_f64"]).max() > 0.25
 
 
-@pytest.mark.parametrize("backend", [*BACKENDS, *["triton"] * HAS_TRITON])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+def _aggregations():
+    for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
+        for backend in BACKENDS:
+            yield backend, dtype, tolerance
+        if HAS_TRITON:
+            marks = [pytest.mark.slow] * (INTERPRETED and dtype == torch.float64)
+            yield pytest.param("triton", dtype, tolerance, marks=marks)
+
+
+@pytest.mark.parametrize(("backend", "dtype", "tolerance"), _aggregations())
 def test_aggregation(shared_data, backend, dtype, tolerance):
     """Golden aggregation over explicit candidates, each query given its own candidates as a
     batch element of the dense form (the repeated candidate included)."""

@@ -8,6 +8,8 @@ from n3match import ops
 from n3match.ops import candidates as explicit
 from n3match.ops.noise import gumbel
 
+pytestmark = pytest.mark.arithmetic
+
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):

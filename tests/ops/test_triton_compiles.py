@@ -29,7 +29,7 @@ def slow(*arguments):
 @pytest.mark.parametrize(
     ("dtype", "capability", "which"),
     [
-        ("float32", 90, "usual"),
+        ("float32", 90, "once"),
         slow("float32", 80, "all"),
         slow("float32", 90, "all"),
         slow("float32", 100, "all"),

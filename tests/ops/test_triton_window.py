@@ -81,7 +81,7 @@ def test_float32_and_cold(log_t):
     _compare(inputs, rest, 3, torch.float32, 2e-4)
 
 
-@pytest.mark.parametrize("layout", [(9, 12, 4, 2, 3), (4, 5, 3, 1, 8)])
+@pytest.mark.parametrize("layout", [(6, 10, 4, 2, 3), (3, 5, 2, 1, 8)])
 def test_noise_is_that_of_the_formula(layout):
     inputs, rest = _inputs(layout, b=2, log_t=1.0)
 
@@ -89,13 +89,14 @@ def test_noise_is_that_of_the_formula(layout):
         generator = torch.Generator().manual_seed(seed)
         return _run(backend, inputs, 3, rest, selection="concrete", generator=generator)
 
-    for seed in (0, 8):
-        for a, b in zip(run("triton", seed), run("reference", seed)):
+    first, other = (run("triton", seed) for seed in (0, 8))
+    for seed, found in ((0, first), (8, other)):
+        for a, b in zip(found, run("reference", seed)):
             torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
-    assert not torch.allclose(run("triton", 0)[0], run("triton", 8)[0])
+    assert not torch.allclose(first[0], other[0])
 
 
-@pytest.mark.parametrize("layout", [(9, 12, 4, 2, 3), (4, 6, 2, 1, 1), (3, 4, 2, 1, 2)])
+@pytest.mark.parametrize("layout", [(6, 10, 4, 2, 3), (4, 6, 2, 1, 1), (3, 4, 2, 1, 2)])
 @pytest.mark.parametrize("exclude_self", [True, False])
 def test_hard_selection(layout, exclude_self):
     """Of the nearest, then the next, …; the last again where there are fewer than K."""

@@ -13,6 +13,8 @@ from n3match.ops.window import cells_compiled as window_cells_native
 from n3match.ops.window import cells_tensors as window_cells_tensors
 from n3match.ops.window.grid import WindowGrid
 
+pytestmark = pytest.mark.arithmetic
+
 NAMES = ("z", "query", "key", "value", "log_temperature")
 # (height, width, patch, stride, window): P = S, 2S, 3S; larger windows than the grid; padding on
 # either side; even windows; patches that aren't multiples of the stride; a single patch.

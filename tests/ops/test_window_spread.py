@@ -6,6 +6,8 @@ import torch
 from n3match import ops
 from n3match.ops.window.grid import WindowGrid
 
+pytestmark = pytest.mark.arithmetic
+
 
 def _plain(query, key, grid, exclude_self):
     index = grid.candidates()

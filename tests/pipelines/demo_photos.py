@@ -1,14 +1,18 @@
 """The bundled photographs as files, and arguments that keep tests short."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
-import sys
 from importlib import resources
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
+
+from n3match.pipelines.cli import main
 
 FOLDER = Path(str(resources.files("n3match.pipelines"))) / "demo_data"
 PHOTO0, PHOTO1 = FOLDER / "img_4885.jpg", FOLDER / "img_4929.jpg"
@@ -42,6 +46,13 @@ def one_thread() -> dict[str, str]:
 
 
 def run_command(*argv, cwd: Path) -> subprocess.CompletedProcess:
-    """`n3match ARGV` as a process of its own."""
-    command = [sys.executable, "-m", "n3match.pipelines.cli", *map(str, argv)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=one_thread())
+    """`n3match ARGV` in the folder `cwd`, in this process: status, output, error output."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.chdir(cwd)
+        status = main([str(word) for word in argv])
+    return subprocess.CompletedProcess(argv, status, out.getvalue(), err.getvalue())

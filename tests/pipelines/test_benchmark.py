@@ -1,12 +1,15 @@
 """The benchmark command runs and reports what it says; its numbers are not asserted."""
 
 import csv
+import multiprocessing
 
 import cv2
+import held_memory
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from n3match import ops
 from n3match.ops.window.grid import WindowGrid
 from n3match.pipelines.benchmarks import operator_dense
 from n3match.pipelines.benchmarks.ceilings import Ceilings, Work, dense_work, window_work
@@ -21,6 +24,7 @@ from n3match.pipelines.benchmarks.measure import (
     peak_bytes_in_turn,
     seconds_within,
 )
+from n3match.pipelines.benchmarks.networks import operator_share
 from n3match.pipelines.benchmarks.operator_report import slope, table
 from n3match.pipelines.benchmarks.operator_window import window_products
 from n3match.pipelines.cli import main
@@ -35,10 +39,20 @@ def read_csv(path):
         return list(csv.DictReader(file))
 
 
-def test_filter_of_a_file_is_measured_by_its_pairs(tmp_path):
-    assert benchmark("filter-h5", "--sizes", "1", "5", "--out", str(tmp_path)) == 0
-    rows = read_csv(tmp_path / "benchmark-filter-h5.csv")
-    assert [row["filter-h5"].split()[0] for row in rows] == ["1", "5"]
+@pytest.fixture(params=["forked", pytest.param("new", marks=pytest.mark.slow)])
+def processes(request, monkeypatch):
+    """The processes in which memory is measured: as they are, which load everything again, or
+    copies of this one, which measure the same growth."""
+    if request.param == "forked":
+        fork = multiprocessing.get_context("fork")
+        monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
+
+
+@pytest.mark.parametrize("command", ["filter-h5", "filter-colmap"])
+def test_filter_of_a_file_is_measured_by_its_pairs(tmp_path, processes, command):
+    assert benchmark(command, "--sizes", "1", "5", "--out", tmp_path) == 0
+    rows = read_csv(tmp_path / f"benchmark-{command}.csv")
+    assert [row[command].split()[0] for row in rows] == ["1", "5"]
     # Every pair is the demo's, with descriptors and cameras: a good part is kept, of each the same.
     assert 50 < int(rows[0]["kept of a pair"]) == int(rows[1]["kept of a pair"]) < 1000
     for row in rows:
@@ -72,7 +86,7 @@ def test_operator_benchmark_measures_what_is_asked_and_says_what_is_left_out(tmp
     assert cv2.imread(str(tmp_path / "benchmark-ops.png")) is not None
 
 
-def test_one_form_alone_with_memory(tmp_path, capsys):
+def test_one_form_alone_with_memory(tmp_path, capsys, processes):
     arguments = ["ops", "--sizes", "60", "--images", "--repeats", "1"]
     assert benchmark(*arguments, "--out", str(tmp_path)) == 0
     assert "plain, MB | float32, MB" in capsys.readouterr().out
@@ -80,6 +94,27 @@ def test_one_form_alone_with_memory(tmp_path, capsys):
     assert {row["form"] for row in rows} == {"dense"}
     for row in rows:
         assert (row["peak_bytes"] == "") == (row["implementation"] == PRODUCTS)
+
+
+def test_training_step_of_both_networks(tmp_path):
+    arguments = "training-step --sizes 70 --repeats 1"
+    assert benchmark(*arguments.split(), "--out", str(tmp_path)) == 0
+    rows = read_csv(tmp_path / "benchmark-training-step.csv")
+    assert [row["training step"].split(", ")[1] for row in rows] == ["one pass", "two passes"]
+    for row in rows:
+        times = [float(row[f"{name}, s"]) for name in ("n3-consensus", "cnnet")]
+        assert float(row["n3-consensus / cnnet"]) == pytest.approx(times[0] / times[1], rel=0.02)
+        assert 0 < int(row["the operator's share"].removesuffix(" %")) < 100
+
+
+def test_share_of_the_operator():
+    q, k, v = (torch.randn(1, 400, c, requires_grad=True) for c in (8, 8, 64))
+
+    def work():
+        ops.n3_aggregate(q, k, v, 4).square().sum().backward()
+
+    assert operator_share(work) > 0.5
+    assert operator_share(lambda: torch.randn(50, 50) @ torch.randn(50, 50)) == 0
 
 
 def test_nothing_to_measure(capsys):
@@ -92,7 +127,7 @@ def test_matching_table_compares_the_same_answer(capsys):
     assert "100.00 %" in capsys.readouterr().out
 
 
-def test_denoising_table_compares_time_and_memory(tmp_path, capsys):
+def test_denoising_table_compares_time_and_memory(tmp_path, capsys, processes):
     arguments = "denoise --images 70 --repeats 1"
     assert benchmark(*arguments.split(), "--out", str(tmp_path)) == 0
     assert "| n3net / dncnn-17 |" in capsys.readouterr().out
@@ -102,28 +137,16 @@ def test_denoising_table_compares_time_and_memory(tmp_path, capsys):
     assert float(row["n3net, MB"]) >= 0
 
 
-def _hold(megabytes):
-    return lambda: bytearray(b"\x01" * (megabytes << 20))
-
-
-def _hold_in_turn(sizes):
-    return [_hold(size) for size in sizes]
-
-
-def _fail(_):
-    raise ValueError("on purpose")
-
-
 def test_peak_memory_sees_what_a_call_takes():
-    small, large = peak_bytes(_hold, 1), peak_bytes(_hold, 64)
+    small, large = peak_bytes(held_memory.hold, 1), peak_bytes(held_memory.hold, 64)
     assert large - small > 48 << 20
-    first, second = peak_bytes_in_turn(_hold_in_turn, [1, 64])
+    first, second = peak_bytes_in_turn(held_memory.hold_in_turn, [1, 64])
     assert first < 48 << 20 < second
 
 
 def test_peak_memory_of_a_process_that_fails():
     with pytest.raises(MemoryError):
-        peak_bytes(_fail, 0)
+        peak_bytes(held_memory.fail, 0)
 
 
 def test_slow_functions_are_called_less_often(monkeypatch):

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import venv
 from pathlib import Path
 
@@ -89,7 +88,8 @@ def test_demo_runs_from_an_installed_wheel(tmp_path):
     elsewhere.mkdir()
     # The dependencies from here; .pth files are not read on this path, so that an editable
     # install of the checkout stays out.
-    environment = {**one_thread(), "PYTHONPATH": sysconfig.get_path("purelib")}
+    installed = [folder for folder in sys.path if folder.endswith("site-packages")]
+    environment = {**one_thread(), "PYTHONPATH": os.pathsep.join(installed)}
     run = {"capture_output": True, "text": True, "cwd": elsewhere, "env": environment}
     where = subprocess.run(
         [python, "-c", "import n3match.pipelines as p, n3match.datasets as d; "

@@ -1,16 +1,16 @@
 """What evaluate-pose writes beside its rows: figures, seconds by stage, shares of processes."""
 
 import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 
 import cv2
 import numpy as np
+import prepared
 import pytest
 from test_evaluate_pose import make_record, parse, run, table_rows, timeless, write_store
+from toy_scene import write_scene
 
+from n3match.pipelines import cli
 from n3match.pipelines.common.result_rows import read_rows, write_rows
 from n3match.pipelines.evaluation import evaluate_pose as module
 from n3match.pipelines.evaluation.figures import (
@@ -111,31 +111,30 @@ def test_command_writes_figures_and_seconds(tmp_path, capsys):
     assert capsys.readouterr().out == report
 
 
-def test_several_budgets_in_one_run(tmp_path, shared_data, capsys):
+def test_several_budgets_in_one_run(tmp_path, capsys):
     scenes = tmp_path / "scenes"
-    scenes.mkdir()
-    (scenes / "chalmers7").symlink_to(shared_data / "scenes" / "dev" / "chalmers7")
+    write_scene(scenes / "toy", 3)
     out = tmp_path / "out"
     arguments = parse(
         scenes, "--filters", "mutual-ratio", "--estimators", "opencv_usac", "--out", out,
-        "--keypoints", 200, 300, "--limit", 2, "--workers", 1, "--worst", 1,
+        "--keypoints", 40, 60, "--limit", 2, "--workers", 1, "--worst", 1,
     )  # fmt: skip
     assert module.main(arguments) == 0
     report = capsys.readouterr().out
     few, many = report.split("## ")[1:]
-    assert few.startswith("200 keypoints per image\n\n2 pairs of 1 scene, 200 putative")
-    assert many.startswith("300 keypoints per image\n\n2 pairs of 1 scene, 300 putative")
+    assert few.startswith("40 keypoints per image\n\n2 pairs of 1 scene, 40 putative")
+    assert many.startswith("60 keypoints per image\n\n2 pairs of 1 scene, 60 putative")
     assert "| sift | matching | read pair |" in " ".join(few.split())
     assert {r.store for r in read_rows(out / "results.csv", PoseResult)} == {
-        "scenes-200.h5", "scenes-300.h5"
+        "scenes-40.h5", "scenes-60.h5"
     }
     # A photograph, not grey: the pictures of the scenes are found.
-    (path,) = (out / "figures" / "300" / "worst").iterdir()
+    (path,) = (out / "figures" / "60" / "worst").iterdir()
     assert picture(path)[200:].std() > 10
-    made = (out / "figures" / "200" / "stage-times.json").stat().st_mtime_ns
+    made = (out / "figures" / "40" / "stage-times.json").stat().st_mtime_ns
     assert module.main(arguments) == 0
     assert capsys.readouterr().out == report
-    assert (out / "figures" / "200" / "stage-times.json").stat().st_mtime_ns == made
+    assert (out / "figures" / "40" / "stage-times.json").stat().st_mtime_ns == made
 
 
 def test_budgets_need_scenes(tmp_path):
@@ -156,25 +155,11 @@ def test_processes_share_the_pairs(tmp_path):
     left = [r for r in read_rows(alone / "results.csv", PoseResult) if r.pair < 2]
     shared.mkdir()
     write_rows(shared / "results.1.csv", PoseResult, [replace(r, filter_ms=1e6) for r in left])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "n3match.pipelines.cli", "evaluate-pose", str(store), *options]
-    jobs = [
-        subprocess.Popen(
-            [*command, "--out", str(shared)],
-            env={
-                **os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
-            },
-            stdout=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]
-    outputs = [job.communicate(timeout=600)[0].decode() for job in jobs]
-    assert [job.returncode for job in jobs] == [0, 0]
-    assert outputs[0] == (shared / "table.md").read_text()
-    assert outputs[1] == ""
+    outputs = [tmp_path / f"output-{rank}" for rank in range(2)]
+    command = ["evaluate-pose", str(store), *options, "--out", str(shared)]
+    prepared.finish(prepared.start_ranks(cli.main, command, count=2, outputs=outputs))
+    assert outputs[0].read_text() == (shared / "table.md").read_text()
+    assert outputs[1].read_text() == ""
     assert sorted(p.name for p in shared.iterdir()) == ["figures", "results.csv", "table.md"]
 
     rows = read_rows(shared / "results.csv", PoseResult)

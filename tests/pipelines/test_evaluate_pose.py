@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
+from toy_scene import write_scene
 
 from n3match import match_logits
 from n3match.datasets.pairs.store import PairRecord
@@ -377,7 +378,7 @@ def test_a_run_that_is_stopped_keeps_what_it_has(tmp_path, monkeypatch):
     assert len(calls) == 3 + 3
 
 
-def test_processes_give_the_same_results(tmp_path):
+def test_processes_give_the_same_results(tmp_path, prepared_processes):
     store = write_store(tmp_path / "s.h5", [make_record(true=40, false=20, seed=s) for s in (0, 1)])
     net = save_net(tmp_path / "net.safetensors")
     options = (["mutual", f"n={net}"], ["eight_point", "opencv_ransac"])
@@ -528,19 +529,30 @@ def test_command_prints_and_writes_the_table(tmp_path, capsys):
         module.main(parse(store, "--estimators", "none"))
 
 
-def test_a_folder_of_scenes_becomes_a_store_once(tmp_path, shared_data, capsys):
-    scenes = tmp_path / "scenes"
-    scenes.mkdir()
-    (scenes / "chalmers7").symlink_to(shared_data / "scenes" / "dev" / "chalmers7")
+@pytest.fixture(params=["toy", pytest.param("chalmers7", marks=pytest.mark.slow)])
+def scenes(request, tmp_path):
+    """A folder of one scene, and how many of its pairs have 20 common points."""
+    folder = tmp_path / "scenes"
+    if request.param == "toy":
+        write_scene(folder / "toy", 5)
+        return folder, 10
+    folder.mkdir()
+    shared = request.getfixturevalue("shared_data")
+    (folder / "chalmers7").symlink_to(shared / "scenes" / "dev" / "chalmers7")
+    return folder, 21  # by the data's own list
+
+
+def test_a_folder_of_scenes_becomes_a_store_once(tmp_path, scenes, capsys):
+    folder, count = scenes
     out = tmp_path / "out"
     arguments = parse(
-        scenes, "--filters", "mutual-ratio", "--estimators", "opencv_usac",
-        "--out", out, "--keypoints", 300, "--limit", 4, "--workers", 1,
+        folder, "--filters", "mutual-ratio", "--estimators", "opencv_usac",
+        "--out", out, "--keypoints", 100, "--limit", 4, "--workers", 1,
     )
     assert module.main(arguments) == 0
-    store = out / "scenes-300.h5"
+    store = out / "scenes-100.h5"
     with h5py.File(store) as file:
-        assert len(file["xs"]) == 21  # all pairs with 20 common points, by the data's own list
+        assert len(file["xs"]) == count
     made = store.stat().st_mtime_ns
     assert module.main(arguments) == 0
     assert store.stat().st_mtime_ns == made

@@ -1,10 +1,8 @@
 """Pictures of matches."""
 
-import subprocess
-import sys
-
 import cv2
 import numpy as np
+import prepared
 import pytest
 from PIL import Image
 
@@ -101,4 +99,4 @@ def test_drawing_leaves_the_plots_of_the_caller_alone():
     # pyplot would choose a backend, and keep every figure.
     module = "n3match.pipelines.plots.matches"
     code = f"import sys, {module}; sys.exit('matplotlib.pyplot' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert prepared.run(code) == 0

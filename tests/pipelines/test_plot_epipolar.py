@@ -54,7 +54,7 @@ def toy_view(tmp_path, *, distorted: bool) -> tuple[MatchedPair, RelativePose]:
     )
     features = tuple(extract_sift(photo.image, 10) for photo in photographs)  # none, on grey
     view = MatchedPair(tuple(photographs), features, putative, np.full(60, 3.0), {})
-    pose = RelativePose(R, t, E, n % 3 > 0, None, PoseStatus.OK, "known")
+    pose = RelativePose(status=PoseStatus.OK, inliers=n % 3 > 0, R=R, t=t, E=E)
     return view, pose
 
 
@@ -128,7 +128,7 @@ def test_choice_prefers_other_lines_to_other_points_of_one_line():
 def test_without_a_pose_the_picture_says_why(tmp_path):
     view, known = toy_view(tmp_path, distorted=False)
     none = RelativePose(
-        None, None, None, np.zeros(60, bool), None, PoseStatus.TOO_FEW_MATCHES, "auto",
+        status=PoseStatus.TOO_FEW_MATCHES, inliers=np.zeros(60, bool),
         detail="a sentence that is long " * 8,
     )
     images = SideBySide(*(photo.image for photo in view.photographs))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from n3match.geometry.estimators.essential_to_pose import pose_of_essentials
-from n3match.geometry.estimators.problem import Estimate, TwoViewProblem
+from n3match.geometry.estimators.answers import pose_of_essentials
+from n3match.geometry.estimators.problem import Estimate, EstimatorSpec, TwoViewProblem
 
 
 def kornia_ransac(problem: TwoViewProblem) -> Estimate | None:
-    """`kornia.geometry.ransac.RANSAC("essential")` with its own defaults; scores are not used.
+    """`kornia.geometry.ransac.RANSAC("essential")` with its own defaults; weights are not used.
 
     Each camera's own intrinsics have been applied; the threshold, of Sampson's distance, is in
     calibrated units. Samples are drawn and solved in batches of hundreds.
@@ -32,3 +32,7 @@ def kornia_ransac(problem: TwoViewProblem) -> Estimate | None:
     with torch.no_grad():
         E, inliers = ransac(torch.from_numpy(problem.x0), torch.from_numpy(problem.x1))
     return pose_of_essentials(E.double().numpy(), inliers.numpy(), problem)
+
+
+# The library's own default of iterations.
+KORNIA = EstimatorSpec("kornia", kornia_ransac, fewest_matches=6, max_iterations=20_480)

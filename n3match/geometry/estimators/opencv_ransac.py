@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-
 import cv2
 import numpy as np
 
-from n3match.geometry.estimators.essential_to_pose import pose_of_essentials
-from n3match.geometry.estimators.problem import Estimate, TwoViewProblem
-
-_log = logging.getLogger(__name__)
+from n3match.geometry.estimators.answers import pose_by_opencv
+from n3match.geometry.estimators.problem import Estimate, EstimatorSpec, TwoViewProblem
 
 
 def opencv_ransac(problem: TwoViewProblem) -> Estimate | None:
-    """`cv2.findEssentialMat(method=RANSAC)`; scores are not used.
+    """`cv2.findEssentialMat(method=RANSAC)`; weights are not used.
 
     Each camera's own intrinsics have been applied, so the camera matrix is the identity and the
     threshold is in calibrated units. OpenCV's RANSAC always draws the same samples, whatever
@@ -29,21 +25,18 @@ def opencv_ransac(problem: TwoViewProblem) -> Estimate | None:
     order = np.arange(len(problem))
     if problem.seed:
         order = np.random.default_rng(problem.seed).permutation(order)
-    try:
-        stack, mask = cv2.findEssentialMat(
-            problem.x0[order],
-            problem.x1[order],
-            cameraMatrix=np.eye(3),
-            method=cv2.RANSAC,
-            prob=problem.confidence,
-            threshold=problem.threshold_calibrated,
-            maxIters=problem.max_iterations,
-        )
-    except cv2.error as error:
-        _log.debug("findEssentialMat raised: %s", error)
-        return None
-    if stack is None or mask is None:
-        return None
-    inliers = np.zeros(len(problem), dtype=bool)
-    inliers[order] = mask.ravel() > 0
-    return pose_of_essentials(stack, inliers, problem)
+    return pose_by_opencv(
+        problem,
+        order,
+        problem.x0[order],
+        problem.x1[order],
+        cameraMatrix=np.eye(3),
+        method=cv2.RANSAC,
+        prob=problem.confidence,
+        threshold=problem.threshold_calibrated,
+        maxIters=problem.max_iterations,
+    )
+
+
+# The library's own default of iterations.
+OPENCV_RANSAC = EstimatorSpec("opencv_ransac", opencv_ransac, max_iterations=1000)

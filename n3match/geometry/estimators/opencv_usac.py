@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import logging
-
 import cv2
-import numpy as np
 
-from n3match.geometry.estimators.essential_to_pose import pose_of_essentials
-from n3match.geometry.estimators.problem import Estimate, TwoViewProblem
-
-_log = logging.getLogger(__name__)
+from n3match.geometry.estimators.answers import (
+    call_opencv,
+    checked_fundamental,
+    pose_by_opencv,
+)
+from n3match.geometry.estimators.problem import (
+    Estimate,
+    EstimatorSpec,
+    FundamentalEstimate,
+    TwoViewProblem,
+)
 
 
 def opencv_usac(problem: TwoViewProblem) -> Estimate | None:
-    """`cv2.findEssentialMat` with the settings of `cv2.USAC_MAGSAC`; with an order, by PROSAC.
+    """`cv2.findEssentialMat` with the settings of `cv2.USAC_MAGSAC`; best matches first by PROSAC.
 
     It is given pixels and both cameras: its noise levels are fixed numbers of pixels, so with
-    calibrated points and identity cameras it is much worse. The settings are spelled out because
-    only `cv2.UsacParams` takes a seed.
+    calibrated points and identity cameras it is much worse.
 
     Args:
         problem: of 5 matches or more.
@@ -26,32 +29,52 @@ def opencv_usac(problem: TwoViewProblem) -> Estimate | None:
     Returns:
         The pose and its inliers; None where there is none.
     """
+    order = problem.order
+    return pose_by_opencv(
+        problem,
+        order,
+        problem.pixels0[order],
+        problem.pixels1[order],
+        problem.camera0,
+        problem.camera1,
+        None,
+        None,
+        _magsac(problem),
+    )
+
+
+def opencv_usac_fundamental(problem: TwoViewProblem) -> FundamentalEstimate | None:
+    """`cv2.findFundamentalMat` with the settings of `cv2.USAC_MAGSAC`; weights are not used.
+
+    Args:
+        problem: of 7 matches or more.
+
+    Returns:
+        The matrix and its inliers; None where there is none.
+    """
+    points = problem.pixels0, problem.pixels1
+    F, mask = call_opencv(cv2.findFundamentalMat, *points, _magsac(problem))
+    return checked_fundamental(F, mask, problem)
+
+
+def _magsac(problem: TwoViewProblem) -> cv2.UsacParams:
+    # Spelled out because only these take a seed.
     options = cv2.UsacParams()
     options.score = cv2.SCORE_METHOD_MAGSAC
     options.loMethod = cv2.LOCAL_OPTIM_SIGMA
     options.loIterations = 10
     options.loSampleSize = 50
-    options.sampler = cv2.SAMPLING_UNIFORM if problem.order is None else cv2.SAMPLING_PROSAC
+    uniform = problem.best_first is None
+    options.sampler = cv2.SAMPLING_UNIFORM if uniform else cv2.SAMPLING_PROSAC
     options.confidence = problem.confidence
     options.threshold = problem.threshold
     options.maxIterations = problem.max_iterations
     options.randomGeneratorState = problem.seed
-    order = np.arange(len(problem)) if problem.order is None else problem.order
-    try:
-        stack, mask = cv2.findEssentialMat(
-            problem.pixels0[order],
-            problem.pixels1[order],
-            problem.camera0,
-            problem.camera1,
-            None,
-            None,
-            options,
-        )
-    except cv2.error as error:
-        _log.debug("findEssentialMat (USAC) raised: %s", error)
-        return None
-    if stack is None or mask is None:
-        return None
-    inliers = np.zeros(len(problem), dtype=bool)
-    inliers[order] = np.asarray(mask).ravel() > 0
-    return pose_of_essentials(stack, inliers, problem)
+    return options
+
+
+# Samples are cheap, and OpenCV's default of 5000 is too few below 20 % inliers.
+OPENCV_USAC = EstimatorSpec("opencv_usac", opencv_usac, max_iterations=10_000, progressive=True)
+OPENCV_USAC_FUNDAMENTAL = EstimatorSpec(
+    "opencv_usac", opencv_usac_fundamental, fewest_matches=7, max_iterations=10_000
+)

@@ -4,42 +4,33 @@ from __future__ import annotations
 
 import numpy as np
 
-from n3match.geometry.estimators.problem import Estimate, TwoViewProblem
+from n3match.geometry.estimators.answers import checked_fundamental
+from n3match.geometry.estimators.problem import (
+    Estimate,
+    EstimatorSpec,
+    FundamentalEstimate,
+    TwoViewProblem,
+)
 
 
 def poselib(problem: TwoViewProblem) -> Estimate | None:
-    """`poselib.estimate_relative_pose` with its own defaults; with an order, by PROSAC.
+    """`poselib.estimate_relative_pose` with its own defaults; best matches first by PROSAC.
 
     Args:
         problem: of 5 matches or more.
 
     Returns:
         The pose and its inliers; None where there is none.
-
-    Raises:
-        ImportError: PoseLib is not installed (`pip install n3match[poselib]`).
     """
-    try:
-        import poselib as library
-    except ImportError as error:
-        raise ImportError(
-            "estimator 'poselib' needs the package poselib: pip install 'n3match[poselib]'"
-        ) from error
-    options = {
-        "max_epipolar_error": problem.threshold,
-        "success_prob": problem.confidence,
-        "max_iterations": problem.max_iterations,
-        "min_iterations": min(1000, problem.max_iterations),
-        "seed": problem.seed,
-        "progressive_sampling": problem.order is not None,
-    }
-    order = np.arange(len(problem)) if problem.order is None else problem.order
+    import poselib as library
+
+    order = problem.order
     pose, info = library.estimate_relative_pose(
         problem.pixels0[order],
         problem.pixels1[order],
         _camera(problem.camera0),
         _camera(problem.camera1),
-        options,
+        _options(problem) | {"progressive_sampling": problem.best_first is not None},
         {},
     )
     R, t = np.asarray(pose.R, dtype=np.float64), np.asarray(pose.t, dtype=np.float64).ravel()
@@ -55,6 +46,33 @@ def poselib(problem: TwoViewProblem) -> Estimate | None:
     return Estimate(R, t / length, inliers)
 
 
+def poselib_fundamental(problem: TwoViewProblem) -> FundamentalEstimate | None:
+    """`poselib.estimate_fundamental` with its own defaults; weights are not used.
+
+    Args:
+        problem: of 7 matches or more.
+
+    Returns:
+        The matrix and its inliers; None where there is none.
+    """
+    import poselib as library
+
+    F, info = library.estimate_fundamental(
+        problem.pixels0, problem.pixels1, _options(problem), {}
+    )
+    return checked_fundamental(F, info["inliers"], problem)
+
+
+def _options(problem: TwoViewProblem) -> dict:
+    return {
+        "max_epipolar_error": problem.threshold,
+        "success_prob": problem.confidence,
+        "max_iterations": problem.max_iterations,
+        "min_iterations": min(1000, problem.max_iterations),
+        "seed": problem.seed,
+    }
+
+
 def _camera(K: np.ndarray) -> dict:
     # PoseLib does not read the image size for this model.
     return {
@@ -63,3 +81,12 @@ def _camera(K: np.ndarray) -> dict:
         "height": max(1, round(2 * K[1, 2])),
         "params": [K[0, 0], K[1, 1], K[0, 2], K[1, 2]],
     }
+
+
+# The library's own default of iterations; of fundamental matrices fewer, as of OpenCV's.
+POSELIB = EstimatorSpec(
+    "poselib", poselib, max_iterations=100_000, progressive=True, requires="poselib"
+)
+POSELIB_FUNDAMENTAL = EstimatorSpec(
+    "poselib", poselib_fundamental, fewest_matches=7, max_iterations=10_000, requires="poselib"
+)

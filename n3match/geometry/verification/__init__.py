@@ -1,1 +1,4 @@
-"""Doubt: whether an estimate is more than chance, and the only explanation."""
+"""Doubt: whether an estimate is more than chance, and the only explanation.
+
+The threshold of the test against chance is `support.SIGNIFICANT`.
+"""

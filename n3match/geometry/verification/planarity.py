@@ -11,13 +11,17 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from n3match.geometry.pose_error import pose_error_deg
-from n3match.geometry.verification.agreement import TRANSFER_FACTOR, essential_of, inliers_of
+from n3match.geometry.metrics import pose_error_deg
+from n3match.geometry.verification.agreement import (
+    TRANSFER_FACTOR,
+    Distance,
+    Matches,
+    homography_distance,
+    inliers_of,
+)
 from n3match.geometry.verification.support import (
     SIGNIFICANT,
     TRANSLATION_MODEL,
-    Distance,
-    epipolar_distance,
     log10_false_alarms,
 )
 
@@ -54,14 +58,13 @@ def points_on_a_line(x: np.ndarray, threshold: float) -> bool:
     return bool(minor < threshold)
 
 
-def find_plane(
-    x0: np.ndarray, x1: np.ndarray, inliers: np.ndarray, threshold: float
-) -> PlaneModel | None:
+def find_plane(matches: Matches, inliers: np.ndarray) -> PlaneModel | None:
     """The homography that most inliers (N,) bool agree with; None with fewer than 4 of them."""
     if np.count_nonzero(inliers) < 4:
         return None
     # In units of the threshold: OpenCV's solver expects numbers the size of pixels.
-    a, b = x0[inliers] / threshold, x1[inliers] / threshold
+    threshold = matches.threshold
+    a, b = matches.x0[inliers] / threshold, matches.x1[inliers] / threshold
     H, _ = cv2.findHomography(
         a,
         b,
@@ -83,7 +86,7 @@ def find_plane(
         H, on_plane = refit, agreeing
     if np.count_nonzero(on_plane) < 4:
         return None
-    explained = np.zeros(len(x0), dtype=bool)
+    explained = np.zeros(len(matches), dtype=bool)
     explained[inliers] = on_plane
     scale = np.diag((threshold, threshold, 1.0))
     return PlaneModel(scale @ H @ np.linalg.inv(scale), explained)
@@ -96,68 +99,32 @@ def _near_homography(H: np.ndarray | None, x0: np.ndarray, x1: np.ndarray) -> np
     return homography_distance(H)(x0, x1) < TRANSFER_FACTOR
 
 
-def homography_distance(H: np.ndarray) -> Distance:
-    """The distance in image 1 from H x0; NaN where that is at infinity."""
-
-    def distance(x0: np.ndarray, x1: np.ndarray) -> np.ndarray:
-        moved = np.c_[x0, np.ones(len(x0))] @ H.T
-        depth = np.where(np.abs(moved[:, 2]) > 1e-12, moved[:, 2], np.nan)
-        return np.linalg.norm(moved[:, :2] / depth[:, None] - x1, axis=1)
-
-    return distance
+def plane_support(plane: PlaneModel | None, inliers: np.ndarray) -> dict:
+    """What a `Verdict` says of a plane: the share of the inliers (N,) on it, and its homography."""
+    if plane is None or not inliers.any():
+        return {}
+    share = np.count_nonzero(plane.explained & inliers) / np.count_nonzero(inliers)
+    return {"homography_support": share, "homography": plane.H}
 
 
 def plane_dominates(
-    x0: np.ndarray,
-    x1: np.ndarray,
-    R: np.ndarray,
-    t: np.ndarray,
-    inliers: np.ndarray,
-    plane: PlaneModel,
-    threshold: float,
-    num_putative: int,
-) -> bool:
-    """Whether nearly all inliers of a pose are on one plane, see `nothing_off_plane`."""
-    distance = epipolar_distance(essential_of(R, t))
-    return nothing_off_plane(x0, x1, distance, inliers, plane, threshold, num_putative)
-
-
-def nothing_off_plane(
-    x0: np.ndarray,
-    x1: np.ndarray,
-    distance: Distance,
-    inliers: np.ndarray,
-    plane: PlaneModel,
-    threshold: float,
-    num_putative: int,
+    matches: Matches, distance: Distance, inliers: np.ndarray, plane: PlaneModel
 ) -> bool:
     """Whether nearly all inliers are on one plane, and those off it no more than chance gives.
 
     Args:
         distance: of matches from the epipolar geometry, see `log10_false_alarms`.
     """
-    on_plane = int(np.count_nonzero(plane.explained))
-    if on_plane < _DOMINANT_SHARE * np.count_nonzero(inliers):
+    explained = plane.explained
+    if np.count_nonzero(explained) < _DOMINANT_SHARE * np.count_nonzero(inliers):
         return False
-    alarms = log10_false_alarms(
-        x0,
-        x1,
-        distance,
-        inliers & ~plane.explained,
-        threshold,
-        max(0, num_putative - on_plane),
-        TRANSLATION_MODEL,
-    )
-    return alarms > SIGNIFICANT
+    rest = matches.beside(explained)
+    off = inliers & ~explained
+    return log10_false_alarms(rest, distance, off, TRANSLATION_MODEL) > SIGNIFICANT
 
 
 def compare_with_rival(
-    x0: np.ndarray,
-    x1: np.ndarray,
-    R: np.ndarray,
-    t: np.ndarray,
-    plane: PlaneModel,
-    threshold: float,
+    matches: Matches, R: np.ndarray, t: np.ndarray, plane: PlaneModel
 ) -> tuple[PlaneVerdict, np.ndarray, np.ndarray]:
     """The pose (R, t) beside the other poses that the plane's homography allows.
 
@@ -168,10 +135,10 @@ def compare_with_rival(
     Returns:
         The verdict, and the R and t to go on with (those given unless REPLACE).
     """
-    limit = TRANSFER_FACTOR * threshold
+    limit = TRANSFER_FACTOR * matches.threshold
 
     def support(pose: tuple[np.ndarray, np.ndarray]) -> int:
-        return int(np.count_nonzero(inliers_of(*pose, x0, x1, limit)))
+        return int(np.count_nonzero(inliers_of(*pose, matches.x0, matches.x1, limit)))
 
     rivals = [
         pose for pose in _poses(plane.H) if float(pose_error_deg(*pose, R, t)) > _SAME_POSE_DEG

@@ -11,14 +11,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from n3match.geometry.verification.agreement import TRANSFER_FACTOR, essential_of, inliers_of
+from n3match.geometry.essential import essential_from_pose
+from n3match.geometry.verification.agreement import (
+    TRANSFER_FACTOR,
+    Matches,
+    epipolar_distance,
+    inliers_of,
+    random_pairs,
+    rotation_distance,
+)
 from n3match.geometry.verification.support import (
     ROTATION_MODEL,
     SIGNIFICANT,
     TRANSLATION_MODEL,
-    epipolar_distance,
     log10_false_alarms,
-    rotation_distance,
 )
 
 # Motion below the threshold counts as parallax when it is this many times the epipolar noise
@@ -36,38 +42,23 @@ class RotationModel:
     explained: np.ndarray
 
 
-def find_rotation(
-    x0: np.ndarray,
-    x1: np.ndarray,
-    R: np.ndarray,
-    inliers: np.ndarray,
-    threshold: float,
-    num_putative: int,
-) -> RotationModel | None:
+def find_rotation(matches: Matches, R: np.ndarray, inliers: np.ndarray) -> RotationModel | None:
     """The rotation near R that explains the inliers, if it explains more matches than chance.
 
     Args:
-        x0, x1: (N, 2) all matches. inliers: (N,) bool, to fit the rotation to.
+        inliers: (N,) bool, to fit the rotation to.
     """
-    rotation = fit_rotation(x0[inliers], x1[inliers], R, threshold)
+    x0, x1 = matches.x0, matches.x1
+    rotation = fit_rotation(x0[inliers], x1[inliers], R, matches.threshold)
     distance = rotation_distance(rotation)
-    limit = TRANSFER_FACTOR * threshold
-    everything = np.ones(len(x0), dtype=bool)
-    alarms = log10_false_alarms(x0, x1, distance, everything, limit, num_putative, ROTATION_MODEL)
-    if alarms > SIGNIFICANT:
+    transferred = matches.wider(TRANSFER_FACTOR)
+    if log10_false_alarms(transferred, distance, model=ROTATION_MODEL) > SIGNIFICANT:
         return None
-    return RotationModel(rotation, distance(x0, x1) < limit)
+    return RotationModel(rotation, distance(x0, x1) < transferred.threshold)
 
 
 def has_parallax(
-    x0: np.ndarray,
-    x1: np.ndarray,
-    R: np.ndarray,
-    t: np.ndarray,
-    inliers: np.ndarray,
-    rotation: RotationModel,
-    threshold: float,
-    num_putative: int,
+    matches: Matches, R: np.ndarray, t: np.ndarray, inliers: np.ndarray, rotation: RotationModel
 ) -> bool:
     """Whether the pose (R, t) explains the matches better than the rotation does.
 
@@ -75,32 +66,23 @@ def has_parallax(
     the inliers agree with the epipolar lines so exactly that their smaller disagreement with the
     rotation is not noise.
     """
-    if _translation_is_significant(
-        x0, x1, R, t, inliers & ~rotation.explained, rotation, threshold, num_putative
-    ):
+    if _translation_is_significant(matches, R, t, inliers & ~rotation.explained, rotation):
         return True
     both = inliers & rotation.explained
     n = int(np.count_nonzero(both))
     if n < 8:
         return False
-    a, b = x0[both], x1[both]
+    a, b = matches.x0[both], matches.x1[both]
     # Noise variance per degree of freedom: a transfer error has two components, each with the
     # noise of both images; a Sampson distance has one.
-    epipolar = float(np.sum(epipolar_distance(essential_of(R, t))(a, b) ** 2)) / (n - 5)
+    epipolar = float(np.sum(epipolar_distance(essential_from_pose(R, t))(a, b) ** 2)) / (n - 5)
     transfer = float(np.sum(rotation_distance(rotation.R)(a, b) ** 2) / 2) / (2 * n - 3)
     # What float32 keypoints leave of an exact rotation must not pass for parallax.
-    rounding = (1e-2 * threshold) ** 2
+    rounding = (1e-2 * matches.threshold) ** 2
     return transfer > _SUB_THRESHOLD_RATIO * epipolar + rounding
 
 
-def translation_beside_rotation(
-    x0: np.ndarray,
-    x1: np.ndarray,
-    rotation: RotationModel,
-    threshold: float,
-    num_putative: int,
-    seed: int = 0,
-) -> np.ndarray | None:
+def translation_beside_rotation(matches: Matches, rotation: RotationModel) -> np.ndarray | None:
     """The translation direction that the matches off the rotation agree on; None if by chance.
 
     With a few near points in front of a far scene, sampling estimators are satisfied with the
@@ -113,12 +95,10 @@ def translation_beside_rotation(
     off = np.flatnonzero(~rotation.explained)
     if len(off) < 3:
         return None
-    a, b = x0[off], x1[off]
+    a, b, threshold = matches.x0[off], matches.x1[off], matches.threshold
     rays0, rays1 = _rays(a) @ rotation.R.T, _rays(b)
     normals = np.cross(rays0, rays1)
-    rng = np.random.default_rng(seed)
-    i = rng.integers(len(off), size=_TRANSLATION_SAMPLES)
-    j = (i + rng.integers(1, len(off), size=_TRANSLATION_SAMPLES)) % len(off)
+    i, j = random_pairs(_TRANSLATION_SAMPLES, len(off))
     t = _direction_with_most_support(np.cross(normals[i], normals[j]), rays0, rays1, threshold)
     if t is None:
         return None
@@ -133,48 +113,41 @@ def translation_beside_rotation(
     refined_supporters = inliers_of(rotation.R, refined, a, b, threshold)
     if np.count_nonzero(refined_supporters) >= np.count_nonzero(supporters):
         t, supporters = refined, refined_supporters
-    beside = np.zeros(len(x0), dtype=bool)
+    beside = np.zeros(len(matches), dtype=bool)
     beside[off] = supporters
-    significant = _translation_is_significant(
-        x0, x1, rotation.R, t, beside, rotation, threshold, num_putative
-    )
-    return t if significant else None
+    return t if _translation_is_significant(matches, rotation.R, t, beside, rotation) else None
 
 
-def search_rotation(
-    x0: np.ndarray, x1: np.ndarray, threshold: float, num_putative: int, seed: int = 0
-) -> RotationModel | None:
+def search_rotation(matches: Matches) -> RotationModel | None:
     """The rotation that explains most matches, sought without a first guess.
 
     For matches on which an estimator of essential matrices finds no model at all, as five-point
     solvers do on an exact rotation. Two matches give a rotation: that of the frames which their
     rays span.
 
-    Args:
-        x0, x1: (N, 2) all matches.
-
     Returns:
         None where there are fewer than 2 matches, or chance explains as many.
     """
-    n = len(x0)
-    if n < 2:
+    if len(matches) < 2:
         return None
-    rays0, rays1 = _rays(x0), _rays(x1)
-    rng = np.random.default_rng(seed)
-    i = rng.integers(n, size=_ROTATION_SAMPLES)
-    j = (i + rng.integers(1, n, size=_ROTATION_SAMPLES)) % n
+    rays0, rays1 = _rays(matches.x0), _rays(matches.x1)
+    i, j = random_pairs(_ROTATION_SAMPLES, len(matches))
     frames0, frames1 = _frames(rays0[i], rays0[j]), _frames(rays1[i], rays1[j])
     samples = frames1 @ frames0.mT
-    near = np.linalg.norm(rays0 @ samples.mT - rays1, axis=2) < TRANSFER_FACTOR * threshold
+    limit = TRANSFER_FACTOR * matches.threshold
+    near = np.linalg.norm(rays0 @ samples.mT - rays1, axis=2) < limit
     best = int(np.count_nonzero(near, axis=1).argmax())
     if not near[best].any():
         return None
-    return find_rotation(x0, x1, samples[best], near[best], threshold, num_putative)
+    return find_rotation(matches, samples[best], near[best])
 
 
 def _frames(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(S, 3, 3) right-handed orthonormal columns, the first along a + b, the last normal to both.
-    Equal rays span no frame: theirs are 0, and explain nothing."""
+
+    Equal rays span no frame: theirs are 0, and explain nothing.
+    """
+
     def unit(x: np.ndarray) -> np.ndarray:
         length = np.linalg.norm(x, axis=-1, keepdims=True)
         return x / np.where(length > 0, length, np.inf)
@@ -233,21 +206,12 @@ def _direction_with_most_support(
 
 
 def _translation_is_significant(
-    x0: np.ndarray,
-    x1: np.ndarray,
-    R: np.ndarray,
-    t: np.ndarray,
-    beside: np.ndarray,
-    rotation: RotationModel,
-    threshold: float,
-    num_putative: int,
+    matches: Matches, R: np.ndarray, t: np.ndarray, beside: np.ndarray, rotation: RotationModel
 ) -> bool:
     """Whether the matches `beside` the rotation are more on epipolar lines than chance puts."""
-    rest = max(0, num_putative - int(np.count_nonzero(rotation.explained)))
-    alarms = log10_false_alarms(
-        x0, x1, epipolar_distance(essential_of(R, t)), beside, threshold, rest, TRANSLATION_MODEL
-    )
-    return alarms < SIGNIFICANT
+    distance = epipolar_distance(essential_from_pose(R, t))
+    rest = matches.beside(rotation.explained)
+    return log10_false_alarms(rest, distance, beside, TRANSLATION_MODEL) < SIGNIFICANT
 
 
 def _rays(x: np.ndarray) -> np.ndarray:

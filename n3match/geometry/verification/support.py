@@ -8,14 +8,11 @@ rectangle: clustered points, narrow overlaps and epipoles inside the image are t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-import torch
 from scipy.special import gammaln, rel_entr
 from scipy.stats import binom
 
-from n3match.geometry.epipolar import sampson_distance
+from n3match.geometry.verification.agreement import Distance, Matches, random_pairs
 
 _RANDOM_PAIRS = 5000
 # A threshold this many times wider, divided by the same number, steadies the estimate of
@@ -34,18 +31,12 @@ HOMOGRAPHY_MODEL = (4, 1)
 ROTATION_MODEL = (2, 1)
 TRANSLATION_MODEL = (2, 1)  # beside a rotation or a plane that is known already
 
-Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
-
 
 def log10_false_alarms(
-    x0: np.ndarray,
-    x1: np.ndarray,
+    matches: Matches,
     distance: Distance,
-    candidates: np.ndarray,
-    threshold: float,
-    num_putative: int,
+    candidates: np.ndarray | None = None,
     model: tuple[int, int] = ESSENTIAL_MODEL,
-    seed: int = 0,
 ) -> float:
     """log10 of the number of models with this much support that wrong matches alone would give.
 
@@ -56,62 +47,38 @@ def log10_false_alarms(
     would make all of them agree.
 
     Args:
-        x0, x1: (N, 2) calibrated coordinates of all matches.
+        matches: all N; n is their `num_putative`.
         distance: (M, 2), (M, 2) -> (M,) distances of matches from the model, such as
             `epipolar_distance` of its E.
-        candidates: (N,) bool, the matches that may count as support.
-        threshold: in the units of the distance.
-        num_putative: n, the number of matches that there were before any filter that looked at
-            the geometry: a filter could have picked agreeing matches out of many wrong ones.
+        candidates: (N,) bool, the matches that may count as support; None: all.
         model: (minimal sample s, solutions).
-        seed: of the random mismatches that p is measured on.
 
     Returns:
         log10 of the expected number; 0 (never more) is what chance gives, −3 once in 1000.
     """
     size, solutions = model
-    if num_putative <= size:
+    x0, x1, n = matches.x0, matches.x1, matches.num_putative
+    if n <= size:
         return 0.0
     distances = distance(x0, x1)
-    wrong = distance(*_mismatched(x0, x1, seed))
+    if candidates is not None:
+        distances = np.where(candidates, distances, np.inf)
+    wrong = distance(*_mismatched(x0, x1))
     log_tests = (
         np.log(solutions * len(_MULTIPLES))
-        + gammaln(num_putative + 1)
+        + gammaln(n + 1)
         - gammaln(size + 1)
-        - gammaln(num_putative - size + 1)
+        - gammaln(n - size + 1)
     )
     best = 0.0
     for multiple in _MULTIPLES:
-        limit = multiple * threshold
-        support = count_distinct(x0, x1, candidates & (distances < limit), threshold)
+        limit = multiple * matches.threshold
+        support = count_distinct(x0, x1, distances < limit, matches.threshold)
         if support <= size:
             continue
-        log_tail = _log_binomial_tail(support - size, num_putative - size, _chance(wrong, limit))
+        log_tail = _log_binomial_tail(support - size, n - size, _chance(wrong, limit))
         best = min(best, (log_tests + log_tail) / np.log(10))
     return float(best)
-
-
-def epipolar_distance(E: np.ndarray) -> Distance:
-    """The root of the Sampson distance to E (3, 3), as a function of matches."""
-
-    def distance(x0: np.ndarray, x1: np.ndarray) -> np.ndarray:
-        squared = sampson_distance(*map(torch.from_numpy, (x0, x1, E)))
-        return squared.sqrt().numpy()
-
-    return distance
-
-
-def rotation_distance(R: np.ndarray) -> Distance:
-    """The distance in image 1 from x0 turned by R (3, 3); infinite behind the camera."""
-
-    def distance(x0: np.ndarray, x1: np.ndarray) -> np.ndarray:
-        turned = x0 @ R[:, :2].T + R[:, 2]
-        ahead = turned[:, 2] > 1e-9
-        depth = np.where(ahead, turned[:, 2], 1.0)
-        off = np.linalg.norm(turned[:, :2] / depth[:, None] - x1, axis=1)
-        return np.where(ahead, off, np.inf)
-
-    return distance
 
 
 def count_distinct(x0: np.ndarray, x1: np.ndarray, mask: np.ndarray, cell: float) -> int:
@@ -145,7 +112,7 @@ def _chance(wrong: np.ndarray, limit: float) -> float:
     return min(1.0, (max(direct, smoothed) + 1) / len(wrong))
 
 
-def _mismatched(x0: np.ndarray, x1: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _mismatched(x0: np.ndarray, x1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Points of image 0 with points of image 1 that are not their matches, each pair once.
 
     All such pairs if there are few: repeating them would feign a larger sample.
@@ -154,8 +121,5 @@ def _mismatched(x0: np.ndarray, x1: np.ndarray, seed: int) -> tuple[np.ndarray, 
     if n * (n - 1) <= _RANDOM_PAIRS:
         i, j = np.nonzero(~np.eye(n, dtype=bool))
     else:
-        rng = np.random.default_rng(seed)
-        i = rng.integers(n, size=_RANDOM_PAIRS)
-        # A step of 1 to n − 1 never ends where it began.
-        j = (i + rng.integers(1, n, size=_RANDOM_PAIRS)) % n
+        i, j = random_pairs(_RANDOM_PAIRS, n)
     return x0[i], x1[j]

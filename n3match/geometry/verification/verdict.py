@@ -1,154 +1,92 @@
-"""Doubt: whether an estimated pose is more than chance, and the only one (numpy)."""
+"""What is said of every estimate: its status, what supports it, and the doubts that come first."""
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 import numpy as np
 
-from n3match.geometry.relative_pose import PoseStatus
-from n3match.geometry.verification.agreement import essential_of, inliers_of
-from n3match.geometry.verification.planarity import (
-    PlaneModel,
-    PlaneVerdict,
-    compare_with_rival,
-    find_plane,
-    plane_dominates,
-    points_on_a_line,
-)
-from n3match.geometry.verification.rotation_only import (
-    RotationModel,
-    find_rotation,
-    has_parallax,
-    search_rotation,
-    translation_beside_rotation,
-)
-from n3match.geometry.verification.support import SIGNIFICANT, epipolar_distance, log10_false_alarms
+from n3match.geometry.verification.agreement import Matches
+from n3match.geometry.verification.planarity import points_on_a_line
+from n3match.geometry.verification.support import SIGNIFICANT
 
 
-@dataclass(frozen=True)
+class PoseStatus(str, enum.Enum):
+    """Why there is a pose or a fundamental matrix, or why there is none."""
+
+    OK = "ok"
+    TOO_FEW_MATCHES = "too_few_matches"
+    ESTIMATION_FAILED = "estimation_failed"
+    DEGENERATE = "degenerate"  # the points don't determine one
+    NO_PARALLAX = "no_parallax"  # a rotation alone explains the matches
+    INSUFFICIENT_SUPPORT = "insufficient_support"  # chance alone gives as many inliers
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Verdict:
-    """A status and what goes with it, fields as in `RelativePose`."""
+    """What `RelativePose` and `FundamentalMatrix` have in common."""
 
     status: PoseStatus
-    R: np.ndarray | None
-    t: np.ndarray | None
-    inliers: np.ndarray
+    inliers: np.ndarray  # (N,) bool, of the matches given
+    estimator: str = ""  # its name, never "auto"
+    # (N,) in [0, 1] of being right, the filter's; above ½: kept. None without a filter.
+    probability: np.ndarray | None = None
+    # Share of the inliers that one homography explains (near 1: a plane, or no parallax), and
+    # that homography (3, 3), x1 ~ H x0 in the coordinates of the estimate; None where there was
+    # nothing to look at.
     homography_support: float | None = None
     homography: np.ndarray | None = None
+    # log10 of how many models with this support are expected from chance: at most `SIGNIFICANT`
+    # where "ok". None where the test was not made.
     log10_false_alarms: float | None = None
-    detail: str = ""
+    detail: str = ""  # one sentence for people
+
+    @property
+    def num_inliers(self) -> int:
+        """How many of the matches are inliers."""
+        return int(np.count_nonzero(self.inliers))
+
+    @property
+    def ok(self) -> bool:
+        """Whether the answer is there and can be trusted as far as the tests can tell."""
+        return self.status is PoseStatus.OK
 
 
-def verify_pose(
-    x0: np.ndarray,
-    x1: np.ndarray,
-    R: np.ndarray,
-    t: np.ndarray,
-    inliers: np.ndarray,
-    *,
-    threshold: float,
-    num_putative: int,
-    linear: bool,
-) -> Verdict:
-    """Test a pose on its matches, in this order: rotation alone, support by chance, line, plane.
-
-    In two cases the pose is exchanged for one that explains more matches: when a rotation
-    explains nearly everything and the rest agree on a translation that the estimator missed;
-    and when the estimator chose the pose of a plane that has many points behind a camera.
+def hopeless(
+    matches: Matches, usable: int, fewest: int, name: str
+) -> tuple[PoseStatus, str] | None:
+    """Status and detail of matches that are not worth an estimate; None: go on.
 
     Args:
-        x0, x1: (N, 2) calibrated coordinates of all matches.
-        R, t, inliers: (3, 3), (3,), (N,) bool: the estimate.
-        threshold: inlier threshold, calibrated units.
-        num_putative: number of matches before any geometric filter.
-        linear: the estimate is from a linear solver, whose answer on a plane is arbitrary.
+        usable: how many of them count. fewest: that the estimator `name` needs.
     """
-    detail = ""
-    if inliers.any():
-        rotation = find_rotation(x0, x1, R, inliers, threshold, num_putative)
-        if rotation is not None and not has_parallax(
-            x0, x1, R, t, inliers, rotation, threshold, num_putative
-        ):
-            missed = translation_beside_rotation(x0, x1, rotation, threshold, num_putative)
-            if missed is None:
-                return _no_parallax(x0, x1, rotation, threshold)
-            R, t = rotation.R, missed
-            inliers = inliers_of(R, t, x0, x1, threshold)
-            detail = "nearly no parallax: translation from the few matches off the rotation"
+    if usable < fewest:
+        detail = f"{name} needs at least {fewest} matches, got {usable}"
+        return PoseStatus.TOO_FEW_MATCHES, detail
+    if any(points_on_a_line(x, matches.threshold) for x in (matches.x0, matches.x1)):
+        return PoseStatus.DEGENERATE, "all points of an image are on one line or point"
+    return None
 
-    everything = np.ones(len(x0), dtype=bool)
-    alarms = log10_false_alarms(
-        x0, x1, epipolar_distance(essential_of(R, t)), everything, threshold, num_putative
-    )
-    # A linear solver's answer on a plane is arbitrary, and so are its inliers: not these alone.
-    plane = find_plane(x0, x1, everything if linear else inliers, threshold)
-    homography = _support_of(plane, inliers)
 
-    def rejected(status: PoseStatus, why: str) -> Verdict:
-        return Verdict(status, None, None, inliers, *homography, alarms, why)
+def doubtful(
+    matches: Matches, inliers: np.ndarray, alarms: float
+) -> tuple[PoseStatus, str] | None:
+    """Status and detail of an estimate that chance or points on a line explain; None: go on.
 
+    Args:
+        inliers: (N,) bool. alarms: `log10_false_alarms` of the estimate.
+    """
     if alarms > SIGNIFICANT:
-        return rejected(
-            PoseStatus.INSUFFICIENT_SUPPORT,
-            f"{np.count_nonzero(inliers)} inliers of {num_putative} putative matches are no more "
-            "than chance gives",
+        return PoseStatus.INSUFFICIENT_SUPPORT, (
+            f"{np.count_nonzero(inliers)} inliers of {matches.num_putative} putative matches are "
+            "no more than chance gives"
         )
-    if inliers.any() and any(points_on_a_line(x[inliers], threshold) for x in (x0, x1)):
-        return rejected(PoseStatus.DEGENERATE, "all inliers of an image are on one line")
-    if plane is not None and plane_dominates(x0, x1, R, t, inliers, plane, threshold, num_putative):
-        if linear:
-            return rejected(
-                PoseStatus.DEGENERATE, "on a plane the eight-point algorithm has no one answer"
-            )
-        verdict, R, t = compare_with_rival(x0, x1, R, t, plane, threshold)
-        if verdict is PlaneVerdict.AMBIGUOUS:
-            return rejected(
-                PoseStatus.DEGENERATE, "the matches are on a plane that two poses explain"
-            )
-        if verdict is PlaneVerdict.REPLACE:
-            inliers = inliers_of(R, t, x0, x1, threshold)
-            homography = _support_of(find_plane(x0, x1, inliers, threshold), inliers)
-            detail = "on a plane: the other pose of its homography has more points in front"
-    return Verdict(PoseStatus.OK, R, t, inliers, *homography, alarms, detail)
-
-
-def verdict_without_model(
-    x0: np.ndarray, x1: np.ndarray, *, threshold: float, num_putative: int, why: str
-) -> Verdict:
-    """What is left to say where the estimator found no model: a rotation alone, or nothing.
-
-    Args: as `verify_pose`; why: detail of the failure.
-    """
-    rotation = search_rotation(x0, x1, threshold, num_putative)
-    # Far points agree on a rotation in any scene: others must not agree on a translation.
-    if rotation is not None and (
-        translation_beside_rotation(x0, x1, rotation, threshold, num_putative) is None
+    if inliers.any() and any(
+        points_on_a_line(x[inliers], matches.threshold) for x in (matches.x0, matches.x1)
     ):
-        return _no_parallax(x0, x1, rotation, threshold)
-    none = np.zeros(len(x0), dtype=bool)
-    return Verdict(PoseStatus.ESTIMATION_FAILED, None, None, none, detail=why)
-
-
-def _no_parallax(
-    x0: np.ndarray, x1: np.ndarray, rotation: RotationModel, threshold: float
-) -> Verdict:
-    plane = find_plane(x0, x1, rotation.explained, threshold)
-    return Verdict(
-        PoseStatus.NO_PARALLAX,
-        rotation.R,
-        None,
-        rotation.explained,
-        *_support_of(plane, rotation.explained),
-        detail="a rotation explains the matches; the translation is not determined",
-    )
-
-
-def _support_of(
-    plane: PlaneModel | None, inliers: np.ndarray
-) -> tuple[float | None, np.ndarray | None]:
-    """The share of the inliers that a plane's homography explains, and the homography."""
-    if plane is None or not inliers.any():
-        return None, None
-    share = np.count_nonzero(plane.explained & inliers) / np.count_nonzero(inliers)
-    return float(share), plane.H
+        return PoseStatus.DEGENERATE, "all inliers of an image are on one line"
+    return None

@@ -1,4 +1,4 @@
-/* Fused element-wise work, in vectors of 64 bytes that the compiler maps to what the processor has.
+/* Fused element-wise work, in vectors as wide as the processor's registers.
    Called through ctypes with pointers to contiguous rows; see library.py.
 
    Optional: without a compiler at install time the same is done by tensor operations. */
@@ -11,7 +11,7 @@
 #error "wants the vector types of GCC and clang: the tensor operations serve instead"
 #endif
 
-#define INTERFACE 6 /* to be raised when a signature changes: see library.py */
+#define INTERFACE 8 /* to be raised when a signature changes: see library.py */
 #define INLINE static inline __attribute__((always_inline))
 #define MAX_STEPS 64
 #define CERTAIN_GAP 745.0 /* as in ops/reference.py */
@@ -19,53 +19,116 @@
 #define JOIN(a, b) JOIN2(a, b)
 
 #include "tile.inc"
+#include "search.inc"
 
 /* One version for each generation of processors, chosen at the call. */
-#if defined(__x86_64__) && !defined(__clang__)
-#define GENERATIONS 1
+#define PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define TARGET_BEGIN(features) \
+    PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define TARGET_END PRAGMA(clang attribute pop)
+#else
+#define TARGET_BEGIN(features) PRAGMA(GCC push_options) PRAGMA(GCC target(features))
+#define TARGET_END PRAGMA(GCC pop_options)
 #pragma GCC diagnostic ignored "-Wpsabi" /* vectors never pass between functions: all inlined */
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,prefer-vector-width=512")
+#endif
+#define AVX2 "avx2,fma"
+#if defined(__clang__)
+#define AVX512 "avx512f,avx512dq,avx512bw,avx512vl," AVX2
+#else
+#define AVX512 "avx512f,avx512dq,avx512bw,avx512vl,prefer-vector-width=512," AVX2
+#endif
+
+#if defined(__x86_64__)
+#define GENERATIONS 1
+#include <immintrin.h>
+TARGET_BEGIN("avx512vnni," AVX512)
+#define REGISTER 64
+#define REGISTERS 32
+#define LEVEL _avx512vnni
+#define MULTIPLY_ADD(sum, x, y) __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(y));
+#include "nearest.inc"
+#undef LEVEL
+#define LEVEL _bytes
+#define MULTIPLY_ADD(sum, x, y) __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(y));
+#include "nearest.inc"
+#undef LEVEL
+#undef REGISTER
+#undef REGISTERS
+TARGET_END
+TARGET_BEGIN(AVX512)
 #define LEVEL _avx512
+#define SIMD _mm512
+#define OF_FLOATS __m512
 #define REGISTER 64 /* bytes of a vector register */
 #define REGISTERS 32
 #include "types.inc"
+#include "integers.inc"
+#include "nearest.inc"
 #undef LEVEL
+#undef SIMD
+#undef OF_FLOATS
 #undef REGISTER
 #undef REGISTERS
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
+TARGET_END
+TARGET_BEGIN(AVX2)
 #define LEVEL _avx2
+#define SIMD _mm256
+#define OF_FLOATS __m256
 #define REGISTER 32
 #define REGISTERS 16
 #include "types.inc"
+#include "integers.inc"
+#include "nearest.inc"
 #undef LEVEL
+#undef SIMD
+#undef OF_FLOATS
 #undef REGISTER
 #undef REGISTERS
-#pragma GCC pop_options
-
-static int level(void)
-{
-    static int found = -1;
-    if (found < 0) {
-        __builtin_cpu_init();
-        int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-        int avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")
-            && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-        found = avx2 + (avx2 && avx512);
-    }
-    return found;
-}
+TARGET_END
 #else
 #define GENERATIONS 0
 #endif
 
+/* Each level has all of the lower ones; library.py has the names. */
+enum { LEVEL_PLAIN, LEVEL_AVX2, LEVEL_AVX512, LEVEL_AVX512VNNI };
+
+static int best_level(void)
+{
+#if GENERATIONS
+#define HAS(feature) __builtin_cpu_supports(feature)
+    __builtin_cpu_init();
+    if (!HAS("avx2") || !HAS("fma")) return LEVEL_PLAIN;
+    if (!HAS("avx512f") || !HAS("avx512dq") || !HAS("avx512bw") || !HAS("avx512vl"))
+        return LEVEL_AVX2;
+    return HAS("avx512vnni") ? LEVEL_AVX512VNNI : LEVEL_AVX512;
+#undef HAS
+#else
+    return LEVEL_PLAIN;
+#endif
+}
+
+static int level_in_use = LEVEL_PLAIN;
+
+/* The best level that the processor has, but `most` at most: for all later calls. Returns it. */
+int64_t n3match_native_use_level(int64_t most)
+{
+    int best = best_level();
+    level_in_use = best < most ? best : (int)most;
+    return level_in_use;
+}
+
 #define LEVEL _plain
+#define SIMD _mm
+#define OF_FLOATS __m128
 #define REGISTER 16
 #define REGISTERS 16
 #include "types.inc"
+#include "integers.inc"
+#include "nearest.inc"
 #undef LEVEL
+#undef SIMD
+#undef OF_FLOATS
 #undef REGISTER
 #undef REGISTERS
 
@@ -82,10 +145,10 @@ static int level(void)
 
 #if GENERATIONS
 #define CHOOSE(name, arguments) \
-    switch (level()) { \
-    case 2: JOIN(name, _avx512) arguments; break; \
-    case 1: JOIN(name, _avx2) arguments; break; \
-    default: JOIN(name, _plain) arguments; \
+    switch (level_in_use) { \
+    case LEVEL_PLAIN: JOIN(name, _plain) arguments; break; \
+    case LEVEL_AVX2: JOIN(name, _avx2) arguments; break; \
+    default: JOIN(name, _avx512) arguments; \
     }
 #else
 #define CHOOSE(name, arguments) JOIN(name, _plain) arguments;
@@ -110,6 +173,6 @@ static int level(void)
 #define TYPE _f64
 #include "exports.inc"
 
-#include "integers.inc"
+#include "descriptors.inc"
 
 int64_t n3match_native_interface(void) { return INTERFACE; }

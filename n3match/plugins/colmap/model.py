@@ -47,7 +47,7 @@ class ColmapCamera:
         K: (3, 3) float64, pixel centres at integers.
         distortion: (4,) or (8,) float64, OpenCV's k1, k2, p1, p2[, k3, k4, k5, k6], or the
             coefficients of another lens.
-        lens: see `n3match.datasets.lens`.
+        lens: see `n3match.geometry.camera`.
     """
 
     width: int

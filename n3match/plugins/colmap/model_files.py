@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-# name -> (id in binary files, number of parameters); the models that lens.py covers
+# name -> (id in binary files, number of parameters); the models that geometry/camera.py covers
 CAMERA_MODELS = {
     "SIMPLE_PINHOLE": (0, 3),
     "PINHOLE": (1, 4),

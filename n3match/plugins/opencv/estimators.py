@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-
 import cv2
 import numpy as np
 
-from n3match.geometry.estimators import Estimate, TwoViewProblem
-from n3match.geometry.estimators.essential_to_pose import pose_of_essentials
-from n3match.geometry.estimators.registry import Estimator
-
-_log = logging.getLogger(__name__)
+from n3match.geometry.estimators import Estimate, Estimator, TwoViewProblem
+from n3match.geometry.estimators.answers import pose_by_opencv
 
 _METHODS = {
     name: getattr(cv2, name)
@@ -38,18 +33,8 @@ def estimator_of(method: int) -> Estimator:
         raise ValueError(f"method must be one of cv2.{', cv2.'.join(_METHODS)}, got {method}")
 
     def opencv(problem: TwoViewProblem) -> Estimate | None:
-        def estimate(points1, points2, K):
-            return cv2.findEssentialMat(
-                points1,
-                points2,
-                K,
-                method,
-                problem.confidence,
-                problem.threshold,
-                problem.max_iterations,
-            )
-
-        return _run(problem, estimate, method == cv2.USAC_PROSAC)
+        options = method, problem.confidence, problem.threshold, problem.max_iterations
+        return _run(problem, method == cv2.USAC_PROSAC, lambda K: (K, *options))
 
     return opencv
 
@@ -58,29 +43,19 @@ def estimator_with(params: cv2.UsacParams) -> Estimator:
     """An estimator that calls OpenCV's USAC framework with these parameters, all of them."""
 
     def opencv_usac_params(problem: TwoViewProblem) -> Estimate | None:
-        def estimate(points1, points2, K):
-            return cv2.findEssentialMat(points1, points2, K, K, None, None, params)
-
-        return _run(problem, estimate, params.sampler == cv2.SAMPLING_PROSAC)
+        progressive = params.sampler == cv2.SAMPLING_PROSAC
+        return _run(problem, progressive, lambda K: (K, K, None, None, params))
 
     return opencv_usac_params
 
 
-def _run(problem: TwoViewProblem, estimate, best_first: bool) -> Estimate | None:
+def _run(problem: TwoViewProblem, best_first: bool, arguments) -> Estimate | None:
     # One camera for both images lets every method in, and keeps the threshold in pixels; some of
     # OpenCV's methods have noise levels that are fixed numbers of pixels.
     focal = problem.mean_focal
     K = np.diag((focal, focal, 1.0))
-    order = np.arange(len(problem))
-    if best_first and problem.scores is not None:
-        order = np.argsort(-problem.scores, kind="stable")
-    try:
-        stack, mask = estimate(problem.x0[order] * focal, problem.x1[order] * focal, K)
-    except cv2.error as error:
-        _log.debug("findEssentialMat raised: %s", error)
-        return None
-    if stack is None or mask is None:
-        return None
-    inliers = np.zeros(len(problem), dtype=bool)
-    inliers[order] = np.asarray(mask).ravel() > 0
-    return pose_of_essentials(stack, inliers, problem)
+    order = problem.order
+    if best_first and problem.weights is not None:
+        order = np.argsort(-problem.weights, kind="stable")
+    points = problem.x0[order] * focal, problem.x1[order] * focal
+    return pose_by_opencv(problem, order, *points, *arguments(K))

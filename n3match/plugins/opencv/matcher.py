@@ -23,8 +23,8 @@ Keypoints = Sequence[cv2.KeyPoint] | np.ndarray
 class _Pair:
     query: Keypoints
     train: Keypoints
-    query_size: tuple[float, float] | None
-    train_size: tuple[float, float] | None
+    query_size: tuple[int, int] | None
+    train_size: tuple[int, int] | None
     cameras: dict[str, np.ndarray | None]
 
 
@@ -84,7 +84,9 @@ class N3Matcher:
         ):
             if size is None and K is None:
                 raise ValueError(f"{name} and {K_name}: found neither, wanted one of them")
-            sizes.append(None if size is None else check_size(name, size))
+            if size is not None:
+                check_size(name, size)
+            sizes.append(size)
         cameras = {"K1": K1, "K2": K2, "distortion1": distortion1, "distortion2": distortion2}
         query, train = (
             check_points_array(name, keypoints) if _is_array(keypoints) else tuple(keypoints)

@@ -56,7 +56,8 @@ def filter_matches(
         ValueError, TypeError: naming the argument, e.g. for an index past the keypoints, a camera
             matrix or keypoints that belong to an image of another size.
     """
-    size1, size2 = check_size("size1", size1), check_size("size2", size2)
+    check_size("size1", size1)
+    check_size("size2", size2)
     matches = list(matches1to2)
     index1, index2 = match_indices(matches, len(keypoints1), len(keypoints2))
     if descriptors1 is not None or descriptors2 is not None:
@@ -84,8 +85,8 @@ def filter_matches(
 def keypoint_match_logits(
     matched1: Sequence[cv2.KeyPoint] | np.ndarray,
     matched2: Sequence[cv2.KeyPoint] | np.ndarray,
-    size1: tuple[float, float] | None,
-    size2: tuple[float, float] | None,
+    size1: tuple[int, int] | None,
+    size2: tuple[int, int] | None,
     *,
     K1: np.ndarray | None,
     K2: np.ndarray | None,

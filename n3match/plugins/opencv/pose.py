@@ -6,9 +6,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
-from n3match.geometry import recover_pose as recover_pose_of_tensors
+from n3match.geometry import recover_pose as recover_pose_of_arrays
 from n3match.geometry import undistort_points
 from n3match.plugins.opencv.cameras import Cameras
 from n3match.plugins.opencv.essential import find_essential_mat
@@ -100,19 +99,13 @@ def recover_pose(*args: Any, **kwargs: Any) -> tuple:
         undistort_points(points, K, distortion)
         for points, K, distortion in zip((points1, points2), matrices, cameras.distortions)
     )
-    R, t, mask = _vote(E, x1, x2, votes)
-    count = int(np.count_nonzero(mask))
-    return (count, E, R, t, mask) if kind == "estimate" else (count, R, t, mask)
-
-
-def _vote(E, x1, x2, votes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if votes is None:
         votes = np.full(len(x1), 255, dtype=np.uint8)
-    R, t, in_front = recover_pose_of_tensors(
-        *(torch.from_numpy(a) for a in (E, x1, x2)), torch.from_numpy(votes > 0)
-    )
-    mask = np.where(in_front.numpy(), votes, 0).astype(np.uint8)
-    return R.numpy(), t.numpy()[:, None], mask[:, None]
+    R, t, in_front = recover_pose_of_arrays(E, x1, x2, votes > 0)
+    mask = np.where(in_front, votes, 0).astype(np.uint8)[:, None]
+    t = t[:, None]
+    count = int(np.count_nonzero(mask))
+    return (count, E, R, t, mask) if kind == "estimate" else (count, R, t, mask)
 
 
 def _find(points1, points2, cameras: Cameras, votes, given):

@@ -1,0 +1,169 @@
+"""What determines the training of a match filter, and the named protocols."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from n3match.pipelines.training.config import RunConfig
+
+if TYPE_CHECKING:  # torch takes seconds to load, `--help` should not
+    from n3match.nn import MatchFilterConfig
+
+SIDE_INFO = ("ratio", "mutual")  # columns of `side` in a batch
+
+# Networks by name: how each differs from `MatchFilterConfig()`.
+NETWORKS: dict[str, dict] = {
+    "n3": {"n3_after": (6,)},  # as published
+    "cnnet": {"n3_after": ()},  # as published
+    "n3-two": {"n3_after": (4, 8)},
+    "n3-three": {"n3_after": (3, 6, 9)},
+    "n3-consensus": {"n3_after": (6,), "consensus": True},
+    "n3-two-consensus": {"n3_after": (4, 8), "consensus": True},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(RunConfig):
+    """What determines a run's curve."""
+
+    network: str = "n3"
+    refine: bool = False  # a second pass over the better matches
+    refinements: int = 0  # how often it is run; 0: as in the weights to start from, else once
+    pairs: tuple[str, ...] = ()  # HDF5 stores of real pairs
+    pair_weights: tuple[float, ...] = ()  # how often each store is drawn; (): by its scenes
+    generated: float = 0.5  # share of generated pairs in a batch
+    side_info: bool = True  # the network sees ratio and mutual flag
+    keypoint_change: bool = True  # … and how the keypoint turns and changes its size
+    mutual_only: bool = False  # the network keeps no match that is known not to be mutual
+    min_log_temperature: float = -math.inf  # lower bound of the N³ blocks' log temperatures
+    augment: bool = True
+    steps: int = 4000
+    batch: int = 8  # pairs per step, of all processes together
+    min_matches: int = 500  # per pair; each batch draws a number in between
+    max_matches: int = 2000
+    drop_side_info: float = 0.2  # share of pairs whose side information is withheld
+    drop_keypoint_change: float = 0.2  # share of pairs whose keypoint shapes are withheld
+    label_threshold: float = 1e-4  # squared symmetric epipolar distance of a right match
+    balance: float = 1.0  # of right and wrong matches in the loss, see losses.py; 1: published
+    not_mutual: float = 1.0  # weight in the loss of right matches that aren't mutual
+    essential_weight: float = 0.1  # of the distance of the essential matrices (published)
+    geometric_weight: float = 0.0  # of the virtual matches' distances
+    essential_after: int = 1500  # step from which these two count
+    clip: float = 1.0  # largest gradient norm; 0: any
+    validation: tuple[str, ...] = ()  # HDF5 stores never trained on
+    validate_every: int = 500  # steps
+    validation_pairs: int = 100  # at most, evenly spread over the stores
+    validation_estimator: str = "opencv_ransac"
+    patience: int = 0  # validations without a better one after which the run ends; 0: never
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check_known(network=NETWORKS)
+        if not 0.0 <= self.generated <= 1.0:
+            raise ValueError(f"generated must lie in 0 … 1, got {self.generated}")
+        if not self.pairs and self.generated < 1.0:
+            raise ValueError("pairs: no stores given; name some, or set generated to 1")
+        if self.pair_weights and len(self.pair_weights) != len(self.pairs):
+            raise ValueError(
+                f"pairs: {len(self.pair_weights)} weights for {len(self.pairs)} stores: "
+                "give one for each or none (STORE:WEIGHT)"
+            )
+        if not all(0 < w < math.inf for w in self.pair_weights):
+            raise ValueError(f"pairs: weights must be positive numbers, got {self.pair_weights}")
+        self._check_least(1, "batch", "validate_every", "validation_pairs")
+        self._check_least(0, "patience", "refinements")
+        if not 8 <= self.min_matches <= self.max_matches:
+            raise ValueError(
+                "min_matches must lie in 8 … max_matches, got "
+                f"{self.min_matches} … {self.max_matches}"
+            )
+        if self.refinements and not self.refine:
+            raise ValueError(f"refinements: {self.refinements} of them need refine, got False")
+        if self.patience and not self.validation:
+            raise ValueError("patience: needs validation stores, none given")
+        if not self.min_log_temperature < math.inf:
+            found = self.min_log_temperature
+            raise ValueError(f"min_log_temperature must be a number or -inf, got {found}")
+        twice = {Path(p).resolve() for p in self.pairs} & {
+            Path(p).resolve() for p in self.validation
+        }
+        if twice:
+            raise ValueError(f"validation: {sorted(map(str, twice))[0]} is trained on as well")
+
+    @property
+    def net(self) -> MatchFilterConfig:
+        """The network's configuration."""
+        from n3match.nn import MatchFilterConfig
+
+        bound = self.min_log_temperature
+        return MatchFilterConfig(
+            side_info=SIDE_INFO if self.side_info else (),
+            keypoint_change=self.keypoint_change,
+            mutual_only=self.mutual_only,
+            min_log_temperature=None if math.isinf(bound) else bound,
+            refine=self.refine,
+            refinements=max(1, self.refinements),
+            **NETWORKS[self.network],
+        )
+
+
+# Named protocols: how each differs from `TrainingConfig()`.
+PROTOCOLS: dict[str, dict] = {
+    # Yi et al. (CVPR 2018) and Plötz & Roth (NeurIPS 2018): coordinates alone, real pairs alone.
+    "published": {
+        "generated": 0.0,
+        "side_info": False,
+        "keypoint_change": False,
+        "augment": False,
+        "steps": 500_000,
+        "batch": 32,
+        "min_matches": 2000,
+        "max_matches": 2000,
+        "schedule": "constant",
+        "warmup": 0,
+        "essential_after": 20_000,
+        "clip": 0.0,
+    },
+    # OANet's geometric loss and side information, generated pairs, augmentation, two passes.
+    "modern": {
+        "refine": True,
+        "min_log_temperature": -4.0,
+        "drop_side_info": 0.15,
+        "drop_keypoint_change": 0.15,
+        "warmup": 100,
+        "label_threshold": 2e-5,
+        "balance": 0.5,
+        "not_mutual": 0.3,
+        "essential_weight": 0.0,
+        "geometric_weight": 0.5,
+        "essential_after": 0,
+        "clip": 2.0,
+    },
+}
+
+
+def parse_pairs(texts: list[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Stores and their weights from STORE or STORE:WEIGHT; no weights where none is given.
+
+    Raises:
+        ValueError: a weight for some of the stores only.
+    """
+    stores, weights = [], []
+    for text in texts:
+        store, colon, tail = text.rpartition(":")
+        try:
+            weight = float(tail) if colon and store else None
+        except ValueError:
+            weight = None
+        stores.append(text if weight is None else store)
+        if weight is not None:
+            weights.append(weight)
+    if weights and len(weights) != len(stores):
+        raise ValueError(
+            f"pairs: {len(weights)} weights for {len(stores)} stores: "
+            "give one for each or none (STORE:WEIGHT)"
+        )
+    return tuple(stores), tuple(weights)
