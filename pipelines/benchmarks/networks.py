@@ -1,4 +1,4 @@
-"""Networks with the operator beside plain ones: an image denoised, a training step of the filter."""
+"""Networks with the operator beside plain ones: an image denoised, a step of training."""
 
 from __future__ import annotations
 
