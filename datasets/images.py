@@ -31,7 +31,7 @@ def read_image_gray(path: str | Path) -> np.ndarray:
         ValueError: a folder, an empty file, not an image, truncated beyond repair, or larger than
             OpenCV reads (2^30 pixels).
     """
-    return _decode(path, cv2.IMREAD_GRAYSCALE)
+    return decoded(path, read_bytes(path), cv2.IMREAD_GRAYSCALE)
 
 
 def read_image_rgb(path: str | Path) -> np.ndarray:
@@ -40,7 +40,7 @@ def read_image_rgb(path: str | Path) -> np.ndarray:
     Args:
         path: of the file.
     """
-    return cv2.cvtColor(_decode(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(decoded(path, read_bytes(path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 def read_image_size(path: str | Path) -> tuple[int, int]:
@@ -52,7 +52,7 @@ def read_image_size(path: str | Path) -> tuple[int, int]:
     Raises:
         FileNotFoundError, ValueError: as `read_image_gray`, for what Pillow can't open.
     """
-    data = io.BytesIO(_read_bytes(path))
+    data = io.BytesIO(read_bytes(path))
     try:
         with Image.open(data) as image:
             return image.size
@@ -75,7 +75,7 @@ def read_focal_px(path: str | Path, width: int, height: int) -> float | None:
     """
     if width < 1 or height < 1:
         raise ValueError(f"width, height: found {width} x {height}, wanted at least 1 x 1")
-    data = io.BytesIO(_read_bytes(path))
+    data = io.BytesIO(read_bytes(path))
     try:
         with Image.open(data) as image:
             tags = image.getexif().get_ifd(ExifTags.IFD.Exif)
@@ -98,10 +98,16 @@ def read_focal_px(path: str | Path, width: int, height: int) -> float | None:
     return focal * resolution / unit * max(width, height) / max(width_taken, height_taken)
 
 
-def _decode(path: str | Path, mode: int) -> np.ndarray:
-    data = np.frombuffer(_read_bytes(path), dtype=np.uint8)
+def decoded(path: str | Path, data: bytes, mode: int) -> np.ndarray:
+    """The pixels of an image file's content, as OpenCV has them in one of its modes.
+
+    Raises:
+        ValueError: OpenCV can't read it, naming the file.
+    """
     try:
-        image = cv2.imdecode(data, mode | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imdecode(
+            np.frombuffer(data, dtype=np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION
+        )
     except cv2.error as error:
         raise ValueError(f"{path}: OpenCV refuses this image ({error.err})") from error
     if image is None:
@@ -109,7 +115,12 @@ def _decode(path: str | Path, mode: int) -> np.ndarray:
     return image
 
 
-def _read_bytes(path: str | Path) -> bytes:
+def read_bytes(path: str | Path) -> bytes:
+    """The content of an image file.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: a folder, or an empty file.
+    """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such image")

@@ -55,6 +55,7 @@ COMMANDS = {
         "sfm.compare_sfm",
         "COLMAP reconstructions of scenes with and without the filter, compared",
     ),
+    "benchmark": ("benchmarks.benchmark", "time and memory as ratios against named baselines"),
     "build-pairs": ("pairs.build_pairs", "make a training store of image pairs with known poses"),
 }
 

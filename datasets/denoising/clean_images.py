@@ -7,14 +7,14 @@ memory works too.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from n3match.datasets.denoising.image_files import images_in, read_image
+from n3match.whole_file import whole_file, write_whole
 
 
 def eight_bit(image: np.ndarray, channels: int) -> np.ndarray:
@@ -54,8 +54,7 @@ class CleanImages:
         found = json.loads(described.read_text()) if described.is_file() and cache.is_file() else {}
         if found.get("key") != key:
             found = {"key": key, "shapes": _write(files, channels, cache)}
-            text = json.dumps(found)
-            _replace(described, lambda temporary: temporary.write_text(text))
+            write_whole(described, json.dumps(found))
         self.shapes = [tuple(shape) for shape in found["shapes"]]
         pixels = np.load(cache, mmap_mode="r", allow_pickle=False)
         sizes = [int(np.prod(shape)) for shape in self.shapes]
@@ -103,20 +102,6 @@ def _write(files: Sequence[Path], channels: int, cache: Path) -> list[tuple[int,
     images = [eight_bit(read_image(path), channels) for path in files]
     pixels = np.concatenate([image.reshape(-1) for image in images])
     cache.parent.mkdir(parents=True, exist_ok=True)
-
-    def save(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.save(file, pixels)
-
-    _replace(cache, save)
+    with whole_file(cache) as temporary, temporary.open("wb") as file:
+        np.save(file, pixels)
     return [image.shape for image in images]
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """The whole new file or the whole old one, even for a process that makes the same cache."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -11,13 +11,13 @@ datasets of references, one for each image.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
+
+from n3match.datasets.hdf5 import open_hdf5
 
 _MOST_VALUES = 1 << 28  # of one image
 _MOST_IMAGES = 10_000
@@ -55,7 +55,7 @@ def read_info(folder: str | Path) -> list[DndImage]:
         FileNotFoundError: no info.mat. ValueError: it is something else, naming the field.
     """
     path = Path(folder) / "info.mat"
-    with _opened(path) as file:
+    with open_hdf5(path, kind="a MATLAB file of version 7.3") as file:
         info = _group(file, "info", path)
         boxes = _references(info, "boundingboxes", path)
         return [_image(file, info, i, path) for i in range(len(boxes))]
@@ -75,7 +75,7 @@ def read_image(folder: str | Path, image: DndImage, *, srgb: bool) -> np.ndarray
     """
     kind, name = ("srgb", "InoisySRGB") if srgb else ("raw", "Inoisy")
     path = Path(folder) / f"images_{kind}" / f"{image.number:04d}.mat"
-    with _opened(path) as file:
+    with open_hdf5(path, kind="a MATLAB file of version 7.3") as file:
         found = file.get(name)
         shape = getattr(found, "shape", None)
         wanted = 3 if srgb else 2
@@ -143,18 +143,6 @@ def _image(file: h5py.File, info: h5py.Group, i: int, path: Path) -> DndImage:
             # As it lies in the file: so others read it.
             pattern = _numbers(camera["pattern"], f"{where}: pattern").astype(int)
     return DndImage(i + 1, boxes, a, b, sigma, pattern)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{path}: not a MATLAB file of version 7.3 ({error})") from error
-    with file:
-        yield file
 
 
 def _group(file: h5py.File, name: str, path: Path) -> h5py.Group:

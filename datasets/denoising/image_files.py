@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from n3match.datasets.images import decoded, read_bytes
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm")
 _EIGHT_BIT = (".jpg", ".jpeg", ".bmp", ".webp")
 _NO_ALPHA = (".jpg", ".jpeg", ".ppm", ".pgm")
@@ -30,23 +32,10 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         FileNotFoundError: no such file. ValueError: not an image, CMYK, or of another depth.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such image")
-    if path.is_dir():
-        raise ValueError(f"{path}: is a folder, wanted an image file")
-    data = path.read_bytes()
-    if not data:
-        raise ValueError(f"{path}: is empty")
+    data = read_bytes(path)
     if _mode(data) == "CMYK":
         raise ValueError(f"{path}: is a CMYK image, wanted grey or RGB: convert it first")
-    flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
-    except cv2.error as error:
-        raise ValueError(f"{path}: OpenCV refuses this image ({error.err})") from error
-    if image is None:
-        raise ValueError(f"{path}: not an image that OpenCV can read")
+    image = decoded(path, data, cv2.IMREAD_UNCHANGED)
     if image.dtype not in (np.uint8, np.uint16, np.float32):
         raise ValueError(f"{path}: pixels of {image.dtype}, wanted 8 or 16 bit or float32")
     if image.ndim == 2:

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# White; a camera's on grey; the same on the four planes of a mosaic.
+NOISES = ("gaussian", "raw", "bayer")
+
 # Of raw noise, variance a·x + b (Plötz & Roth, 2018).
 LOG_A = (-4.0, -1.0)
 LOG_B_FROM_A = -2.3

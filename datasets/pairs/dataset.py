@@ -39,7 +39,7 @@ class PairDataset(torch.utils.data.Dataset):
         paths: a store, or several.
 
     Raises:
-        FileNotFoundError, ValueError: see `pair_store.open_store`.
+        FileNotFoundError, ValueError: see `store.open_store`.
     """
 
     def __init__(self, paths: str | Path | Sequence[str | Path]):

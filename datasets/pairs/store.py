@@ -36,6 +36,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from n3match.datasets.hdf5 import open_hdf5
+
 SCHEMA_VERSION = 1
 
 # group -> (shape, dtype); "N" is the number of matches of the pair, "D" any length
@@ -48,26 +50,23 @@ CORE_GROUPS = {
     "mutuals": (("N",), "u1"),
 }
 CAMERA_GROUPS = {
-    "cx1s": ((1,), "f4"),
-    "cy1s": ((1,), "f4"),
-    "cx2s": ((1,), "f4"),
-    "cy2s": ((1,), "f4"),
-    "f1s": ((1, 2), "f4"),
-    "f2s": ((1, 2), "f4"),
+    **dict.fromkeys(("cx1s", "cy1s", "cx2s", "cy2s"), ((1,), "f4")),
+    **dict.fromkeys(("f1s", "f2s"), ((1, 2), "f4")),
 }
 EXTRA_GROUPS = {
-    "px0s": (("N", 2), "f4"),
-    "px1s": (("N", 2), "f4"),
-    "shapes0": (("N", 2), "f4"),
-    "shapes1": (("N", 2), "f4"),
-    "index0s": (("N",), "i4"),
-    "index1s": (("N",), "i4"),
+    **dict.fromkeys(("px0s", "px1s", "shapes0", "shapes1"), (("N", 2), "f4")),
+    **dict.fromkeys(("index0s", "index1s"), (("N",), "i4")),
     "distances": (("N",), "f4"),
-    "K0s": ((3, 3), "f8"),
-    "K1s": ((3, 3), "f8"),
-    "dist0s": (("D",), "f8"),
-    "dist1s": (("D",), "f8"),
+    **dict.fromkeys(("K0s", "K1s"), ((3, 3), "f8")),
+    **dict.fromkeys(("dist0s", "dist1s"), (("D",), "f8")),
     "sizes": ((2, 2), "i4"),
+}
+# Fields of a record that are stored as they are.
+FIELD_GROUPS = {
+    "points0": "px0s", "points1": "px1s", "R": "Rs", "ratio": "ratios",
+    "descriptor_distance": "distances", "index0": "index0s", "index1": "index1s",
+    "sizes_angles0": "shapes0", "sizes_angles1": "shapes1", "K0": "K0s", "K1": "K1s",
+    "distortion0": "dist0s", "distortion1": "dist1s",
 }
 _FINITE = ("xs", "Rs", "ts")
 _TABLE = ("scene", "name0", "name1", "num_shared")
@@ -128,12 +127,7 @@ def open_store(path: str | Path) -> h5py.File:
             another number of pairs.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such pair store")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{path}: not a readable HDF5 file ({error})") from error
+    file = open_hdf5(path, missing="no such pair store")
     try:
         _check_outline(path, file)
     except Exception:
@@ -222,27 +216,13 @@ def read_record(file: h5py.File, index: int) -> PairRecord:
     found = _read(file, index, CORE_GROUPS | EXTRA_GROUPS)
     pairs = file["pairs"]
     return PairRecord(
-        scene=pairs["scene"].asstr()[index],
-        name0=pairs["name0"].asstr()[index],
-        name1=pairs["name1"].asstr()[index],
+        **{name: pairs[name].asstr()[index] for name in ("scene", "name0", "name1")},
         num_shared=int(pairs["num_shared"][index]),
-        points0=found["px0s"],
-        points1=found["px1s"],
         xs=found["xs"][0],
         distances_squared=found["ys"][:, 0],
-        R=found["Rs"],
         t=found["ts"][:, 0],
-        ratio=found["ratios"],
         mutual=found["mutuals"].astype(bool),
-        descriptor_distance=found["distances"],
-        index0=found["index0s"],
-        index1=found["index1s"],
-        sizes_angles0=found["shapes0"],
-        sizes_angles1=found["shapes1"],
-        K0=found["K0s"],
-        K1=found["K1s"],
-        distortion0=found["dist0s"],
-        distortion1=found["dist1s"],
+        **{field: found[group] for field, group in FIELD_GROUPS.items()},
         size0=tuple(found["sizes"][0].tolist()),
         size1=tuple(found["sizes"][1].tolist()),
     )

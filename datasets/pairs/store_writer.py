@@ -14,12 +14,14 @@ from n3match.datasets.pairs.store import (
     CAMERA_GROUPS,
     CORE_GROUPS,
     EXTRA_GROUPS,
+    FIELD_GROUPS,
     SCHEMA_VERSION,
     PairRecord,
     open_store,
     read_report,
     shape_fits,
 )
+from n3match.whole_file import whole_file
 
 # gzip is what every build of HDF5 can read; small arrays would only grow by it.
 _PACKED = {"compression": "gzip", "compression_opts": 4, "shuffle": True}
@@ -110,7 +112,7 @@ class PairStoreWriter:
         Args:
             name: of the part.
             records: its pairs.
-            left_out, problems: lines for `pair_store.read_report`.
+            left_out, problems: lines for `store.read_report`.
 
         Raises:
             ValueError: a field of a record whose shape is not the layout's.
@@ -144,15 +146,11 @@ class PairStoreWriter:
     @contextlib.contextmanager
     def _replacing(self, path: Path):
         """A temporary path among the parts that takes the place of `path` when the block ends well.
-
-        Its name is this process's own: one left by a process that was killed, or is just being
-        killed, is never taken for it.
         """
-        temporary = self.parts_dir / f".{path.name}.{os.getpid()}.tmp"
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with whole_file(path, self.parts_dir) as temporary:
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
 
     @contextlib.contextmanager
     def _new_file(self, path: Path):
@@ -202,33 +200,17 @@ def _write_table(file: h5py.File, names: dict[str, list[str]], num_shared: list[
 
 
 def _to_groups(record: PairRecord) -> dict[str, np.ndarray]:
-    K0, K1 = record.K0, record.K1
-    return {
+    groups = {group: getattr(record, field) for field, group in FIELD_GROUPS.items()}
+    groups |= {
         "xs": record.xs[None],
         "ys": record.distances_squared[:, None],
-        "Rs": record.R,
         "ts": record.t[:, None],
-        "ratios": record.ratio,
         "mutuals": record.mutual,
-        "cx1s": K0[0, 2:],
-        "cy1s": K0[1, 2:],
-        "cx2s": K1[0, 2:],
-        "cy2s": K1[1, 2:],
-        "f1s": [[K0[0, 0], K0[1, 1]]],
-        "f2s": [[K1[0, 0], K1[1, 1]]],
-        "px0s": record.points0,
-        "px1s": record.points1,
-        "shapes0": record.sizes_angles0,
-        "shapes1": record.sizes_angles1,
-        "index0s": record.index0,
-        "index1s": record.index1,
-        "distances": record.descriptor_distance,
-        "K0s": K0,
-        "K1s": K1,
-        "dist0s": record.distortion0,
-        "dist1s": record.distortion1,
         "sizes": [record.size0, record.size1],
     }
+    for i, K in ((1, record.K0), (2, record.K1)):
+        groups |= {f"cx{i}s": K[0, 2:], f"cy{i}s": K[1, 2:], f"f{i}s": [[K[0, 0], K[1, 1]]]}
+    return groups
 
 
 def _write_report(file: h5py.File, left_out: Sequence[str], problems: Sequence[str]) -> None:

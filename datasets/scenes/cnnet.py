@@ -1,4 +1,4 @@
-"""Scene folders of Yi et al. (CVPR 2018, "CNNet") as scenes: see `scene_source`.
+"""Scene folders of Yi et al. (CVPR 2018, "CNNet") as scenes: see source.py.
 
 `images.txt`, `calibration.txt` and `visibility.txt` hold a relative path a line, one line for each
 image. A calibration file is HDF5 with K (3×3, principal point relative to the image's centre), R,
@@ -12,6 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from n3match.datasets.hdf5 import open_hdf5
 from n3match.datasets.images import read_image_size
 from n3match.datasets.scenes.source import (
     ReadOptions,
@@ -77,15 +78,10 @@ def _read_list(path: Path) -> list[str]:
 
 def _read_view(image: Path, name: str, calibration: Path):
     width, height = read_image_size(image)
-    if not calibration.is_file():
-        raise FileNotFoundError(f"{calibration}: no such calibration file")
-    try:
-        with h5py.File(calibration, "r") as file:
-            K, R = (_field(file, key, 9).reshape(3, 3) for key in "KR")
-            t = _field(file, "T", 3)
-            size = _field(file, "imsize", 2) if "imsize" in file else None
-    except OSError as error:
-        raise ValueError(f"{calibration}: not a readable HDF5 file ({error})") from error
+    with open_hdf5(calibration, missing="no such calibration file") as file:
+        K, R = (_field(file, key, 9).reshape(3, 3) for key in "KR")
+        t = _field(file, "T", 3)
+        size = _field(file, "imsize", 2) if "imsize" in file else None
     # Published files have it as width, height and as height, width.
     if size is not None and sorted(size.tolist()) != sorted((width, height)):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A COLMAP reconstruction with its photographs as a scene: see `scene_source`."""
+"""A COLMAP reconstruction with its photographs as a scene: see source.py."""
 
 from pathlib import Path
 

@@ -1,10 +1,10 @@
 """The layouts that scenes come in, recognised and read.
 
-    colmap     folder with a COLMAP model and photographs          colmap_scene.py
-    cnnet      folder with images.txt, calibration.txt, visibility.txt   cnnet.py
-    rgbd       folder with an RGB-D sequence                        rgbd.py
-    pair-list  text file: names, intrinsics, relative pose          pair_list.py
-    dump       HDF5 with matches, no photographs                    pair_dump.py
+    colmap     folder with a COLMAP model and photographs
+    cnnet      folder with images.txt, calibration.txt, visibility.txt
+    rgbd       folder with an RGB-D sequence
+    pair-list  text file: names, intrinsics, relative pose
+    dump       HDF5 with matches, no photographs: ../pairs/dump.py
 """
 
 from collections.abc import Callable, Sequence

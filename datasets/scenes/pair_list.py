@@ -1,4 +1,4 @@
-"""Lists of image pairs with known pose, as SuperGlue's evaluation uses them: see `scene_source`.
+"""Lists of image pairs with known pose, as SuperGlue's evaluation uses them: see source.py.
 
 A text file with a line for each pair:
 

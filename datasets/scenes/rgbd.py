@@ -1,4 +1,4 @@
-"""RGB-D sequences as scenes (see `scene_source`): colour, depth, a camera-to-world pose a frame.
+"""RGB-D sequences as scenes (see source.py): colour, depth, a camera-to-world pose a frame.
 
 Two layouts:
     7-Scenes  `<frame>.color.png|jpg`, `<frame>.depth.png` (16-bit millimetres, 0 and 65535: none),

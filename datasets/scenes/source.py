@@ -1,6 +1,6 @@
 """What every reader of a data layout makes of a scene: views, and the pairs of them with a pose.
 
-Whatever makes training pairs works from this alone and knows no layout (see `scene_formats`).
+Whatever makes training pairs works from this alone and knows no layout (see formats.py).
 """
 
 import math

@@ -1,7 +1,7 @@
 """Generated two-view geometry: putative matches with known truth, without any photograph (numpy).
 
 A match filter sees coordinates only, so it can be trained on generated pairs: random scenes and
-cameras (synthetic_scenes.py), clustered keypoints, detector noise, and wrong matches of the kinds
+cameras (scenes.py), clustered keypoints, detector noise, and wrong matches of the kinds
 that descriptors make: nearest neighbours that many keypoints share, repeated structure shifted by
 its period, something that moves by itself, coarse localisation, and keypoints found twice.
 """
@@ -76,7 +76,7 @@ class SyntheticPairs(Sequence):
         return self.sample(index)
 
     def sample(self, index: int, num_matches: int | None = None) -> dict:
-        """The pair of this index (0 or more): float32 arrays as in pairs/sample.py.
+        """The pair of this index (0 or more): a sample as pairs/sample.py describes it.
 
         ``num_matches`` (8 or more) fixes the number of matches instead of drawing it.
         """

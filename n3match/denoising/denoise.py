@@ -15,9 +15,8 @@ from n3match.denoising.denoiser import Denoiser
 from n3match.denoising.noise_level import estimate_sigma
 from n3match.denoising.pixels import check_image
 from n3match.nn import N3NetConfig
+from n3match.weights import DEFAULT_DENOISER as DEFAULT_WEIGHTS
 
-# Name of the weights that `denoise` takes unless it is given others.
-DEFAULT_WEIGHTS = "n3net"
 MEMORY_LIMIT = 1 << 30
 # A network trained for one noise level still does well this far from it.
 _TOLERANCE = 0.2

@@ -22,6 +22,7 @@ from n3match.nn.match_filter import MatchFilter
 from n3match.ops import reference
 from n3match.ops.dense.problem import Saved
 from n3match.two_view import as_filter
+from n3match.whole_file import whole_file
 
 # Of the names of the graph's inputs; 1, in files without it: side for side_info, shape for
 # keypoint_change.
@@ -127,12 +128,8 @@ def export_onnx(filter: MatchFilter | str | os.PathLike, path: str | os.PathLike
     )
     assert exported is not None  # only the exporter that dynamo=False chooses gives none
     exported.model.metadata_props["n3match_inputs"] = str(INPUTS_VERSION)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with whole_file(path) as temporary:
         exported.save(temporary, external_data=False)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

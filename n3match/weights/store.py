@@ -7,13 +7,18 @@ import os
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import nn
+
+from n3match.whole_file import whole_file
+
+if TYPE_CHECKING:
+    from torch import nn  # the list of shipped weights is asked for without waiting for torch
 
 FORMAT = "n3match-weights-1"
+# What `denoise` takes unless it is given others.
+DEFAULT_DENOISER = "n3net"
 _MAX_BYTES = 1 << 30
 _MAX_HEADER_TEXT = 1 << 16
 
@@ -68,7 +73,8 @@ def save_weights(path: str | os.PathLike, net: nn.Module, **notes: Any) -> None:
         net: the network.
         notes: plain values kept beside the configuration, e.g. what it was trained on.
     """
-    path = Path(path)
+    from safetensors.torch import save
+
     config: Any = net.config
     metadata = {
         "format": FORMAT,
@@ -77,13 +83,9 @@ def save_weights(path: str | os.PathLike, net: nn.Module, **notes: Any) -> None:
         "notes": json.dumps(notes),
     }
     tensors = {name: t.detach().cpu().contiguous() for name, t in net.state_dict().items()}
-    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
-    try:
-        # Written by ourselves: the library's own writer makes files that only their owner reads.
+    # Written by ourselves: the library's own writer makes files that only their owner reads.
+    with whole_file(path) as temporary:
         temporary.write_bytes(save(tensors, metadata=metadata))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_weights(name_or_path: str | os.PathLike) -> tuple[str, dict, dict]:

@@ -7,12 +7,13 @@ bandwidth. Element-wise work isn't counted: it is what a fast implementation hid
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
 import torch
 
-from n3match.pipelines.benchmarks.window_baselines import Grid
+from n3match.ops.window.grid import WindowGrid
 
 _ROUNDS = 7
 
@@ -75,7 +76,7 @@ def dense_work(
     return Work(2.0 * batch * n * n * columns, 4.0 * batch * numbers)
 
 
-def window_work(grid: Grid, channels: int, k: int, gradients: bool) -> Work:
+def window_work(grid: WindowGrid, channels: int, k: int, gradients: bool) -> Work:
     """Of `ops.n3_window_aggregate` by cells of S×S pixels, one image, float32; P = 2S.
 
     Each cell against the cells at the displacements of one window (self included), once for the
@@ -83,7 +84,7 @@ def window_work(grid: Grid, channels: int, k: int, gradients: bool) -> Work:
     """
     rows, columns = grid.shape
     cells = (rows + 1) * (columns + 1)
-    pairs = cells * min(grid.window, rows) * min(grid.window, columns)
+    pairs = cells * math.prod(grid.window_shape)
     depth = channels * grid.stride**2
     passes = 1 + k + (3 + 2 * k if gradients else 0)
     images = 3 + k + (6 + k if gradients else 0)

@@ -5,16 +5,15 @@ Side information is computed from the descriptors, as for users' files.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import multiprocessing
 import sqlite3
 import tempfile
 import time
+from collections.abc import Sequence
 from itertools import islice, product
 from pathlib import Path
-from types import ModuleType
 
 import h5py
 import numpy as np
@@ -22,12 +21,11 @@ import torch
 
 from n3match.matching import Features, PutativeMatches, extract_sift, putative_matches
 from n3match.pipelines.benchmarks.measure import peak_resident
-from n3match.pipelines.filtering import filter_colmap, filter_h5
-from n3match.pipelines.two_view.demo import load_demo_pair
+from n3match.pipelines.filtering.colmap_database import Options, filter_database
+from n3match.pipelines.filtering.hloc_files import filter_files
+from n3match.pipelines.two_view.demo_pair import load_demo_pair
 from n3match.plugins.colmap.database import ColmapDatabase, pair_number
 
-PAIRS = (100, 1000)
-COMMANDS = {"filter-h5": filter_h5, "filter-colmap": filter_colmap}
 _KEYPOINTS = 4000
 # COLMAP's tables: https://colmap.github.io/database.html
 _TABLES = """
@@ -43,17 +41,17 @@ CREATE TABLE two_view_geometries (pair_id INTEGER PRIMARY KEY, rows INTEGER, col
 _PINHOLE = 1  # fx, fy, cx, cy
 
 
-def run(command: str, pairs: list[int] | tuple[int, ...]) -> list[dict]:
+def run(command: str, pairs: Sequence[int]) -> list[dict]:
     """A row for each number of pairs of 4 000 keypoints.
 
-    filter-h5: with the nearest neighbour of every keypoint, all of which the filter scores;
+    filter-h5: with the nearest neighbour of every keypoint, which all go through the filter;
     filter-colmap: with those alone that are nearest both ways, as COLMAP's matcher makes them.
     """
     rows = []
     with tempfile.TemporaryDirectory() as name:
         for count in pairs:
-            arguments, matches = write_files(command, Path(name), count)
-            seconds, kept, peak = _in_new_process(command, arguments)
+            files, matches = write_files(command, Path(name), count)
+            seconds, kept, peak = _in_new_process(command, files)
             rows.append(
                 {
                     command: f"{count} pairs of {_KEYPOINTS} keypoints",
@@ -67,8 +65,8 @@ def run(command: str, pairs: list[int] | tuple[int, ...]) -> list[dict]:
     return rows
 
 
-def write_files(command: str, folder: Path, pairs: int) -> tuple[list[str], int]:
-    """The command's arguments, after the files they name are written; matches of each pair.
+def write_files(command: str, folder: Path, pairs: int) -> tuple[list[Path], int]:
+    """Files for the command, the one it is to write last; matches of each pair.
 
     The demo's two photographs stand under many names; each pair is one of either.
     """
@@ -93,7 +91,7 @@ def write_files(command: str, folder: Path, pairs: int) -> tuple[list[str], int]
 def _write_h5(
     folder: Path, images: list[tuple[str, Features]], pairs: list[tuple[str, str]],
     found: PutativeMatches,
-) -> tuple[list[str], int]:
+) -> tuple[list[Path], int]:
     features, matches = folder / "features.h5", folder / "matches.h5"
     with h5py.File(features, "w") as file:
         for name, sift in images:
@@ -107,13 +105,13 @@ def _write_h5(
             group = file.create_group(f"{name0.replace('/', '-')}/{name1.replace('/', '-')}")
             group["matches0"] = found.index1.astype(np.int16)
             group["matching_scores0"] = np.ones(len(found), np.float16)
-    return [str(features), str(matches), str(folder / "filtered.h5")], len(found)
+    return [features, matches, folder / "filtered.h5"], len(found)
 
 
 def _write_database(
     folder: Path, images: list[tuple[str, Features]], pairs: list[tuple[str, str]],
     found: PutativeMatches,
-) -> tuple[list[str], int]:
+) -> tuple[list[Path], int]:
     path = folder / "database.db"
     path.unlink(missing_ok=True)
     connection = sqlite3.connect(path)
@@ -142,15 +140,15 @@ def _write_database(
         insert_array("matches", pair_number(numbers[name0], numbers[name1]), matches)
     connection.commit()
     connection.close()
-    return [str(path), "--out", str(folder / "filtered.db")], len(matches)
+    return [path, folder / "filtered.db"], len(matches)
 
 
-def _in_new_process(command: str, arguments: list[str]) -> tuple[float, int, int]:
+def _in_new_process(command: str, files: list[Path]) -> tuple[float, int, int]:
     """Seconds of the command, matches kept, growth of the peak memory in bytes."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(
-        target=_filter, args=(command, arguments, torch.get_num_threads(), theirs)
+        target=_filter, args=(command, files, torch.get_num_threads(), theirs)
     )
     process.start()
     theirs.close()
@@ -162,18 +160,17 @@ def _in_new_process(command: str, arguments: list[str]) -> tuple[float, int, int
         process.join()
 
 
-def _filter(command: str, arguments: list[str], threads: int, connection) -> None:
+def _filter(command: str, files: list[Path], threads: int, connection) -> None:
     torch.set_num_threads(threads)
-    module: ModuleType = COMMANDS[command]
-    parser = argparse.ArgumentParser()
-    module.add_arguments(parser)
-    parsed = parser.parse_args(arguments)
     before, start = peak_resident(), time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        module.main(parsed)
+        if command == "filter-h5":
+            filter_files(*files)
+        else:
+            filter_database(*files, Options())
     seconds = time.perf_counter() - start
     peak = peak_resident() - before
-    connection.send((seconds, _kept(parsed.out), peak))
+    connection.send((seconds, _kept(files[-1]), peak))
 
 
 def _kept(path: Path) -> int:

@@ -1,20 +1,29 @@
-"""Everything that a GPU is needed for, in one run: right results, times, shares of the ceilings."""
+"""Everything that a GPU is needed for, in one run: right results, times, shares of the ceilings.
+
+Results, outputs and gradients, are compared with the reference formula in float64.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from n3match import ops
-from n3match.pipelines.benchmarks import gpu_checks, gpu_timings
-from n3match.pipelines.common.tables import write_text_whole
+from n3match.ops.window.grid import WindowGrid
+from n3match.pipelines.benchmarks import gpu_timings
+from n3match.pipelines.common.tables import markdown_table
+from n3match.whole_file import write_whole
 
-SIZES = (2000, 5000, 10000, 20000)
-SIDES = (512,)
 DTYPES = (torch.float32, torch.bfloat16)
 NO_GPU = 2  # exit status
+LEAVES = ("query", "key", "value", "log_temperature")
+_LEAST = 1e-9  # hard selection has gradients of values alone: the others have to be zero
+# Largest error allowed, relative to the largest number of each result.
+TOLERANCES = {torch.float32: 2e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 def missing() -> str:
@@ -27,9 +36,9 @@ def missing() -> str:
 
 
 def run(
-    sizes: Sequence[int] = SIZES,
-    sides: Sequence[int] = SIDES,
-    repeats: int = 20,
+    sizes: Sequence[int],
+    sides: Sequence[int],
+    repeats: int,
     out: Path | None = None,
     compiler: Callable[[Callable], Callable] = torch.compile,
 ) -> int:
@@ -55,8 +64,8 @@ def run(
         print(text + "\n", flush=True)
 
     print(parts[0] + "\n", flush=True)
-    checks = gpu_checks.check("cuda", "triton")
-    say(gpu_checks.table(checks))
+    checks = check("cuda", "triton")
+    say(checks_table(checks))
     for dtype in DTYPES:
         name = str(dtype).removeprefix("torch.")
         ceilings = gpu_timings.device_ceilings("cuda", dtype, 8192, 1024)
@@ -74,5 +83,114 @@ def run(
             print(gpu_timings.table([timing]) + "\n", flush=True)
         say(gpu_timings.table(timings))
     if out is not None:
-        write_text_whole(out / "benchmark-gpu.md", "\n\n".join(parts) + "\n")
+        write_whole(out / "benchmark-gpu.md", "\n\n".join(parts) + "\n")
     return 0 if all(c.passed for c in checks) else 1
+
+
+@dataclass(frozen=True)
+class Check:
+    case: str
+    dtype: torch.dtype
+    errors: dict[str, float]  # of the output and every gradient
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        return all(error <= self.tolerance for error in self.errors.values())  # NaN doesn't
+
+
+@dataclass(frozen=True)
+class _Case:
+    name: str
+    leaves: tuple[Tensor, ...]  # float64, on the CPU
+    run: Callable[..., Tensor]  # of the leaves, and `backend`
+
+
+def _cases() -> Iterator[_Case]:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    for b, m, n, e, f, k, shift in (
+        (2, 777, 777, 32, 128, 3, 2.0),
+        (1, 300, 1001, 13, 17, 1, 1.0),
+        (1, 301, 500, 90, 200, 7, 3.0),
+    ):
+        mask = torch.rand(b, n, generator=generator) > 0.3
+
+        def dense(q, x, v, t, backend, k=k, mask=mask):
+            return ops.n3_aggregate(
+                q, x, v, k, t, mask=mask.to(q.device), exclude_self=q.shape[1] == x.shape[1],
+                backend=backend,
+            )
+
+        name = f"dense {m}×{n}, E = {e}, F = {f}, K = {k}"
+        # Temperatures near the distances: weights are then neither uniform nor certain.
+        leaves = (draw(b, m, e), draw(b, n, e), draw(b, n, f), draw(b, m, 1) + shift)
+        yield _Case(name, leaves, dense)
+    for side, c, k, layout, shift, selection in (
+        (123, 8, 7, (10, 5, 15), 5.0, "n3"),
+        (50, 3, 3, (4, 2, 7), 2.0, "n3"),
+        (45, 2, 2, (6, 2, 30), 2.0, "n3"),
+        (50, 3, 3, (4, 2, 7), 2.0, "concrete"),
+        (50, 3, 3, (4, 2, 7), 2.0, "knn"),
+    ):
+
+        def windows(q, x, v, t, backend, k=k, layout=layout, selection=selection):
+            noise = torch.Generator().manual_seed(2) if selection == "concrete" else None
+            return ops.n3_window_aggregate(
+                q, x, v, k, t, *layout, selection=selection, generator=noise, backend=backend
+            )
+
+        grid = WindowGrid(side, side, *layout)
+        images = (draw(1, c, side, side) for _ in range(3))
+        name = f"window {side}², patch {layout[0]} by {layout[1]}, window {layout[2]}, K = {k}"
+        name += "" if selection == "n3" else f", {selection}"
+        yield _Case(name, (*images, draw(1, 1, *grid.shape) + shift), windows)
+
+
+def _results(case: _Case, leaves: list[Tensor], cotangent: Tensor | None, backend: str):
+    leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+    z = case.run(*leaves, backend=backend)
+    if cotangent is None:
+        cotangent = torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
+    grads = torch.autograd.grad(z, leaves, cotangent.to(z), materialize_grads=True)
+    return cotangent, [z, *grads]
+
+
+def check(
+    device: str,
+    backend: str,
+    dtypes: Sequence[torch.dtype] = tuple(TOLERANCES),
+    only: str = "",
+) -> list[Check]:
+    """The cases with `only` in their names, in every type. Both sides start from the same rounded
+    numbers."""
+    checks = []
+    for case in _cases():
+        for dtype in dtypes if only in case.name else ():
+            leaves = [leaf.to(device, dtype) for leaf in case.leaves]
+            exact = [leaf.double() for leaf in leaves]
+            cotangent, wanted = _results(case, exact, None, "reference")
+            cotangent = cotangent.to(dtype).double()
+            _, wanted = _results(case, exact, cotangent, "reference")
+            _, found = _results(case, leaves, cotangent, backend)
+            errors = {
+                name: ((a.double() - b).abs().max() / b.abs().max().clamp(min=_LEAST)).item()
+                for name, a, b in zip(("output", *LEAVES), found, wanted)
+            }
+            checks.append(Check(case.name, dtype, errors, TOLERANCES[dtype]))
+    return checks
+
+
+def checks_table(checks: Sequence[Check]) -> str:
+    names = ("output", *LEAVES)
+    rows = [
+        [
+            c.case, str(c.dtype).removeprefix("torch."), *(f"{c.errors[n]:.1e}" for n in names),
+            f"{c.tolerance:.0e}", "yes" if c.passed else "NO",
+        ]
+        for c in checks
+    ]
+    return markdown_table(["largest error", "type", *names, "allowed", "passed"], rows)

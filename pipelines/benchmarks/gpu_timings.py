@@ -13,17 +13,20 @@ from torch import Tensor
 
 from n3match import ops
 from n3match.ops.window.grid import WindowGrid
+from n3match.pipelines.benchmarks.baselines import (
+    LAYOUT,
+    plain_aggregate,
+    plain_bytes,
+    plain_weights,
+)
 from n3match.pipelines.benchmarks.ceilings import Ceilings, Work, dense_work, window_work
-from n3match.pipelines.benchmarks.operator import EMBEDDING, FEATURES, NEIGHBOURS
+from n3match.pipelines.benchmarks.operator_dense import EMBEDDING, FEATURES, NEIGHBOURS
 from n3match.pipelines.benchmarks.operator_window import CHANNELS
 from n3match.pipelines.benchmarks.operator_window import NEIGHBOURS as WINDOW_NEIGHBOURS
-from n3match.pipelines.benchmarks.plain_baselines import plain_aggregate, plain_bytes, plain_weights
-from n3match.pipelines.benchmarks.window_baselines import Grid
 from n3match.pipelines.common.tables import markdown_table
 
 # Temperatures at which weights of random inputs are neither uniform nor certain.
 _DENSE_LOG_T, _WINDOW_LOG_T = math.log(8.0), math.log(100.0)
-_PATCH, _STRIDE, _WINDOW = 10, 5, 15
 _WARM_UP, _ROW_SECONDS = 3, 0.01
 
 
@@ -101,7 +104,7 @@ def device_ceilings(device: str, dtype: torch.dtype, size: int, megabytes: int) 
 
 def plain_windows(query: Tensor, key: Tensor, value: Tensor, k: int, log_t: float) -> Tensor:
     """Patches of every window gathered; for square images, B = 1."""
-    grid = WindowGrid(*query.shape[2:], _PATCH, _STRIDE, _WINDOW)
+    grid = WindowGrid(*query.shape[2:], *LAYOUT)
     index = grid.candidates(query.device)
     q, x, v = (grid.patches(image)[0] for image in (query, key, value))
     others = index != torch.arange(len(index), device=index.device)[:, None]
@@ -132,16 +135,16 @@ def _dense(n: int, device: str, dtype: torch.dtype) -> _Task:
 
 
 def _window(side: int, device: str, dtype: torch.dtype) -> _Task:
-    c, k, layout = CHANNELS, WINDOW_NEIGHBOURS, (_PATCH, _STRIDE, _WINDOW)
-    grid = Grid(side, side, *layout)
+    c, k = CHANNELS, WINDOW_NEIGHBOURS
+    grid = WindowGrid(side, side, *LAYOUT)
     # Patches of query, O of them each: gathered once for distances, once for sums.
-    gathered = 4 * math.prod(grid.shape) * min(_WINDOW, grid.shape[0]) ** 2 * c * _PATCH**2
+    gathered = 4 * math.prod(grid.shape) * math.prod(grid.window_shape) * c * LAYOUT[0] ** 2
     return _Task(
         form="window",
         size=f"{side}²",
         leaves=_draw(device, dtype, *[(1, c, side, side)] * 3),
         ours=lambda *leaves, backend: ops.n3_window_aggregate(
-            *leaves, k, _WINDOW_LOG_T, *layout, backend=backend
+            *leaves, k, _WINDOW_LOG_T, *LAYOUT, backend=backend
         ),
         plain=lambda *leaves: plain_windows(*leaves, k, _WINDOW_LOG_T),
         plain_bytes=lambda gradients: gathered * (8 if gradients else 4),

@@ -1,4 +1,4 @@
-"""Time and peak memory of functions, side by side in one run."""
+"""Time and peak memory of functions, side by side in one run, and what is too much to measure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+OURS, PRODUCTS = "n3match", "matrix products"
+PLAIN = "plain formula"  # ops.reference: exact, in float64
+FLOAT32 = "float32 tensors"  # the same, as fast as it goes without fusing anything
+GATHERING, AUTHORS = "gathering", "authors' algorithm"
+
+Call = Callable[[], object]
 
 
 def median_seconds(
@@ -105,3 +113,114 @@ def _prepare_one(prepare, *arguments) -> list[Callable[[], object]]:
 def peak_bytes(prepare: Callable[..., Callable[[], object]], *arguments) -> int:
     """`peak_bytes_in_turn` of one call, which `prepare` returns."""
     return peak_bytes_in_turn(_prepare_one, prepare, *arguments)[0]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One figure of the operator's benchmark."""
+
+    form: str  # "dense" or "window"
+    size: int  # N, or the side of a square image, pixels
+    gradients: bool
+    implementation: str
+    seconds: float | None = None  # None: not run
+    peak_bytes: int | None = None  # above the inputs; None: not measured
+    floor_seconds: float | None = None  # at the machine's ceilings; of OURS alone
+    note: str = ""
+
+    @property
+    def size_label(self) -> str:
+        return f"{self.size}" if self.form == "dense" else f"{self.size}²"
+
+    @property
+    def attained(self) -> float | None:
+        """Share of the ceiling, 0 … 1."""
+        if self.floor_seconds is None or self.seconds is None:
+            return None
+        return self.floor_seconds / self.seconds
+
+
+@dataclass(frozen=True)
+class Limits:
+    repeats: int = 5
+    # Spent on one implementation at one size; the first call always counts. A baseline whose call
+    # takes longer than that isn't run at larger sizes, and that is said.
+    seconds: float = 10.0
+    baseline_bytes: float = 5e9  # a baseline that takes more isn't run, and that is said
+    memory: bool = True  # whether peak memory is measured
+
+    def refusal(self, needed: float, earlier: Sequence[Measurement] = ()) -> str:
+        """What is said of a baseline that isn't run; "" where it may run.
+
+        Args:
+            needed: about the bytes it takes. earlier: what was measured of it at smaller sizes.
+        """
+        if needed > self.baseline_bytes:
+            return f"not run: takes about {needed / 1e9:.2g} GB"
+        for row in earlier:
+            if row.seconds is not None and row.seconds > self.seconds:
+                return f"not run: took {row.seconds:.2g} s at {row.size_label}"
+        return ""
+
+
+def side_by_side(
+    form: str,
+    size: int,
+    names: Sequence[str],
+    *,
+    call: Callable[[str, int, bool], Call],
+    prepare: Callable[..., Sequence[Call]],
+    needed_bytes: Callable[[str, bool], float],
+    floor_seconds: Callable[[bool], float],
+    limits: Limits,
+    earlier: Sequence[Measurement] = (),
+) -> list[Measurement]:
+    """All implementations at one size: time in turns, then peak memory, each in its own process.
+
+    A measurement for each name, without and with gradients.
+
+    Args:
+        call: (name, size, gradients) -> the call to time.
+        prepare: importable; (name, size, passes) -> a call for each of `passes` (gradients?), made
+            in the process that measures its memory. Not asked for `PRODUCTS`.
+        needed_bytes: (name, gradients) -> about what it takes: too much for `limits`, and it is
+            left out with a note.
+        earlier: measurements of the same form at smaller sizes: what was too slow there is left
+            out with a note, except `OURS` and `PRODUCTS`.
+        floor_seconds: (gradients) -> the least time that `OURS` can take on this machine.
+    """
+    passes = (False, True)
+    notes = {}
+    for name in names:
+        for g in passes:
+            before = [r for r in earlier if (r.implementation, r.gradients) == (name, g)]
+            if name in (OURS, PRODUCTS):
+                before = []
+            notes[name, g] = limits.refusal(needed_bytes(name, g), before)
+    rows = []
+    seconds = {}
+    for g in passes:
+        functions = {name: call(name, size, g) for name in names if not notes[name, g]}
+        found = seconds_within(functions, limits.repeats, limits.seconds)
+        seconds.update({(name, g): value for name, value in found.items()})
+    peaks = {}
+    for name in names if limits.memory else ():
+        able = [g for g in passes if not notes[name, g]]
+        if name != PRODUCTS and able:
+            found = peak_bytes_in_turn(prepare, name, size, able)
+            peaks.update({(name, g): value for g, value in zip(able, found)})
+    for g in passes:
+        for name in names:
+            rows.append(
+                Measurement(
+                    form=form,
+                    size=size,
+                    gradients=g,
+                    implementation=name,
+                    seconds=seconds.get((name, g)),
+                    peak_bytes=peaks.get((name, g)),
+                    floor_seconds=floor_seconds(g) if name == OURS else None,
+                    note=notes[name, g],
+                )
+            )
+    return rows

@@ -1,1 +1,1 @@
-"""What commands share: files written whole, logs of progress, tables, processes."""
+"""What commands share: results that go on, fingerprints, tables, arguments, processes."""

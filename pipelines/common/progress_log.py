@@ -121,16 +121,6 @@ class ProgressLog:
             raise ValueError(f"{self.path}: in use: another run is writing this result") from error
 
 
-def file_state(path: Path | None) -> list:
-    """Path, size and time of a file, or of those in a folder, for `depends_on`."""
-    if path is None:
-        return []
-    if path.is_dir():
-        return [file_state(file) for file in sorted(path.rglob("*")) if file.is_file()]
-    stat = path.stat()
-    return [str(path.absolute()), stat.st_size, stat.st_mtime_ns]
-
-
 def part_path(out: Path) -> Path:
     """Where a run keeps what is done."""
     return out.with_name(f"{out.name}.part")

@@ -1,11 +1,10 @@
-"""Markdown tables, and text files that are replaced whole."""
+"""Tables as Markdown to read, and as CSV to compute with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
-from n3match.pipelines.common.whole_file import whole_file
+import csv
+import io
+from collections.abc import Iterable, Sequence
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -30,8 +29,10 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> 
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def write_text_whole(path: Path, text: str) -> None:
-    """Makes the folder and writes the file: afterwards it holds all of `text`, or what it held."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="")
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """The content of a CSV file: nothing for None, line ends as on Unix."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()

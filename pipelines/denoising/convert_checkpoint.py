@@ -11,50 +11,29 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from n3match.nn import N3NetConfig
-from n3match.pipelines.common.whole_file import check_target
-from n3match.pipelines.denoising.released_checkpoint import as_network, read_released
-from n3match.weights import save_weights
-
-_UNTOLD = ("patch_size", "stride", "window", "temperature_bias")
-
-
-def convert_checkpoint(source: Path, target: Path, **known) -> N3NetConfig:
-    """Reads a released checkpoint and writes `target` (.safetensors); see `config_of`.
-
-    Raises:
-        ValueError, OSError: naming the file and what is wrong with it.
-    """
-    if target.suffix != ".safetensors":
-        raise ValueError(f"{target}: wanted a name that ends in .safetensors")
-    check_target(target)
-    released = read_released(source)
-    try:
-        net = as_network(released, **known)
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
-    save_weights(target, net, converted_from=source.name, epoch=released.epoch)
-    return net.config
+# What the file doesn't tell.
+_UNTOLD = {"patch_size": int, "stride": int, "window": int, "temperature_bias": float}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    default = N3NetConfig()
     parser.add_argument("source", type=Path, help="the released file")
     parser.add_argument("target", type=Path, help="weights to write, NAME.safetensors")
     parser.add_argument(
         "--sigma", type=float, metavar="S",
         help="noise that the network was trained for, 8-bit units: the file doesn't tell",
     )
-    for name in _UNTOLD:
-        value = getattr(default, name)
+    for name, kind in _UNTOLD.items():
         parser.add_argument(
-            "--" + name.replace("_", "-"), type=type(value), default=value,
-            help="what the file doesn't tell either (default: as published, %(default)s)",
+            "--" + name.replace("_", "-"), type=kind,
+            help="what the file doesn't tell either (default: as published)",
         )
 
 
 def main(arguments: argparse.Namespace) -> int:
+    from n3match.pipelines.denoising.released_checkpoint import convert_checkpoint
+
     known = {name: getattr(arguments, name) for name in _UNTOLD}
+    known = {name: value for name, value in known.items() if value is not None}
     if arguments.sigma is not None:
         known["sigma"] = (arguments.sigma, arguments.sigma)
     config = convert_checkpoint(arguments.source, arguments.target, **known)

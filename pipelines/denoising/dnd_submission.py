@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy.io import loadmat, savemat
 from scipy.io.matlab import MatReadError
+from tqdm import tqdm
 
-from n3match.pipelines.common.tables import write_text_whole
-from n3match.pipelines.common.whole_file import whole_file
+from n3match.datasets.denoising.dnd import DndImage, mosaic_places, read_image, read_info
+from n3match.pipelines.denoising.methods import Method, MethodSource, RawMethod
+from n3match.whole_file import write_whole
 
 _VERSION = "1.0"
 
@@ -45,7 +49,7 @@ class Submission:
                     "give the same ones, or another folder"
                 )
         else:
-            write_text_whole(described, text)
+            write_whole(described, text)
 
     def find(self, image: int, crop: int, shape: tuple[int, ...]) -> np.ndarray | None:
         """A crop that is there already, numbers from 1; None where it isn't, or is something
@@ -65,7 +69,6 @@ class Submission:
         for i, pixels in enumerate(crops):
             cells[i] = pixels
         path = self.folder / "bundled" / f"{image:04d}.mat"
-        path.parent.mkdir(exist_ok=True)
         _save(path, {"Idenoised": cells, "israw": self.raw, "eval_version": _VERSION})
 
     def _path(self, image: int, crop: int) -> Path:
@@ -75,5 +78,78 @@ class Submission:
 def _save(path: Path, content: dict) -> None:
     buffer = io.BytesIO()
     savemat(buffer, content, do_compression=True)
-    with whole_file(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+    write_whole(path, buffer.getvalue())
+
+
+def denoise_mosaic(
+    crop: np.ndarray, places: list[tuple[int, int]], run: RawMethod, a: float, b: float
+) -> np.ndarray:
+    """(H, W) of a mosaic, H and W even, as four planes; clipped to 0 … 1.
+
+    Raises:
+        ValueError: an odd side.
+    """
+    if crop.shape[0] % 2 or crop.shape[1] % 2:
+        raise ValueError(f"crop: {crop.shape[0]} x {crop.shape[1]} pixels, wanted even numbers")
+    planes = np.stack([crop[y::2, x::2] for y, x in places], 2)
+    done = run(planes, a, b)
+    whole = np.empty_like(crop)
+    for i, (y, x) in enumerate(places):
+        whole[y::2, x::2] = done[..., i]
+    return np.clip(whole, 0.0, 1.0)
+
+
+def denoise_image(
+    folder: Path, image: DndImage, submission: Submission, run: Method | RawMethod
+) -> None:
+    """Writes the crops of an image, and their bundle.
+
+    Raises:
+        OSError, ValueError: naming the file.
+    """
+    pixels = read_image(folder, image, srgb=not submission.raw)
+    crops = []
+    for k, (top, left, bottom, right) in enumerate(image.boxes, 1):
+        noisy = np.ascontiguousarray(pixels[top:bottom, left:right])
+        done = submission.find(image.number, k, noisy.shape)
+        if done is None:
+            try:
+                if submission.raw:
+                    places = mosaic_places(image.pattern, top, left)
+                    done = denoise_mosaic(noisy, places, run, image.a, image.b)
+                else:
+                    done = np.clip(run(noisy, 255 * float(image.sigma[k - 1])), 0.0, 1.0)
+            except ValueError as error:
+                raise ValueError(f"image {image.number}, crop {k}: {error}") from error
+            submission.write_crop(image.number, k, done.astype(np.float32))
+        crops.append(done)
+    submission.write_bundle(image.number, crops)
+
+
+def denoise_dataset(
+    folder: Path, out: Path, weights: str, *, srgb: bool, memory_limit: int
+) -> tuple[int, int]:
+    """The whole dataset; images that fail are told by a line each on standard error.
+
+    Returns:
+        How many images were done, of how many.
+
+    Raises:
+        OSError, ValueError: no such dataset or method, or `out` holds files of another.
+    """
+    torch.set_flush_denormal(True)
+    method = MethodSource.parse(weights)
+    run = method.load(memory_limit) if srgb else method.load_raw(memory_limit)
+    images = read_info(folder)
+    if srgb and any(image.sigma is None for image in images):
+        raise ValueError(f"{folder / 'info.mat'}: has no sigma_srgb, which --srgb wants")
+    submission = Submission(out, raw=not srgb, made_by={"weights": method.fingerprint()})
+    failed = 0
+    for image in tqdm(images, unit="image", disable=not sys.stderr.isatty()):
+        try:
+            denoise_image(folder, image, submission, run)
+        except (ValueError, OSError) as error:
+            failed += 1
+            message = " ".join(str(error).split())
+            tqdm.write(f"n3match: error: {message}", file=sys.stderr)
+    return len(images) - failed, len(images)

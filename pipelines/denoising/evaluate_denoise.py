@@ -17,155 +17,14 @@ Exit status: 0; 2 after an error, told by one line on standard error.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import math
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import torch
-from tqdm import tqdm
-
-from n3match.datasets.denoising.clean_images import eight_bit
-from n3match.datasets.denoising.image_files import images_in, read_image
-from n3match.pipelines.common.tables import markdown_table, write_text_whole
-from n3match.pipelines.denoising.denoise import parse_gigabytes
-from n3match.pipelines.denoising.evaluation_noise import GaussianNoise, RawNoise
-from n3match.pipelines.denoising.image_quality import psnr, ssim
-from n3match.pipelines.denoising.methods import (
-    MethodSource,
-    add_method_arguments,
-    methods_from_arguments,
-)
-from n3match.pipelines.training.denoiser.config import NOISES
+from n3match.datasets.denoising.noise import NOISES
+from n3match.pipelines.common.arguments import add_memory_argument
+from n3match.pipelines.denoising.arguments import add_method_arguments
 
 _LEVELS = ("0.0003,1.5e-06", "0.003,1.5e-05", "0.03,0.00015")
-
-Noise = GaussianNoise | RawNoise
-
-
-@dataclass(frozen=True)
-class Score:
-    """Of one image, noise level and method."""
-
-    folder: str
-    image: str
-    noise: Noise
-    method: str
-    psnr: float
-    ssim: float
-    seconds: float
-    megapixels: float
-
-
-def evaluate(
-    folders: Sequence[Path],
-    noises: Sequence[Noise],
-    methods: Sequence[MethodSource],
-    *,
-    channels: int = 1,
-    memory_limit: int = 1 << 30,
-    quiet: bool = True,
-    on_cpu: bool = True,
-) -> list[Score]:
-    """Scores of all images, noise levels and methods.
-
-    Args:
-        folders, noises, methods: what is compared.
-        channels: of the images.
-        memory_limit: bytes for a network's intermediate results.
-        quiet: no progress bar.
-        on_cpu: seconds are the CPU's; else those that pass, after a run of each size that isn't
-            timed.
-
-    Raises:
-        ValueError, OSError: a folder without images, weights that don't fit.
-    """
-    loaded = {
-        noise: [(method.label, noise.loaded(method, memory_limit)) for method in methods]
-        for noise in noises
-    }
-    files = [(folder, list(images_in(folder))) for folder in folders]
-    clock = time.process_time if on_cpu else time.perf_counter
-    scores, seen = [], set()
-    total = sum(len(paths) for _, paths in files) * len(noises) * len(methods)
-    with tqdm(total=total, unit="image", disable=quiet) as bar:
-        for folder, paths in files:
-            for index, path in enumerate(paths):
-                image = eight_bit(read_image(path), channels)
-                for noise in noises:
-                    clean, noisy = noise.pair(image, index)
-                    for label, run in loaded[noise]:
-                        if not on_cpu and (label, noisy.shape) not in seen:
-                            run(noisy)  # kernels are compiled and chosen
-                            seen.add((label, noisy.shape))
-                        began = clock()
-                        found = run(noisy)
-                        seconds = clock() - began
-                        scores.append(
-                            Score(
-                                folder.name, path.name, noise, label, psnr(found, clean),
-                                ssim(found, clean), seconds,
-                                image.shape[0] * image.shape[1] / 1e6,
-                            )
-                        )
-                        bar.update()
-    return scores
-
-
-def report(scores: Sequence[Score]) -> str:
-    """A Markdown table of means for each folder, then one row per image for each level."""
-    sections = []
-    for folder in dict.fromkeys(s.folder for s in scores):
-        here = [s for s in scores if s.folder == folder]
-        sections.append(f"## {folder}\n\n{_means(here)}")
-        for noise in dict.fromkeys(s.noise for s in here):
-            part = [s for s in here if s.noise == noise]
-            sections.append(f"PSNR per image, {noise.heading}:\n\n{_per_image(part)}")
-    return "\n\n".join(sections) + "\n"
-
-
-def _means(scores: Sequence[Score]) -> str:
-    noises = list(dict.fromkeys(s.noise for s in scores))
-    columns = ["method"]
-    columns += [f"{name} {noise.heading}" for noise in noises for name in ("PSNR", "SSIM")]
-    rows = []
-    for method in dict.fromkeys(s.method for s in scores):
-        own = [s for s in scores if s.method == method]
-        row = [method]
-        for noise in noises:
-            part = [s for s in own if s.noise == noise]
-            row += [f"{_mean(s.psnr for s in part):.3f}", f"{_mean(s.ssim for s in part):.4f}"]
-        speed = sum(s.seconds for s in own) / sum(s.megapixels for s in own)
-        rows.append([*row, f"{speed:.1f}"])
-    return markdown_table([*columns, "s/MP"], rows)
-
-
-def _per_image(scores: Sequence[Score]) -> str:
-    methods = list(dict.fromkeys(s.method for s in scores))
-    of = {(s.image, s.method): s.psnr for s in scores}
-    images = dict.fromkeys(s.image for s in scores)
-    rows = [[image, *(f"{of[image, method]:.2f}" for method in methods)] for image in images]
-    return markdown_table(["image", *methods], rows)
-
-
-def _mean(values) -> float:
-    values = list(values)
-    return math.fsum(values) / len(values)
-
-
-def as_csv(scores: Sequence[Score]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["folder", "image", "noise", "method", "psnr", "ssim", "seconds"])
-    for s in scores:
-        numbers = (f"{s.psnr:.5f}", f"{s.ssim:.6f}", f"{s.seconds:.4f}")
-        writer.writerow([s.folder, s.image, s.noise.label, s.method, *numbers])
-    return text.getvalue()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -184,13 +43,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--channels", type=int, choices=(1, 3), default=None,
         help="grey (default) or colour; raw noise has channels of its own",
     )
-    parser.add_argument("--memory", type=parse_gigabytes, default=1.0, metavar="GB")
+    add_memory_argument(parser)
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="also write scores.csv and report.md there"
+        "--out", type=Path, metavar="FOLDER", help="also write results.csv and report.md there"
     )
 
 
 def main(arguments: argparse.Namespace) -> int:
+    import cv2
+    import torch
+
+    from n3match.pipelines.denoising import denoise_evaluation
+    from n3match.pipelines.denoising.methods import methods_from_arguments
+    from n3match.whole_file import write_whole
+
     noises, channels = _noises(arguments)
     methods = methods_from_arguments(arguments)
     # One thread, so that seconds compare, as all sets of figures quote them.
@@ -198,21 +64,23 @@ def main(arguments: argparse.Namespace) -> int:
     cv2.setNumThreads(1)
     torch.set_flush_denormal(True)
     on_cpu = torch.device(arguments.device).type == "cpu"
-    scores = evaluate(
+    results = denoise_evaluation.evaluate(
         arguments.folders, noises, methods, channels=channels,
-        memory_limit=int(arguments.memory * 2**30), quiet=not sys.stderr.isatty(),
+        memory_limit=arguments.memory, quiet=not sys.stderr.isatty(),
         on_cpu=on_cpu,
     )
-    text = report(scores)
+    text = denoise_evaluation.report(results)
     if arguments.out is not None:
-        write_text_whole(arguments.out / "scores.csv", as_csv(scores))
-        write_text_whole(arguments.out / "report.md", text)
+        write_whole(arguments.out / "results.csv", denoise_evaluation.as_csv(results))
+        write_whole(arguments.out / "report.md", text)
     print(text, end="")
     return 0
 
 
-def _noises(arguments: argparse.Namespace) -> tuple[list[Noise], int]:
+def _noises(arguments: argparse.Namespace) -> tuple[list, int]:
     """The noise levels asked for, and the channels of the images that they want."""
+    from n3match.pipelines.denoising.evaluation_noise import GaussianNoise, RawNoise
+
     if arguments.noise == "gaussian":
         if arguments.levels is not None:
             raise ValueError("--levels: are of raw noise: give --noise raw or bayer")

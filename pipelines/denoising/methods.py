@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.util
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from n3match import weights
 from n3match.denoising import Denoiser, denoise, denoise_raw
 from n3match.denoising.denoise import accepted_sigma
 from n3match.nn import N3NetConfig
-from n3match.pipelines.denoising.variance_stabilised import stabilised
+from n3match.pipelines.common.fingerprints import hash_of_weights
 
 # (noisy float32 image in about 0 … 1, σ in 8-bit units) -> denoised
 Method = Callable[[np.ndarray, float], np.ndarray]
@@ -54,11 +54,41 @@ def block_matching(noisy: np.ndarray, sigma: float) -> np.ndarray:
 CLASSICAL: dict[str, Method] = {
     "noisy": keep, "cv2-nlm": non_local_means, "bm3d": block_matching,
 }
-DESCRIPTIONS = {
-    "noisy": "the noisy image itself",
-    "cv2-nlm": "`cv2.fastNlMeansDenoising`, h = σ, default windows, on 8 bits",
-    "bm3d": "BM3D of the Python package bm3d, default profile",
-}
+
+
+def stabilised(method: Method, noisy: np.ndarray, a: float, b: float) -> np.ndarray:
+    """A method for white noise on raw noise, of variance a·x + b: made white before, and back.
+
+    The generalised Anscombe transform f(y) = 2/a·√(a·y + 3/8·a² + b) has noise of about unit
+    variance; back with the closed form of the exact unbiased inverse (Mäkitalo & Foi, "Optimal
+    inversion of the generalized Anscombe transformation", 2013).
+
+    Args:
+        method: (image in about 0 … 1, σ in 8-bit units) -> denoised.
+        noisy: intensities in 0 … 1.
+        a: above 0; b: 0 or more.
+
+    Returns:
+        float32 intensities, 0 or more.
+    """
+    darkest, brightest = (_forward(np.float64(x), a, b) for x in (0.0, 1.0))
+    span = float(brightest - darkest)
+    unit = (_forward(noisy.astype(np.float64), a, b) - darkest) / span
+    done = method(unit.astype(np.float32), 255 / span)
+    return _backward(done.astype(np.float64) * span + darkest, a, b).astype(np.float32)
+
+
+def _forward(y: np.ndarray, a: float, b: float) -> np.ndarray:
+    return 2 / a * np.sqrt(np.maximum(a * y + 0.375 * a * a + b, 0.0))
+
+
+def _backward(d: np.ndarray, a: float, b: float) -> np.ndarray:
+    variance = b / (a * a)  # of the Gaussian part, in units of one photon
+    # No smaller than what an intensity of 0 becomes: the inverse's terms grow without bound there.
+    d = np.maximum(d, 2 * math.sqrt(0.375 + variance))
+    root = math.sqrt(1.5)
+    photons = d**2 / 4 + root / 4 / d - 11 / 8 / d**2 + 5 / 8 * root / d**3 - 1 / 8 - variance
+    return np.maximum(a * photons, 0.0)
 
 
 @dataclass(frozen=True)
@@ -109,7 +139,7 @@ class MethodSource:
         """Text that changes when the method does, e.g. when weights are trained again."""
         if self.is_classical:
             return self.source
-        return hashlib.sha256(weights.find(self.source).read_bytes()).hexdigest()
+        return hash_of_weights(self.source)
 
     def load(self, memory_limit: int) -> Method:
         """The method for white noise. Raises ValueError where the file is no denoising network."""
@@ -154,21 +184,6 @@ def _is_raw(config: N3NetConfig) -> bool:
     return config.maps == ("a", "b")
 
 
-def add_method_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--weights", nargs="*", default=[], metavar="[LABEL=]FILE",
-        help="networks to compare: shipped names or files",
-    )
-    parser.add_argument(
-        "--methods", nargs="*", default=["noisy", "cv2-nlm"], choices=tuple(CLASSICAL),
-        help="others (default: noisy cv2-nlm; bm3d takes minutes, and the package bm3d)",
-    )
-    parser.add_argument(
-        "--device", default="cpu", metavar="cpu|cuda|…",
-        help="of the networks; results are the same but for rounding (default: %(default)s)",
-    )
-
-
 def _check_device(name: str) -> None:
     try:
         torch.empty(0, device=name)
@@ -178,7 +193,7 @@ def _check_device(name: str) -> None:
 
 
 def methods_from_arguments(arguments: argparse.Namespace) -> list[MethodSource]:
-    """Those of `add_method_arguments`.
+    """Those of `arguments.add_method_arguments`.
 
     Raises:
         ValueError: none, unknown ones, or one label for two; no such device. ImportError: bm3d

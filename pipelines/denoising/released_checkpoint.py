@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from n3match.nn import N3Net, N3NetConfig
+from n3match.weights import save_weights
 from n3match.weights.tiny import without_tiny
+from n3match.whole_file import check_target
 
 _MAX_BYTES = 1 << 28
 _MAX_TENSORS = 4096
@@ -31,6 +33,22 @@ class Released:
 
     tensors: dict[str, Tensor]
     epoch: int | None
+
+
+def convert_checkpoint(source: Path, target: Path, **known) -> N3NetConfig:
+    """Reads a released checkpoint and writes `target` (.safetensors); see `config_of`.
+
+    Raises:
+        ValueError, OSError: naming the file and what is wrong with it.
+    """
+    check_target(target, ".safetensors")
+    released = read_released(source)
+    try:
+        net = as_network(released, **known)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    save_weights(target, net, converted_from=source.name, epoch=released.epoch)
+    return net.config
 
 
 def read_released(path: str | Path) -> Released:

@@ -15,175 +15,18 @@ Exit status: 0; 2 after an error, told by one line on standard error.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import sys
 import tempfile
-from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
-
-from n3match.datasets.pairs.sample import TRUE_MATCH_DISTANCE
-from n3match.datasets.scenes.formats import find_scenes
-from n3match.datasets.scenes.source import ReadOptions, ScenePair
-from n3match.pipelines.common.tables import write_text_whole
-from n3match.pipelines.denoising.denoise import parse_gigabytes
-from n3match.pipelines.denoising.methods import (
-    DESCRIPTIONS,
-    MethodSource,
-    add_method_arguments,
-    methods_from_arguments,
+from n3match.pipelines.common.arguments import (
+    add_memory_argument,
+    check_at_least,
+    check_folder,
 )
-from n3match.pipelines.evaluation.match_filters import FilterSource
-from n3match.pipelines.evaluation.noise_rows import NoiseRow, NoiseRows, noise_table
-from n3match.pipelines.evaluation.noisy_views import NoisyViews, Treatment
-from n3match.pipelines.evaluation.protocol import (
-    PROTOCOLS,
-    check_estimators,
-    count_kept,
-    find_pose,
-    pose_errors,
-    undistorted_pixels,
-)
-from n3match.pipelines.evaluation.runs import check_folder, versions
-from n3match.pipelines.pairs.jobs import make_record
-from n3match.pipelines.pairs.plan import PhotoPart, PlanOptions, plan_scene
-
-_NO_NOISE = Treatment(0.0, MethodSource("noisy", "noisy"))
-
-
-@dataclass(frozen=True)
-class Estimation:
-    """What finds the pose, the same for all."""
-
-    filter: FilterSource
-    estimator: str
-    seed: int
-
-    def settings(self, keys: Sequence[str], pair: ScenePair) -> str:
-        """Fingerprint of a row: of its views' features, `keys`, and of all else."""
-        protocol = PROTOCOLS[self.estimator]
-        parts = [
-            *keys, pair.R.tolist(), pair.t.tolist(), self.filter.fingerprint(), self.estimator,
-            protocol.options, TRUE_MATCH_DISTANCE, self.seed,
-            *versions("opencv", "n3match", protocol.package),
-        ]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
-
-
-def evaluate(
-    parts: Sequence[PhotoPart],
-    treatments: Sequence[Treatment],
-    views: NoisyViews,
-    estimation: Estimation,
-    rows: NoiseRows,
-    *,
-    quiet: bool = True,
-) -> list[NoiseRow]:
-    """A row for each pair and treatment, from `rows` where it is there already.
-
-    Raises:
-        OSError, ValueError: a photograph that can't be used, weights that don't fit.
-    """
-    run_filter = estimation.filter.load()
-    found = []
-    total = len(treatments) * sum(len(part) for part in parts)
-    try:
-        with tqdm(total=total, unit="pair", disable=quiet) as bar:
-            for treatment in treatments:
-                for part in parts:
-                    found += _evaluate_part(
-                        part, treatment, views, estimation, run_filter, rows, bar
-                    )
-    finally:
-        rows.save()
-    return found
-
-
-def _evaluate_part(part, treatment, views, estimation, run_filter, rows, bar) -> list[NoiseRow]:
-    keys = {
-        name: views.fingerprint(part.scene, view, treatment) for name, view in part.views.items()
-    }
-    seen = {}  # views are read where a pair needs them
-    found = []
-    for pair in part.pairs:
-        ends = [part.views[name] for name in (pair.view0, pair.view1)]
-        names = [view.name for view in ends]
-        key = (part.scene, *names, float(treatment.sigma), treatment.method.label)
-        settings = estimation.settings([keys[pair.view0], keys[pair.view1]], pair)
-        row = rows.find(key, settings)
-        if row is None:
-            for name in (pair.view0, pair.view1):
-                if name not in seen:
-                    seen[name] = views.features(part.scene, part.views[name], treatment)
-            (view0, features0), (view1, features1) = seen[pair.view0], seen[pair.view1]
-            reduced = PhotoPart(
-                part.name, part.scene, {pair.view0: view0, pair.view1: view1}, [pair]
-            )
-            record = make_record(reduced, pair, features0, features1)
-            filtered = run_filter(record)()
-            pose, _ = find_pose(
-                record, undistorted_pixels(record), filtered, estimation.estimator, estimation.seed
-            )
-            kept, kept_right = count_kept(record, filtered)
-            row = NoiseRow(
-                *key,
-                matches=len(record.ratio),
-                right=int((record.distances_squared < TRUE_MATCH_DISTANCE).sum()),
-                kept=kept,
-                kept_right=kept_right,
-                inliers=pose.num_inliers,
-                status=pose.status.value,
-                error_deg=pose_errors(record, pose)["error_deg"],
-                settings=settings,
-            )
-            rows.add(row)
-        found.append(row)
-        bar.update()
-    return found
-
-
-def plan(scenes: Path, pairs: int, seed: int) -> list[PhotoPart]:
-    """At most so many pairs of each scene, evenly over overlap and change of view.
-
-    Raises:
-        OSError, ValueError: no scenes, or one that can't be read.
-    """
-    options = PlanOptions(max_pairs=pairs, fixed_direction=True, seed=seed, strict=True)
-    parts = []
-    for scene in find_scenes(scenes):
-        found, problems = plan_scene(scene, ReadOptions(), options)
-        if problems or not all(isinstance(part, PhotoPart) for part in found):
-            raise ValueError(problems[0] if problems else f"{scene.path}: has no photographs")
-        parts += found
-    return parts
-
-
-def make_report(
-    rows: Sequence[NoiseRow], estimation: Estimation, views: NoisyViews, left_out: Sequence[str]
-) -> str:
-    """Markdown: the table, and how it was made."""
-    pairs = {(r.scene, r.name0, r.name1) for r in rows}
-    scenes = {scene for scene, *_ in pairs}
-    used = dict.fromkeys(r.method for r in rows if r.method in DESCRIPTIONS)
-    described = "; ".join(f"{name}: {DESCRIPTIONS[name]}" for name in used)
-    lines = [
-        f"{len(pairs)} pairs of {len(scenes)} scene{'s' * (len(scenes) != 1)}, photographs reduced "
-        f"to {views.max_size} px, at most {views.max_keypoints} keypoints; filter "
-        f"{estimation.filter.label}, {PROTOCOLS[estimation.estimator].title}, "
-        f"seed {estimation.seed}.",
-        noise_table(rows),
-        "Means over pairs; mAP in % (pose error: max(rotation, translation direction), 180° "
-        "without a pose; binned in steps of 5°), the interval is a bootstrap over pairs. A "
-        "match is right where the squared symmetric epipolar distance is below "
-        f"{TRUE_MATCH_DISTANCE:g} in calibrated units. {described}; "
-        f"{', '.join(versions('opencv', 'torch'))}.",
-    ]
-    return "\n\n".join([*lines, *left_out]) + "\n"
+from n3match.pipelines.denoising.arguments import add_method_arguments
+from n3match.pipelines.evaluation.choices import PROTOCOLS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -209,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--estimator", choices=tuple(PROTOCOLS), default="opencv_usac", help="default: %(default)s"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the pairs and of the estimator")
-    parser.add_argument("--memory", type=parse_gigabytes, default=1.0, metavar="GB")
+    add_memory_argument(parser)
     parser.add_argument(
         "--out", type=Path,
         help="folder for results.csv, table.md, images/; an existing run goes on",
@@ -217,18 +60,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from n3match.pipelines.common.result_rows import ResultRows
+    from n3match.pipelines.denoising.methods import MethodSource, methods_from_arguments
+    from n3match.pipelines.evaluation.match_filters import FilterSource
+    from n3match.pipelines.evaluation.noise_evaluation import (
+        Estimation,
+        NoisyViews,
+        Treatment,
+        evaluate,
+        make_report,
+        plan,
+    )
+    from n3match.pipelines.evaluation.protocol import check_estimators
+    from n3match.pipelines.evaluation.records import NoiseResult
+    from n3match.whole_file import write_whole
+
     for sigma in arguments.sigma:
         if not 0 < sigma <= 255:
             raise ValueError(f"sigma: wanted numbers above 0 and up to 255, got {sigma}")
-    for name in ("pairs", "max_size", "max_keypoints"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(
-                f"--{name.replace('_', '-')} must be at least 1, got {getattr(arguments, name)}"
-            )
+    check_at_least(1, arguments, "pairs", "max_size", "max_keypoints")
     methods = methods_from_arguments(arguments)
     check_estimators([arguments.estimator])
     check_folder(arguments.out)
-    treatments, left_out = [_NO_NOISE], []
+    treatments, left_out = [Treatment(0.0, MethodSource("noisy", "noisy"))], []
     sigmas = list(dict.fromkeys(arguments.sigma))
     for sigma in sigmas:
         treatments += [Treatment(sigma, m) for m in methods if m.accepts(sigma)]
@@ -247,14 +103,15 @@ def main(arguments: argparse.Namespace) -> int:
         folder = Path(arguments.out or made)
         views = NoisyViews(
             folder / "images", arguments.max_size, arguments.max_keypoints,
-            int(arguments.memory * 2**30),
+            arguments.memory,
         )
+        rows_on_file = ResultRows(folder / "results.csv", NoiseResult)
         rows = evaluate(
-            parts, treatments, views, estimation, NoiseRows(folder / "results.csv"),
+            parts, treatments, views, estimation, rows_on_file,
             quiet=not sys.stderr.isatty(),
         )
         text = make_report(rows, estimation, views, left_out)
         if arguments.out is not None:
-            write_text_whole(folder / "table.md", text)
+            write_whole(folder / "table.md", text)
     print(text, end="")
     return 0

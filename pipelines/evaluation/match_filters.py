@@ -7,7 +7,7 @@ only the run need be timed.
 from __future__ import annotations
 
 import functools
-import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,9 @@ from n3match import weights
 from n3match.datasets.pairs.store import PairRecord
 from n3match.matching import keypoint_change, side_info_columns
 from n3match.nn.match_filter import MatchFilter
-from n3match.pipelines.evaluation.filtered import Filtered, PairFilter, PreparedFilter
+from n3match.pipelines.common.fingerprints import hash_of_weights
 from n3match.pipelines.evaluation.precomputed import PrecomputedMatches
+from n3match.pipelines.evaluation.records import Filtered, PairFilter, PreparedFilter
 
 
 def keep_all(record: PairRecord) -> PreparedFilter:
@@ -109,16 +110,6 @@ CLASSICAL: dict[str, PairFilter] = {
     "adalam": adalam,
 }
 
-DESCRIPTIONS = {
-    "none": "all putative matches",
-    "ratio": "nearest / second nearest distance < 0.8",
-    "mutual": "nearest neighbours of each other",
-    "mutual-ratio": "mutual, and ratio < 0.9",
-    "gms": "`cv2.xfeatures2d.matchGMS`, default settings (no rotation, no scale)",
-    "adalam": "`kornia.feature` AdaLAM, default settings",
-}
-
-
 def learned(net: MatchFilter, record: PairRecord) -> PreparedFilter:
     """n3match's own: kept where the logit is positive, weight relu(tanh(logit))."""
     focal = [(K[0, 0] + K[1, 1]) / 2 for K in (record.K0, record.K1)]
@@ -195,7 +186,23 @@ class FilterSource:
         precomputed = self._precomputed()
         if precomputed is not None:
             return precomputed.fingerprint()
-        return hashlib.sha256(weights.find(self.source).read_bytes()).hexdigest()
+        return hash_of_weights(self.source)
+
+
+def parse_filters(filters: Sequence[str]) -> list[FilterSource]:
+    """What the filters named are; a filter named twice counts once.
+
+    Raises:
+        ValueError: no filter, an unknown one, or one label for two filters.
+    """
+    sources = list(dict.fromkeys(FilterSource.parse(text) for text in filters))
+    labels = [source.label for source in sources]
+    if not sources:
+        raise ValueError("filters: none given")
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise ValueError(f"filters: the label {twice[0]!r} stands for several filters")
+    return sources
 
 
 def _is_there(path: str) -> bool:

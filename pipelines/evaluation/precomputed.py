@@ -12,7 +12,6 @@ Image names are those in the pair store, alone or behind the scene's name or sce
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,9 +19,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from n3match.datasets.hdf5 import open_hdf5
 from n3match.datasets.pairs.store import PairRecord
-from n3match.pipelines.evaluation.filtered import Filtered, PreparedFilter
-from n3match.pipelines.two_view.match import FORMAT
+from n3match.pipelines.common.fingerprints import hash_of_files
+from n3match.pipelines.evaluation.records import Filtered, PreparedFilter
+from n3match.pipelines.two_view.matches_file import FORMAT
 
 _MOST = 10_000_000  # keypoints or matches of a dataset
 
@@ -52,13 +53,8 @@ class PrecomputedMatches:
 
     def fingerprint(self) -> str:
         """Text that changes when one of the files does."""
-        digest = hashlib.sha256()
-        for path in (*self._files, *([self.features] if self.features else ())):
-            digest.update(path.name.encode())
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-        return digest.hexdigest()
+        features = [self.features] if self.features else []
+        return hash_of_files(*self._files, *features)
 
     def __call__(self, record: PairRecord) -> PreparedFilter:
         """
@@ -82,7 +78,7 @@ class PrecomputedMatches:
         """Files of `n3match match` with the paths of their images; none for hloc."""
         found = []
         for path in self._files:
-            with _open(path) as file:
+            with open_hdf5(path) as file:
                 if file.attrs.get("format") == FORMAT:
                     names = [file.attrs.get(f"image{i}") for i in (0, 1)]
                     if not all(isinstance(name, str) for name in names):
@@ -106,19 +102,21 @@ class PrecomputedMatches:
         if len(fitting) != 1:
             raise self._error(record, f"{len(fitting)} files for this pair")
         path = fitting[0][0]
-        with _open(path) as file:
+        with open_hdf5(path) as file:
             points0, points1 = (_array(path, file, f"points{i}", 2) for i in (0, 1))
-            scores = _array(path, file, "scores", 1)
-        if not len(points0) == len(points1) == len(scores):
-            raise self._error(record, f"{path.name}: points0, points1, scores of unequal length")
-        scores = np.clip(scores, 0.5, 1 - 1e-12)
+            probability = _array(path, file, "probability", 1)
+        if not len(points0) == len(points1) == len(probability):
+            raise self._error(
+                record, f"{path.name}: points0, points1, probability of unequal length"
+            )
+        probability = np.clip(probability, 0.5, 1 - 1e-12)
         # Back from the logistic function to the logit, and to the filter's weight.
-        weights = np.tanh(np.log(scores / (1 - scores)))
-        return Filtered(np.ones(len(scores), dtype=bool), weights, (points0, points1))
+        weights = np.tanh(np.log(probability / (1 - probability)))
+        return Filtered(np.ones(len(weights), dtype=bool), weights, (points0, points1))
 
     def _hloc(self, record: PairRecord) -> Filtered:
         path = self.matches
-        with _open(path) as file:
+        with open_hdf5(path) as file:
             group, is_reversed = self._group(file, record)
             matches0 = _array(path, group, "matches0", 1)
         first = np.flatnonzero(matches0 >= 0)
@@ -133,7 +131,7 @@ class PrecomputedMatches:
                 )
             ]
         else:
-            with _open(self.features) as file:
+            with open_hdf5(self.features) as file:
                 keypoints = [
                     self._keypoints(file, record, names) for names in _candidates(record)
                 ]
@@ -192,13 +190,6 @@ def _known_keypoints(index: np.ndarray, points: np.ndarray) -> np.ndarray:
     known = np.full((int(index.max(initial=-1)) + 1, 2), np.nan)
     known[index] = points
     return known
-
-
-def _open(path: Path) -> h5py.File:
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{path}: not a readable HDF5 file ({error})") from error
 
 
 def _array(path: Path, group: h5py.Group, name: str, dimensions: int) -> np.ndarray:

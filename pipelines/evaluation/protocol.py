@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,37 +23,14 @@ from n3match.geometry import (
     undistort_points,
 )
 from n3match.geometry.estimators import ESTIMATORS, choose_estimator
-from n3match.pipelines.evaluation.filtered import Filtered, PreparedFilter
+from n3match.pipelines.evaluation.choices import PROTOCOLS, SAMPLINGS
 from n3match.pipelines.evaluation.match_filters import FilterSource
-from n3match.pipelines.evaluation.results import FAILED_DEG, PoseResult
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How an estimator is run here."""
-
-    title: str
-    options: dict[str, float]
-    package: str  # whose version matters
-
-
-PROTOCOLS = {
-    "eight_point": Protocol(
-        "Weighted eight-point algorithm (no RANSAC), weights of the filter, 1 without", {}, "torch"
-    ),
-    # Threshold, confidence and iterations (OpenCV's defaults) of the CNNet and N³ evaluations.
-    "opencv_ransac": Protocol(
-        "OpenCV five-point RANSAC, 1e-3 in calibrated units",
-        {"threshold_calibrated": 1e-3, "confidence": 0.999, "max_iterations": 1000},
-        "opencv",
-    ),
-    "opencv_usac": Protocol("OpenCV USAC (MAGSAC++), 1 px", {"threshold": 1.0}, "opencv"),
-    "poselib": Protocol("PoseLib LO-RANSAC, 1 px", {"threshold": 1.0}, "poselib"),
-    "kornia": Protocol("Kornia five-point RANSAC, 1 px", {"threshold": 1.0}, "kornia"),
-}
-
-
-SAMPLINGS = ("uniform", "by_score")
+from n3match.pipelines.evaluation.records import (
+    FAILED_DEG,
+    Filtered,
+    PoseResult,
+    PreparedFilter,
+)
 
 
 def check_estimators(estimators: Sequence[str], sampling: str = "uniform") -> None:

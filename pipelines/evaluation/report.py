@@ -7,12 +7,60 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from n3match.datasets.pairs.sample import TRUE_MATCH_DISTANCE
 from n3match.geometry import mean_average_precision, pose_auc
+from n3match.pipelines.common.fingerprints import versions
 from n3match.pipelines.common.tables import markdown_table
-from n3match.pipelines.evaluation.results import PoseResult
+from n3match.pipelines.evaluation.choices import DESCRIPTIONS, PROTOCOLS
+from n3match.pipelines.evaluation.records import NoiseResult, PoseResult
 
 THRESHOLDS_DEG = (5, 10, 20)
 _RESAMPLES = 10_000
+
+
+def make_report(
+    results: Sequence[PoseResult], labels: Sequence[str], estimators: Sequence[str],
+    *, hardest: bool = False, seed: int = 0, seeds: int = 1,
+    features: dict[str, float] | None = None, focal_guess: bool = False,
+    sampling: str = "uniform",
+) -> str:
+    """Markdown: what was evaluated and how, the tables, those of the hardest third, the seconds.
+
+    `features`: seconds of "sift" and "matching" for a pair, where they are known.
+    """
+    titles = {name: PROTOCOLS[name].title for name in estimators}
+    tables = pose_report(results, labels, titles, seed)
+    parts = [describe_pairs(results) + ".", tables]
+    if hardest:
+        third = hardest_third(results)
+        parts += [
+            f"The third with the smallest share of right matches: {describe_pairs(third)}.",
+            pose_report(third, labels, titles, seed),
+        ]
+    parts += [
+        "Median seconds of a pair by stage (one thread):",
+        stage_table(results, labels, list(estimators), features),
+    ]
+    described = "; ".join(f"{x}: {DESCRIPTIONS[x]}" for x in labels if x in DESCRIPTIONS)
+    packages = dict.fromkeys(PROTOCOLS[name].package for name in estimators)
+    parts.append(
+        "Shares in %, times in ms (median, one thread). A match is right where the squared "
+        f"symmetric epipolar distance is below {TRUE_MATCH_DISTANCE:g} in calibrated units. "
+        "Pose error: max(rotation, translation direction), 180° without a pose. mAP is binned in "
+        "steps of 5°, AUC is the exact area; the interval is a bootstrap over pairs. "
+        + (f"Filters: {described}. " if described else "")
+        + ("Filters saw a guessed focal length, estimators the true one. " if focal_guess else "")
+        + (_BY_SCORE if sampling == "by_score" else "")
+        + (f"Seed {seed}" if seeds == 1 else f"Means over seeds {seed} to {seed + seeds - 1}")
+        + f"; {', '.join(versions(*packages))}."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+_BY_SCORE = (
+    "Samples are drawn best matches first (PROSAC), by the filter's weights, or by the ratio of "
+    "descriptor distances where it has none. "
+)
 
 
 def hardest_third(results: Sequence[PoseResult]) -> list[PoseResult]:
@@ -134,3 +182,61 @@ def _pose_cells(rows: list[PoseResult], seed: int) -> list[str]:
 def _milliseconds(values: list[float]) -> str:
     middle = float(np.median(values))
     return f"{middle:.1f}" if middle < 9.95 else f"{middle:.0f}"
+
+
+def stage_table(
+    results: Sequence[PoseResult],
+    filters: Sequence[str],
+    estimators: Sequence[str],
+    features: dict[str, float] | None,
+) -> str:
+    """Markdown: median seconds of a pair by stage, a row per filter.
+
+    "read pair" is from the store, with distortion taken out.
+
+    Args:
+        results: rows of all filters and estimators.
+        filters, estimators: in the order wanted.
+        features: of `measure_features`; None leaves these stages out.
+    """
+    features = features or {}
+    rows = []
+    for label in filters:
+        of = [r for r in results if r.filter == label]
+        stages = [
+            *features.values(),
+            _median_seconds(r.read_ms for r in of),
+            _median_seconds(r.filter_ms for r in of),
+            *(_median_seconds(r.estimator_ms for r in of if r.estimator == n) for n in estimators),
+        ]
+        rows.append([label, *(f"{s:.3f}" for s in stages)])
+    return markdown_table(["filter", *features, "read pair", "run filter", *estimators], rows)
+
+
+def _median_seconds(milliseconds) -> float:
+    return float(np.median(list(milliseconds))) / 1000
+
+
+def noise_table(rows: Sequence[NoiseResult]) -> str:
+    """Means over pairs for each noise level and method, as Markdown; shares in percent."""
+    columns = ["noise σ", "method", "matches", "right", "kept", "kept right", "inliers"]
+    columns += ["mAP@5 [95 % CI]", *(f"mAP@{t}" for t in THRESHOLDS_DEG[1:]), "no pose"]
+    cells = []
+    for sigma, method in dict.fromkeys((r.sigma, r.method) for r in rows):
+        own = [r for r in rows if (r.sigma, r.method) == (sigma, method)]
+        errors = [r.error_deg for r in own]
+        smallest = THRESHOLDS_DEG[0]
+        marks = mean_average_precision(errors, THRESHOLDS_DEG)
+        low, high = bootstrap_interval(sum(e < smallest for e in errors), len(own))
+        cells.append([
+            f"{sigma:g}",
+            "no noise" if sigma == 0 else method,
+            *(
+                f"{np.mean([getattr(r, name) for r in own]):.0f}"
+                for name in ("matches", "right", "kept", "kept_right", "inliers")
+            ),
+            f"{100 * marks[smallest]:.1f} [{100 * low:.0f}, {100 * high:.0f}]",
+            *(f"{100 * marks[t]:.1f}" for t in THRESHOLDS_DEG[1:]),
+            sum(r.status != "ok" for r in own),
+        ])
+    return markdown_table(columns, cells)

@@ -10,10 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from n3match import export_onnx, weights
-from n3match.export.filter import input_names
-from n3match.nn.match_filter import MatchFilter
-from n3match.pipelines.common.whole_file import check_target
+from n3match import weights
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,9 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    if arguments.out.suffix.lower() != ".onnx":
-        raise ValueError(f"{arguments.out}: wanted a name that ends in .onnx")
-    check_target(arguments.out)
+    from n3match import export_onnx
+    from n3match.export.filter import input_names
+    from n3match.nn.match_filter import MatchFilter
+    from n3match.whole_file import check_target
+
+    check_target(arguments.out, ".onnx")
     net = MatchFilter.from_pretrained(arguments.filter)
     export_onnx(net, arguments.out)
     columns = {"side_info": ", ".join(net.side_info)}

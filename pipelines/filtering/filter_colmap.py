@@ -13,39 +13,10 @@ transaction at the end. Stopped at any moment, even by SIGKILL, it goes on when 
 from __future__ import annotations
 
 import argparse
-import functools
-import hashlib
 import time
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
-from n3match import weights
-from n3match.geometry.estimators import ESTIMATORS
-from n3match.matching import keypoint_change, ratio_and_mutual, side_info_columns
-from n3match.nn.match_filter import MatchFilter
-from n3match.pipelines.common.progress_log import ProgressLog, part_path, remove_leftovers
-from n3match.pipelines.common.whole_file import check_target, whole_file
-from n3match.pipelines.filtering.image_cameras import calibrated_keypoints
-from n3match.pipelines.filtering.pair_results import from_bytes, to_bytes
-from n3match.pipelines.filtering.pair_scoring import score_stream
-from n3match.pipelines.filtering.two_view_geometry import two_view_geometry
-from n3match.plugins.colmap.database import (
-    CALIBRATED,
-    PANORAMIC,
-    ColmapDatabase,
-    PairResult,
-    checksum,
-    pair_ids,
-)
-from n3match.plugins.colmap.model import ColmapCamera
-from n3match.two_view import PairMatches
-
-_IMAGES_HELD = 24
+from n3match.pipelines.common.arguments import add_filter_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,13 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-descriptors", action="store_true", help="don't compute ratio and mutual flags"
     )
+    add_filter_argument(parser)
     parser.add_argument(
-        "--filter", default="sift", metavar="NAME",
-        help="shipped weights or a file of weights (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--estimator", default="auto", choices=["auto", *sorted(ESTIMATORS)],
-        help="of the two-view geometries (default: PoseLib where installed, else OpenCV's USAC)",
+        "--estimator", default="auto",
+        help="of the two-view geometries, as in `n3match pose` (default: PoseLib where installed, "
+        "else OpenCV's USAC)",
     )
     parser.add_argument(
         "--threshold", type=float, default=1.0, metavar="PIXELS", help="inliers (default: 1)"
@@ -75,189 +44,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
+    from n3match.pipelines.filtering.colmap_database import Options, filter_database
+
     if not 0 < arguments.threshold < float("inf"):
         raise ValueError(f"--threshold must be positive, got {arguments.threshold}")
     target = arguments.out or arguments.database
     if arguments.out is not None and arguments.out.absolute() == arguments.database.absolute():
         raise ValueError(f"--out: {arguments.out} is DATABASE itself; leave --out away for that")
-    check_target(target)
     began = time.perf_counter()
-    net = MatchFilter.from_pretrained(arguments.filter)
-    with ColmapDatabase(arguments.database) as database:
-        if arguments.out is None:
-            database.check_writable()
-        reader = DatabaseReader(database, net, not arguments.no_descriptors)
-        pairs = database.pairs()
-        if not pairs:
-            raise ValueError(f"{database.path}: holds no matches")
-        with ProgressLog(part_path(target), _depends_on(arguments, reader)) as log:
-            if log.discarded:
-                print(f"note       {log.path.name} was of other inputs or options: begun anew")
-            done = _filter(arguments, net, reader, pairs, log)
-            results = ((pair, from_bytes(log.read(str(pair)))) for pair in pairs)
-            if arguments.out is None:
-                database.write(results)
-            else:
-                remove_leftovers(target)
-                with whole_file(target) as temporary:
-                    database.copy_to(temporary)
-                    with ColmapDatabase(temporary) as copy:
-                        copy.write(results)
-            counts = _counts(pairs, log)
-            log.remove()
+    counts = filter_database(
+        arguments.database,
+        arguments.out,
+        Options(
+            filter=arguments.filter,
+            geometries=not arguments.no_geometries,
+            descriptors=not arguments.no_descriptors,
+            estimator=arguments.estimator,
+            threshold=arguments.threshold,
+            seed=arguments.seed,
+        ),
+    )
     seconds = time.perf_counter() - began
-    before = len(pairs) - done
-    print(f"pairs      {len(pairs)}" + (f", {before} of them done before" if before else ""))
+    pairs, done = counts["pairs"], counts["done"]
+    print(f"pairs      {pairs}" + (f", {pairs - done} of them done before" if done < pairs else ""))
     print(f"matches    {counts['kept']} kept, {counts['inliers']} inliers")
     if not arguments.no_geometries:
+        calibrated, panoramic = counts["calibrated"], counts["panoramic"]
         print(
-            f"geometries {counts[CALIBRATED]} calibrated, {counts[PANORAMIC]} panoramic, "
-            f"{len(pairs) - counts[CALIBRATED] - counts[PANORAMIC]} without"
+            f"geometries {calibrated} calibrated, {panoramic} panoramic, "
+            f"{pairs - calibrated - panoramic} without"
         )
     print(f"seconds    {seconds:.2f}; {done / max(seconds, 1e-9):.1f} pairs a second")
     print(f"written    {target}")
     return 0
-
-
-@dataclass
-class DatabaseReader:
-    """Turns pairs of a database into matches for the network.
-
-    Attributes:
-        database: opened.
-        net: for what it wants to know of each match.
-        use_descriptors: compute side information from SIFT descriptors.
-    """
-
-    database: ColmapDatabase
-    net: MatchFilter
-    use_descriptors: bool
-
-    def __post_init__(self):
-        self.cameras = self.database.cameras()
-        self.images = self.database.images()
-        self._image = functools.lru_cache(_IMAGES_HELD)(self._read_image)
-
-    def camera(self, image_id: int) -> ColmapCamera:
-        if image_id not in self.images:
-            raise ValueError(f"{self.database.path}: matches of image {image_id}, which it lacks")
-        name, camera_id = self.images[image_id]
-        if camera_id not in self.cameras:
-            raise ValueError(f"{self.database.path}: {name} has camera {camera_id}, which it lacks")
-        return self.cameras[camera_id]
-
-    def read(self, pair_id: int) -> tuple[np.ndarray, Callable[[], PairMatches]]:
-        """Read the matches of a pair.
-
-        Returns:
-            (M, 2) matches as stored, and what makes the same ready for the network: the work that
-            needs no database.
-
-        Raises:
-            ValueError: naming the file, the pair or image, and what is wrong.
-        """
-        ends = [self._image(image_id) for image_id in pair_ids(pair_id)]
-        matches = self.database.matches(pair_id)
-        index0, index1 = matches.astype(np.int64).T
-        for column, (index, (x, _, _)) in enumerate(zip((index0, index1), ends)):
-            if len(index) and index.max() >= len(x):
-                name = self.images[pair_ids(pair_id)[column]][0]
-                raise ValueError(
-                    f"{self.database.path}: pair {pair_ids(pair_id)}: a match of keypoint "
-                    f"{index.max()}, but {name} has {len(x)}"
-                )
-        (x0, sizes_angles0, descriptors0), (x1, sizes_angles1, descriptors1) = ends
-        focal0, focal1 = (
-            (self.camera(i).K[0, 0] + self.camera(i).K[1, 1]) / 2 for i in pair_ids(pair_id)
-        )
-
-        def make() -> PairMatches:
-            side_info = change = None
-            names = self.net.side_info
-            if names and len(matches) and descriptors0 is not None and descriptors1 is not None:
-                ratio, mutual = ratio_and_mutual(index0, index1, descriptors0, descriptors1)
-                side_info = side_info_columns(names, ratio, mutual)
-            if sizes_angles0 is not None and sizes_angles1 is not None:
-                change = keypoint_change(
-                    sizes_angles0[index0], sizes_angles1[index1], focal0, focal1
-                )
-            return PairMatches(x0[index0], x1[index1], side_info, change)
-
-        return matches, make
-
-    def _read_image(self, image_id: int):
-        camera = self.camera(image_id)
-        found = self.database.keypoints(image_id)
-        descriptors = self.database.descriptors(image_id) if self.use_descriptors else None
-        if descriptors is not None and len(descriptors) != len(found.points):
-            raise ValueError(
-                f"{self.database.path}: {self.images[image_id][0]}: {len(found.points)} keypoints "
-                f"and {len(descriptors)} descriptors"
-            )
-        x = calibrated_keypoints(self.images[image_id][0], found.points, camera)
-        return x, found.sizes_angles, descriptors
-
-
-def _filter(arguments, net, reader: DatabaseReader, pairs: list[int], log: ProgressLog) -> int:
-    """Results of all pairs into the log; how many weren't there before."""
-    missing = [pair for pair in pairs if not _is_done(pair, reader.database, log)]
-
-    def stream():
-        for pair in missing:
-            matches, make = reader.read(pair)
-            yield (pair, matches), make
-
-    def result(key: tuple[int, np.ndarray], inputs: PairMatches, logits: np.ndarray) -> PairResult:
-        pair, matches = key
-        kept = logits > 0
-        geometry = None
-        if not arguments.no_geometries:
-            geometry = two_view_geometry(
-                matches[kept], inputs.points0[kept], inputs.points1[kept],
-                *(reader.camera(i) for i in pair_ids(pair)), logits[kept], len(matches),
-                estimator=arguments.estimator, threshold=arguments.threshold, seed=arguments.seed,
-            )
-        return PairResult(checksum(matches), matches[kept], geometry)
-
-    before = len(pairs) - len(missing)
-    with tqdm(total=len(pairs), initial=before, unit="pair", disable=None) as bar:
-        for (pair, _), found in score_stream(net, stream(), result):
-            log.write(str(pair), to_bytes(found))
-            bar.update()
-    return len(missing)
-
-
-def _is_done(pair: int, database: ColmapDatabase, log: ProgressLog) -> bool:
-    """Whether the log's result is from the matches that are there now, or is them."""
-    if str(pair) not in log:
-        return False
-    result = from_bytes(log.read(str(pair)))
-    return checksum(database.matches(pair)) in (result.before, checksum(result.matches))
-
-
-def _counts(pairs: list[int], log: ProgressLog) -> Counter:
-    counts = Counter()
-    for pair in pairs:
-        result = from_bytes(log.read(str(pair)))
-        counts["kept"] += len(result.matches)
-        if result.geometry is not None:
-            counts["inliers"] += len(result.geometry.inliers)
-            counts[result.geometry.config] += 1
-    return counts
-
-
-def _depends_on(arguments: argparse.Namespace, reader: DatabaseReader) -> dict:
-    """What results depend on, beside each pair's matches. Not the file's time: that changes when
-    the results are written, or when anyone opens the database."""
-    cameras = {key: str(vars(camera)) for key, camera in sorted(reader.cameras.items())}
-    state = repr((cameras, sorted(reader.images.items())))
-    return {
-        "format": "n3match-filter-colmap-1",
-        "database": str(arguments.database.absolute()),
-        "content": hashlib.sha256(state.encode()).hexdigest(),
-        "weights": hashlib.sha256(weights.find(arguments.filter).read_bytes()).hexdigest(),
-        "options": [
-            arguments.no_geometries, arguments.no_descriptors, arguments.estimator,
-            arguments.threshold, arguments.seed,
-        ],
-    }

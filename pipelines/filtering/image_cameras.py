@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,21 +17,6 @@ from n3match.plugins.colmap.model_files import CAMERA_MODELS, RawCamera
 MODEL, LIST, EXIF = "from the COLMAP model", "from the intrinsics list", "from EXIF"
 ASSUMED = "assumed (focal length 1.2 × the longer side)"
 _MARGIN = 2.0  # pixels that a keypoint may lie outside its image
-
-
-def add_camera_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--colmap", type=Path, metavar="FOLDER", help="a COLMAP model (cameras and images, .bin "
-        "or .txt) with the cameras of the images"
-    )
-    parser.add_argument(
-        "--intrinsics", type=Path, metavar="FILE",
-        help="a text file of lines NAME MODEL WIDTH HEIGHT PARAMETERS…, as hloc's query lists: "
-        "COLMAP's camera models, the first pixel's centre at (0.5, 0.5)",
-    )
-    parser.add_argument(
-        "--images", type=Path, metavar="FOLDER", help="the photographs, for their EXIF data"
-    )
 
 
 @dataclass
@@ -51,23 +35,29 @@ class ImageCameras:
     sources: Counter
 
     @classmethod
-    def from_arguments(cls, arguments: argparse.Namespace) -> ImageCameras:
+    def read(
+        cls, colmap: Path | None, intrinsics: Path | None, images: Path | None
+    ) -> ImageCameras:
         """
+        Args:
+            colmap: a folder with a COLMAP model. intrinsics: see `read_intrinsics_list`. images:
+                folder of the photographs, for their EXIF data.
+
         Raises:
             FileNotFoundError, ValueError: naming the file and what is wrong with it.
         """
         model, listed = {}, {}
-        if arguments.colmap is not None:
-            folder = model_folder(arguments.colmap)
+        if colmap is not None:
+            folder = model_folder(colmap)
             if folder is None:
-                raise FileNotFoundError(f"--colmap: {arguments.colmap} has no COLMAP model")
+                raise FileNotFoundError(f"--colmap: {colmap} has no COLMAP model")
             found = read_colmap_model(folder)
             model = {image.name: found.camera_of(i) for i, image in found.images.items()}
-        if arguments.intrinsics is not None:
-            listed = read_intrinsics_list(arguments.intrinsics)
-        if arguments.images is not None and not arguments.images.is_dir():
-            raise FileNotFoundError(f"--images: {arguments.images}: no such folder")
-        return cls(model, listed, arguments.images, Counter())
+        if intrinsics is not None:
+            listed = read_intrinsics_list(intrinsics)
+        if images is not None and not images.is_dir():
+            raise FileNotFoundError(f"--images: {images}: no such folder")
+        return cls(model, listed, images, Counter())
 
     def camera(self, name: str, size: tuple[int, int] | None) -> ColmapCamera:
         """The camera of an image whose keypoints are in pixels of a `size` image.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from n3match.geometry import (
 )
 from n3match.matching import extract_sift, putative_matches
 from n3match.pipelines.pairs.plan import DumpPart, PhotoPart
+from n3match.whole_file import write_whole
 
 #: Mutual matches with a ratio below this are mostly right, where the pose is.
 RELIABLE_RATIO = 0.8
@@ -75,10 +75,7 @@ class PairJobs:
             fields = {"problem": np.array(str(error))}
         buffer = io.BytesIO()
         np.savez(buffer, **fields)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(buffer.getvalue())
-        os.replace(temporary, path)
+        write_whole(path, buffer.getvalue())
 
     def forget(self, view: View) -> None:
         self._features_path(view).unlink(missing_ok=True)

@@ -7,8 +7,8 @@ import os
 import cv2
 import numpy as np
 
-from n3match.pipelines.common.whole_file import whole_file
-from n3match.pipelines.plots.matches import check_picture_target
+from n3match.datasets.denoising.clean_images import eight_bit
+from n3match.whole_file import check_target, write_whole
 
 _LONGEST = 900  # of each half, pixels
 _PART = 6  # the enlarged part is a sixth of the image's sides, 32 pixels at least
@@ -24,24 +24,14 @@ def plot_before_after(path: str | os.PathLike, before: np.ndarray, after: np.nda
     Raises:
         ValueError: another ending than .png. OSError: no file can be written there.
     """
-    check_picture_target(path)
-    halves = [_half(_eight_bit(image)) for image in (before, after)]
+    check_target(path, ".png")
+    halves = [_half(eight_bit(image, channels=3)) for image in (before, after)]
     gap = np.full((halves[0].shape[0], _GAP, 3), 255, np.uint8)
     picture = np.concatenate([halves[0], gap, halves[1]], 1)
     done, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     if not done:
         raise ValueError(f"{path}: OpenCV can't write this picture")
-    with whole_file(path) as temporary:
-        temporary.write_bytes(data.tobytes())
-
-
-def _eight_bit(image: np.ndarray) -> np.ndarray:
-    white = {"uint8": 255, "uint16": 65535}.get(str(image.dtype), 1)
-    scaled = np.clip(image.astype(np.float32) * (255 / white), 0, 255)
-    image = np.rint(scaled).astype(np.uint8)
-    if image.ndim == 2 or image.shape[2] == 1:
-        return cv2.cvtColor(image.reshape(image.shape[:2]), cv2.COLOR_GRAY2RGB)
-    return image
+    write_whole(path, data.tobytes())
 
 
 def _half(image: np.ndarray) -> np.ndarray:

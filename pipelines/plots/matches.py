@@ -1,12 +1,11 @@
 """A picture of matches: photographs side by side, kept matches over faint rejected ones.
 
-With a pose, epipolar lines below; with a filter, a histogram of its scores below that.
+With a pose, epipolar lines below; with a filter, a histogram of its probabilities below that.
 """
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,28 +14,20 @@ from matplotlib.lines import Line2D
 
 from n3match.geometry import RelativePose
 from n3match.matching import PutativeMatches
-from n3match.pipelines.common.whole_file import check_target
 from n3match.pipelines.plots.epipolar import epipolar_bands
-from n3match.pipelines.plots.photographs import SideBySide
-from n3match.pipelines.plots.scores import KEPT_COLOUR, REJECTED_COLOUR, score_bands
-from n3match.pipelines.plots.sheet import Band, heading, write_sheet
+from n3match.pipelines.plots.probabilities import (
+    KEPT_COLOUR,
+    REJECTED_COLOUR,
+    probability_bands,
+)
+from n3match.pipelines.plots.sheet import Band, SideBySide, heading, write_sheet
 from n3match.pipelines.two_view.photograph import Photograph
+from n3match.whole_file import check_target
 
 RIGHT_COLOUR, WRONG_COLOUR = "#57d968", "#ff5a4f"
 # More lines than these make a plane of colour; then they get more transparent.
 _OPAQUE_KEPT = 150
 _OPAQUE_REJECTED = 500
-
-
-def check_picture_target(path: str | os.PathLike) -> None:
-    """Asked before the work that a picture is drawn of.
-
-    Raises:
-        ValueError: another ending than .png. OSError: no file can be written there.
-    """
-    if Path(path).suffix.lower() != ".png":
-        raise ValueError(f"{path}: pictures are PNG files, wanted a name that ends in .png")
-    check_target(path)
 
 
 def plot_two_view(
@@ -62,7 +53,7 @@ def plot_two_view(
         ValueError: another ending than .png. OSError: a photograph can't be read again, the
             picture can't be written.
     """
-    check_picture_target(path)
+    check_target(path, ".png")
     images = SideBySide(*(photo.rgb() for photo in photographs))
     title = f"{len(kept)} putative matches, {np.count_nonzero(kept)} kept"
     if pose is not None:
@@ -70,7 +61,7 @@ def plot_two_view(
     bands = match_bands(images, putative.points0, putative.points1, kept, title)
     if pose is not None:
         bands += epipolar_bands(images, photographs, putative, pose)
-    write_sheet(path, bands + score_bands(logits, putative.mutual))
+    write_sheet(path, bands + probability_bands(logits, putative.mutual))
 
 
 def plot_matches(

@@ -19,30 +19,17 @@ pycolmap (`pip install "n3match[colmap]"`).
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import statistics
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, fields
 from pathlib import Path
 
-from tqdm import tqdm
-
-from n3match.datasets.scenes.formats import find_scenes
-from n3match.pipelines.common.tables import markdown_table, write_text_whole
-from n3match.pipelines.sfm.runs import MUTUAL, RATIO, SfmResult, SfmScene, warm_up
-
-_COLUMNS = (
-    "scene", "method", "images", "points", "reprojection, px", "rotation, °", "position, %",
-    "verified matches", "matching, s", "filter + verify, s", "mapping, s",
-)
+from n3match.pipelines.common.arguments import check_at_least
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scenes", type=Path, metavar="SCENES", help="a scene or a folder of scenes")
     parser.add_argument(
-        "--methods", nargs="+", default=[RATIO, MUTUAL, "sift", "sift+verify"], metavar="METHOD",
+        "--methods", nargs="+", metavar="METHOD",
+        default=["ratio", "mutual", "sift", "sift+verify"],
         help="ratio, mutual, shipped weights or a file of weights, these also with +verify "
         "(default: ratio mutual sift sift+verify)",
     )
@@ -60,9 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    for name in ("seeds", "threads", "max_keypoints"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
+    from tqdm import tqdm
+
+    from n3match.datasets.scenes.formats import find_scenes
+    from n3match.pipelines.common.result_rows import write_rows
+    from n3match.pipelines.sfm.runs import MUTUAL, RATIO, SfmResult, SfmScene, report, warm_up
+    from n3match.whole_file import write_whole
+
+    check_at_least(1, arguments, "seeds", "threads", "max_keypoints")
     for method in arguments.methods:
         if method not in (RATIO, MUTUAL):
             warm_up(method.removesuffix("+verify"))
@@ -85,38 +77,9 @@ def main(arguments: argparse.Namespace) -> int:
                         results.append(prepared.run(method, seed))
                         bar.update()
                         if arguments.out is not None:
-                            write_csv(arguments.out / "results.csv", results)
+                            write_rows(arguments.out / "results.csv", SfmResult, results)
     table = report(results)
     print(table)
     if arguments.out is not None:
-        write_text_whole(arguments.out / "table.md", table + "\n")
+        write_whole(arguments.out / "table.md", table + "\n")
     return 0
-
-
-def report(results: Sequence[SfmResult]) -> str:
-    """A Markdown table: a row per scene and method, means over the seeds."""
-    groups: dict[tuple[str, str], list[SfmResult]] = {}
-    for result in results:
-        groups.setdefault((result.scene, result.method), []).append(result)
-    rows = []
-    for (scene, method), runs in groups.items():
-        def mean(name: str, digits: int, runs=runs) -> str:
-            value = statistics.fmean(getattr(run, name) for run in runs)
-            return "—" if value != value else f"{value:.{digits}f}"
-
-        registered = statistics.fmean(run.registered for run in runs)
-        rows.append((
-            scene, method, f"{registered:g} of {runs[0].images}", mean("points", 0),
-            mean("reprojection", 2), mean("rotation", 2), mean("position", 2),
-            mean("matches", 0), mean("matching", 1), mean("selection", 1), mean("mapping", 1),
-        ))
-    return markdown_table(_COLUMNS, rows)
-
-
-def write_csv(path: Path, results: Sequence[SfmResult]) -> None:
-    """A row per reconstruction."""
-    text = io.StringIO()
-    out = csv.DictWriter(text, [field.name for field in fields(SfmResult)], lineterminator="\n")
-    out.writeheader()
-    out.writerows(asdict(result) for result in results)
-    write_text_whole(path, text.getvalue())

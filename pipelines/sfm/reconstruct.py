@@ -59,13 +59,9 @@ def reconstruct(
     names = find_photographs(images)
     target = workspace / "sparse"
     if model_folder(workspace) is None:
-        try:
-            import pycolmap
-        except ImportError as error:
-            raise ImportError(
-                f"{images} has no COLMAP model and pycolmap is not installed to make one: "
-                'pip install "n3match[colmap]"'
-            ) from error
+        pycolmap = load_pycolmap(
+            f"{images} has no COLMAP model and pycolmap is not installed to make one"
+        )
         try:
             _run(pycolmap, images, workspace, target, names, threads, say)
         except RuntimeError as error:  # how pycolmap tells of anything
@@ -78,7 +74,6 @@ def reconstruct(
 def _run(pycolmap, images: Path, workspace: Path, target: Path, names, threads: int, say) -> None:
     workspace.mkdir(parents=True, exist_ok=True)
     database = workspace / "database.db"
-    pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value
     extraction = pycolmap.FeatureExtractionOptions(num_threads=threads, use_gpu=False)
     matching = pycolmap.FeatureMatchingOptions(num_threads=threads, use_gpu=False)
     say(f"COLMAP: keypoints of {len(names)} photographs")
@@ -106,3 +101,17 @@ def _run(pycolmap, images: Path, workspace: Path, target: Path, names, threads: 
 def _without_pose(workspace: Path, names: list[str]) -> list[str]:
     known = {image.name for image in read_colmap_model(model_folder(workspace)).images.values()}
     return [f"{name}: COLMAP found no pose for it" for name in names if name not in known]
+
+
+def load_pycolmap(otherwise: str):
+    """The package, told to be quiet.
+
+    Raises:
+        ImportError: it isn't installed: says `otherwise`, and how to install it.
+    """
+    try:
+        import pycolmap
+    except ImportError as error:
+        raise ImportError(f'{otherwise}: pip install "n3match[colmap]"') from error
+    pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value
+    return pycolmap

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import shutil
 import sqlite3
+import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -17,8 +17,10 @@ from n3match.datasets.images import read_image_gray
 from n3match.datasets.scenes.colmap import model_folder
 from n3match.matching import Features, extract_sift, putative_matches
 from n3match.nn.match_filter import MatchFilter
-from n3match.pipelines import cli
+from n3match.pipelines.common.tables import markdown_table
+from n3match.pipelines.filtering.colmap_database import Options, filter_database
 from n3match.pipelines.sfm.pose_alignment import pose_errors
+from n3match.pipelines.sfm.reconstruct import load_pycolmap
 from n3match.plugins.colmap.database import pair_number
 from n3match.plugins.colmap.model import read_colmap_model
 from n3match.plugins.colmap.model_files import RawCamera, read_cameras_binary, read_cameras_text
@@ -27,6 +29,10 @@ from n3match.two_view import PairMatches, logits_of_many
 RATIO, MUTUAL = "ratio", "mutual"
 _RATIO = 0.8  # COLMAP's default
 _LEAST_IMAGES = 3
+_COLUMNS = (
+    "scene", "method", "images", "points", "reprojection, px", "rotation, °", "position, %",
+    "verified matches", "matching, s", "filter + verify, s", "mapping, s",
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class SfmScene:
             ImportError: pycolmap is not installed. FileNotFoundError, ValueError: a photograph or
             the model can't be used.
         """
-        self.pycolmap = _pycolmap()
+        self.pycolmap = load_pycolmap("compare-sfm reconstructs with pycolmap")
         self.name, self.work, self.threads = name, work, threads
         folder = model_folder(path)
         model = read_colmap_model(folder)
@@ -116,8 +122,8 @@ class SfmScene:
         connection.close()
         began = time.perf_counter()
         if method not in (RATIO, MUTUAL):
-            options = ["--no-geometries"] if plus else []
-            _filter(database, filter_name, [*options, "--seed", str(seed)])
+            options = Options(filter=filter_name, geometries=not plus, seed=seed)
+            filter_database(database, None, options, quiet=True)
         if method in (RATIO, MUTUAL) or plus:
             self._verify(database, seed)
         mapped = time.perf_counter()
@@ -203,31 +209,11 @@ class SfmScene:
         )
 
 
-def _pycolmap():
-    try:
-        import pycolmap
-    except ImportError as error:
-        raise ImportError(
-            'compare-sfm reconstructs with pycolmap: pip install "n3match[colmap]"'
-        ) from error
-    pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value
-    return pycolmap
-
-
 def warm_up(filter_name: str) -> None:
     """Load the libraries' parts that a filter uses, which no scene should be charged for."""
     rng = np.random.default_rng(0)
     points = PairMatches(rng.normal(size=(500, 2)), rng.normal(size=(500, 2)))
     logits_of_many(MatchFilter.from_pretrained(filter_name), [points])
-
-
-def _filter(database: Path, name: str, options: list[str]) -> None:
-    """The command itself, so that what is compared is what users run."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        status = cli.main(["filter-colmap", str(database), "--filter", name, *options])
-    if status:
-        raise ValueError(f"filter-colmap: {said.getvalue().strip()}")
 
 
 def _raw_cameras(folder: Path) -> list[RawCamera]:
@@ -264,3 +250,23 @@ def _write_matches(connection, id0: int, id1: int, matches: np.ndarray) -> None:
         "INSERT INTO matches (pair_id, rows, cols, data) VALUES (?, ?, 2, ?)",
         (pair_number(id0, id1), len(matches), matches.astype("<u4").tobytes()),
     )
+
+
+def report(results: Sequence[SfmResult]) -> str:
+    """A Markdown table: a row per scene and method, means over the seeds."""
+    groups: dict[tuple[str, str], list[SfmResult]] = {}
+    for result in results:
+        groups.setdefault((result.scene, result.method), []).append(result)
+    rows = []
+    for (scene, method), runs in groups.items():
+        def mean(name: str, digits: int, runs=runs) -> str:
+            value = statistics.fmean(getattr(run, name) for run in runs)
+            return "—" if value != value else f"{value:.{digits}f}"
+
+        registered = statistics.fmean(run.registered for run in runs)
+        rows.append((
+            scene, method, f"{registered:g} of {runs[0].images}", mean("points", 0),
+            mean("reprojection", 2), mean("rotation", 2), mean("position", 2),
+            mean("matches", 0), mean("matching", 1), mean("selection", 1), mean("mapping", 1),
+        ))
+    return markdown_table(_COLUMNS, rows)

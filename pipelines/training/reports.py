@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from n3match.pipelines.common.whole_file import whole_file
+from n3match.whole_file import whole_file
 
 _PRINT_EVERY = 20  # steps, where the output is no terminal
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from n3match.pipelines.common.whole_file import whole_file
 from n3match.pipelines.training.config import RunConfig
 from n3match.weights.store import with_present_names
+from n3match.whole_file import whole_file
 
 _PARTS = {"config", "net", "optimizer", "progress"}  # and `averaged`, where a mean is kept
 

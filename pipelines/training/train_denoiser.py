@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import argparse
 
-from n3match.nn import PRESETS
+from n3match.datasets.denoising.noise import NOISES
 from n3match.pipelines.training.config import PRECISIONS, add_run_arguments, given_options
-from n3match.pipelines.training.denoiser.config import NOISES, CropStage, DenoiserTraining
+from n3match.pipelines.training.denoiser.config import CropStage, DenoiserTraining
 
 # Fields that are plain numbers, each an option of the same name.
 NUMBERS = (
@@ -48,8 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images", nargs="+", required=True, metavar="FOLDER", help="clean images of any size"
     )
     parser.add_argument(
-        "--network", choices=tuple(PRESETS), default=DenoiserTraining.network,
-        help="default: %(default)s; the others are those it was published beside",
+        "--network", default=DenoiserTraining.network, metavar="NAME",
+        help="default: %(default)s; those that it was published beside: n3net-2, dncnn-17, "
+        "dncnn-18, knn-input, knn-denoised, concrete",
     )
     parser.add_argument("--channels", type=int, choices=(1, 3), default=DenoiserTraining.channels)
     parser.add_argument("--noise", choices=NOISES, default=DenoiserTraining.noise)

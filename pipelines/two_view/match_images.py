@@ -21,7 +21,6 @@ from n3match.matching import (
 )
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.stopwatch import Stopwatch
-from n3match.pipelines.plots.matches import plot_two_view
 from n3match.pipelines.two_view.photograph import (
     Photograph,
     photograph_of_array,
@@ -145,6 +144,8 @@ class MatchedPair:
             ValueError: another ending. OSError: an image can't be read again, the picture can't be
                 written.
         """
+        from n3match.pipelines.plots.matches import plot_two_view  # matplotlib takes a second
+
         plot_two_view(path, self.photographs, self.putative, self.kept, self.logits, pose)
 
 

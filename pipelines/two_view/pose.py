@@ -16,20 +16,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import TYPE_CHECKING
 
-import numpy as np
+from n3match.pipelines.two_view.arguments import add_view_arguments
 
-from n3match.geometry import RelativePose
-from n3match.pipelines.common.stopwatch import Stopwatch
-from n3match.pipelines.plots.matches import check_picture_target
-from n3match.pipelines.two_view.match_images import MatchedPair
-from n3match.pipelines.two_view.photograph import Photograph
-from n3match.pipelines.two_view.view_arguments import (
-    add_view_arguments,
-    describe_photograph,
-    describe_seconds,
-    match_from_arguments,
-)
+if TYPE_CHECKING:
+    from n3match.geometry import RelativePose
+    from n3match.pipelines.two_view.match_images import MatchedPair
+    from n3match.pipelines.two_view.photograph import Photograph
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,10 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
+    from n3match.pipelines.common.stopwatch import Stopwatch
+    from n3match.pipelines.two_view import two_photographs as view
+    from n3match.whole_file import check_target
+
     if arguments.plot is not None:
-        check_picture_target(arguments.plot)
+        check_target(arguments.plot, ".png")
     watch = Stopwatch()
-    pair = match_from_arguments(arguments, watch)
+    pair = view.match_from_arguments(arguments, watch)
     with watch.stage("pose"):
         pose = pair.pose(estimator=arguments.estimator, seed=arguments.seed)
     if arguments.plot is not None:
@@ -60,40 +58,18 @@ def main(arguments: argparse.Namespace) -> int:
         print()
     else:
         for i, photo in enumerate(pair.photographs):
-            print(f"image {i}    {describe_photograph(photo)}")
-        print("\n".join(pose_lines(pair, pose)))
-        print(f"seconds    {describe_seconds(watch.seconds)}")
+            print(f"image {i}    {view.describe_photograph(photo)}")
+        print("\n".join(view.pose_lines(pair, pose)))
+        print(f"seconds    {view.describe_seconds(watch.seconds)}")
         if arguments.plot is not None:
             print(f"picture    {arguments.plot}")
     return 0 if pose.ok else 1
 
 
-def pose_lines(pair: MatchedPair, pose: RelativePose) -> list[str]:
-    """Matches, status, R and t for people."""
-    kept = pair.kept
-    lines = [
-        f"matches    {len(kept)} found, {np.count_nonzero(kept)} kept, {pose.num_inliers} inliers",
-        f"status     {pose.status} (estimator {pose.estimator})",
-    ]
-    if pose.detail:
-        lines.append(f"           {pose.detail}")
-    if pose.R is not None:
-        for i, row in enumerate(pose.R):
-            head = "R          [" if i == 0 else "            "
-            lines.append(f"{head}[{_numbers(row)}]{']' if i == 2 else ''}")
-    if pose.t is not None:
-        lines.append(f"t          [{_numbers(pose.t)}]")
-    return lines
-
-
-def _numbers(row: np.ndarray) -> str:
-    return ", ".join(f"{value: .6f}" for value in row)
-
-
 def pose_as_dict(pair: MatchedPair, pose: RelativePose) -> dict:
     """Plain values for JSON; R, t and E are null where they aren't determined."""
 
-    def plain(array: np.ndarray | None) -> list | None:
+    def plain(array) -> list | None:
         return None if array is None else array.tolist()
 
     kept = pair.kept
@@ -105,7 +81,7 @@ def pose_as_dict(pair: MatchedPair, pose: RelativePose) -> dict:
         "E": plain(pose.E),
         "matches": {
             "found": len(kept),
-            "kept": int(np.count_nonzero(kept)),
+            "kept": int(kept.sum()),
             "inliers": pose.num_inliers,
         },
         "homography_support": pose.homography_support,

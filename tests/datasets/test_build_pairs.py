@@ -12,7 +12,7 @@ from n3match.geometry import essential_from_pose, normalize_points, symmetric_ep
 from n3match.pipelines.cli import main
 from n3match.pipelines.pairs import jobs as pair_jobs
 from n3match.pipelines.pairs import plan as pair_plan
-from n3match.pipelines.pairs.build_pairs import build_pairs, choose_pairs
+from n3match.pipelines.pairs.make_store import build_pairs
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +224,7 @@ def draw(counts, count, seed=0):
         ScenePair(f"{i:04d}", f"{i + 1:04d}", np.eye(3), np.ones(3), num_shared=shared)
         for i, shared in enumerate(counts)
     ]
-    chosen = choose_pairs(pairs, count, np.random.default_rng(seed))
+    chosen = pair_plan.choose_pairs(pairs, count, np.random.default_rng(seed))
     order = [pairs.index(pair) for pair in chosen]
     assert len(set(order)) == len(order) and order == sorted(order)
     bands = np.digitize([pair.num_shared for pair in chosen], (50, 100, 200, 400))
@@ -248,11 +248,11 @@ def test_wide_baselines_and_small_overlaps_get_their_share():
         ScenePair(f"{i}", "x", np.eye(3), np.ones(3), overlap=overlap, parallax=parallax)
         for i, (overlap, parallax) in enumerate(kinds)
     ]
-    chosen = choose_pairs(pairs, 32, np.random.default_rng(0))
+    chosen = pair_plan.choose_pairs(pairs, 32, np.random.default_rng(0))
     found = [(pair.overlap, pair.parallax) for pair in chosen]
     assert [found.count(kind) for kind in dict.fromkeys(kinds)] == [10, 10, 10, 2]
 
 
 def test_few_pairs_are_all_taken():
     assert draw([25, 70, 900], 3) == draw([25, 70, 900], None) == [1, 1, 0, 0, 1]
-    assert choose_pairs([], 5, np.random.default_rng(0)) == []
+    assert pair_plan.choose_pairs([], 5, np.random.default_rng(0)) == []

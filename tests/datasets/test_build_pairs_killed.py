@@ -18,7 +18,7 @@ from toy_scene import write_scene
 
 from n3match.datasets.pairs.dataset import PairDataset
 from n3match.pipelines.pairs import plan as pair_plan
-from n3match.pipelines.pairs.build_pairs import build_pairs
+from n3match.pipelines.pairs.make_store import build_pairs
 
 
 def kill_until_done(scenes, out, seed):

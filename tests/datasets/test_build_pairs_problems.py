@@ -14,8 +14,8 @@ from toy_scene import make_record, poses, quaternion, write_model, write_scene
 from n3match.datasets.pairs.dataset import PairDataset
 from n3match.datasets.pairs.store import read_report
 from n3match.pipelines.cli import main
-from n3match.pipelines.pairs.build_pairs import build_pairs
 from n3match.pipelines.pairs.jobs import inconsistency
+from n3match.pipelines.pairs.make_store import build_pairs
 
 
 def run(capsys, *arguments):

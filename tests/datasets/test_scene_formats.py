@@ -12,7 +12,7 @@ from n3match.datasets.pairs.dataset import PairDataset
 from n3match.datasets.pairs.store import read_report
 from n3match.datasets.scenes.formats import FORMATS, find_scenes, read_scene
 from n3match.datasets.scenes.source import ReadOptions
-from n3match.pipelines.pairs.build_pairs import build_pairs
+from n3match.pipelines.pairs.make_store import build_pairs
 
 WRITERS = {
     "colmap": write_scene,

@@ -6,9 +6,13 @@ import pytest
 import torch
 
 from n3match import ops
-from n3match.pipelines.benchmarks import window_baselines
-from n3match.pipelines.benchmarks.plain_baselines import plain_aggregate
-from n3match.pipelines.benchmarks.window_baselines import Grid, authors_windows, gather_windows
+from n3match.ops.window.grid import WindowGrid
+from n3match.pipelines.benchmarks import baselines
+from n3match.pipelines.benchmarks.baselines import (
+    authors_windows,
+    gather_windows,
+    plain_aggregate,
+)
 
 pytestmark = pytest.mark.arithmetic
 
@@ -87,7 +91,7 @@ def test_windows_follow_the_rule(function, case):
 
 @pytest.mark.parametrize("chunk", [7, 1000])
 def test_gathering_in_chunks_has_the_gradients_of_the_authors_algorithm(chunk, monkeypatch):
-    monkeypatch.setattr(window_baselines, "_CHUNK", chunk)
+    monkeypatch.setattr(baselines, "_CHUNK", chunk)
     images = [image.double().requires_grad_() for image in draw(31, 36)]
     cotangent = torch.randn(2, K, 3, 31, 36, dtype=torch.float64)
     gradients = [
@@ -100,11 +104,11 @@ def test_gathering_in_chunks_has_the_gradients_of_the_authors_algorithm(chunk, m
 
 
 def test_grid_of_the_published_denoiser():
-    grid = Grid(512, 512)
+    grid = WindowGrid(512, 512, *baselines.LAYOUT)
     assert grid.shape == (102, 102)
     assert grid.padding == (1, 2, 1, 2)
     candidates = grid.candidates()
-    assert candidates.shape == (102 * 102, 224)
+    assert candidates.shape == (102 * 102, 225)
     assert (candidates[0].max(), candidates[-1].min()) == (14 * 102 + 14, 87 * 102 + 87)
 
 

@@ -6,27 +6,27 @@ import pytest
 import torch
 
 from n3match import ops
-from n3match.pipelines.benchmarks import gpu, gpu_checks, gpu_timings
-from n3match.pipelines.benchmarks import main as benchmark
+from n3match.pipelines.benchmarks import gpu, gpu_timings
 from n3match.pipelines.benchmarks.ceilings import Ceilings
+from n3match.pipelines.cli import main
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so(tmp_path, capsys):
-    assert benchmark.main(["gpu", "--out", str(tmp_path)]) == 2
+    assert main(["benchmark", "gpu", "--out", str(tmp_path)]) == 2
     assert "did not run: torch sees no CUDA device" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
 
 def test_a_whole_run_with_another_backend_and_device(tmp_path, capsys, monkeypatch):
     """On the CPU, where the same steps can be gone through."""
-    check, measure = gpu_checks.check, gpu_timings.measure
+    check, measure = gpu.check, gpu_timings.measure
     ceilings = Ceilings(1e9, 1e9)
     monkeypatch.setattr(gpu, "missing", lambda: "")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "no device")
     monkeypatch.setattr(gpu_timings, "device_ceilings", lambda *_: ceilings)
     monkeypatch.setattr(
-        gpu_checks, "check", lambda *_: check("cpu", "tiled", [torch.float32], "window 50")
+        gpu, "check", lambda *_: check("cpu", "tiled", [torch.float32], "window 50")
     )
     monkeypatch.setattr(
         gpu_timings, "measure",
@@ -35,8 +35,8 @@ def test_a_whole_run_with_another_backend_and_device(tmp_path, capsys, monkeypat
             compiler=compiler,
         ),
     )
-    arguments = ["gpu", "--eager", "--sizes", "40", "--images", "25", "--repeats", "1"]
-    assert benchmark.main([*arguments, "--out", str(tmp_path)]) == 0
+    arguments = ["benchmark", "gpu", "--eager", "--sizes", "40", "--images", "25", "--repeats", "1"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
     report = (tmp_path / "benchmark-gpu.md").read_text()
     assert report.startswith("no device, torch ")
     assert report.count(" 40 with gradients") == report.count(" 25² with gradients") == 2
@@ -46,8 +46,8 @@ def test_a_whole_run_with_another_backend_and_device(tmp_path, capsys, monkeypat
 
 
 def test_a_wrong_gradient_is_found_and_fails_the_run(monkeypatch):
-    (right,) = gpu_checks.check("cpu", "tiled", [torch.float32], "dense 300")
-    assert right.passed and set(right.errors) == {"output", *gpu_checks.LEAVES}
+    (right,) = gpu.check("cpu", "tiled", [torch.float32], "dense 300")
+    assert right.passed and set(right.errors) == {"output", *gpu.LEAVES}
 
     def wrong(query, *rest, backend, **options):
         scaled = query if backend == "reference" else query + 1e-3 * (query - query.detach())
@@ -55,11 +55,11 @@ def test_a_wrong_gradient_is_found_and_fails_the_run(monkeypatch):
 
     aggregate = ops.n3_aggregate
     monkeypatch.setattr(ops, "n3_aggregate", wrong)
-    (found,) = gpu_checks.check("cpu", "tiled", [torch.float32], "dense 300")
+    (found,) = gpu.check("cpu", "tiled", [torch.float32], "dense 300")
     assert not found.passed
     assert found.errors["query"] > found.tolerance > found.errors["key"]
     nothing = dataclasses.replace(right, errors={"output": float("nan")})
-    assert not nothing.passed and "NO" in gpu_checks.table([right, found])
+    assert not nothing.passed and "NO" in gpu.checks_table([right, found])
 
 
 def test_plain_windows_are_the_operator():

@@ -7,9 +7,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from n3match.pipelines.cli import main
-from n3match.pipelines.sfm.compare_sfm import report, write_csv
+from n3match.pipelines.common.result_rows import write_rows
 from n3match.pipelines.sfm.pose_alignment import pose_errors
-from n3match.pipelines.sfm.runs import SfmResult
+from n3match.pipelines.sfm.runs import SfmResult, report
 
 
 def poses(centres, rotations) -> dict:
@@ -66,7 +66,7 @@ def test_table_shows_means_over_seeds_and_csv_every_run(tmp_path):
     assert len(lines) == 4
     assert lines[2][:7] == ["town", "ratio", "8 of 9", "200", "0.51", "1.00", "1.25"]
     assert lines[3][5] == "—"
-    write_csv(tmp_path / "results.csv", results)
+    write_rows(tmp_path / "results.csv", SfmResult, results)
     rows = (tmp_path / "results.csv").read_text().splitlines()
     assert rows[0].startswith("scene,method,seed") and len(rows) == 4
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from demo_photos import FOLDER, one_thread, run_command
 
-from n3match.pipelines.two_view.demo import load_demo_pair
+from n3match.pipelines.two_view.demo_pair import load_demo_pair
 from n3match.pipelines.two_view.match_images import match_images
 
 ROOT = Path(__file__).resolve().parents[2]

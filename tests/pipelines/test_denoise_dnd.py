@@ -9,7 +9,7 @@ from tiny_denoisers import random_weights
 from n3match.datasets.denoising.dnd import mosaic_places, read_image, read_info
 from n3match.denoising import Denoiser, denoise, denoise_raw
 from n3match.pipelines.cli import main
-from n3match.pipelines.denoising import denoise_dnd
+from n3match.pipelines.denoising import dnd_submission
 
 BOXES = np.array([[1, 1, 20, 24], [3, 6, 22, 25], [11, 2, 30, 31]])  # MATLAB's: from 1, inclusive
 PATTERN = np.array([[2, 1], [3, 2]])
@@ -105,9 +105,9 @@ def test_only_missing_crops_are_made_again(tmp_path, monkeypatch, capsys):
     wanted = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
     (out / "0001_02.mat").unlink()
     (out / "0002_03.mat").write_bytes(wanted["0002_03.mat"][:200])  # cut off
-    real, calls = denoise_dnd.denoise_mosaic, []
+    real, calls = dnd_submission.denoise_mosaic, []
     monkeypatch.setattr(
-        denoise_dnd, "denoise_mosaic", lambda *given: calls.append(0) or real(*given)
+        dnd_submission, "denoise_mosaic", lambda *given: calls.append(0) or real(*given)
     )
     assert run(dnd, out, "--weights", weights) == 0
     assert len(calls) == 2

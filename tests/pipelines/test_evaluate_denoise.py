@@ -10,9 +10,9 @@ import torch
 
 from n3match.nn import PRESETS, N3Net
 from n3match.pipelines.cli import main
-from n3match.pipelines.denoising import evaluate_denoise
+from n3match.pipelines.denoising import denoise_evaluation
+from n3match.pipelines.denoising.denoise_evaluation import psnr, ssim
 from n3match.pipelines.denoising.evaluation_noise import GaussianNoise, noisy_image
-from n3match.pipelines.denoising.image_quality import psnr, ssim
 from n3match.pipelines.denoising.methods import MethodSource
 from n3match.weights import save_weights
 
@@ -76,7 +76,7 @@ def test_command_compares_on_the_same_noise(folder, tmp_path, capsys):
     ])
     assert status == 0
     assert capsys.readouterr().out == (out / "report.md").read_text()
-    with (out / "scores.csv").open(newline="") as file:
+    with (out / "results.csv").open(newline="") as file:
         rows = {(row["image"], row["method"]): row for row in csv.DictReader(file)}
     assert len(rows) == 2 * 3
     for name, index in (("a.png", 0), ("b.png", 1)):
@@ -92,14 +92,14 @@ def test_command_compares_on_the_same_noise(folder, tmp_path, capsys):
 def test_another_device_is_timed_by_the_clock_after_a_run_that_is_not(folder, monkeypatch):
     calls = []
     times = iter(range(1000))
-    monkeypatch.setattr(evaluate_denoise.time, "perf_counter", lambda: next(times))
+    monkeypatch.setattr(denoise_evaluation.time, "perf_counter", lambda: next(times))
     monkeypatch.setattr(
         MethodSource, "load", lambda self, limit: lambda noisy, sigma: calls.append(1) or noisy
     )
     noises, methods = [GaussianNoise(25.0)], [MethodSource("noisy", "noisy")]
-    scores = evaluate_denoise.evaluate([folder], noises, methods, on_cpu=False)
-    assert len(calls) == 2 * len(scores)  # two sizes
-    assert {score.seconds for score in scores} == {1}
+    results = denoise_evaluation.evaluate([folder], noises, methods, on_cpu=False)
+    assert len(calls) == 2 * len(results)  # two sizes
+    assert {result.seconds for result in results} == {1}
 
 
 def test_a_device_that_is_not_there_is_one_line(folder, capsys):

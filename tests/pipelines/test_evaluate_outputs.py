@@ -11,11 +11,16 @@ from test_evaluate_pose import make_record, parse, run, table_rows, timeless, wr
 from toy_scene import write_scene
 
 from n3match.pipelines import cli
+from n3match.pipelines.common.result_rows import read_rows, write_rows
 from n3match.pipelines.evaluation import evaluate_pose as module
-from n3match.pipelines.evaluation.figures import binned_means, recall_curve
+from n3match.pipelines.evaluation.figures import (
+    binned_means,
+    plot_worst_pairs,
+    recall_curve,
+    worst_pairs,
+)
 from n3match.pipelines.evaluation.match_filters import FilterSource
-from n3match.pipelines.evaluation.results import read_results, write_results
-from n3match.pipelines.evaluation.worst_pairs import plot_worst_pairs, worst_pairs
+from n3match.pipelines.evaluation.records import PoseResult
 
 
 def picture(path):
@@ -98,7 +103,7 @@ def test_command_writes_figures_and_seconds(tmp_path, capsys):
     assert len(seconds) == 4  # no photographs: read pair, run filter, two estimators
     assert all(float(cell) >= 0 for cell in seconds)
     median = np.median(
-        [r.estimator_ms for r in read_results(out / "results.csv")
+        [r.estimator_ms for r in read_rows(out / "results.csv", PoseResult)
          if (r.filter, r.estimator) == ("mutual-ratio", "eight_point")]
     )  # fmt: skip
     assert float(seconds[-1]) == pytest.approx(median / 1000, abs=6e-4)
@@ -120,7 +125,7 @@ def test_several_budgets_in_one_run(tmp_path, capsys):
     assert few.startswith("40 keypoints per image\n\n2 pairs of 1 scene, 40 putative")
     assert many.startswith("60 keypoints per image\n\n2 pairs of 1 scene, 60 putative")
     assert "| sift | matching | read pair |" in " ".join(few.split())
-    assert {r.store for r in read_results(out / "results.csv")} == {
+    assert {r.store for r in read_rows(out / "results.csv", PoseResult)} == {
         "scenes-40.h5", "scenes-60.h5"
     }
     # A photograph, not grey: the pictures of the scenes are found.
@@ -147,9 +152,9 @@ def test_processes_share_the_pairs(tmp_path):
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     module.main(parse(store, *options, "--out", alone, "--workers", 1))
     # What a job that was stopped left behind: the first two pairs, in a file of a process.
-    left = [r for r in read_results(alone / "results.csv") if r.pair < 2]
+    left = [r for r in read_rows(alone / "results.csv", PoseResult) if r.pair < 2]
     shared.mkdir()
-    write_results(shared / "results.1.csv", [replace(r, filter_ms=1e6) for r in left])
+    write_rows(shared / "results.1.csv", PoseResult, [replace(r, filter_ms=1e6) for r in left])
     outputs = [tmp_path / f"output-{rank}" for rank in range(2)]
     command = ["evaluate-pose", str(store), *options, "--out", str(shared)]
     prepared.finish(prepared.start_ranks(cli.main, command, count=2, outputs=outputs))
@@ -157,8 +162,8 @@ def test_processes_share_the_pairs(tmp_path):
     assert outputs[1].read_text() == ""
     assert sorted(p.name for p in shared.iterdir()) == ["figures", "results.csv", "table.md"]
 
-    rows = read_results(shared / "results.csv")
+    rows = read_rows(shared / "results.csv", PoseResult)
     assert [timeless(r) for r in rows] == [
-        timeless(r) for r in read_results(alone / "results.csv")
+        timeless(r) for r in read_rows(alone / "results.csv", PoseResult)
     ]
     assert [r.filter_ms == 1e6 for r in rows] == [r.pair < 2 for r in rows]

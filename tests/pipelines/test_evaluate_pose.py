@@ -15,14 +15,16 @@ from n3match import match_logits
 from n3match.datasets.pairs.store import PairRecord
 from n3match.datasets.pairs.store_writer import PairStoreWriter
 from n3match.nn import MatchFilter, MatchFilterConfig
+from n3match.pipelines.common.result_rows import read_rows
 from n3match.pipelines.common.tables import markdown_table
 from n3match.pipelines.evaluation import evaluate_pose as module
 from n3match.pipelines.evaluation import match_filters
-from n3match.pipelines.evaluation.evaluate_pose import evaluate_pose, make_report, make_stores
-from n3match.pipelines.evaluation.match_filters import CLASSICAL, Filtered, FilterSource
+from n3match.pipelines.evaluation.match_filters import CLASSICAL, FilterSource
+from n3match.pipelines.evaluation.pose_evaluation import evaluate_pose
+from n3match.pipelines.evaluation.pose_outputs import make_stores
 from n3match.pipelines.evaluation.protocol import _scores, with_guessed_cameras
-from n3match.pipelines.evaluation.report import bootstrap_interval, hardest_third
-from n3match.pipelines.evaluation.results import read_results
+from n3match.pipelines.evaluation.records import Filtered, PoseResult
+from n3match.pipelines.evaluation.report import bootstrap_interval, hardest_third, make_report
 from n3match.weights import save_weights
 
 SIZE = (1280, 960)
@@ -341,7 +343,7 @@ def test_a_second_run_reads_its_results_back(tmp_path):
 
     # Other filters are added beside the rows that are there.
     run(store, ["mutual"], ["eight_point"], out=out, limit=2)
-    assert len(read_results(file)) == 16 + 2
+    assert len(read_rows(file, PoseResult)) == 16 + 2
     assert not [p for p in out.iterdir() if p.suffix == ".tmp"]
 
 
@@ -354,7 +356,7 @@ def test_rows_made_otherwise_are_not_used_again(tmp_path, monkeypatch):
     assert (after.kept, after.error_deg) != (before.kept, before.error_deg)
     (seeded,) = run(store, [f"n={net}"], ["eight_point"], out=out, seed=1)
     assert seeded.settings != after.settings
-    assert read_results(out / "results.csv") == [seeded]
+    assert read_rows(out / "results.csv", PoseResult) == [seeded]
 
 
 def test_a_run_that_is_stopped_keeps_what_it_has(tmp_path, monkeypatch):
@@ -371,7 +373,7 @@ def test_a_run_that_is_stopped_keeps_what_it_has(tmp_path, monkeypatch):
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         run(store, ["stops"], ["eight_point"], out=out)
-    assert [r.pair for r in read_results(out / "results.csv")] == [0, 1]
+    assert [r.pair for r in read_rows(out / "results.csv", PoseResult)] == [0, 1]
     assert len(run(store, ["stops"], ["eight_point"], out=out)) == 5
     assert len(calls) == 3 + 3
 
@@ -522,7 +524,7 @@ def test_command_prints_and_writes_the_table(tmp_path, capsys):
     assert rows["OpenCV five-point RANSAC, 1e-3 in calibrated units:", "mutual-ratio"][0] == (
         "100.0 [100, 100]"
     )
-    assert len(read_results(out / "results.csv")) == 4
+    assert len(read_rows(out / "results.csv", PoseResult)) == 4
     with pytest.raises(ValueError, match="estimators: 'none' is none of"):
         module.main(parse(store, "--estimators", "none"))
 
@@ -584,7 +586,7 @@ def test_estimators_may_sample_the_best_matches_first(tmp_path, capsys):
     )
     assert module.main(arguments) == 0
     assert "best matches first (PROSAC)" in capsys.readouterr().out
-    rows = read_results(tmp_path / "out" / "results.csv")
+    rows = read_rows(tmp_path / "out" / "results.csv", PoseResult)
     assert {row.estimator for row in rows} <= {"opencv_usac", "poselib"}  # those that can
     plain = run(store, ["none"], ["opencv_usac"], out=tmp_path / "out")
     assert plain[0].settings != rows[0].settings  # the rows of one are not taken for the other's

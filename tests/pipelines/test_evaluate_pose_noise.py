@@ -12,7 +12,7 @@ from toy_scene import write_scene
 from n3match.datasets.images import read_image_gray
 from n3match.pipelines.cli import main
 from n3match.pipelines.denoising.evaluation_noise import noisy_image
-from n3match.pipelines.evaluation import noisy_views
+from n3match.pipelines.evaluation import noise_evaluation
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_a_stopped_run_goes_on_and_costs_only_what_is_missing(
     arguments = ("--sigma", 30, "--methods", "noisy", "cv2-nlm")
     assert run(scenes, *arguments, "--out", whole) == 0
     wanted = capsys.readouterr().out
-    real, calls = noisy_views.features_of, []
+    real, calls = noise_evaluation.features_of, []
 
     def counts(*given):
         calls.append(given)
@@ -98,7 +98,7 @@ def test_a_stopped_run_goes_on_and_costs_only_what_is_missing(
             raise KeyboardInterrupt
         return real(*given)
 
-    monkeypatch.setattr(noisy_views, "features_of", counts)
+    monkeypatch.setattr(noise_evaluation, "features_of", counts)
     stop = 6
     assert run(scenes, *arguments, "--out", cut) == 130
     done = len(rows(cut))

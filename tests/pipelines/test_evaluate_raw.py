@@ -12,10 +12,9 @@ from tiny_denoisers import blurring_weights, random_weights
 
 from n3match.denoising import Denoiser, denoise_raw
 from n3match.pipelines.cli import main
+from n3match.pipelines.denoising.denoise_evaluation import psnr
 from n3match.pipelines.denoising.evaluation_noise import RawNoise
-from n3match.pipelines.denoising.image_quality import psnr
-from n3match.pipelines.denoising.methods import CLASSICAL
-from n3match.pipelines.denoising.variance_stabilised import stabilised
+from n3match.pipelines.denoising.methods import CLASSICAL, stabilised
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def run(*arguments):
 
 
 def scores(out):
-    with (out / "scores.csv").open(newline="") as file:
+    with (out / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return {(r["image"], r["noise"], r["method"]): float(r["psnr"]) for r in rows}
 

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from n3match.pipelines.cli import main
 from n3match.pipelines.common.progress_log import ProgressLog
-from n3match.pipelines.filtering import filter_colmap
+from n3match.pipelines.filtering import colmap_database
 from n3match.plugins.colmap.database import ColmapDatabase, pair_ids, pair_number
 
 PAIRS = [pair_id(1, 2), pair_id(3, 4)]
@@ -128,7 +128,7 @@ def test_pycolmap_reads_it(filtered):
 
 @pytest.mark.parametrize(
     "die",
-    [die_in_record(0), die_in_record(1), die_before(filter_colmap, "_counts"),
+    [die_in_record(0), die_in_record(1), die_before(colmap_database, "_counts"),
      die_before(ColmapDatabase, "_write"), die_before(ProgressLog, "remove")],
     ids=["first record", "second record", "after writing", "in the transaction", "at the end"],
 )

@@ -11,7 +11,7 @@ from putative_scenes import K0, K1, SIZE0, SIZE1
 
 from n3match.pipelines.cli import main
 from n3match.pipelines.common.progress_log import ProgressLog
-from n3match.pipelines.filtering import filter_h5
+from n3match.pipelines.filtering import hloc_files
 
 GROUPS = ["/".join(name.replace("/", "-") for name in names) for names in NAMES]
 
@@ -100,13 +100,13 @@ def intrinsics_list(path, shift=0.5, size0=SIZE0):
 
 def test_cameras_of_a_list_are_in_colmaps_pixels(hloc, tmp_path, monkeypatch, capsys):
     seen = {}
-    read = filter_h5.calibrated_keypoints
+    read = hloc_files.calibrated_keypoints
 
     def spy(name, keypoints, camera):
         seen[name] = camera.K
         return read(name, keypoints, camera)
 
-    monkeypatch.setattr(filter_h5, "calibrated_keypoints", spy)
+    monkeypatch.setattr(hloc_files, "calibrated_keypoints", spy)
     cameras = intrinsics_list(tmp_path / "cameras.txt")
     assert run(hloc[0], hloc[1], tmp_path / "out.h5", "--intrinsics", cameras) == 0
     assert "6 from the intrinsics list" in capsys.readouterr().out
@@ -166,7 +166,7 @@ def test_side_information_comes_from_sift_descriptors_alone(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "die",
-    [die_in_record(0), die_in_record(2), die_before(filter_h5, "_write"),
+    [die_in_record(0), die_in_record(2), die_before(hloc_files, "_write"),
      die_before(os, "replace"), die_before(ProgressLog, "remove")],
     ids=["first record", "third record", "writing the result", "before renaming", "after it"],
 )

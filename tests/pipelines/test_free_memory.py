@@ -2,13 +2,13 @@
 
 import ctypes
 
-from n3match.pipelines.common import free_memory
+from n3match.pipelines.filtering import pair_logits
 
 
 def test_it_asks_the_c_library_to(monkeypatch):
     asked = []
-    monkeypatch.setattr(free_memory, "_trim", lambda: asked.append)
-    free_memory.give_back_free_memory()
+    monkeypatch.setattr(pair_logits, "_trim", lambda: asked.append)
+    pair_logits.give_back_free_memory()
     assert asked == [0]
 
 
@@ -17,7 +17,7 @@ def test_other_c_libraries_are_left_alone(monkeypatch):
         raise OSError
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
-    free_memory._trim.cache_clear()
-    free_memory.give_back_free_memory()
-    assert free_memory._trim() is None
-    free_memory._trim.cache_clear()
+    pair_logits._trim.cache_clear()
+    pair_logits.give_back_free_memory()
+    assert pair_logits._trim() is None
+    pair_logits._trim.cache_clear()

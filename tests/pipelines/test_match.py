@@ -11,7 +11,7 @@ from demo_photos import CAMERAS, PAIR, PHOTO0, PHOTO1, R, T, blank, run_command
 
 from n3match.geometry import essential_from_pose, sampson_distance, undistort_points
 from n3match.pipelines.cli import main
-from n3match.pipelines.common.whole_file import whole_file
+from n3match.whole_file import whole_file
 
 FEW = ["--max-keypoints", "700"]
 
@@ -37,7 +37,7 @@ def test_command_writes_the_same_matches_as_csv_and_hdf5(tmp_path, capsys):
     assert (done.returncode, done.stderr) == (0, "")
     assert "written    m.csv" in done.stdout
     header, rows = read_csv(tmp_path / "m.csv")
-    assert header == ["x0", "y0", "x1", "y1", "score"]
+    assert header == ["x0", "y0", "x1", "y1", "probability"]
     assert len(rows) >= 20
     assert (rows[:, 4] > 0.5).all() and (rows[:, 4] <= 1).all()
 
@@ -47,7 +47,7 @@ def test_command_writes_the_same_matches_as_csv_and_hdf5(tmp_path, capsys):
     with h5py.File(path) as file:
         np.testing.assert_allclose(file["points0"][:], rows[:, :2], atol=1e-4)
         np.testing.assert_allclose(file["points1"][:], rows[:, 2:4], atol=1e-4)
-        np.testing.assert_allclose(file["scores"][:], rows[:, 4], atol=1e-4)
+        np.testing.assert_allclose(file["probability"][:], rows[:, 4], atol=1e-4)
         for i, photo in enumerate((PHOTO0, PHOTO1)):
             keypoints, index = file[f"keypoints{i}"][:], file[f"index{i}"][:]
             np.testing.assert_array_equal(keypoints[index], file[f"points{i}"][:])
@@ -55,7 +55,7 @@ def test_command_writes_the_same_matches_as_csv_and_hdf5(tmp_path, capsys):
             assert tuple(file.attrs[f"size{i}"]) == (768, 1024)
             np.testing.assert_allclose(file.attrs[f"K{i}"], PAIR["images"][i]["K"], rtol=1e-6)
             assert file.attrs[f"intrinsics{i}"] == "given"
-        assert file.attrs["format"] == "n3match-matches-1"
+        assert file.attrs["format"] == "n3match-matches-2"
         assert file.attrs["filter"] == "sift"
         assert file.attrs["num_putative"] == len(file["keypoints0"])
     assert sorted(os.listdir(tmp_path)) == ["m.csv", "m.h5"]
@@ -92,7 +92,7 @@ def test_blank_photographs_give_a_file_without_matches(tmp_path, name):
     else:
         with h5py.File(tmp_path / name) as file:
             assert file["points0"].shape == file["points1"].shape == (0, 2)
-            assert file["scores"].shape == file["index0"].shape == (0,)
+            assert file["probability"].shape == file["index0"].shape == (0,)
             assert file.attrs["intrinsics0"] == "assumed"
 
 

@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 from n3match.geometry import PoseStatus, RelativePose, distort_points
 from n3match.matching import PutativeMatches, extract_sift
 from n3match.pipelines.cli import main
-from n3match.pipelines.plots.choice import spread_out
-from n3match.pipelines.plots.epipolar import COLOURS, epipolar_bands, lines_to_draw
-from n3match.pipelines.plots.photographs import SideBySide
+from n3match.pipelines.plots.epipolar import COLOURS, epipolar_bands, lines_to_draw, spread_out
+from n3match.pipelines.plots.sheet import SideBySide
 from n3match.pipelines.two_view.match_images import MatchedPair
 from n3match.pipelines.two_view.photograph import read_photograph
 

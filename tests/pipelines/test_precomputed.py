@@ -83,11 +83,11 @@ def test_wrong_ones_among_them_are_counted(tmp_path):
 
 def write_own(path, record, scene="toy"):
     """As `n3match match` does."""
-    from n3match.pipelines.two_view.match import FORMAT
+    from n3match.pipelines.two_view.matches_file import FORMAT
 
     with h5py.File(path, "w") as file:
         file["points0"], file["points1"] = record.points0[:30], record.points1[:30]
-        file["scores"] = np.linspace(0.6, 1.0, 30)
+        file["probability"] = np.linspace(0.6, 1.0, 30)
         file.attrs["format"] = FORMAT
         file.attrs["image0"] = f"photos/{scene}/images/{record.name0}"
         file.attrs["image1"] = f"photos/{scene}/images/{record.name1}"

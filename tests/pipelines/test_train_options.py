@@ -162,7 +162,7 @@ def store(tmp_path):
 
 
 def test_validation_agrees_with_evaluate_pose(tmp_path, store):
-    from n3match.pipelines.evaluation.evaluate_pose import evaluate_pose
+    from n3match.pipelines.evaluation.pose_evaluation import evaluate_pose
 
     torch.manual_seed(0)
     net = MatchFilter(TINY.net)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from n3match.nn import PRESETS, N3NetConfig
+from n3match.datasets.denoising.noise import NOISES
 from n3match.pipelines.training.config import RunConfig
 
-NOISES = ("gaussian", "raw", "bayer")
+if TYPE_CHECKING:  # torch takes seconds to load, `--help` should not
+    from n3match.nn import N3NetConfig
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class DenoiserTraining(RunConfig):
     frozen_steps: int = 0  # in so many last steps batch norms normalise as they will in use
 
     def __post_init__(self):
+        from n3match.nn import PRESETS
+
         if not self.images:
             raise ValueError("images: no folders given")
         super().__post_init__()
@@ -82,6 +86,8 @@ class DenoiserTraining(RunConfig):
     @property
     def net(self) -> N3NetConfig:
         """The network's configuration."""
+        from n3match.nn import PRESETS
+
         preset = replace(
             PRESETS[self.network], momentum=self.momentum, features=self.features,
             embedding_features=self.features,

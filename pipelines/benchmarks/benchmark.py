@@ -1,0 +1,146 @@
+"""Time and memory as ratios against named baselines, all measured in one run.
+
+PART is ops (the operator), matching, filter, filter-h5, filter-colmap, training-step or denoise;
+without any, all of these are measured. gpu checks and times the operator on a GPU; without one it
+says so and ends with status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+PARTS = (
+    "ops", "matching", "filter", "filter-h5", "filter-colmap", "training-step", "denoise",
+)
+GPU = "gpu"  # not among the parts that run by default: it alone needs a GPU
+
+# N of the operator, keypoints, matches, pairs of a file, matches of a pair; sides of images.
+_SIZES = {
+    "ops": (500, 1000, 2000, 5000, 10000, 20000),
+    "matching": (2000, 8000),
+    "filter": (2000,),
+    "filter-h5": (100, 1000),
+    "filter-colmap": (100, 1000),
+    "training-step": (1250,),
+    GPU: (2000, 5000, 10000, 20000),
+}
+_SIDES = {"ops": (128, 256, 512, 1024), "denoise": (512,), GPU: (512,)}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    def defaults(numbers: dict[str, tuple[int, ...]]) -> str:
+        return "; ".join(f"{part}: {' '.join(map(str, n))}" for part, n in numbers.items())
+
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join((*PARTS, GPU)))
+    parser.add_argument(
+        "--sizes", type=int, nargs="*", default=None, metavar="N",
+        help="N of the operator, keypoints of matching, matches of the filter and of each pair of "
+        "a training step, pairs in the file of filter-h5 and filter-colmap (default: "
+        f"{defaults(_SIZES)})",
+    )
+    parser.add_argument(
+        "--images", type=int, nargs="*", default=None, metavar="SIDE",
+        help=f"of the operator's window form and of denoising (default: {defaults(_SIDES)})",
+    )
+    parser.add_argument("--batch", type=int, default=1, help="pairs per call of the operator")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--seconds", type=float, default=10.0,
+        help="for one implementation of the operator, or network, at one size: fewer repeats where "
+        "it takes longer, and baselines of the operator that take longer for one call are left out "
+        "at larger sizes, which the table says (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--baseline-memory", type=float, default=5.0, metavar="GB",
+        help="baselines of the operator that need more are left out, which the table says "
+        "(default: %(default)g)",
+    )
+    parser.add_argument(
+        "--no-memory", action="store_true",
+        help="don't measure the peak memory of the operator, nor of denoising",
+    )
+    parser.add_argument(
+        "--eager", action="store_true",
+        help=f"{GPU}: plain formulas as they are, without the minutes that torch.compile takes",
+    )
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads of torch")
+    parser.add_argument(
+        "--out", type=Path, default=None,
+        help="folder for benchmark-PART.csv, benchmark-ops.md and .png, benchmark-gpu.md",
+    )
+
+
+def main(arguments: argparse.Namespace) -> int:
+    import torch
+
+    unknown = set(arguments.parts) - {*PARTS, GPU}
+    if unknown:
+        raise ValueError(f"unknown part {sorted(unknown)}: choose from {(*PARTS, GPU)}")
+    parts = arguments.parts or PARTS
+    if arguments.sizes == [] and arguments.images == [] and "ops" in parts:
+        raise ValueError("nothing to measure: neither --sizes nor --images of the operator")
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    heading = (
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, "
+        f"median of {arguments.repeats}"
+    )
+    print(heading + "\n")
+    for part in parts:
+        status = _measure(part, arguments, heading)
+        if status:
+            return status
+    return 0
+
+
+def _measure(part: str, arguments: argparse.Namespace, heading: str) -> int:
+    """Prints, and with --out writes, the figures of one part; its exit status."""
+    from n3match.pipelines.benchmarks.measure import Limits
+    from n3match.pipelines.common.tables import csv_text, markdown_table
+    from n3match.whole_file import write_whole
+
+    sizes = _SIZES.get(part) if arguments.sizes is None else arguments.sizes
+    sides = _SIDES.get(part) if arguments.images is None else arguments.images
+    limits = Limits(
+        repeats=arguments.repeats,
+        seconds=arguments.seconds,
+        baseline_bytes=1e9 * arguments.baseline_memory,
+        memory=not arguments.no_memory,
+    )
+    # What a part needs is imported for it alone.
+    if part == GPU:
+        import torch
+
+        from n3match.pipelines.benchmarks import gpu
+
+        compiler = (lambda function: function) if arguments.eager else torch.compile
+        return gpu.run(sizes, sides, arguments.repeats, arguments.out, compiler)
+    if part == "ops":
+        from n3match.pipelines.benchmarks import operator_report
+
+        operator_report.run(sizes, sides, arguments.batch, limits, arguments.out, heading)
+        return 0
+    if part in ("filter-h5", "filter-colmap"):
+        from n3match.pipelines.benchmarks import filter_file
+
+        rows = filter_file.run(part, sizes)
+    elif part == "training-step":
+        from n3match.pipelines.benchmarks import networks
+
+        rows = networks.training_rows(sizes, arguments.repeats)
+    elif part == "denoise":
+        from n3match.pipelines.benchmarks import networks
+
+        rows = networks.denoising_rows(sides, limits)
+    else:
+        from n3match.pipelines.benchmarks import pair_stages
+
+        run = pair_stages.matching_rows if part == "matching" else pair_stages.filter_rows
+        rows = run(sizes, arguments.repeats)
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    cells = [[row.get(column, "") for column in columns] for row in rows]
+    print(markdown_table(columns, cells) + "\n", flush=True)
+    if arguments.out is not None:
+        write_whole(arguments.out / f"benchmark-{part}.csv", csv_text(columns, cells))
+    return 0

@@ -1,0 +1,89 @@
+"""Values on the command line that several commands read alike."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import numpy as np
+
+
+def parse_sigma(text: str) -> float | None:
+    """"auto" (None) or a number of 8-bit units."""
+    if text == "auto":
+        return None
+    (value,) = _numbers(text, 1) or (math.nan,)
+    if not 0 <= value <= 255:
+        raise argparse.ArgumentTypeError(f"wanted auto or a number from 0 to 255, got {text!r}")
+    return value
+
+
+def add_memory_argument(parser: argparse.ArgumentParser) -> None:
+    """--memory GB, to bytes."""
+    parser.add_argument(
+        "--memory", type=_gigabytes, default=1 << 30, metavar="GB",
+        help="for intermediate results: larger images are done in tiles (default: 1)",
+    )
+
+
+def _gigabytes(text: str) -> int:
+    (value,) = _numbers(text, 1) or (math.nan,)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"wanted a positive number of gigabytes, got {text!r}")
+    return int(value * 2**30)
+
+
+def add_filter_argument(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """--filter NAME; `more`: what else it may be."""
+    parser.add_argument(
+        "--filter", default="sift", metavar="NAME",
+        help=f'shipped weights ("sift", "sift-cnnet") or a file of weights{more} '
+        "(default: %(default)s)",
+    )
+
+
+def parse_intrinsics(text: str) -> np.ndarray:
+    """"fx,fy,cx,cy" in pixels to a (3, 3) camera matrix."""
+    numbers = _numbers(text, 4)
+    if not numbers or min(numbers[:2]) <= 0:
+        raise argparse.ArgumentTypeError(
+            f"wanted four numbers fx,fy,cx,cy with positive focal lengths, got {text!r}"
+        )
+    fx, fy, cx, cy = numbers
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
+
+
+def parse_distortion(text: str) -> np.ndarray:
+    """"k1,k2,p1,p2[,k3]" to (4,) or (5,) coefficients."""
+    numbers = _numbers(text, 4, 5)
+    if not numbers:
+        raise argparse.ArgumentTypeError(
+            f"wanted four or five numbers k1,k2,p1,p2[,k3], got {text!r}"
+        )
+    return np.array(numbers)
+
+
+def _numbers(text: str, *counts: int) -> list[float]:
+    """Finite numbers between commas; nothing where one of them isn't, or their count is another."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        return []
+    return numbers if len(numbers) in counts and all(map(math.isfinite, numbers)) else []
+
+
+def check_at_least(least: int, arguments: argparse.Namespace, *names: str) -> None:
+    """Raises ValueError for the first of these options that is smaller; None is none."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise ValueError(
+                f"--{name.replace('_', '-')} must be at least {least}, got {value}"
+            )
+
+
+def check_folder(out: Path | None) -> None:
+    """Raises NotADirectoryError where `out` is a file; it need not exist."""
+    if out is not None and out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"out: {out} is a file, wanted a folder")

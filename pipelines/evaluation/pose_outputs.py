@@ -1,0 +1,186 @@
+"""All that an evaluation of poses gives at one number of keypoints: stores, pictures, report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from n3match.datasets.images import read_image_gray
+from n3match.datasets.pairs.dataset import PairDataset
+from n3match.datasets.pairs.store import open_store
+from n3match.matching import extract_sift, putative_matches
+from n3match.pipelines.common.processes import Processes
+from n3match.pipelines.common.stopwatch import Stopwatch
+from n3match.pipelines.evaluation.choices import PROTOCOLS
+from n3match.pipelines.evaluation.figures import (
+    find_image,
+    plot_precision,
+    plot_recall,
+    plot_worst_pairs,
+)
+from n3match.pipelines.evaluation.match_filters import parse_filters
+from n3match.pipelines.evaluation.pose_evaluation import evaluate_pose, one_thread
+from n3match.pipelines.evaluation.report import make_report
+from n3match.pipelines.pairs.make_store import build_pairs
+from n3match.whole_file import write_whole
+
+_PAIRS = 5  # whose photographs are gone through again, to measure how long that takes
+
+
+def evaluate_budget(
+    arguments: argparse.Namespace,
+    budget: int,
+    filters: Sequence[str],
+    estimators: Sequence[str],
+    folder: Path,
+    processes: Processes,
+) -> str:
+    """The report at one number of keypoints; its figures go to figures/, below --out.
+
+    Args:
+        folder: for stores that are made here.
+    """
+    workers = arguments.workers
+    if workers is None:
+        workers = max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    stores = None
+    if processes.is_first:
+        stores = make_stores(arguments.inputs, folder, max_keypoints=budget, workers=workers)
+    stores = processes.from_first(stores)
+    runs = [
+        evaluate_pose(
+            stores,
+            filters=filters,
+            estimators=estimators,
+            out=_folder_of_seed(arguments, seed),
+            limit=arguments.limit,
+            seed=seed,
+            workers=workers,
+            processes=processes,
+            focal_guess=arguments.focal_guess,
+            sampling=arguments.sampling,
+        )
+        for seed in range(arguments.seed, arguments.seed + arguments.seeds)
+    ]
+    results = [row for rows in runs for row in rows]
+    if not processes.is_first:
+        return ""
+    sources = parse_filters(filters)
+    labels = [source.label for source in sources]
+    images = [*(path for path in arguments.inputs if path.is_dir()), *arguments.images]
+    features = None
+    figures = None
+    if arguments.out is not None:
+        figures = arguments.out / "figures"
+        if len(arguments.keypoints) > 1:
+            figures /= str(budget)
+    if images:
+        cache = None if figures is None else figures / "stage-times.json"
+        features = measure_features(stores, images, cache)
+    if figures is not None:
+        titles = {name: PROTOCOLS[name].title for name in estimators}
+        plot_recall(figures / "recall.png", results, labels, titles)
+        plot_precision(figures / "precision.png", results, labels)
+        if arguments.worst:
+            plot_worst_pairs(
+                figures / "worst", runs[0], sources[-1], stores, images, arguments.worst,
+                focal_guess=arguments.focal_guess,
+            )
+    return make_report(
+        results, labels, estimators, hardest=arguments.hardest, seed=arguments.seed,
+        seeds=arguments.seeds, features=features, focal_guess=arguments.focal_guess,
+        sampling=arguments.sampling,
+    )
+
+
+def _folder_of_seed(arguments: argparse.Namespace, seed: int) -> Path | None:
+    """Where the rows of a run are kept."""
+    if arguments.out is None or arguments.seeds == 1:
+        return arguments.out
+    return arguments.out / f"seed-{seed}"
+
+
+def make_stores(
+    inputs: Sequence[str | Path], folder: Path, *, max_keypoints: int, workers: int
+) -> list[Path]:
+    """Stores as they are; for a folder of scenes, the store of its pairs, made in `folder`.
+
+    All pairs with at least 20 common 3-D points, image 0 first by name. A store that is in `folder`
+    already is used again.
+
+    Raises:
+        FileNotFoundError: no such file or folder. ValueError: see `build_pairs`.
+    """
+    stores = []
+    for path in map(Path, inputs):
+        if path.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            store = folder / f"{path.resolve().name}-{max_keypoints}.h5"
+            path = build_pairs(
+                path, store, max_keypoints=max_keypoints, fixed_direction=True, processes=workers
+            )
+        elif not path.exists():
+            raise FileNotFoundError(f"{path}: no such pair store, nor a folder of scenes")
+        stores.append(path)
+    return stores
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def measure_features(
+    stores: Sequence[Path], images: Sequence[Path], cache: Path | None
+) -> dict[str, float] | None:
+    """Median seconds of "sift" (both photographs) and "matching" for a pair, one thread.
+
+    Measured on a few pairs, evenly spread; the stores hold what came of it, not how long it took.
+
+    Args:
+        stores: that build-pairs made.
+        images: folders of scenes with the photographs.
+        cache: file that keeps the seconds for the next time; None: none.
+
+    Returns:
+        None where the photographs aren't there, or the stores are of other features.
+    """
+    chosen = [str(store.resolve()) for store in stores]
+    if cache is not None and cache.exists():
+        known = json.loads(cache.read_text(encoding="utf-8"))
+        if known.get("stores") == chosen:
+            return known["seconds"]
+    pairs = []
+    for store in stores:
+        with open_store(store) as file:
+            settings = json.loads(file.attrs.get("settings", "{}"))
+            count = len(file["xs"])
+        if settings.get("feature") != "opencv-sift-root":
+            return None
+        pairs += [(store, i, settings["max_keypoints"]) for i in range(count)]
+    few = [pairs[i * len(pairs) // _PAIRS] for i in range(_PAIRS)] if pairs else []
+    runs = []
+    with one_thread():
+        for store, pair, max_keypoints in dict.fromkeys(few):
+            record = PairDataset(store).record(pair)
+            paths = [find_image(record, side, images) for side in (0, 1)]
+            if None in paths:
+                return None
+            watch = Stopwatch()
+            photographs = [read_image_gray(path) for path in paths]
+            with watch.stage("sift"):
+                found = [extract_sift(image, max_keypoints) for image in photographs]
+            with watch.stage("matching"):
+                putative_matches(
+                    found[0].keypoints, found[0].descriptors,
+                    found[1].keypoints, found[1].descriptors,
+                )
+            runs.append(watch.seconds)
+    seconds = {name: float(np.median([run[name] for run in runs])) for name in runs[0]}
+    if cache is not None:
+        write_whole(cache, json.dumps({"stores": chosen, "seconds": seconds}))
+    return seconds

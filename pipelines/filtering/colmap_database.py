@@ -1,0 +1,258 @@
+"""Pairs of a COLMAP database through the filter, with two-view geometries of what is left."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import struct
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from n3match.geometry.estimators import ESTIMATORS, choose_estimator
+from n3match.nn.match_filter import MatchFilter
+from n3match.pipelines.common.fingerprints import hash_of_weights
+from n3match.pipelines.common.progress_log import ProgressLog, part_path, remove_leftovers
+from n3match.pipelines.filtering.image_cameras import calibrated_keypoints
+from n3match.pipelines.filtering.pair_logits import ImageFeatures, filter_stream, pair_matches
+from n3match.pipelines.filtering.two_view_geometry import two_view_geometry
+from n3match.plugins.colmap.database import (
+    CALIBRATED,
+    PANORAMIC,
+    ColmapDatabase,
+    PairResult,
+    TwoViewGeometry,
+    checksum,
+    pair_ids,
+)
+from n3match.plugins.colmap.model import ColmapCamera
+from n3match.two_view import PairMatches
+from n3match.whole_file import check_target, whole_file
+
+_IMAGES_HELD = 24
+_HEAD = struct.Struct("<IIIi")  # checksum, kept matches, inliers, config (−1: no geometry)
+_FIELDS = {"E": (3, 3), "F": (3, 3), "H": (3, 3), "qvec": (4,), "tvec": (3,)}
+
+
+@dataclass(frozen=True)
+class Options:
+    """See `n3match filter-colmap --help`."""
+
+    filter: str = "sift"  # shipped weights, or a file
+    geometries: bool = True
+    descriptors: bool = True  # for ratio and mutual flags
+    estimator: str = "auto"
+    threshold: float = 1.0  # pixels
+    seed: int = 0
+
+
+def filter_database(
+    path: Path, out: Path | None, options: Options, *, quiet: bool | None = None
+) -> Counter:
+    """Replaces the matches in a database, or writes a copy; goes on where it was stopped.
+
+    Args:
+        path: of the database.
+        out: of the copy; None: it is changed itself.
+        options: how.
+        quiet: no progress bar; None: none where standard error is no terminal.
+
+    Returns:
+        Numbers of "pairs", those "done" in this run, matches "kept", "inliers", and pairs whose
+        geometry is "calibrated" or "panoramic".
+
+    Raises:
+        OSError, ValueError: naming the file, the pair or image, and what is wrong.
+    """
+    target = check_target(out or path)
+    choose_estimator(options.estimator, ESTIMATORS)
+    net = MatchFilter.from_pretrained(options.filter)
+    with ColmapDatabase(path) as database:
+        if out is None:
+            database.check_writable()
+        reader = DatabaseReader(database, net, options.descriptors)
+        pairs = database.pairs()
+        if not pairs:
+            raise ValueError(f"{database.path}: holds no matches")
+        with ProgressLog(part_path(target), _depends_on(path, options, reader)) as log:
+            if log.discarded:
+                print(f"note       {log.path.name} was of other inputs or options: begun anew")
+            done = _filter(options, net, reader, pairs, log, quiet)
+            results = ((pair, _from_bytes(log.read(str(pair)))) for pair in pairs)
+            if out is None:
+                database.write(results)
+            else:
+                remove_leftovers(target)
+                with whole_file(target) as temporary:
+                    database.copy_to(temporary)
+                    with ColmapDatabase(temporary) as copy:
+                        copy.write(results)
+            counts = _counts(pairs, log)
+            log.remove()
+    counts.update(pairs=len(pairs), done=done)
+    return counts
+
+
+@dataclass
+class DatabaseReader:
+    """Turns pairs of a database into matches for the network.
+
+    Attributes:
+        database: opened.
+        net: for what it wants to know of each match.
+        use_descriptors: compute side information from SIFT descriptors.
+    """
+
+    database: ColmapDatabase
+    net: MatchFilter
+    use_descriptors: bool
+
+    def __post_init__(self):
+        self.cameras = self.database.cameras()
+        self.images = self.database.images()
+        self._image = functools.lru_cache(_IMAGES_HELD)(self._read_image)
+
+    def camera(self, image_id: int) -> ColmapCamera:
+        if image_id not in self.images:
+            raise ValueError(f"{self.database.path}: matches of image {image_id}, which it lacks")
+        name, camera_id = self.images[image_id]
+        if camera_id not in self.cameras:
+            raise ValueError(f"{self.database.path}: {name} has camera {camera_id}, which it lacks")
+        return self.cameras[camera_id]
+
+    def read(self, pair_id: int) -> tuple[np.ndarray, Callable[[], PairMatches]]:
+        """Read the matches of a pair.
+
+        Returns:
+            (M, 2) matches as stored, and what makes the same ready for the network: the work that
+            needs no database.
+
+        Raises:
+            ValueError: naming the file, the pair or image, and what is wrong.
+        """
+        ends = [self._image(image_id) for image_id in pair_ids(pair_id)]
+        matches = self.database.matches(pair_id)
+        index0, index1 = matches.astype(np.int64).T
+        for column, (index, end) in enumerate(zip((index0, index1), ends)):
+            if len(index) and index.max() >= len(end.x):
+                name = self.images[pair_ids(pair_id)[column]][0]
+                raise ValueError(
+                    f"{self.database.path}: pair {pair_ids(pair_id)}: a match of keypoint "
+                    f"{index.max()}, but {name} has {len(end.x)}"
+                )
+        return matches, functools.partial(pair_matches, self.net, *ends, index0, index1)
+
+    def _read_image(self, image_id: int) -> ImageFeatures:
+        camera = self.camera(image_id)
+        found = self.database.keypoints(image_id)
+        descriptors = self.database.descriptors(image_id) if self.use_descriptors else None
+        if descriptors is not None and len(descriptors) != len(found.points):
+            raise ValueError(
+                f"{self.database.path}: {self.images[image_id][0]}: {len(found.points)} keypoints "
+                f"and {len(descriptors)} descriptors"
+            )
+        x = calibrated_keypoints(self.images[image_id][0], found.points, camera)
+        return ImageFeatures(x, camera.K, found.sizes_angles, descriptors)
+
+
+def _filter(
+    options: Options, net, reader: DatabaseReader, pairs: list[int], log: ProgressLog, quiet
+) -> int:
+    """Results of all pairs into the log; how many weren't there before."""
+    missing = [pair for pair in pairs if not _is_done(pair, reader.database, log)]
+
+    def stream():
+        for pair in missing:
+            matches, make = reader.read(pair)
+            yield (pair, matches), make
+
+    def result(key: tuple[int, np.ndarray], inputs: PairMatches, logits: np.ndarray) -> PairResult:
+        pair, matches = key
+        kept = logits > 0
+        geometry = None
+        if options.geometries:
+            geometry = two_view_geometry(
+                matches[kept], inputs.points0[kept], inputs.points1[kept],
+                *(reader.camera(i) for i in pair_ids(pair)), logits[kept], len(matches),
+                estimator=options.estimator, threshold=options.threshold, seed=options.seed,
+            )
+        return PairResult(checksum(matches), matches[kept], geometry)
+
+    before = len(pairs) - len(missing)
+    with tqdm(total=len(pairs), initial=before, unit="pair", disable=quiet) as bar:
+        for (pair, _), found in filter_stream(net, stream(), result):
+            log.write(str(pair), _to_bytes(found))
+            bar.update()
+    return len(missing)
+
+
+def _is_done(pair: int, database: ColmapDatabase, log: ProgressLog) -> bool:
+    """Whether the log's result is from the matches that are there now, or is them."""
+    if str(pair) not in log:
+        return False
+    result = _from_bytes(log.read(str(pair)))
+    return checksum(database.matches(pair)) in (result.before, checksum(result.matches))
+
+
+def _counts(pairs: list[int], log: ProgressLog) -> Counter:
+    counts = Counter()
+    for pair in pairs:
+        result = _from_bytes(log.read(str(pair)))
+        counts["kept"] += len(result.matches)
+        if result.geometry is not None:
+            counts["inliers"] += len(result.geometry.inliers)
+            counts["calibrated"] += result.geometry.config == CALIBRATED
+            counts["panoramic"] += result.geometry.config == PANORAMIC
+    return counts
+
+
+def _depends_on(database: Path, options: Options, reader: DatabaseReader) -> dict:
+    """What results depend on, beside each pair's matches. Not the file's time: that changes when
+    the results are written, or when anyone opens the database."""
+    cameras = {key: str(vars(camera)) for key, camera in sorted(reader.cameras.items())}
+    state = repr((cameras, sorted(reader.images.items())))
+    return {
+        "format": "n3match-filter-colmap-1",
+        "database": str(database.absolute()),
+        "content": hashlib.sha256(state.encode()).hexdigest(),
+        "weights": hash_of_weights(options.filter),
+        "options": astuple(options)[1:],
+    }
+
+
+def _to_bytes(result: PairResult) -> bytes:
+    geometry = result.geometry
+    if geometry is None:
+        head = _HEAD.pack(result.before, len(result.matches), 0, -1)
+        return head + result.matches.astype("<u4").tobytes()
+    head = _HEAD.pack(
+        result.before, len(result.matches), len(geometry.inliers), geometry.config
+    )
+    parts = [head, result.matches.astype("<u4").tobytes(), geometry.inliers.astype("<u4").tobytes()]
+    for name, shape in _FIELDS.items():
+        value = getattr(geometry, name)  # NaN stands for none
+        parts.append(np.array(np.full(shape, np.nan) if value is None else value, "<f8").tobytes())
+    return b"".join(parts)
+
+
+def _from_bytes(data: bytes) -> PairResult:
+    before, kept, inliers, config = _HEAD.unpack_from(data)
+    offset = _HEAD.size
+
+    def take(kind: str, shape: tuple[int, ...]) -> np.ndarray:
+        nonlocal offset
+        found = np.frombuffer(data, kind, int(np.prod(shape)), offset).reshape(shape)
+        offset += found.nbytes
+        return found
+
+    matches = take("<u4", (kept, 2))
+    if config < 0:
+        return PairResult(before, matches, None)
+    rows = take("<u4", (inliers, 2))
+    fields = {name: take("<f8", shape) for name, shape in _FIELDS.items()}
+    fields = {name: None if np.isnan(v).any() else v for name, v in fields.items()}
+    return PairResult(before, matches, TwoViewGeometry(config, rows, **fields))

@@ -1,0 +1,190 @@
+"""Pairs of hloc's files through the filter, into a file of the same layout."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+from tqdm import tqdm
+
+from n3match.datasets.hdf5 import open_hdf5
+from n3match.matching import is_gradient_histogram
+from n3match.nn.match_filter import MatchFilter
+from n3match.pipelines.common.fingerprints import file_state, hash_of_weights
+from n3match.pipelines.common.progress_log import ProgressLog, part_path, remove_leftovers
+from n3match.pipelines.filtering.image_cameras import ImageCameras, calibrated_keypoints
+from n3match.pipelines.filtering.pair_logits import ImageFeatures, filter_stream, pair_matches
+from n3match.plugins.hloc import (
+    HlocPair,
+    find_pair,
+    image_names,
+    list_pairs,
+    read_features,
+    read_matches,
+    write_matches,
+)
+from n3match.two_view import PairMatches, probability
+from n3match.whole_file import check_target, whole_file
+
+_IMAGES_HELD = 24  # with descriptors; a few megabytes each
+
+
+def filter_files(
+    features: Path,
+    matches: Path,
+    out: Path,
+    *,
+    colmap: Path | None = None,
+    intrinsics: Path | None = None,
+    images: Path | None = None,
+    pairs: Path | None = None,
+    descriptors: bool = True,
+    filter: str = "sift",
+) -> None:
+    """What `n3match filter-h5` does, with its arguments; prints how many.
+
+    Raises:
+        OSError, ValueError: naming the file and what is wrong with it.
+    """
+    if out.absolute() in [path.absolute() for path in (features, matches)]:
+        raise ValueError(f"OUT: {out} is an input file, wanted another name")
+    check_target(out)
+    net = MatchFilter.from_pretrained(filter)
+    cameras = ImageCameras.read(colmap, intrinsics, images)
+    depends_on = {  # not on the pairs wanted: these don't change what is found of one
+        "format": "n3match-filter-h5-1",
+        "files": [file_state(features), file_state(matches)],
+        "weights": hash_of_weights(filter),
+        "cameras": [file_state(colmap), file_state(intrinsics)],
+        "images": str(images),
+        "descriptors": descriptors,
+    }
+    with open_hdf5(features) as found, open_hdf5(matches) as groups:
+        if pairs is not None:
+            wanted = [find_pair(groups, *names) for names in read_pairs_list(pairs)]
+            wanted = list({pair.group: pair for pair in wanted}.values())
+        else:
+            wanted = list_pairs(groups, image_names(found))
+        if not wanted:
+            raise ValueError(f"{matches}: holds no pairs (groups with matches0)")
+        reader = PairReader(found, groups, cameras, net, descriptors)
+        with ProgressLog(part_path(out), depends_on) as log:
+            if log.discarded:
+                print(f"note       {log.path.name} was of other inputs or options: begun anew")
+            done, seconds = _logits(net, reader, wanted, log)
+            remove_leftovers(out)
+            with whole_file(out) as temporary, h5py.File(temporary, "w") as file:
+                counts = [_write(groups, file, pair, log) for pair in wanted]
+            log.remove()
+    before = len(wanted) - done
+    print(f"pairs      {len(wanted)}" + (f", {before} of them done before" if before else ""))
+    print(f"cameras    {cameras.describe()}")
+    print(f"side       {reader.describe_side_info()}")
+    print(f"matches    {sum(n for n, _ in counts)} found, {sum(k for _, k in counts)} kept")
+    print(f"seconds    {seconds:.2f}; {done / max(seconds, 1e-9):.1f} pairs a second")
+    print(f"written    {out}")
+
+
+@dataclass
+class PairReader:
+    """Turns groups of hloc's files into matches for the network.
+
+    Attributes:
+        features, matches: opened for reading.
+        cameras: of the images.
+        net: for what it wants to know of each match.
+        use_descriptors: compute side information where the descriptors are SIFT's.
+    """
+
+    features: h5py.File
+    matches: h5py.File
+    cameras: ImageCameras
+    net: MatchFilter
+    use_descriptors: bool
+    _with_side_info: int = field(default=0, init=False)
+    _without: int = field(default=0, init=False)
+
+    def __post_init__(self):
+        self._image = functools.lru_cache(_IMAGES_HELD)(self._read_image)
+        self._camera = functools.lru_cache(None)(self.cameras.camera)
+
+    def read(self, pair: HlocPair) -> Callable[[], PairMatches]:
+        """Read the matches of a pair.
+
+        Returns:
+            What makes them ready for the network, in the order of the keypoints of image 0: the
+            work that needs no file.
+
+        Raises:
+            ValueError: naming the file, the pair or image, and what is wrong.
+        """
+        images = self._image(pair.name0), self._image(pair.name1)
+        counts = (len(image.x) for image in images)
+        matched = read_matches(self.matches, pair.group, *counts)
+        known = not any(image.descriptors is None for image in images)
+        known = known and bool(len(matched[0]) and self.net.side_info)
+        self._with_side_info += known
+        self._without += not known
+        return functools.partial(pair_matches, self.net, *images, *matched)
+
+    def describe_side_info(self) -> str:
+        """How many pairs had side information."""
+        parts = {
+            "with ratio and mutual flags from SIFT descriptors": self._with_side_info,
+            "without": self._without,
+        }
+        return ", ".join(f"{n} pairs {what}" for what, n in parts.items() if n) or "none"
+
+    def _read_image(self, name: str) -> ImageFeatures:
+        found = read_features(self.features, name, descriptors=self.use_descriptors)
+        camera = self._camera(name, found.size)
+        x = calibrated_keypoints(name, found.keypoints, camera)
+        descriptors = found.descriptors
+        if descriptors is not None and not is_gradient_histogram(descriptors):
+            descriptors = None
+        return ImageFeatures(x, camera.K, found.sizes_angles, descriptors)
+
+
+def read_pairs_list(path: Path) -> list[tuple[str, str]]:
+    """hloc's pairs file: two names on a line.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: another number of words on a line.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    pairs = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        words = line.split()
+        if words and len(words) != 2:
+            raise ValueError(f"{path}: line {number}: found {line!r}, wanted two image names")
+        if words:
+            pairs.append((words[0], words[1]))
+    return pairs
+
+
+def _logits(net, reader: PairReader, pairs: list[HlocPair], log: ProgressLog) -> tuple[int, float]:
+    """Logits of all pairs into the log; how many weren't there before, and the seconds."""
+    began = time.perf_counter()
+    missing = [pair for pair in pairs if pair.group not in log]
+    stream = ((pair, reader.read(pair)) for pair in missing)
+    before = len(pairs) - len(missing)
+    with tqdm(total=len(pairs), initial=before, unit="pair", disable=None) as bar:
+        for pair, logits in filter_stream(net, stream, lambda pair, matches, logits: logits):
+            log.write(pair.group, logits.astype("<f4").tobytes())
+            bar.update()
+    return len(missing), time.perf_counter() - began
+
+
+def _write(matches: h5py.File, out: h5py.File, pair: HlocPair, log: ProgressLog) -> tuple[int, int]:
+    """Write a pair's group; the numbers of matches found and kept."""
+    logits = np.frombuffer(log.read(pair.group), "<f4").astype(np.float64)
+    index0 = np.flatnonzero(matches[pair.group]["matches0"][()] >= 0)
+    kept = logits > 0
+    write_matches(matches, out, pair.group, index0[kept], probability(logits[kept]))
+    return len(kept), int(kept.sum())

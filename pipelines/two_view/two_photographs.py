@@ -1,0 +1,117 @@
+"""Two photographs read and matched as the command line says, and what is told of them."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from n3match.denoising import Denoiser, denoise
+from n3match.denoising.denoise import as_denoiser
+from n3match.geometry import RelativePose
+from n3match.pipelines.common.stopwatch import Stopwatch
+from n3match.pipelines.two_view.match_images import MatchedPair, match_images
+from n3match.pipelines.two_view.photograph import ASSUMED, EXIF, GIVEN, Photograph, read_photograph
+from n3match.two_view import as_filter
+
+_ORIGIN = {
+    GIVEN: "as given",
+    EXIF: "from EXIF",
+    ASSUMED: "assumed: 1.2 × the longer side",
+}
+
+
+def match_from_arguments(arguments: argparse.Namespace, stopwatch: Stopwatch) -> MatchedPair:
+    """Stages "weights", "read", "denoise", "sift", "matching" and "filter" as the arguments say."""
+    if "sigma" in arguments and arguments.denoise is None:
+        raise ValueError("--sigma: is of the noise that --denoise takes out, which isn't asked for")
+    with stopwatch.stage("weights"):
+        filter = None if arguments.filter == "none" else as_filter(arguments.filter)
+        denoiser = None if arguments.denoise is None else as_denoiser(arguments.denoise)
+    with stopwatch.stage("read"):
+        photos = [
+            read_photograph(path, K=K, distortion=distortion, max_size=arguments.max_size)
+            for path, K, distortion in (
+                (arguments.image0, arguments.intrinsics0, arguments.distortion0),
+                (arguments.image1, arguments.intrinsics1, arguments.distortion1),
+            )
+        ]
+    if denoiser is not None:
+        # Features behind a trained ReLU can be denormal, which slows a CPU down many times.
+        torch.set_flush_denormal(True)
+        sigma = getattr(arguments, "sigma", None)
+        with stopwatch.stage("denoise"):
+            photos = [
+                denoised_photograph(photo, denoiser, arguments.denoise, sigma) for photo in photos
+            ]
+    pair = match_images(*photos, filter=filter, max_keypoints=arguments.max_keypoints)
+    stopwatch.add(pair.seconds)
+    return pair
+
+
+def denoised_photograph(
+    photo: Photograph, denoiser: Denoiser, name: str, sigma: float | None
+) -> Photograph:
+    """The photograph with less noise in its `image`.
+
+    Args:
+        photo: as read.
+        denoiser: the network, and `name` what it is called.
+        sigma: of the noise, 8-bit units; None: estimated.
+
+    Raises:
+        ValueError: naming the photograph: weights that are not for it, too small to estimate.
+    """
+    try:
+        image = denoise(photo.image, sigma, weights=denoiser)
+    except ValueError as error:
+        raise ValueError(f"{photo.name}: {error}") from error
+    return replace(photo, image=image, denoised=name)
+
+
+def describe_photograph(photo: Photograph) -> str:
+    """One line: file, size, camera and where it is from."""
+    K = photo.file_K
+    focal = f"{K[0, 0]:.1f}"
+    if not math.isclose(K[0, 0], K[1, 1], rel_tol=1e-6):
+        focal += f", {K[1, 1]:.1f}"
+    line = (
+        f"{photo.name}: {photo.size[0]} × {photo.size[1]}, "
+        f"focal length {focal} px ({_ORIGIN[photo.intrinsics]})"
+    )
+    if photo.scale != (1.0, 1.0):
+        height, width = photo.image.shape
+        line += f", matched at {width} × {height}"
+    if photo.denoised:
+        line += f", denoised by {photo.denoised}"
+    return line
+
+
+def describe_seconds(seconds: dict[str, float]) -> str:
+    stages = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items())
+    return f"{stages}; together {sum(seconds.values()):.2f}"
+
+
+def pose_lines(pair: MatchedPair, pose: RelativePose) -> list[str]:
+    """Matches, status, R and t for people."""
+    kept = pair.kept
+    lines = [
+        f"matches    {len(kept)} found, {np.count_nonzero(kept)} kept, {pose.num_inliers} inliers",
+        f"status     {pose.status} (estimator {pose.estimator})",
+    ]
+    if pose.detail:
+        lines.append(f"           {pose.detail}")
+    if pose.R is not None:
+        for i, row in enumerate(pose.R):
+            head = "R          [" if i == 0 else "            "
+            lines.append(f"{head}[{_numbers(row)}]{']' if i == 2 else ''}")
+    if pose.t is not None:
+        lines.append(f"t          [{_numbers(pose.t)}]")
+    return lines
+
+
+def _numbers(row: np.ndarray) -> str:
+    return ", ".join(f"{value: .6f}" for value in row)
