@@ -10,7 +10,7 @@ from n3match import MatchFilter, export_onnx, export_program
 from n3match.export.filter import INPUTS_VERSION, dense_forward, input_names
 from n3match.geometry.eigenvector import eigh_of_tensors
 from n3match.nn import MatchFilterConfig
-from n3match.ops import reference
+from n3match.ops import n3_aggregate
 
 SMALL = {"width": 16, "blocks": 2, "embedding_width": 8, "embedding_channels": 4}
 CONFIGS = {
@@ -152,8 +152,9 @@ def test_operator_of_tensors(recursion, temperature):
     value[~mask] = float("nan")
     log_t = torch.full((2, 23, 1), temperature, dtype=torch.float64)
     found = dense_forward(query, query, value, log_t, mask, 3, True, recursion)[0]
-    wanted = reference.n3_aggregate(
-        query, query, value, 3, log_t, mask=mask, exclude_self=True, recursion=recursion
+    wanted = n3_aggregate(
+        query, query, value, 3, log_t, mask=mask, exclude_self=True, recursion=recursion,
+        backend="reference",
     )
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
 

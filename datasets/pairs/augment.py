@@ -34,7 +34,7 @@ class Augmentation:
     crop: float = 0.15  # chance that only a window of one image is kept
     outliers: float = 0.2  # chance that wrong matches among the pair's own keypoints are added
     ratio: float = 0.1  # spread of the log of the power that the ratios of a pair are raised to
-    drop_side: float = 0.05  # chance that ratio and mutual flag are made unknown
+    drop_side_info: float = 0.05  # chance that ratio and mutual flag are made unknown
     drop_keypoint_change: float = 0.05  # chance that turn and change of size are made unknown
 
     def __post_init__(self):
@@ -47,6 +47,13 @@ class Augmentation:
 
 #: Changes nothing but the number of matches.
 NO_AUGMENTATION = Augmentation(*([0.0] * 13))
+
+#: Generated pairs come in all orientations and shares already; they lack wrong focal lengths.
+GENERATED_AUGMENTATION = Augmentation(
+    swap=0.0, mirror=0.0, small_roll=0.0, common_roll=0.2, free_roll=0.0, tilt=2.0, focal=0.01,
+    reshare=0.0, crop=0.1, outliers=0.0, ratio=0.0, drop_side_info=0.05,
+    drop_keypoint_change=0.05,
+)
 
 
 def augment(
@@ -88,8 +95,8 @@ def augment(
         side_info = sample["side_info"].copy()
         side_info[:, 0] **= power
         sample = {**sample, "side_info": side_info}
-    if lots[6] < config.drop_side:
-        sample = drop_side(sample)
+    if lots[6] < config.drop_side_info:
+        sample = drop_side_info(sample)
     return drop_keypoint_change(sample) if lots[7] < config.drop_keypoint_change else sample
 
 
@@ -278,7 +285,7 @@ def add_outliers(sample: dict, rng: np.random.Generator, count: int) -> dict:
     return {**sample, **{k: np.concatenate([sample[k], v]) for k, v in added.items()}}
 
 
-def drop_side(sample: dict) -> dict:
+def drop_side_info(sample: dict) -> dict:
     """Ratio and mutual flag of the whole pair made unknown."""
     side_info = np.empty_like(sample["side_info"])
     side_info[:] = tuple(NEUTRAL.values())

@@ -34,7 +34,7 @@ class SyntheticPairs(Sequence):
     """An endless, indexable set of generated image pairs.
 
     ``sample(index)`` (or ``pairs[index]``) is a function of (seed, index) alone, so training can be
-    resumed anywhere. See two_view.py for the sample's keys.
+    resumed anywhere. See pairs/sample.py for the sample's keys.
 
     Args:
         seed: non-negative; sets with different seeds share no pair.
@@ -76,7 +76,7 @@ class SyntheticPairs(Sequence):
         return self.sample(index)
 
     def sample(self, index: int, num_matches: int | None = None) -> dict:
-        """The pair of this index (0 or more): dict of float32 arrays as described in two_view.py.
+        """The pair of this index (0 or more): float32 arrays as in pairs/sample.py.
 
         ``num_matches`` (8 or more) fixes the number of matches instead of drawing it.
         """

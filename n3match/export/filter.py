@@ -20,7 +20,7 @@ from n3match.geometry.eigenvector import eigh_of_tensors
 from n3match.matching.side_info import CHANGE_COLUMNS
 from n3match.nn.match_filter import MatchFilter
 from n3match.ops import reference
-from n3match.ops.dense.tiled import Saved
+from n3match.ops.dense.problem import Saved
 from n3match.two_view import as_filter
 
 # Of the names of the graph's inputs; 1, in files without it: side for side_info, shape for
@@ -139,7 +139,7 @@ def export_onnx(filter: MatchFilter | str | os.PathLike, path: str | os.PathLike
 def _plain_operations() -> dict:
     """What stands in for operators that ONNX doesn't have."""
     table = torch.export.default_decompositions()
-    table[torch.ops.n3match.tiled.default] = dense_forward
+    table[torch.ops.n3match.dense.default] = dense_forward
     table[torch.ops.aten.linalg_eigh.default] = eigh_of_tensors
     table[torch.ops.aten._linalg_eigh.default] = eigh_of_tensors
     table[torch.ops.aten.sort.stable] = _sort
@@ -159,10 +159,10 @@ def dense_forward(
 ) -> tuple[Tensor, ...]:
     """The dense form out of plain tensor operations, for graphs of programs that know no others.
 
-    A graph that leaves PyTorch, as ONNX does, can't call the custom operator `n3match::tiled`. The
+    A graph that leaves PyTorch, as ONNX does, can't call the custom operator `n3match::dense`. The
     formula is `reference`'s, in float64, with distances from one matrix product instead of
     differences (whose embedding dimension would multiply the memory): B·M·N doubles, a few times
-    over. It gives what `tiled.dense_forward` gives; what that saves for a way back is blank.
+    over. It gives what the operator gives; what that saves for a way back is blank.
     """
     (b, m, _), n = query.shape, key.shape[1]
     alive = query.new_ones(b, m, n, dtype=torch.bool)

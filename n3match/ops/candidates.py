@@ -3,8 +3,9 @@
 A chunk's gathered rows, distances and weights are made anew in the backward pass, so that memory is
 linear in the inputs, the index and the output; nothing of size M×O×E exists at once.
 
-The dense form comes here too where its selection isn't the N³ recursion without noise: then the
-candidates of every chunk are all items, and nothing is gathered.
+The dense form comes here too where its selection isn't the N³ recursion without noise, or the
+compiled loops can't serve it: then the candidates of every chunk are all items, and nothing is
+gathered.
 
 B batch, M queries, N items, O candidates, R queries of a chunk, E/F channels, K neighbours.
 """
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from n3match.ops import selection
+from n3match.ops.custom_op import differentiable
 
 # Gathered numbers of one chunk: enough to hide the cost of the calls, few enough for the caches.
 _CHUNK_ELEMENTS = {"cpu": 1 << 19}
@@ -40,10 +42,11 @@ class Search:
     rule: selection.Rule
     near: Callable[[int, slice], Near]  # batch element and rows -> candidates
     per_query: int  # O
+    gathered: bool  # the candidates are rows of their own, not all items
 
 
-def _chunks(search: Search, query: Tensor, value: Tensor):
-    wide = query.shape[2] + value.shape[2] + 3 * search.rule.k
+def _chunks(search: Search, query: Tensor, value: Tensor, gathered: bool):
+    wide = 3 * search.rule.k + gathered * (query.shape[2] + value.shape[2])
     room = _CHUNK_ELEMENTS.get(query.device.type, _CHUNK_ELEMENTS_DEVICE)
     step = max(1, room // max(1, search.per_query * wide))
     for b in range(len(query)):
@@ -51,92 +54,91 @@ def _chunks(search: Search, query: Tensor, value: Tensor):
             yield b, slice(start, min(start + step, query.shape[1]))
 
 
-def _aggregate_chunk(q: Tensor, x: Tensor, v: Tensor, log_t: Tensor, near: Near, rule) -> Tensor:
-    """(R, E), (R or 1, O, E), (R or 1, O, F), (R, 1) -> (R, K, F)."""
-    # The difference first, then its square: no digits are lost where embeddings are far from 0.
-    if len(x) == 1:
-        d = torch.cdist(q, x[0], compute_mode="donot_use_mm_for_euclid_dist").square()
-    else:
-        d = (q[:, None] - x).square().sum(2)
-    if near.selectable is not None:
-        d = d.masked_fill(~near.selectable, float("inf"))
-    if rule.selection == "knn":
-        w = selection.weights(d.detach(), log_t, rule, near.numbers)
-        chosen = w.argmax(2)
-        rows = torch.arange(len(v), device=v.device)[:, None]
-        # A row without candidates has no weight at all.
-        return v[rows, chosen] * w.amax(2, keepdim=True)
-    w = selection.recorded_weights(d, log_t, rule, near.numbers)
-    return w @ v if len(v) > 1 else (w.reshape(-1, w.shape[2]) @ v[0]).view(*w.shape[:2], -1)
-
-
 def _rows_of(items: Tensor, near: Near) -> Tensor:
+    """(N, C) -> (R, O, C), or (1, N, C) where the candidates are all items."""
     if near.index is None:
         return items[None]
     return items.index_select(0, near.index.flatten()).view(*near.index.shape, -1)
 
 
+def _distances(q: Tensor, x: Tensor, near: Near) -> Tensor:
+    """(R, E), (R or 1, O, E) -> (R, O), +inf where not selectable."""
+    # The difference first, then its square: no digits are lost where embeddings are far from 0.
+    if len(x) == 1:
+        d = torch.cdist(q, x[0], compute_mode="donot_use_mm_for_euclid_dist").square()
+    else:
+        d = (q[:, None] - x).square().sum(2)
+    return d if near.selectable is None else d.masked_fill(~near.selectable, float("inf"))
+
+
 def forward(query: Tensor, key: Tensor, value: Tensor, log_t: Tensor, search: Search) -> Tensor:
     """(B, M, E), (B, N, E), (B, N, F), (B, M, 1) -> (B, M, K, F), without autograd."""
-    out = value.new_empty(*query.shape[:2], search.rule.k, value.shape[2])
-    for b, rows in _chunks(search, query, value):
+    k, f = search.rule.k, value.shape[2]
+    out = value.new_empty(*query.shape[:2], k, f)
+    for b, rows in _chunks(search, query, value, search.gathered):
         near = search.near(b, rows)
-        out[b, rows] = _aggregate_chunk(
-            query[b, rows], _rows_of(key[b], near), _rows_of(value[b], near), log_t[b, rows],
-            near, search.rule,
-        )
+        d = _distances(query[b, rows], _rows_of(key[b], near), near)
+        v = _rows_of(value[b], near)
+        w = selection.weights(d, log_t[b, rows], search.rule, near.numbers)
+        if search.rule.selection == "knn":
+            at = torch.arange(len(v), device=v.device)[:, None]
+            # A row without candidates has no weight at all.
+            out[b, rows] = v[at, w.argmax(2)] * w.amax(2, keepdim=True)
+        else:
+            out[b, rows] = w @ v if search.gathered else (w.flatten(0, 1) @ v[0]).view(-1, k, f)
     return out
 
 
 def backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, log_t: Tensor, search: Search
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_t: Tensor,
+    search: Search,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of query, key, value and log_t."""
-    d_query, d_key, d_value, d_log_t = (
-        torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in (query, key, value, log_t)
-    )
-    for b, rows in _chunks(search, query, value):
+    given = (query, key, value, log_t)
+    found = [torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in given]
+    for b, rows in _chunks(search, query, value, search.gathered):
         near = search.near(b, rows)
-        leaves = [
-            t.detach().requires_grad_()
-            for t in (
-                query[b, rows], _rows_of(key[b], near), _rows_of(value[b], near), log_t[b, rows],
-            )
-        ]
-        with torch.enable_grad():
-            z = _aggregate_chunk(*leaves, near, search.rule)
-        found = torch.autograd.grad(z, leaves, grad[b, rows], materialize_grads=True)
-        d_query[b, rows], d_log_t[b, rows] = found[0], found[3]
-        for total, part in ((d_key[b], found[1]), (d_value[b], found[2])):
+        parts = (query[b, rows], _rows_of(key[b], near), _rows_of(value[b], near), log_t[b, rows])
+        d_query, d_key, d_value, d_log_t = _chunk_gradients(grad[b, rows], *parts, near, search)
+        if d_query is not None:
+            found[0][b, rows], found[3][b, rows] = d_query, d_log_t
+        for total, part in ((found[1][b], d_key), (found[2][b], d_value)):
+            if part is None:
+                continue
             if near.index is None:
-                total += part[0]
+                total += part
             else:
                 total.index_add_(0, near.index.flatten(), part.flatten(0, 1))
+    return tuple(found)
+
+
+def _chunk_gradients(g: Tensor, q: Tensor, x: Tensor, v: Tensor, log_t: Tensor, near: Near, search):
+    """From g (R, K, F), those of the queries, of the candidates' rows (of all items where these are
+    the candidates) and of log_t; None where the selection lets none through."""
+    rule = search.rule
+    d = _distances(q, x, near)
+    if search.gathered:
+        w, d_d, d_log_t = selection.gradients(d, log_t, g @ v.mT, rule, near.numbers)
+        d_value = w.mT @ g
+        if d_d is None:
+            return None, None, d_value, None
+        steps = 2 * d_d[..., None] * (q[:, None] - x)
+        return steps.sum(1), -steps, d_value, d_log_t
+    u = (g.flatten(0, 1) @ v[0].mT).view(*g.shape[:2], -1)
+    w, d_d, d_log_t = selection.gradients(d, log_t, u, rule, near.numbers)
+    d_value = w.flatten(0, 1).mT @ g.flatten(0, 1)
+    if d_d is None:
+        return None, None, d_value, None
+    # Products in place of differences: about the mean of the items, which keeps digits.
+    centre = x[0].mean(0)
+    q, x = q - centre, x[0] - centre
+    d_query = 2 * (q * d_d.sum(1, keepdim=True) - d_d @ x)
+    d_key = 2 * (x * d_d.sum(0)[:, None] - d_d.mT @ q)
     return d_query, d_key, d_value, d_log_t
-
-
-class _Aggregate(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, query, key, value, log_t, search):
-        ctx.save_for_backward(query, key, value, log_t)
-        ctx.search = search
-        return forward(query, key, value, log_t, search)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        return *backward(grad, *ctx.saved_tensors, ctx.search), None
-
-
-def aggregate(query: Tensor, key: Tensor, value: Tensor, log_t: Tensor, search: Search) -> Tensor:
-    """(B, M, E), (B, N, E), (B, N, F), (B, M, 1) -> (B, M, K, F), once differentiable.
-    float16 and bfloat16 are computed in float32."""
-    if query.shape[0] * query.shape[1] * search.per_query == 0:
-        return value.new_zeros(*query.shape[:2], search.rule.k, value.shape[2])
-    given = value.dtype
-    if given in (torch.float16, torch.bfloat16):
-        query, key, value, log_t = (t.float() for t in (query, key, value, log_t))
-    return _Aggregate.apply(query, key, value, log_t, search).to(given)
 
 
 def search_for(
@@ -164,4 +166,34 @@ def search_for(
             selectable = others if selectable is None else selectable & others
         return Near(index, selectable, lambda: (of * m + own[rows]) * per_query + slots)
 
-    return Search(rule, near, per_query)
+    return Search(rule, near, per_query, candidates is not None)
+
+
+def _search(query, key, candidates, mask, k, exclude_self, recursion, selected_by, seed) -> Search:
+    rule = selection.Rule(k, recursion, selected_by, seed)
+    return search_for(query, key, candidates, mask, exclude_self, rule)
+
+
+def _forward(query, key, value, log_t, candidates, mask, *options):
+    return (forward(query, key, value, log_t, _search(query, key, candidates, mask, *options)),)
+
+
+def _backward(grad, tensors, outputs, options, wanted):
+    query, key, value, log_t, *among = tensors
+    found = backward(grad, query, key, value, log_t, _search(query, key, *among, *options))
+    return *found, None, None
+
+
+def _blank(query, key, value, log_t, candidates, mask, k, *options):
+    return (value.new_empty(*query.shape[:2], k, value.shape[2]),)
+
+
+# (B, M, E), (B, N, E), (B, N, F), (B, M, 1), (B, M, O) or None, (B, N) or None -> (B, M, K, F)
+aggregate = differentiable(
+    "candidates",
+    "query key value log_t candidates? mask?",
+    "int k, bool exclude_self, str recursion, str selection, int? seed",
+    forward=_forward,
+    backward=_backward,
+    blank=_blank,
+)

@@ -116,7 +116,7 @@ def _check_temperature_tensor(value: Tensor, like: Tensor) -> None:
 
 
 def as_window_log_temperature(value: float | Tensor, batch: int, grid: WindowGrid, like: Tensor):
-    """As `as_log_temperature`, from a number or (B, 1, n₁, n₂): (B, n₁·n₂, 1)."""
+    """As `as_log_temperature`, from a number or (B, 1, n₁, n₂): the latter."""
     n1, n2 = grid.shape
     if isinstance(value, Tensor) and value.numel() != 1:
         if tuple(value.shape) != (batch, 1, n1, n2):
@@ -125,7 +125,7 @@ def as_window_log_temperature(value: float | Tensor, batch: int, grid: WindowGri
                 f"{(batch, 1, n1, n2)}, one for each query patch, got {tuple(value.shape)}"
             )
         value = value.reshape(batch, n1 * n2, 1)
-    return as_log_temperature(value, batch, n1 * n2, like)
+    return as_log_temperature(value, batch, n1 * n2, like).reshape(batch, 1, n1, n2)
 
 
 def check_candidates(candidates: Tensor, batch: int, queries: int, items: int, device) -> None:
@@ -200,15 +200,11 @@ def check_aggregate(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    k: int,
     mask: Tensor | None,
     exclude_self: bool,
-    recursion: str,
     candidates: Tensor | None = None,
 ) -> None:
-    """Checks of `n3_aggregate` that all its backends share."""
-    check_k(k)
-    check_recursion(recursion)
+    """What `n3_aggregate` selects from, and for whom."""
     check_floating("query", query, 3, "(B, M, E)")
     check_floating("key", key, 3, "(B, N, E)")
     check_floating("value", value, 3, "(B, N, F)")

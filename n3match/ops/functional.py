@@ -1,54 +1,22 @@
-"""The public face of the operator: arguments in, backend chosen or forced, result out."""
+"""The public face of the operator: arguments checked and cast, backend chosen, result out.
+
+What every call goes through, once: checks; numbers and half precision made what the backend takes;
+the choice of the backend (`dispatch`); empty calls; the seed of the noise.
+"""
 
 from __future__ import annotations
-
-import logging
 
 import torch
 from torch import Tensor
 
-from n3match.ops import candidates_op, checks, reference
-from n3match.ops.custom_op import autocast_off, widest
-from n3match.ops.dense import op as tiled_op
-from n3match.ops.triton import backend as triton_backend
-from n3match.ops.triton import trial as triton_trial
-from n3match.ops.window import gathered as windows
-from n3match.ops.window import op as window_op
+from n3match.ops import candidates as explicit
+from n3match.ops import checks, dispatch, reference
+from n3match.ops.custom_op import widest
+from n3match.ops.dense import op as dense
+from n3match.ops.noise import draw_seed
+from n3match.ops.window import op as windows
 
-_BACKENDS = ("tiled", "triton", "reference")
-
-_log = logging.getLogger(__name__)
-
-
-def backends() -> tuple[str, ...]:
-    """Names that `backend=` takes on this machine, the one that every machine has first."""
-    return tuple(name for name in _BACKENDS if name != "triton" or not triton_backend.absent())
-
-
-def _chosen(backend: str | None, refusal: str, form: str, query: Tensor) -> str:
-    """refusal: why "triton" can't serve the call, or ""."""
-    if backend is not None and backend not in _BACKENDS:
-        raise ValueError(f"backend must be None or one of {backends()}, got {backend!r}")
-    if backend == "triton" and refusal:
-        raise ValueError(f"backend 'triton' can't serve this call: {refusal}")
-    if backend is not None:
-        return backend
-    if not refusal:
-        refusal = _distrust(form, query)
-    if not refusal:
-        return "triton"
-    if not torch.compiler.is_compiling():
-        _log.debug("tiled, not triton: %s", refusal)
-    return "tiled"
-
-
-def _distrust(form: str, query: Tensor) -> str:
-    """Why the kernels aren't chosen by themselves though they could serve; "" if they are."""
-    if not isinstance(query, Tensor):
-        return "the query is no tensor"  # said better elsewhere
-    if query.device.type == "cpu":
-        return "the interpreter is for tests"
-    return triton_trial.failure(form, query.device.type, query.device.index)
+_HALF = (torch.float16, torch.bfloat16)
 
 
 def n3_weights(
@@ -127,23 +95,36 @@ def n3_aggregate(
         ValueError, TypeError: naming the argument, what was found and what was wanted.
     """
     checks.check_rule(k, recursion, selection, generator)
-    refusal = triton_backend.dense_refusal(query, k, candidates, recursion, selection, generator)
-    name = _chosen(backend, refusal, "dense", query)
     query, key, value = widest(query, key, value)
-    given = (query, key, value, k, log_temperature)
-    options = {"mask": mask, "exclude_self": exclude_self}
+    checks.check_aggregate(query, key, value, mask, exclude_self, candidates)
+    b, m, _ = query.shape
+    log_t = checks.as_log_temperature(log_temperature, b, m, query)
+    refusal = dispatch.dense_refusal(query, k, candidates, recursion, selection, generator)
+    name = dispatch.choose(backend, refusal, "dense", query)
+    seed = draw_seed(generator)
+    items = key.shape[1] if candidates is None else candidates.shape[2]
+    if b * m * items * value.shape[2] == 0:
+        return value.new_zeros(b, m, k, value.shape[2])
+    if mask is not None:  # what lies under it must reach no product: 0 · NaN is NaN
+        key, value = (t.masked_fill(~mask[..., None], 0.0) for t in (key, value))
     if name == "triton":
-        from n3match.ops.triton import dense as triton_dense  # imports Triton
+        from n3match.ops.triton import dense as kernels  # imports Triton
 
-        return triton_dense.n3_aggregate(*given, **options)
-    options["recursion"] = recursion
-    drawn = {"selection": selection, "generator": generator}
+        return kernels.aggregate(query, key, value, log_t, mask, k, exclude_self)
+    rule = (k, exclude_self, recursion, selection, seed)
     if name == "reference":
-        return reference.n3_aggregate(*given, candidates, **options, **drawn)
-    plain = selection == "n3" or (selection == "concrete" and generator is None)
-    if candidates is None and plain:
-        return tiled_op.n3_aggregate(*given, **options)
-    return candidates_op.n3_aggregate(*given, candidates, **options, **drawn)
+        return reference.aggregate(query, key, value, log_t, candidates, mask, *rule)
+    given = _as_tiles_take_them(query, key, value, log_t)
+    if candidates is None and (selection == "n3" or (selection == "concrete" and seed is None)):
+        z = dense.aggregate(*given, mask, k, exclude_self, recursion)
+    else:
+        z = explicit.aggregate(*given, candidates, mask, *rule)
+    return z.to(value.dtype)
+
+
+def _as_tiles_take_them(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """float16 and bfloat16 are computed in float32 there."""
+    return tuple(t.float() if t.dtype in _HALF else t for t in tensors)
 
 
 def n3_window_aggregate(
@@ -189,27 +170,29 @@ def n3_window_aggregate(
         ValueError, TypeError: naming the argument, what was found and what was wanted.
     """
     checks.check_rule(k, recursion, selection, generator)
-    checks.check_layout(patch_size, stride, window)
-    layout = (patch_size, stride, window)
-    refusal = triton_backend.window_refusal(query, k, *layout, recursion)
+    query, key, value = widest(query, key, value)
+    checks.check_window_images(query, key, value)
+    grid = checks.window_grid(query, patch_size, stride, window)
+    log_t = checks.as_window_log_temperature(log_temperature, len(query), grid, query)
+    layout = [patch_size, stride, window]
+    refusal = dispatch.window_refusal(query, k, *layout, recursion)
     form = "window"
     if selection == "knn":
         form = "window knn"
     elif generator is not None:
         form = "window noise"
-    name = _chosen(backend, refusal, form, query)
-    query, key, value = widest(query, key, value)
-    given = (query, key, value, k, log_temperature, *layout)
+    name = dispatch.choose(backend, refusal, form, query)
+    seed = draw_seed(generator)
+    if value.numel() == 0:
+        return value.new_zeros(len(value), k, *value.shape[1:])
+    given = (query, key, value, log_t)
     if name == "triton":
-        from n3match.ops.triton import window as triton_window  # imports Triton
+        from n3match.ops.triton import window as kernels  # imports Triton
 
-        return triton_window.n3_window_aggregate(
-            *given, exclude_self=exclude_self, selection=selection, generator=generator
-        )
-    options = {"exclude_self": exclude_self, "recursion": recursion, "selection": selection}
-    if name == "tiled" and generator is None and torch.compiler.is_compiling():
-        return window_op.n3_window_aggregate(*given, **options)
-    run = reference.n3_window_aggregate if name == "reference" else windows.n3_window_aggregate
-    checks.check_window_images(query, key, value)
-    with autocast_off(query):
-        return run(*given, generator=generator, **options)
+        return kernels.aggregate(*given, grid, k, exclude_self, selection, seed)
+    if name == "reference":
+        rule = (k, exclude_self, recursion, selection, seed)
+        return reference.window_aggregate(*given, grid, *rule)
+    given = _as_tiles_take_them(*given)
+    z = windows.aggregate(*given, k, layout, exclude_self, recursion, selection, seed)
+    return z.to(value.dtype)

@@ -38,6 +38,7 @@ from torch import Tensor
 
 from n3match.ops import checks
 from n3match.ops.noise import draw_seed, gumbel
+from n3match.ops.window.grid import WindowGrid
 
 # exp(-745.13) is the smallest positive double.
 CERTAIN_GAP = 745.0
@@ -163,49 +164,32 @@ def nearest_one_hot(d: Tensor, k: int, alive: Tensor) -> Tensor:
     return torch.stack(steps, -1)
 
 
-def n3_aggregate(
+def aggregate(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    log_t: Tensor,
+    candidates: Tensor | None,
+    mask: Tensor | None,
     k: int,
-    log_temperature: float | Tensor = 0.0,
-    candidates: Tensor | None = None,
-    mask: Tensor | None = None,
-    exclude_self: bool = False,
-    *,
-    recursion: str = "released",
-    selection: str = "n3",
-    generator: torch.Generator | None = None,
+    exclude_self: bool,
+    recursion: str,
+    selection: str,
+    seed: int | None,
 ) -> Tensor:
-    """K soft neighbours of every query: zᵏ = Σ_i wᵏ_i · value_i.
+    """zᵏ = Σ_i wᵏ_i · value_i: (B, M, E), (B, N, E), (B, N, F), (B, M, 1) -> (B, M, K, F).
 
-    Args:
-        query, key, value: (B, M, E), (B, N, E) and (B, N, F), as in `n3match.ops.n3_aggregate`.
-        k, log_temperature, candidates, mask, exclude_self: as there.
-        recursion, selection, generator: as there.
-
-    Returns:
-        (B, M, K, F) in the type of `value`.
-
-    Raises:
-        ValueError, TypeError: naming the argument.
+    Arguments as in `n3match.ops.n3_aggregate`, checked before; seed: of the noise, None: no noise.
     """
-    checks.check_aggregate(query, key, value, k, mask, exclude_self, recursion, candidates)
-    checks.check_selection(selection, generator)
     b, m, _ = query.shape
-    n = key.shape[1]
-    log_t = checks.as_log_temperature(log_temperature, b, m, query).double()
-    device = query.device
-    per_query = n if candidates is None else candidates.shape[2]
-    numbers = torch.arange(b * m * per_query, device=device).view(b, m, per_query)
-    noise = (draw_seed(generator), numbers)
-    return _aggregate(
-        query, key, value, k, log_t, candidates, mask, exclude_self, recursion, selection, noise
-    )
+    per_query = key.shape[1] if candidates is None else candidates.shape[2]
+    numbers = torch.arange(b * m * per_query, device=query.device).view(b, m, per_query)
+    rule = (k, exclude_self, recursion, selection, (seed, numbers))
+    return _aggregate(query, key, value, log_t, candidates, mask, *rule)
 
 
 def _aggregate(
-    query, key, value, k, log_t, candidates, mask, exclude_self, recursion, selection, noise
+    query, key, value, log_t, candidates, mask, k, exclude_self, recursion, selection, noise
 ) -> Tensor:
     b, m, _ = query.shape
     of_batch = torch.arange(b, device=query.device)[:, None, None]
@@ -225,57 +209,37 @@ def _aggregate(
     if candidates is not None:
         x, v = x[of_batch, 0, index], v[of_batch, 0, index]
     d = (query.double()[:, :, None, :] - x).square().sum(-1)
-    weights = weights_in_double(d, k, log_t, allowed, recursion, selection, noise)
+    weights = weights_in_double(d, k, log_t.double(), allowed, recursion, selection, noise)
     return torch.stack([(weights[:, :, None, :, i] @ v)[:, :, 0] for i in range(k)], 2).to(
         value.dtype
     )
 
 
-def n3_window_aggregate(
+def window_aggregate(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    log_t: Tensor,
+    grid: WindowGrid,
     k: int,
-    log_temperature: float | Tensor = 0.0,
-    patch_size: int = 10,
-    stride: int = 5,
-    window: int = 15,
-    *,
-    exclude_self: bool = True,
-    recursion: str = "released",
-    selection: str = "n3",
-    generator: torch.Generator | None = None,
+    exclude_self: bool,
+    recursion: str,
+    selection: str,
+    seed: int | None,
 ) -> Tensor:
-    """Patches are cut out, each one's window gathered, and averaged patches put back.
+    """Patches are cut out, each one's window gathered, and averaged patches put back: (B, E, H, W)
+    twice, (B, C, H, W) and (B, 1, n₁, n₂) -> (B, K, C, H, W).
 
-    Args:
-        query, key, value: (B, E, H, W) twice and (B, C, H, W), as in
-            `n3match.ops.n3_window_aggregate`.
-        k, log_temperature, patch_size, stride, window, exclude_self: as there.
-        recursion, selection, generator: as there.
-
-    Returns:
-        (B, K, C, H, W) in the type of `value`.
-
-    Raises:
-        ValueError, TypeError: naming the argument.
+    Arguments as in `n3match.ops.n3_window_aggregate`, checked before; seed as in `aggregate`.
     """
-    checks.check_k(k)
-    checks.check_recursion(recursion)
-    checks.check_selection(selection, generator)
-    checks.check_window_images(query, key, value)
-    grid = checks.window_grid(query, patch_size, stride, window)
     b = len(query)
-    log_t = checks.as_window_log_temperature(log_temperature, b, grid, query).double()
-    if value.numel() * b == 0:
-        return value.new_zeros(b, k, *value.shape[1:])
     index = grid.candidates(query.device)
     m = len(index)
     # A query and a candidate have the number they would have if all patches were candidates.
     queries = torch.arange(b * m, device=query.device).view(b, m, 1)
     z = _aggregate(
         *(grid.patches(image.double()) for image in (query, key, value)),
-        k, log_t, index.expand(b, -1, -1), None, exclude_self, recursion, selection,
-        (draw_seed(generator), queries * m + index),
+        log_t.reshape(b, m, 1), index.expand(b, -1, -1), None, k, exclude_self, recursion,
+        selection, (seed, queries * m + index),
     )
     return torch.stack([grid.put_back(z[:, :, step]) for step in range(k)], 1).to(value.dtype)

@@ -17,13 +17,20 @@ FORMAT = "n3match-weights-1"
 _MAX_BYTES = 1 << 30
 _MAX_HEADER_TEXT = 1 << 16
 
-# Networks and fields of their configuration in files of 0.1, and what they are called now.
+# Networks and options (of networks and of trainings) in files of 0.1, and what they are called now.
 _RENAMED = {
     "MatchClassifier": "MatchFilter",
+    "side_information": "side_info",
+    "drop_side": "drop_side_info",
     "coldest": "min_log_temperature",
     "keypoint_shape": "keypoint_change",
-    "side_information": "side_info",
+    "drop_shape": "drop_keypoint_change",
 }
+
+
+def with_present_names(options: dict) -> dict:
+    """Options as a file has them, under the names that they have now."""
+    return {_RENAMED.get(name, name): value for name, value in options.items()}
 
 
 def shipped() -> tuple[str, ...]:
@@ -101,7 +108,7 @@ def load_weights(name_or_path: str | os.PathLike) -> tuple[str, dict, dict]:
             text = metadata["config"]
             if len(text) > _MAX_HEADER_TEXT:
                 raise ValueError(f"{path}: configuration of {len(text)} characters")
-            config = {_RENAMED.get(key, key): x for key, x in json.loads(text).items()}
+            config = with_present_names(json.loads(text))
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} holds no weights of n3match: {error}") from error

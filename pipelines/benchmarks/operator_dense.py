@@ -85,7 +85,9 @@ def _plain(name: str, batch: int, n: int, gradients: bool) -> Callable[[], objec
             z = plain_aggregate(*leaves, NEIGHBOURS)
         else:  # pair by pair: together they would take B times the memory
             pairs = zip(*(leaf.split(1) for leaf in leaves))
-            z = torch.cat([ops.reference.n3_aggregate(*pair, NEIGHBOURS) for pair in pairs])
+            z = torch.cat(
+                [ops.n3_aggregate(*pair, NEIGHBOURS, backend="reference") for pair in pairs]
+            )
         return torch.autograd.grad(z, leaves, cotangent) if gradients else z
 
     return run

@@ -48,6 +48,6 @@ def plain_bytes(m: int, n: int, k: int, gradients: bool) -> int:
 
 
 def reference_bytes(m: int, n: int, e: int, gradients: bool) -> int:
-    """About what `ops.reference.n3_aggregate` holds at once for one pair: the differences of all
+    """About what the backend "reference" holds at once for one pair: the differences of all
     embeddings, in float64."""
     return 8 * m * n * e * (6 if gradients else 2)

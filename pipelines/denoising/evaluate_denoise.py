@@ -41,7 +41,7 @@ from n3match.pipelines.denoising.methods import (
     add_method_arguments,
     methods_from_arguments,
 )
-from n3match.pipelines.training.denoiser_config import NOISES
+from n3match.pipelines.training.denoiser.config import NOISES
 
 _LEVELS = ("0.0003,1.5e-06", "0.003,1.5e-05", "0.03,0.00015")
 

@@ -1,1 +1,1 @@
-"""How a match filter and a denoising network are trained."""
+"""How networks are trained: one run (`run.py`), two tasks (`filter`, `denoiser`)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import sys
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from n3match.pipelines.training.run_folder import CsvLog
+from n3match.pipelines.common.whole_file import whole_file
 
 _PRINT_EVERY = 20  # steps, where the output is no terminal
 
@@ -24,9 +25,9 @@ class Reports:
     """
 
     def __init__(self, folder: Path, start: int, steps: int):
-        self._log = CsvLog(folder / "log.csv", start)
+        self._log = _CsvLog(folder / "log.csv", start)
         # A row of a validation has the number of steps done, a step's row those done before.
-        self._validations = CsvLog(folder / "validation.csv", start + 1)
+        self._validations = _CsvLog(folder / "validation.csv", start + 1)
         self._board = _tensorboard(folder / "tensorboard", start)
         self._start, self._steps = start, steps
         self._began = time.monotonic()
@@ -77,3 +78,37 @@ def _tensorboard(folder: Path, start: int):
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(folder, purge_step=start)
+
+
+class _CsvLog:
+    """A row of numbers per step.
+
+    Args:
+        path: of the file; rows of step `start` and later are dropped, they will be run again.
+        start: the first step that will be written.
+    """
+
+    def __init__(self, path: Path, start: int):
+        self._path = path
+        if path.exists():
+            _cut(path, start)
+
+    def write(self, step: int, numbers: dict[str, float]) -> None:
+        new = not self._path.exists()
+        with self._path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(["step", *numbers])
+            writer.writerow([step, *(f"{v:.6g}" for v in numbers.values())])
+
+
+def _cut(path: Path, start: int) -> None:
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    # A kill may leave half a row behind; it belongs to a step that will be run again.
+    kept = [row for row in rows[1:] if len(row) == len(rows[0]) and int(row[0]) < start]
+    if not kept:
+        path.unlink()
+        return
+    with whole_file(path) as temporary, temporary.open("w", newline="") as file:
+        csv.writer(file).writerows([rows[0], *kept])

@@ -9,20 +9,22 @@ processes share each batch.
 
 The weights kept (denoiser.safetensors) are a running mean; they are written with every state, so
 that they can be tried while the run goes on. log.csv holds loss and PSNR of each step's crops and
-by how many dB they became better.
+by how many dB they became better; images.npy the decoded images.
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-
-import torch
 
 from n3match.nn import PRESETS
-from n3match.pipelines.training.denoiser_config import NOISES, PLAIN, CropStage, DenoiserTraining
-from n3match.pipelines.training.denoiser_loop import train
+from n3match.pipelines.training.config import PRECISIONS, add_run_arguments, given_options
+from n3match.pipelines.training.denoiser.config import NOISES, CropStage, DenoiserTraining
 
+# Fields that are plain numbers, each an option of the same name.
+NUMBERS = (
+    "steps", "rate", "warmup", "decay", "ema", "clip", "momentum", "local_steps", "frozen_steps",
+    "features", "seed",
+)
 _HELP = {
     "decay": "weight decay of convolutions",
     "ema": "memory of the running mean of weights",
@@ -33,50 +35,41 @@ _HELP = {
     "for a range of σ, where the crops of a step differ more than any image does; best in a run of "
     "its own, from --initial",
     "features": "channels of the networks",
-    "warmup": "steps of linear warm-up; a cosine follows",
+    "warmup": "steps of linear warm-up",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    default = DenoiserTraining(images=("",))
-    parser.add_argument("out", type=Path, help="folder of the run; an existing run goes on")
+    add_run_arguments(
+        parser, DenoiserTraining, NUMBERS,
+        {n: f"{_HELP.get(n, '')} (default: {getattr(DenoiserTraining, n)})" for n in NUMBERS},
+    )
     parser.add_argument(
         "--images", nargs="+", required=True, metavar="FOLDER", help="clean images of any size"
     )
     parser.add_argument(
-        "--network", choices=tuple(PRESETS), default=default.network,
+        "--network", choices=tuple(PRESETS), default=DenoiserTraining.network,
         help="default: %(default)s; the others are those it was published beside",
     )
-    parser.add_argument("--channels", type=int, choices=(1, 3), default=default.channels)
-    parser.add_argument("--noise", choices=NOISES, default=default.noise)
+    parser.add_argument("--channels", type=int, choices=(1, 3), default=DenoiserTraining.channels)
+    parser.add_argument("--noise", choices=NOISES, default=DenoiserTraining.noise)
     parser.add_argument(
         "--sigma", type=float, nargs="+", default=[25.0], metavar="S",
         help="of Gaussian noise, 8-bit units: one number, or lowest and highest",
     )
     parser.add_argument(
-        "--crops", type=_crop_stage, nargs="+", default=list(default.crops),
+        "--crops", type=_crop_stage, nargs="+", default=list(DenoiserTraining.crops),
         metavar="SIZExBATCH[@STEP]",
         help="side and number of the crops in a step, from a step on (default: 80x32)",
     )
     parser.add_argument(
         "--guide", default="", metavar="WEIGHTS", help="DnCNN of depth 17, for knn-denoised"
     )
-    parser.add_argument("--initial", default="", metavar="WEIGHTS", help="start from these")
     parser.add_argument(
-        "--precision", choices=("float32", "bfloat16"), default=default.precision,
+        "--precision", choices=PRECISIONS, default=DenoiserTraining.precision,
         help="of the convolutions; bfloat16 is for GPUs and for CPUs with matrix units (AMX): on "
         "others it is slower than float32",
     )
-    for name in PLAIN:
-        value = getattr(default, name)
-        parser.add_argument(
-            "--" + name.replace("_", "-"), type=type(value), default=value,
-            help=f"{_HELP.get(name, '')} (default: %(default)s)".strip(),
-        )
-    parser.add_argument(
-        "--save-every", type=int, default=100, metavar="STEPS", help="default: %(default)s"
-    )
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads")
 
 
 def _crop_stage(text: str) -> CropStage:
@@ -87,24 +80,13 @@ def _crop_stage(text: str) -> CropStage:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
+    from n3match.pipelines.training.denoiser.task import DenoiserTask
+    from n3match.pipelines.training.run import train_by_command
+
     sigma = arguments.sigma
     if len(sigma) > 2:
         raise ValueError(f"sigma: wanted one number or two, got {len(sigma)}")
-    if arguments.save_every < 1:
-        raise ValueError(f"save-every must be at least 1, got {arguments.save_every}")
-    config = DenoiserTraining(
-        images=tuple(arguments.images),
-        network=arguments.network,
-        channels=arguments.channels,
-        noise=arguments.noise,
-        sigma=(sigma[0], sigma[-1]),
-        guide=arguments.guide,
-        initial=arguments.initial,
-        crops=tuple(arguments.crops),
-        precision=arguments.precision,
-        **{name: getattr(arguments, name) for name in PLAIN},
-    )
-    print(train(config, arguments.out, save_every=arguments.save_every))
-    return 0
+    given = given_options(arguments, DenoiserTraining)
+    given |= {name: tuple(given[name]) for name in ("images", "crops")}
+    config = DenoiserTraining(**given | {"sigma": (sigma[0], sigma[-1])})
+    return train_by_command(DenoiserTask(config), arguments)

@@ -224,7 +224,7 @@ def test_shapes_of_added_outliers_are_those_of_wrong_matches(mixed):
 
 
 def test_dropped_side_is_neutral(mixed):
-    assert (aug.drop_side(mixed)["side_info"] == [1.0, 0.0]).all()
+    assert (aug.drop_side_info(mixed)["side_info"] == [1.0, 0.0]).all()
 
 
 def test_augment_without_augmentation_is_the_identity(mixed):

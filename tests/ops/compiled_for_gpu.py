@@ -60,10 +60,6 @@ def recorded():
             setattr(module, name, kernel)
 
 
-def body(operator):
-    return operator._init_fn
-
-
 def dense(dtype, b, m, n, e, f, k):
     """Both passes."""
     numbers = triton_launch.accumulator(dtype)
@@ -75,8 +71,8 @@ def dense(dtype, b, m, n, e, f, k):
         norm = torch.empty(b, n, device="cuda", dtype=numbers)
         log_t = torch.empty(b, m, 1, device="cuda", dtype=numbers)
         given = (query, key, value, norm, log_t)
-        kept = body(triton_dense._dense)(*given, k, m == n)
-        body(triton_dense._dense_backward)(kept[0], *given, *kept, k, m == n)
+        kept = triton_dense._forward(*given, k, m == n)
+        triton_dense._backward(kept[0], given, kept, (k, m == n), [True] * len(given))
     return launches
 
 
@@ -93,8 +89,8 @@ def window(dtype, channels, k, *layout, hard=False, seed=None):
         norm = torch.empty(1, high * wide, device="cuda", dtype=numbers)
         log_t = torch.empty(1, patches, 1, device="cuda", dtype=numbers)
         rest = (triton_window._geometry(grid), k, True, hard, seed)
-        z = body(triton_window._window)(*cells, norm, log_t, *rest)
-        body(triton_window._window_backward)(z, *cells, norm, log_t, *rest)
+        (z,) = triton_window._forward(*cells, norm, log_t, *rest)
+        triton_window._backward(z, (*cells, norm, log_t), (), rest, [True] * 5)
     return launches
 
 

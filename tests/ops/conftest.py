@@ -3,10 +3,7 @@
 import pytest
 
 from n3match import native
-from n3match.ops.window import cells as window_cells
-from n3match.ops.window import cells_compiled as window_cells_native
-from n3match.ops.window import cells_tensors as window_cells_tensors
-from n3match.ops.window import gathered as window
+from n3match.ops.window import cells, cells_compiled, cells_tensors, gathered
 
 
 @pytest.fixture(params=["compiled cells", "cells", "gathering"])
@@ -27,10 +24,10 @@ def path(request, monkeypatch):
     if request.param == "cells":
         monkeypatch.setattr(native, "available", lambda: False)
     if request.param == "gathering":
-        monkeypatch.setattr(window_cells, "usable", lambda grid: False)
-    for name, module in (("compiled cells", window_cells_native), ("cells", window_cells_tensors)):
+        monkeypatch.setattr(cells, "usable", lambda grid: False)
+    for name, module in (("compiled cells", cells_compiled), ("cells", cells_tensors)):
         monkeypatch.setattr(module, "Images", noting(name, module.Images))
-    monkeypatch.setattr(window, "_gathering", noting("gathering", window._gathering))
+    monkeypatch.setattr(gathered, "forward", noting("gathering", gathered.forward))
 
     def check(layout):
         *_, patch, stride, _ = layout

@@ -99,11 +99,12 @@ def test_one_graph_by_inductor(form):
 @pytest.mark.parametrize(
     ("name", "rest"),
     [
-        ("tiled", (MASK, 3, False, "released")),
-        ("tiled", (None, 3, False, "poster")),
+        ("dense", (MASK, 3, False, "released")),
+        ("dense", (None, 3, False, "poster")),
         ("candidates", (INDEX, MASK, 3, False, "released", "n3", None)),
         ("candidates", (None, None, 2, False, "released", "concrete", 5)),
-        ("window", (2, list(LAYOUT), True, "released", "n3")),
+        ("window", (2, list(LAYOUT), True, "released", "n3", None)),
+        ("window", (2, list(LAYOUT), True, "released", "concrete", 5)),
     ],
 )
 def test_custom_operators(name, rest):

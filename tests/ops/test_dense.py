@@ -6,8 +6,9 @@ import pytest
 import torch
 from backends import FAST_PLAIN_CALLS, PLAIN_CALLS, n3_aggregate
 
-from n3match import ops
-from n3match.ops.dense import tiled
+from n3match import native, ops
+from n3match.ops import candidates as explicit
+from n3match.ops.dense import compiled
 
 pytestmark = pytest.mark.arithmetic
 
@@ -45,6 +46,20 @@ def _assert_close(found, wanted, tolerance):
         assert error < tolerance, f"{name}: {error}"
 
 
+@pytest.fixture
+def no_compiled_loops(monkeypatch):
+    monkeypatch.setattr(native, "available", lambda: False)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 2e-4)])
+def test_without_compiled_loops_matches_reference(
+    size, dtype, tolerance, no_compiled_loops, monkeypatch
+):
+    test_matches_reference("tiled", size, None, True, "released", dtype, tolerance, monkeypatch)
+    test_matches_reference("tiled", size, -2.0, False, "released", dtype, tolerance, monkeypatch)
+
+
 @pytest.mark.parametrize("backend", FAST_PLAIN_CALLS)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("log_t", [None, -6.0, -2.0, 3.0])
@@ -54,7 +69,8 @@ def _assert_close(found, wanted, tolerance):
 def test_matches_reference(backend, size, log_t, masked, recursion, dtype, tolerance, monkeypatch):
     _skip_unless_served(backend, recursion)
     # Small tiles, so that several, and a last uneven one, are really walked through.
-    monkeypatch.setitem(tiled._TILE_ELEMENTS, "cpu", 400)
+    monkeypatch.setattr(compiled, "_TILE_ELEMENTS", 400)
+    monkeypatch.setitem(explicit._CHUNK_ELEMENTS, "cpu", 400)
     b, m, n, _, f, k = size
     inputs = _inputs(size, dtype, log_t)
     gen = torch.Generator().manual_seed(1)

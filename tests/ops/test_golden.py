@@ -88,7 +88,7 @@ def _aggregations():
             yield pytest.param("triton", dtype, tolerance, marks=marks)
 
 
-@pytest.mark.parametrize(("backend", "dtype", "tolerance"), _aggregations())
+@pytest.mark.parametrize(("backend", "dtype", "tolerance"), list(_aggregations()))
 def test_aggregation(shared_data, backend, dtype, tolerance):
     """Golden aggregation over explicit candidates, each query given its own candidates as a
     batch element of the dense form (the repeated candidate included)."""

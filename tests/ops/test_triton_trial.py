@@ -7,7 +7,7 @@ import torch
 from backends import HAS_TRITON, INTERPRETED
 
 from n3match import ops
-from n3match.ops import functional
+from n3match.ops import dispatch
 from n3match.ops.triton import trial as triton_trial
 
 pytestmark = [
@@ -17,10 +17,10 @@ pytestmark = [
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 FORMS = {
-    "dense": ("triton_dense", "n3_aggregate"),
-    "window": ("triton_window", "n3_window_aggregate"),
-    "window knn": ("triton_window", "n3_window_aggregate"),
-    "window noise": ("triton_window", "n3_window_aggregate"),
+    "dense": "dense",
+    "window": "window",
+    "window knn": "window",
+    "window noise": "window",
 }
 
 
@@ -42,10 +42,9 @@ def test_good_kernels_pass(form):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("off", [1.01, float("nan")])
 def test_wrong_results_are_seen_and_told_once(form, off, monkeypatch, recwarn):
-    module, name = FORMS[form]
-    module = import_module(f"n3match.ops.{module}")
-    kernel = getattr(module, name)
-    monkeypatch.setattr(module, name, lambda *given, **options: kernel(*given, **options) * off)
+    module = import_module(f"n3match.ops.triton.{FORMS[form]}")
+    kernel = module.aggregate
+    monkeypatch.setattr(module, "aggregate", lambda *given: kernel(*given) * off)
     for _ in range(2):
         assert f"the {form} form differ from theirs" in triton_trial.failure(form, DEVICE, None)
     told = [w for w in recwarn if "the tiles serve instead of Triton" in str(w.message)]
@@ -54,18 +53,18 @@ def test_wrong_results_are_seen_and_told_once(form, off, monkeypatch, recwarn):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_kernel_that_does_not_compile_is_told(form, monkeypatch):
-    def broken(*_, **options):
+    def broken(*_):
         raise RuntimeError("no such instruction")
 
-    module, name = FORMS[form]
-    monkeypatch.setattr(import_module(f"n3match.ops.{module}"), name, broken)
+    module = import_module(f"n3match.ops.triton.{FORMS[form]}")
+    monkeypatch.setattr(module, "aggregate", broken)
     with pytest.warns(UserWarning, match="no such instruction"):
         assert "RuntimeError" in triton_trial.failure(form, DEVICE, None)
 
 
 def test_each_selection_of_the_window_form_has_a_trial_of_its_own(monkeypatch):
     tried = []
-    monkeypatch.setattr(functional, "_distrust", lambda form, query: tried.append(form) or "no")
+    monkeypatch.setattr(dispatch, "_distrust", lambda form, query: tried.append(form) or "no")
     image = torch.rand(1, 1, 9, 8, device=DEVICE)
     for options in (
         {}, {"selection": "concrete"}, {"selection": "knn"},
@@ -77,19 +76,19 @@ def test_each_selection_of_the_window_form_has_a_trial_of_its_own(monkeypatch):
 
 def test_the_choice_follows_the_trial(monkeypatch):
     query = torch.zeros(1, 5, 2)
-    assert functional._chosen(None, "refused", "dense", query) == "tiled"
-    monkeypatch.setattr(functional, "_distrust", lambda form, query: "")
-    assert functional._chosen(None, "", "dense", query) == "triton"
-    monkeypatch.setattr(functional, "_distrust", lambda form, query: "it fails")
-    assert functional._chosen(None, "", "dense", query) == "tiled"
-    assert functional._chosen("triton", "", "dense", query) == "triton"
+    assert dispatch.choose(None, "refused", "dense", query) == "tiled"
+    monkeypatch.setattr(dispatch, "_distrust", lambda form, query: "")
+    assert dispatch.choose(None, "", "dense", query) == "triton"
+    monkeypatch.setattr(dispatch, "_distrust", lambda form, query: "it fails")
+    assert dispatch.choose(None, "", "dense", query) == "tiled"
+    assert dispatch.choose("triton", "", "dense", query) == "triton"
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="the interpreter is off where there is a GPU")
 def test_the_interpreter_is_never_chosen(monkeypatch):
     monkeypatch.setattr(triton_trial, "failure", lambda *_: "")
     query = torch.randn(1, 6, 2)
-    assert functional._chosen(None, "", "dense", query) == "tiled"
+    assert dispatch.choose(None, "", "dense", query) == "tiled"
     z = ops.n3_aggregate(query, query, query, 2)
     torch.testing.assert_close(z, ops.n3_aggregate(query, query, query, 2, backend="tiled"))
 
@@ -97,7 +96,7 @@ def test_the_interpreter_is_never_chosen(monkeypatch):
 @pytest.mark.skipif(not INTERPRETED, reason="the choice is made by the device itself")
 def test_the_trial_may_fall_into_the_compilation_of_a_graph(monkeypatch):
     trial = triton_trial.failure
-    monkeypatch.setattr(functional, "_distrust", lambda *_: trial("dense", "cpu", None))
+    monkeypatch.setattr(dispatch, "_distrust", lambda *_: trial("dense", "cpu", None))
     leaves = [torch.randn(1, 9, 3, requires_grad=True) for _ in range(3)]
 
     def run(query, key, value):

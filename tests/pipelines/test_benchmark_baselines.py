@@ -78,8 +78,9 @@ def test_windows_follow_the_rule(function, case):
     found = function(query, key, value[:, :2], K, log_t, patch, stride, window)
     assert found.shape == (2, K, 2, height, width)
     assert (found - wanted).abs().max() < 5e-5
-    oracle = ops.reference.n3_window_aggregate(
-        query.double(), key.double(), value[:, :2].double(), K, log_t, patch, stride, window
+    oracle = ops.n3_window_aggregate(
+        query.double(), key.double(), value[:, :2].double(), K, log_t, patch, stride, window,
+        backend="reference",
     )
     torch.testing.assert_close(oracle, wanted, rtol=0, atol=1e-9)
 

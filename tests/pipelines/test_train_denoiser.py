@@ -14,11 +14,12 @@ from n3match.datasets.denoising.clean_images import CleanImages
 from n3match.denoising import Denoiser
 from n3match.nn import N3Net
 from n3match.pipelines.cli import main
-from n3match.pipelines.training import denoiser_loop as loop
-from n3match.pipelines.training.averaged import AveragedWeights
-from n3match.pipelines.training.denoiser_batches import NoisyBatches
-from n3match.pipelines.training.denoiser_config import CropStage, DenoiserTraining, learning_rate
-from n3match.pipelines.training.denoiser_loop import train
+from n3match.pipelines.common.processes import Processes
+from n3match.pipelines.training import run as run_module
+from n3match.pipelines.training.denoiser.batches import NoisyBatches
+from n3match.pipelines.training.denoiser.config import CropStage, DenoiserTraining
+from n3match.pipelines.training.denoiser.task import LOSS_PIXELS, DenoiserTask
+from n3match.pipelines.training.run import AveragedWeights, train
 from n3match.weights import load_weights, save_weights
 
 pytestmark = pytest.mark.arithmetic
@@ -42,6 +43,14 @@ def tiny(folder, **fields):
         "crops": (CropStage(0, 12, 3), CropStage(4, 20, 2)), "local_steps": 3,
     }
     return DenoiserTraining(**given | fields)
+
+
+def start_of(config):
+    """A network as a run starts with it, and the task."""
+    task = DenoiserTask(config)
+    net = task.network()
+    task.initialise(net)
+    return net, task
 
 
 def _curve(folder):
@@ -123,45 +132,50 @@ def test_batches_depend_on_seed_and_step_alone(folder, tmp_path, fields, channel
     config = tiny(folder, **fields)
     source = NoisyBatches(config, tmp_path / "cache.npy")
     for step, size, count in ((3, 12, 3), (4, 20, 2)):
-        noisy, clean = source.batch(step)
+        noisy, clean = source[step].values()
         assert noisy.shape == (count, channels + maps, size, size)
         assert clean.shape == (count, channels, size, size)
-        assert torch.equal(source.batch(step)[0], noisy)
-        shares = [source.batch(step, rank, 2)[0] for rank in (0, 1)]
+        assert torch.equal(source[step]["noisy"], noisy)
+        shares = [
+            NoisyBatches(config, tmp_path / "cache.npy", rank, 2)[step]["noisy"] for rank in (0, 1)
+        ]
         assert torch.equal(shares[0], noisy[::2]) and torch.equal(shares[1], noisy[1::2])
-    assert not torch.equal(source.batch(1)[0], source.batch(2)[0])
+    assert not torch.equal(source[1]["noisy"], source[2]["noisy"])
     other = NoisyBatches(replace(config, seed=1), tmp_path / "cache.npy")
-    assert not torch.equal(other.batch(1)[0], source.batch(1)[0])
+    assert not torch.equal(other[1]["noisy"], source[1]["noisy"])
 
 
 @pytest.mark.parametrize("network", ["n3net", "concrete", "dncnn-17"])
-def test_resumed_run_gives_the_same_curve_and_weights(folder, tmp_path, monkeypatch, network):
+def test_resumed_run_gives_the_same_curve_and_weights(folder, tmp_path, network):
     config = tiny(folder, network=network, sigma=(0, 75))
-    whole = train(config, tmp_path / "whole", save_every=2, device="cpu")
-    real = loop.learning_rate
+    whole = train(DenoiserTask(config), tmp_path / "whole", save_every=2, device="cpu")
 
-    def dies(step, config):
-        if step == 5:
-            raise KeyboardInterrupt
-        return real(step, config)
+    class Dies(DenoiserTask):
+        def losses(self, net, batch, step, processes):
+            if step == 5:
+                raise KeyboardInterrupt
+            return super().losses(net, batch, step, processes)
 
-    monkeypatch.setattr(loop, "learning_rate", dies)
     with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "cut", save_every=2, device="cpu")
-    monkeypatch.setattr(loop, "learning_rate", real)
-    resumed = train(config, tmp_path / "cut", save_every=2, device="cpu")
+        train(Dies(config), tmp_path / "cut", save_every=2, device="cpu")
+    if network == "concrete":  # as version 0.1 wrote it
+        state = torch.load(tmp_path / "cut" / "state.pt", weights_only=True)
+        progress = state.pop("progress")
+        state |= {name: progress[name] for name in ("step", "skipped")}
+        torch.save(state, tmp_path / "cut" / "state.pt")
+    resumed = train(DenoiserTask(config), tmp_path / "cut", save_every=2, device="cpu")
     assert _curve(tmp_path / "cut") == _curve(tmp_path / "whole")
     a, b = (load_weights(path)[2] for path in (whole, resumed))
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("killed_by", ["save_weights", "save_checkpoint"])
+@pytest.mark.parametrize("killed_by", ["save_weights", "save_state"])
 def test_weights_are_whole_whichever_half_of_saving_was_not_done(
     folder, tmp_path, monkeypatch, killed_by
 ):
     config = tiny(folder)
-    whole = train(config, tmp_path / "whole", save_every=4, device="cpu")
-    real, calls = getattr(loop, killed_by), []
+    whole = train(DenoiserTask(config), tmp_path / "whole", save_every=4, device="cpu")
+    real, calls = getattr(run_module, killed_by), []
 
     def dies_at_the_end(*arguments, **named):
         calls.append(1)
@@ -169,11 +183,11 @@ def test_weights_are_whole_whichever_half_of_saving_was_not_done(
             raise KeyboardInterrupt
         return real(*arguments, **named)
 
-    monkeypatch.setattr(loop, killed_by, dies_at_the_end)
+    monkeypatch.setattr(run_module, killed_by, dies_at_the_end)
     with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "cut", save_every=4, device="cpu")
-    monkeypatch.setattr(loop, killed_by, real)
-    path = train(config, tmp_path / "cut", save_every=4, device="cpu")
+        train(DenoiserTask(config), tmp_path / "cut", save_every=4, device="cpu")
+    monkeypatch.setattr(run_module, killed_by, real)
+    path = train(DenoiserTask(config), tmp_path / "cut", save_every=4, device="cpu")
     assert load_weights(path)[2].keys() == load_weights(whole)[2].keys()
     for name, tensor in load_weights(whole)[2].items():
         assert torch.equal(load_weights(path)[2][name], tensor)
@@ -181,10 +195,10 @@ def test_weights_are_whole_whichever_half_of_saving_was_not_done(
 
 def test_a_finished_run_writes_lost_weights_again(folder, tmp_path):
     config = tiny(folder, steps=2)
-    path = train(config, tmp_path / "run", device="cpu")
+    path = train(DenoiserTask(config), tmp_path / "run", device="cpu")
     before = load_weights(path)[2]
     path.unlink()
-    again = load_weights(train(config, tmp_path / "run", device="cpu"))[2]
+    again = load_weights(train(DenoiserTask(config), tmp_path / "run", device="cpu"))[2]
     assert before.keys() == again.keys()
     assert all(torch.equal(before[name], again[name]) for name in before)
 
@@ -193,10 +207,10 @@ def test_blocks_are_learned_after_the_local_networks(folder, tmp_path):
     nets = {}
     for steps in (3, 4):
         config = tiny(folder, steps=steps, local_steps=3, ema=0.0)
-        path = train(config, tmp_path / str(steps), device="cpu")
+        path = train(DenoiserTask(config), tmp_path / str(steps), device="cpu")
         nets[steps] = load_weights(path)[2]
     torch.manual_seed(0)
-    start = loop.new_network(tiny(folder)).state_dict()
+    start = start_of(tiny(folder))[0].state_dict()
     block = [n for n in start if n.startswith("blocks.") and n.endswith("weight")]
     assert all(torch.equal(nets[3][n], start[n]) for n in block)
     behind = "local_networks.1.layers.0.weight"
@@ -229,9 +243,10 @@ def test_it_learns_and_the_command_writes_weights_that_denoise(folder, tmp_path,
 
 
 def test_hard_blocks_are_guided_by_a_trained_network(folder, tmp_path):
-    guide = train(tiny(folder, network="dncnn-17", steps=1), tmp_path / "guide", device="cpu")
+    plain = DenoiserTask(tiny(folder, network="dncnn-17", steps=1))
+    guide = train(plain, tmp_path / "guide", device="cpu")
     config = tiny(folder, network="knn-denoised", guide=str(guide), steps=4)
-    net = load_weights(train(config, tmp_path / "run", device="cpu"))[2]
+    net = load_weights(train(DenoiserTask(config), tmp_path / "run", device="cpu"))[2]
     wanted = load_weights(guide)[2]
     for name, t in wanted.items():
         assert torch.equal(net[name.replace("local_networks.0.", "guide.")], t)
@@ -247,7 +262,7 @@ def test_a_range_starts_from_weights_for_one_level(folder, tmp_path):
     one = N3Net(tiny(folder).net).eval()
     save_weights(tmp_path / "one.safetensors", one)
     config = tiny(folder, sigma=(0.0, 75.0), initial=str(tmp_path / "one.safetensors"))
-    net = loop.new_network(config).eval()
+    net = start_of(config)[0].eval()
     noisy = torch.rand(2, 1, 12, 15)
     for level in (0.0, 0.3):
         x = torch.cat([noisy, torch.full_like(noisy, level)], 1)
@@ -256,46 +271,45 @@ def test_a_range_starts_from_weights_for_one_level(folder, tmp_path):
     save_weights(tmp_path / "guided.safetensors", guided)
     given = replace(config, network="knn-denoised", initial=str(tmp_path / "guided.safetensors"))
     x = torch.cat([noisy, torch.full_like(noisy, 0.3)], 1)
-    torch.testing.assert_close(loop.new_network(given).eval()(x), guided.eval()(noisy))
+    torch.testing.assert_close(start_of(given)[0].eval()(x), guided.eval()(noisy))
     with pytest.raises(ValueError, match=r"initial: .* doesn't fit"):
-        loop.new_network(tiny(folder, channels=3, initial=config.initial))
+        start_of(tiny(folder, channels=3, initial=config.initial))
 
 
-def test_levels_of_a_range_count_alike(folder, tmp_path, monkeypatch):
-    """Errors that grow as σ: each crop has the same share of the loss."""
-    monkeypatch.setattr(loop, "_LEAST_SIGMA", 0.0)
-    run = loop._Run(tiny(folder, sigma=(0.0, 50.0)), tmp_path, loop.Processes(), 100)
+def test_levels_of_a_range_count_alike(folder, tmp_path):
+    """Errors that grow as σ + 2: each crop has the same share of the loss."""
+    net, task = start_of(tiny(folder, sigma=(0.0, 50.0)))
     sigma = torch.tensor([5.0, 25.0, 50.0])
     maps = (sigma / 255)[:, None, None, None].expand(-1, 1, 4, 4)
     noisy = torch.cat([torch.rand(3, 1, 4, 4), maps], 1)
-    torch.testing.assert_close(run._weights(noisy) * sigma, torch.full((3,), 25.0))
-    noise = run.batches.batch(0)
-    run.net.requires_grad_(False)
+    torch.testing.assert_close(task.weights(noisy) * (sigma + 2), torch.full((3,), 25.0))
+    batch = task.batches(tmp_path, Processes())[0]
     with torch.no_grad():
-        errors = (run.net(noise[0], neighbours=False) - noise[1]).square().mean((1, 2, 3))
-    run.net.requires_grad_(True)
-    wanted = 0.5 * loop._LOSS_PIXELS * (errors * run._weights(noise[0])).mean()
-    assert run._do_step(*noise)["loss"] == pytest.approx(wanted.item(), rel=1e-5)
-    run = loop._Run(tiny(folder), tmp_path / "one", loop.Processes(), 100)
-    assert torch.equal(run._weights(noisy[:, :1]), torch.ones(3))
+        errors = (net(batch["noisy"], neighbours=False) - batch["clean"]).square().mean((1, 2, 3))
+    wanted = 0.5 * LOSS_PIXELS * (errors * task.weights(batch["noisy"])).mean()
+    loss, numbers = task.losses(net, batch, 0, Processes())
+    assert loss.item() == numbers["loss"].item() == pytest.approx(wanted.item(), rel=1e-5)
+    one = DenoiserTask(tiny(folder))
+    assert torch.equal(one.weights(noisy[:, :1]), torch.ones(3))
 
 
 @pytest.mark.parametrize("network", ["n3net", "knn-denoised"])
 def test_norms_are_frozen_in_the_last_steps(folder, tmp_path, network):
     """Their statistics stay, and crops are normalised by these; what is learned goes on."""
-    train(tiny(folder, network="dncnn-17"), tmp_path / "guide")
+    train(DenoiserTask(tiny(folder, network="dncnn-17")), tmp_path / "guide")
     guide = str(tmp_path / "guide" / "denoiser.safetensors") if network != "n3net" else ""
     config = tiny(folder, network=network, guide=guide, frozen_steps=2, local_steps=0)
-    run = loop._Run(config, tmp_path / "run", loop.Processes(), 100)
-
-    def state():
-        return {n: t.clone() for n, t in run.net.state_dict().items()}
-
     states = []
-    for step in range(config.steps):
-        run.step = step
-        run._do_step(*run.batches.batch(step))
-        states.append(state())
+
+    class Watched(DenoiserTask):
+        def losses(self, net, batch, step, processes):
+            found = super().losses(net, batch, step, processes)
+            self.net = net
+            states.append({n: t.clone() for n, t in net.state_dict().items()})
+            return found
+
+    run = Watched(config)
+    train(run, tmp_path / "run", device="cpu")
     for step in range(1, config.steps):
         moved = {
             n.rpartition(".")[2] for n, t in states[step].items()
@@ -303,27 +317,23 @@ def test_norms_are_frozen_in_the_last_steps(folder, tmp_path, network):
         }
         assert "weight" in moved
         assert ("running_mean" in moved) == (step < config.steps - 2)
-    x, _ = run.batches.batch(0)
-    run.net.local_networks.eval()
-    wanted = run.net.local_networks[0](x)
-    run.net.train()
-    for norm in run.norms:
-        norm.eval()
-    torch.testing.assert_close(run.net.local_networks[0](x), wanted)
+    x = run.batches(tmp_path / "run", Processes())[0]["noisy"]
+    found = run.net.local_networks[0](x)
+    torch.testing.assert_close(run.net.local_networks.eval()[0](x), found)
 
 
 def test_other_options_and_foreign_states_are_refused(folder, tmp_path):
-    train(tiny(folder, steps=1), tmp_path, device="cpu")
+    train(DenoiserTask(tiny(folder, steps=1)), tmp_path, device="cpu")
     with pytest.raises(ValueError, match="run with other options"):
-        train(tiny(folder, steps=1, seed=5), tmp_path, device="cpu")
+        train(DenoiserTask(tiny(folder, steps=1, seed=5)), tmp_path, device="cpu")
     (tmp_path / "state.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(ValueError, match="not a training checkpoint"):
-        train(tiny(folder, steps=1), tmp_path, device="cpu")
+        train(DenoiserTask(tiny(folder, steps=1)), tmp_path, device="cpu")
 
 
 def test_learning_rate_warms_up_and_decays(folder):
     config = tiny(folder, steps=100, warmup=10)
-    rates = [learning_rate(step, config) for step in (0, 9, 99)]
+    rates = [config.learning_rate(step) for step in (0, 9, 99)]
     assert rates[:2] == pytest.approx([1e-4, 1e-3]) and rates[2] < 2e-5
 
 

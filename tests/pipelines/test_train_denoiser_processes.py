@@ -1,7 +1,6 @@
 """Training of denoisers in two processes: what one process gives with the same batch."""
 
 import csv
-from dataclasses import asdict
 
 import cv2
 import numpy as np
@@ -11,25 +10,34 @@ import torch
 from prepared import finish
 
 from n3match.nn import N3Net
-from n3match.pipelines.training import denoiser_loop as loop
-from n3match.pipelines.training.denoiser_batches import NoisyBatches
-from n3match.pipelines.training.denoiser_config import CropStage, DenoiserTraining
+from n3match.pipelines.training.denoiser.batches import NoisyBatches
+from n3match.pipelines.training.denoiser.config import CropStage, DenoiserTraining
+from n3match.pipelines.training.denoiser.task import DenoiserTask
+from n3match.pipelines.training.run import train
 
 pytestmark = pytest.mark.arithmetic
 
 
-def run(options, folder):
-    """A training in float64: rounding stays too small for Adam to blow it up."""
+class Double(DenoiserTask):
+    """In float64: rounding stays too small for Adam to blow it up."""
+
+    def network(self):
+        return super().network().double()
+
+    def batches(self, folder, processes):
+        made = super().batches(folder, processes)
+
+        class Doubled:
+            def __getitem__(self, step):
+                return {name: t.double() for name, t in made[step].items()}
+
+        return Doubled()
+
+
+def run(config, folder):
+    """A training."""
     torch.set_num_threads(1)
-    options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    options["crops"] = tuple(CropStage(**stage) for stage in options["crops"])
-    made, new = NoisyBatches.batch, loop.new_network
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            NoisyBatches, "batch", lambda *given: tuple(t.double() for t in made(*given))
-        )
-        patch.setattr(loop, "new_network", lambda config: new(config).double())
-        loop.train(DenoiserTraining(**options), folder, save_every=3, device="cpu")
+    train(Double(config), folder, save_every=3, device="cpu")
 
 
 @pytest.fixture
@@ -54,8 +62,8 @@ def _curve(folder):
 
 def test_two_processes_give_what_one_gives(tmp_path, config):
     """Also where a batch of 3 can't be shared equally."""
-    run(asdict(config), tmp_path / "one")
-    finish(prepared.start_ranks(run, asdict(config), tmp_path / "two", count=2))
+    run(config, tmp_path / "one")
+    finish(prepared.start_ranks(run, config, tmp_path / "two", count=2))
     one, two = (_curve(tmp_path / name) for name in ("one", "two"))
     assert len(one) == len(two) == 5
     for a, b in zip(one, two):
@@ -73,9 +81,6 @@ def test_two_processes_give_what_one_gives(tmp_path, config):
                            start["blocks.0.distance_scale.running_var"])
 
 
-def test_more_processes_than_crops_are_refused(tmp_path, config, monkeypatch):
-    class Five:
-        size, rank, is_first, device = 5, 0, True, torch.device("cpu")
-
+def test_more_processes_than_crops_are_refused(tmp_path, config):
     with pytest.raises(ValueError, match="crops: 3 in a step are too few for 5 processes"):
-        loop._Run(config, tmp_path / "run", Five(), 3)
+        NoisyBatches(config, tmp_path / "images.npy", 0, 5)

@@ -4,6 +4,9 @@ import argparse
 import copy
 import csv
 import importlib.util
+import itertools
+import json
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -12,15 +15,16 @@ import torch
 from test_evaluate_pose import make_record, write_store
 
 from n3match.nn import MatchFilter, MatchFilterConfig, mutual_mask
-from n3match.pipelines.training import filter_loop as loop
-from n3match.pipelines.training import objective
-from n3match.pipelines.training import train_filter as train_matcher
-from n3match.pipelines.training.filter_config import NETWORKS, TrainingConfig, parse_pairs
-from n3match.pipelines.training.filter_loop import train
-from n3match.pipelines.training.losses import classification_loss, geometric_loss
-from n3match.pipelines.training.run_folder import load_initial, with_refinements
-from n3match.pipelines.training.sources import RealPairs, TrainingBatches, stream
-from n3match.pipelines.training.validation import Validation
+from n3match.pipelines.common.processes import Processes
+from n3match.pipelines.training import train_filter
+from n3match.pipelines.training.filter import objective
+from n3match.pipelines.training.filter.batches import RealPairs, TrainingBatches
+from n3match.pipelines.training.filter.config import NETWORKS, TrainingConfig, parse_pairs
+from n3match.pipelines.training.filter.initial import load_initial, with_refinements
+from n3match.pipelines.training.filter.losses import classification_loss, geometric_loss
+from n3match.pipelines.training.filter.task import FilterTask
+from n3match.pipelines.training.filter.validation import Validation
+from n3match.pipelines.training.run import stream, train
 from n3match.weights import save_weights
 
 pytestmark = pytest.mark.arithmetic
@@ -37,15 +41,15 @@ def rows(path):
 
 def parse(*words):
     parser = argparse.ArgumentParser()
-    train_matcher.add_arguments(parser)
+    train_filter.add_arguments(parser)
     arguments = parser.parse_args(["out", *words])
-    return train_matcher.config_from(arguments, torch.device("cpu"))
+    return train_filter.config_from(arguments, "cpu")
 
 
 def test_protocols_set_what_is_not_given():
     published = parse("--protocol", "published", "--pairs", "a.h5", "--steps", "7")
     assert (published.batch, published.steps, published.generated) == (32, 7, 0.0)
-    assert published.classifier == MatchFilterConfig()  # coordinates alone, N³ after block 6
+    assert published.net == MatchFilterConfig()  # coordinates alone, N³ after block 6
     assert (published.essential_weight, published.essential_after) == (0.1, 20_000)
     modern = parse("--pairs", "a.h5:2", "b.h5:1", "--no-refine", "--network", "cnnet")
     assert modern.pairs == ("a.h5", "b.h5")
@@ -53,7 +57,7 @@ def test_protocols_set_what_is_not_given():
     assert modern.geometric_weight > 0
     assert modern.essential_weight == 0
     assert not modern.refine
-    assert modern.classifier.n3_after == ()
+    assert modern.net.n3_after == ()
     assert parse().generated == 1.0
     assert parse("--pairs", "a.h5", "--generated", "0.1").generated == 0.1
 
@@ -102,7 +106,7 @@ def test_processes_make_the_shares_of_one_batch(tmp_path):
 @pytest.mark.parametrize("loaders", [0, 1])
 def test_batches_made_ahead_are_those_asked_for(loaders, prepared_processes):
     batches = TrainingBatches(TINY)
-    made = list(stream(batches, 3, loaders))
+    made = list(stream(batches, range(3, 6), loaders))
     assert len(made) == 3
     for step, batch in zip((3, 4, 5), made):
         assert all(torch.equal(batch[name], value) for name, value in batches[step].items())
@@ -120,6 +124,36 @@ def test_no_augmentation_leaves_the_pairs_as_they_are(tmp_path):
     assert all(tuple(row) in known for row in x.tolist())
 
 
+def test_the_share_of_generated_pairs_and_the_number_of_matches_are_drawn(tmp_path):
+    record = make_record(true=100)
+    store = write_store(tmp_path / "a.h5", [record])
+    fields = {"pairs": (str(store),), "augment": False, "batch": 4}
+
+    def drawn(share):
+        batches = TrainingBatches(replace(TINY, generated=share, **fields))
+        made = [batches[step] for step in range(20)]
+        real = torch.cat([(b["R"] - torch.as_tensor(record.R)).abs().amax((1, 2)) for b in made])
+        return (real > 1e-5).float().mean().item(), [b["mask"].shape[1] for b in made]
+
+    assert [drawn(share)[0] for share in (0.0, 1.0)] == [0, 1]
+    share, counts = drawn(0.25)
+    assert 0.1 < share < 0.4
+    assert 64 <= min(counts) < 70 and 90 < max(counts) <= 96
+
+
+def test_the_thread_that_makes_batches_ends_and_passes_errors_on():
+    class Broken:
+        def __getitem__(self, step):
+            raise KeyError(step)
+
+    batches = stream(TrainingBatches(TINY), range(6), 0)
+    assert len(list(itertools.islice(batches, 3))) == 3
+    batches.close()
+    with pytest.raises(KeyError):
+        next(stream(Broken(), range(1), 0))
+    assert not [t for t in threading.enumerate() if t.name.startswith("batches")]
+
+
 @pytest.fixture
 def store(tmp_path):
     return write_store(
@@ -131,11 +165,11 @@ def test_validation_agrees_with_evaluate_pose(tmp_path, store):
     from n3match.pipelines.evaluation.evaluate_pose import evaluate_pose
 
     torch.manual_seed(0)
-    net = MatchFilter(TINY.classifier)
+    net = MatchFilter(TINY.net)
     # All matches are kept: enough for a pose.
     torch.nn.init.constant_(net.trunk.head.bias, 5.0)
     save_weights(tmp_path / "net.safetensors", net)
-    found = Validation([store], "opencv_usac", 2)(net, loop.Processes())
+    found = Validation([store], "opencv_usac", 2)(net, Processes())
     results = evaluate_pose(
         [store], filters=[str(tmp_path / "net.safetensors")], estimators=["opencv_usac"], limit=2,
         progress=False,
@@ -146,58 +180,57 @@ def test_validation_agrees_with_evaluate_pose(tmp_path, store):
     assert net.training
 
 
-def scripted(monkeypatch, marks):
-    """Validations that give these mAP@5 by the step; returns the weights they saw."""
-    seen = {}
+class Scripted(FilterTask):
+    """Validations give these mAP@5 by the step; `seen` are the weights that they saw."""
 
-    def validate(self, net, processes):
-        step = validate.steps[-1]
-        seen[step] = {name: t.clone() for name, t in net.state_dict().items()}
-        return {name: marks[step] for name in ("mAP@5", "mAP@10", "mAP@20", "precision", "recall")}
+    def __init__(self, config, found):
+        super().__init__(config)
+        self.found, self.seen, self.done = found, {}, 0
 
-    real = objective.losses
+    def losses(self, net, batch, step, processes):
+        self.done = step + 1
+        return super().losses(net, batch, step, processes)
 
-    def losses(net, batch, config, step, processes):
-        validate.steps.append(step + 1)
-        return real(net, batch, config, step, processes)
+    def validation(self):
+        if not self.config.validation:
+            return None
 
-    validate.steps = []
-    monkeypatch.setattr(Validation, "__call__", validate)
-    monkeypatch.setattr(objective, "losses", losses)
-    return seen
+        def validate(net, processes):
+            self.seen[self.done] = {name: t.clone() for name, t in net.state_dict().items()}
+            return {"mAP@5": self.found[self.done], "mAP@10": 0.0, "mAP@20": 0.0}
+
+        return validate
 
 
-def test_best_weights_are_kept_and_the_run_stops(tmp_path, store, monkeypatch):
+def test_best_weights_are_kept_and_the_run_stops(tmp_path, store):
     config = replace(TINY, validation=(str(store),), validate_every=1, patience=2, steps=60)
-    seen = scripted(monkeypatch, {1: 0.1, 2: 0.3, 3: 0.2, 4: 0.3})
-    path = train(config, tmp_path / "run", device="cpu")
+    task = Scripted(config, {1: 0.1, 2: 0.3, 3: 0.2, 4: 0.3})
+    path = train(task, tmp_path / "run", device="cpu")
     marks = [row["mAP@5"] for row in rows(tmp_path / "run" / "validation.csv")]
     assert marks == ["0.1", "0.3", "0.2", "0.3"]
     assert len(rows(tmp_path / "run" / "log.csv")) == 4
     best = MatchFilter.from_pretrained(path).state_dict()
-    assert all(torch.equal(best[name], seen[2][name]) for name in best)
-    assert not torch.equal(seen[4]["trunk.head.weight"], best["trunk.head.weight"])
+    assert all(torch.equal(best[name], task.seen[2][name]) for name in best)
+    assert not torch.equal(task.seen[4]["trunk.head.weight"], best["trunk.head.weight"])
     # Started again, it is still over.
     before = (tmp_path / "run" / "log.csv").read_text()
-    assert train(config, tmp_path / "run", device="cpu") == path
+    assert train(task, tmp_path / "run", device="cpu") == path
     assert (tmp_path / "run" / "log.csv").read_text() == before
 
 
-def test_a_run_with_validation_resumes_to_the_same_end(tmp_path, store, monkeypatch):
-    config = replace(TINY, validation=(str(store),), validate_every=2, validation_pairs=2)
-    train(config, tmp_path / "whole", device="cpu")
-    real = objective.losses
-
-    def dies(net, batch, config, step, processes):
+class Dies(FilterTask):
+    def losses(self, net, batch, step, processes):
         if step == 3:
             raise KeyboardInterrupt
-        return real(net, batch, config, step, processes)
+        return super().losses(net, batch, step, processes)
 
-    monkeypatch.setattr(objective, "losses", dies)
+
+def test_a_run_with_validation_resumes_to_the_same_end(tmp_path, store):
+    config = replace(TINY, validation=(str(store),), validate_every=2, validation_pairs=2)
+    train(FilterTask(config), tmp_path / "whole", device="cpu")
     with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "cut", device="cpu")
-    monkeypatch.undo()
-    train(config, tmp_path / "cut", device="cpu")
+        train(Dies(config), tmp_path / "cut", device="cpu")
+    train(FilterTask(config), tmp_path / "cut", device="cpu")
     for name in ("log.csv", "validation.csv"):
         assert (tmp_path / "whole" / name).read_text() == (tmp_path / "cut" / name).read_text()
     whole, cut = (
@@ -208,15 +241,50 @@ def test_a_run_with_validation_resumes_to_the_same_end(tmp_path, store, monkeypa
     assert [row["step"] for row in rows(tmp_path / "cut" / "validation.csv")] == ["2", "4", "6"]
 
 
+@pytest.mark.parametrize("validated", [False, True])
+def test_runs_of_version_0_1_go_on(tmp_path, store, validated):
+    """Their options had other names, or weren't there; the best weights had a name of their own."""
+    config = replace(TINY, ema=0.5, drop_keypoint_change=0.3)
+    if validated:
+        config = replace(config, validation=(str(store),), validate_every=2, patience=5)
+    found = dict.fromkeys(range(7), 0.0) | {2: 0.5}
+
+    class Scripts(Scripted, Dies):
+        pass
+
+    whole = train(Scripted(config, found), tmp_path / "whole", device="cpu")
+    cut = tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt):
+        train(Scripts(config, found), cut, save_every=2, device="cpu")
+    state = torch.load(cut / "state.pt", weights_only=True)
+    options = json.loads(state["config"])
+    for new, old in (
+        ("min_log_temperature", "coldest"), ("keypoint_change", "keypoint_shape"),
+        ("drop_keypoint_change", "drop_shape"),
+    ):
+        options[old] = options.pop(new)
+    del options["not_mutual"]
+    torch.save(state | {"config": json.dumps(options)}, cut / "state.pt")
+    if validated:
+        (cut / "filter.safetensors").rename(cut / "best.safetensors")
+    else:
+        (cut / "filter.safetensors").unlink()
+    resumed = train(Scripted(config, found), cut, device="cpu")
+    assert rows(cut / "log.csv") == rows(tmp_path / "whole" / "log.csv")
+    a, b = (MatchFilter.from_pretrained(path).state_dict() for path in (whole, resumed))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    with pytest.raises(ValueError, match=r"options: drop_keypoint_change 0\.3, here 0\.1; give"):
+        train(Scripted(replace(config, drop_keypoint_change=0.1), found), cut)
+
+
 def test_what_cannot_be_validated_on_is_named(tmp_path, store):
     with pytest.raises(ValueError, match=r"val\.h5 is trained on as well"):
         replace(TINY, pairs=(str(store),), validation=(str(store),))
     with pytest.raises(ValueError, match="patience: needs validation stores"):
         replace(TINY, patience=3)
     with pytest.raises(ValueError, match="estimators: 'magic' is none of"):
-        train(
-            replace(TINY, validation=(str(store),), validation_estimator="magic"), tmp_path / "run"
-        )
+        config = replace(TINY, validation=(str(store),), validation_estimator="magic")
+        train(FilterTask(config), tmp_path / "run")
 
 
 class _RoundedLinear(torch.nn.Linear):
@@ -248,7 +316,7 @@ def test_half_precision_stops_at_the_logits():
     batch = TrainingBatches(config)[0]
     double = {n: t.double() if t.is_floating_point() else t for n, t in batch.items()}
     torch.manual_seed(1)
-    net = MatchFilter(config.classifier)
+    net = MatchFilter(config.net)
     with torch.no_grad():
         truth = objective.run_network(in_double(net), double, config)
         expected = objective.run_network(in_double(net, rounding=True), double, config)
@@ -274,26 +342,26 @@ def test_half_precision_stops_at_the_logits():
     positive = (double["distances"] < config.label_threshold) & batch["mask"]
     weight = objective.importance(double, positive, config)
     wanted = classification_loss(logits, positive, batch["mask"], config.balance, weight)
-    assert numbers["classification"] == pytest.approx(float(wanted), rel=1e-5)
+    assert numbers["classification"].item() == pytest.approx(float(wanted), rel=1e-5)
     seen = (double["points0"], double["points1"], double["E"], positive, positive.sum(1) >= 8)
     wanted = geometric_loss(objective.essential_of(double, logits), *seen)
-    assert numbers["geometric"] == pytest.approx(float(wanted), rel=1e-3)
+    assert numbers["geometric"].item() == pytest.approx(float(wanted), rel=1e-3)
 
 
 def test_every_network_by_name_trains(tmp_path):
     config = replace(TINY, essential_after=0)
     batch = TrainingBatches(config)[0]
     for name in NETWORKS:
-        net = MatchFilter(replace(config, network=name).classifier)
+        net = MatchFilter(replace(config, network=name).net)
         objective.losses(net, batch, replace(config, network=name), 0)[0].backward()
         assert all(p.grad is not None for p in net.parameters())
 
 
 def test_consensus_starts_as_the_network_without(tmp_path):
     torch.manual_seed(0)
-    plain = MatchFilter(TINY.classifier).eval()
+    plain = MatchFilter(TINY.net).eval()
     save_weights(tmp_path / "plain.safetensors", plain)
-    net = MatchFilter(replace(TINY, network="n3-consensus").classifier).eval()
+    net = MatchFilter(replace(TINY, network="n3-consensus").net).eval()
     load_initial(net, str(tmp_path / "plain.safetensors"))
     batch = TrainingBatches(TINY)[0]
     names = ("points0", "points1", "side_info", "mask", "keypoint_change")
@@ -310,11 +378,11 @@ def test_consensus_starts_as_the_network_without(tmp_path):
 @pytest.mark.parametrize("network", ["n3", "n3-consensus"])
 def test_second_pass_starts_as_a_copy_of_the_first(tmp_path, network):
     torch.manual_seed(0)
-    plain = MatchFilter(replace(TINY, network=network).classifier).eval()
+    plain = MatchFilter(replace(TINY, network=network).net).eval()
     for parameter in plain.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     save_weights(tmp_path / "plain.safetensors", plain)
-    net = MatchFilter(replace(TINY, network=network, refine=True).classifier).eval()
+    net = MatchFilter(replace(TINY, network=network, refine=True).net).eval()
     load_initial(net, str(tmp_path / "plain.safetensors"))
     batch = TrainingBatches(TINY)[0]
     # In float64: the second pass's first layer has two columns more, of weight zero, and sums of
@@ -332,8 +400,8 @@ def test_second_pass_starts_as_a_copy_of_the_first(tmp_path, network):
 def test_shapes_are_added_to_one_plain_pass_alone(tmp_path):
     for fields in ({}, {"network": "n3-consensus"}, {"refine": True}):
         before = replace(TINY, keypoint_change=False, **fields)
-        save_weights(tmp_path / "plain.safetensors", MatchFilter(before.classifier))
-        net = MatchFilter(replace(before, keypoint_change=True).classifier)
+        save_weights(tmp_path / "plain.safetensors", MatchFilter(before.net))
+        net = MatchFilter(replace(before, keypoint_change=True).net)
         if not fields:
             load_initial(net, str(tmp_path / "plain.safetensors"))
             continue
@@ -344,13 +412,13 @@ def test_shapes_are_added_to_one_plain_pass_alone(tmp_path):
 def test_looks_have_no_weights_and_each_is_learned_from(tmp_path):
     torch.manual_seed(0)
     config = replace(TINY, refine=True, geometric_weight=0.5, essential_weight=0, essential_after=0)
-    save_weights(tmp_path / "one.safetensors", MatchFilter(config.classifier))
+    save_weights(tmp_path / "one.safetensors", MatchFilter(config.net))
     twice = replace(config, refinements=2)
-    net = MatchFilter(twice.classifier)
+    net = MatchFilter(twice.net)
     load_initial(net, str(tmp_path / "one.safetensors"))
     assert net.config.refinements == 2
     batch = TrainingBatches(config)[0]
-    once = MatchFilter(config.classifier)
+    once = MatchFilter(config.net)
     once.load_state_dict(net.state_dict())
     # The first two passes are the same, and a third adds its own losses.
     totals = [objective.losses(n.eval(), batch, c, 0)[0] for n, c in ((once, config), (net, twice))]
@@ -365,35 +433,35 @@ def test_looks_have_no_weights_and_each_is_learned_from(tmp_path):
     added = classification_loss(out.logits, positive, mask, twice.balance, weight)
     added = added + 0.5 * geometric_loss(out.essential, *seen)
     torch.testing.assert_close(totals[1] - totals[0], added)
-    assert parse("--refinements", "3").classifier.refinements == 3
+    assert parse("--refinements", "3").net.refinements == 3
     with pytest.raises(ValueError, match="refinements: 3 of them need refine, got False"):
         parse("--no-refine", "--refinements", "3")
 
 
 def test_fine_tuning_looks_as_often_as_the_weights_did(tmp_path):
     config = replace(TINY, refine=True, refinements=3)
-    save_weights(tmp_path / "three.safetensors", MatchFilter(config.classifier))
+    save_weights(tmp_path / "three.safetensors", MatchFilter(config.net))
     tuned = replace(TINY, refine=True, initial=str(tmp_path / "three.safetensors"), steps=1)
-    path = train(tuned, tmp_path / "run")
+    path = train(FilterTask(tuned), tmp_path / "run")
     assert MatchFilter.from_pretrained(path).config.refinements == 3
     assert with_refinements(replace(tuned, refinements=2)).refinements == 2
-    assert with_refinements(replace(tuned, initial="")).classifier.refinements == 1
+    assert with_refinements(replace(tuned, initial="")).net.refinements == 1
 
 
 def test_a_bound_of_temperatures_has_no_weights(tmp_path):
-    save_weights(tmp_path / "plain.safetensors", MatchFilter(TINY.classifier))
-    net = MatchFilter(replace(TINY, min_log_temperature=-4.0).classifier)
+    save_weights(tmp_path / "plain.safetensors", MatchFilter(TINY.net))
+    net = MatchFilter(replace(TINY, min_log_temperature=-4.0).net)
     load_initial(net, str(tmp_path / "plain.safetensors"))
     assert net.config.min_log_temperature == net.trunk.n3_blocks["6"].min_log_temperature == -4.0
-    assert parse().classifier.min_log_temperature == -4.0
-    assert parse("--min-log-temperature=-inf").classifier.min_log_temperature is None
+    assert parse().net.min_log_temperature == -4.0
+    assert parse("--min-log-temperature=-inf").net.min_log_temperature is None
     published = parse("--protocol", "published", "--pairs", "a.h5")
-    assert published.classifier.min_log_temperature is None
+    assert published.net.min_log_temperature is None
 
 
 def test_tensorboard_has_the_numbers_where_it_is_installed(tmp_path, store):
     config = replace(TINY, validation=(str(store),), validate_every=3, validation_pairs=1)
-    train(config, tmp_path, device="cpu")
+    train(FilterTask(config), tmp_path, device="cpu")
     if importlib.util.find_spec("tensorboard") is None:
         assert not (tmp_path / "tensorboard").exists()
         return

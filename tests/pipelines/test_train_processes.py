@@ -15,11 +15,10 @@ from n3match.nn import MatchFilter
 from n3match.nn.context_norm import ContextNormReLU
 from n3match.nn.distributed import synchronise_statistics
 from n3match.pipelines.common.processes import joined_processes
-from n3match.pipelines.training import filter_loop as loop
-from n3match.pipelines.training.filter_config import TrainingConfig
-from n3match.pipelines.training.filter_loop import train
-from n3match.pipelines.training.sources import TrainingBatches
-from n3match.pipelines.training.validation import NUMBERS, Validation
+from n3match.pipelines.training.filter.config import TrainingConfig
+from n3match.pipelines.training.filter.task import FilterTask
+from n3match.pipelines.training.filter.validation import MARKS
+from n3match.pipelines.training.run import train
 from n3match.weights import save_weights
 
 pytestmark = pytest.mark.arithmetic
@@ -31,26 +30,32 @@ OPTIONS = {
     "geometric_weight": 0.5, "validate_every": 4, "validation_pairs": 3,
 }  # fmt: skip
 
-def run(options, folder, double=False):
-    """A training; in float64 rounding stays too small for Adam to blow it up."""
+
+class Double(FilterTask):
+    """In float64: rounding stays too small for Adam to blow it up."""
+
+    def network(self):
+        return super().network().double()
+
+    def batches(self, folder, processes):
+        made = super().batches(folder, processes)
+
+        class Doubled:
+            def __getitem__(self, step):
+                batch = made[step].items()
+                return {k: v.double() if v.is_floating_point() else v for k, v in batch}
+
+        return Doubled()
+
+    def validation(self):
+        return lambda net, processes: dict.fromkeys(MARKS, 0.0)
+
+
+def run(options, folder, task=FilterTask):
+    """A training."""
     torch.set_num_threads(1)
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    with pytest.MonkeyPatch.context() as patch:
-        if double:
-            made = TrainingBatches.__getitem__
-            patch.setattr(
-                TrainingBatches,
-                "__getitem__",
-                lambda self, step: {
-                    k: v.double() if v.is_floating_point() else v
-                    for k, v in made(self, step).items()
-                },
-            )
-            patch.setattr(Validation, "__call__", lambda *_: dict.fromkeys(NUMBERS, 0.0))
-            patch.setattr(
-                loop, "MatchFilter", lambda config: MatchFilter(config).double()
-            )
-        train(TrainingConfig(**options), folder, save_every=3, device="cpu")
+    train(task(TrainingConfig(**options)), folder, save_every=3, device="cpu")
 
 
 @pytest.fixture
@@ -67,16 +72,16 @@ def config(tmp_path):
     # has many answers, and rounding decides which.
     torch.manual_seed(0)
     plain = TrainingConfig(**OPTIONS, pairs=(str(pairs),), validation=(str(validation),))
-    net = MatchFilter(plain.classifier)
+    net = MatchFilter(plain.net)
     for part in (net.trunk, net.refinement.trunk):
         torch.nn.init.constant_(part.head.bias, 3.0)
     save_weights(tmp_path / "start.safetensors", net)
     return replace(plain, initial=str(tmp_path / "start.safetensors"))
 
 
-def start(config, folder, count=1, double=False):
+def start(config, folder, count=1, task=FilterTask):
     """The processes of a run."""
-    return prepared.start_ranks(run, asdict(config), folder, double, count=count)
+    return prepared.start_ranks(run, asdict(config), folder, task, count=count)
 
 
 def kill_at_random(processes, folder, rng):
@@ -110,7 +115,7 @@ def assert_same_run(one, other):
 
 
 def test_killed_at_a_random_moment_it_goes_on_to_the_same_end(tmp_path, config):
-    train(config, tmp_path / "whole", save_every=3, device="cpu")
+    train(FilterTask(config), tmp_path / "whole", save_every=3, device="cpu")
     seed = random.randrange(1000)
     print("seed", seed)
     kill_at_random(start(config, tmp_path / "cut"), tmp_path / "cut", random.Random(seed))
@@ -119,8 +124,8 @@ def test_killed_at_a_random_moment_it_goes_on_to_the_same_end(tmp_path, config):
 
 
 def test_two_processes_give_what_one_gives(tmp_path, config):
-    run(asdict(config), tmp_path / "one", double=True)
-    finish(start(config, tmp_path / "two", 2, double=True))
+    run(asdict(config), tmp_path / "one", Double)
+    finish(start(config, tmp_path / "two", 2, Double))
     one, two = (rows(tmp_path / run / "log.csv") for run in ("one", "two"))
     assert len(one) == len(two) == STEPS
     for a, b in zip(one, two):
@@ -193,4 +198,4 @@ def test_statistics_stay_finite_after_a_step_that_went_wrong():
 def test_wrong_environment_is_named(tmp_path, config, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(ValueError, match="WORLD_SIZE: found 'two'"):
-        train(config, tmp_path / "run", device="cpu")
+        train(FilterTask(config), tmp_path / "run", device="cpu")

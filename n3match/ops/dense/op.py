@@ -1,96 +1,122 @@
-"""The tiled dense form as a custom operator, so that it can stand in compiled graphs."""
+"""The dense form as a custom operator: by the compiled loops where they are there, else as explicit
+candidates that are all items."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from n3match.ops import checks
-from n3match.ops.custom_op import op_body
-from n3match.ops.dense import tiled
+from n3match import native
+from n3match.ops import candidates as explicit
+from n3match.ops.custom_op import differentiable
+from n3match.ops.dense import compiled
+from n3match.ops.dense.problem import Problem, Saved, prepare
+from n3match.ops.selection import Rule
+
+_EXACT_ELEMENTS = 1 << 19  # distances that the reference formula does at a time
 
 
-@torch.library.custom_op(
-    "n3match::tiled",
-    mutates_args=(),
-    schema="(Tensor query, Tensor key, Tensor value, Tensor log_t, Tensor? mask, int k, "
-    "bool exclude_self, str recursion) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
-@op_body
-def _tiled(query, key, value, log_t, mask, k, exclude_self, recursion):
-    """See `tiled.dense_forward`."""
-    return tiled.dense_forward(query, key, value, log_t, mask, k, exclude_self, recursion)
+def _problems(query, key, value, log_t, mask, exclude_self) -> list[Problem]:
+    """One for each batch element."""
+    found: list = [None] * len(query)
+
+    def work(share: Iterator[int]) -> None:
+        for i in share:
+            of_mask = None if mask is None else mask[i]
+            found[i] = prepare(query[i], key[i], value[i], log_t[i], of_mask, exclude_self)
+
+    native.run_tasks(work, range(len(query)))
+    return found
 
 
-@_tiled.register_fake
-def _(query, key, value, log_t, mask, k, exclude_self, recursion):
+def _exact_rows(saved: Saved, items: int):
+    rows = saved.exact.nonzero()[:, 0]
+    return rows.split(max(1, _EXACT_ELEMENTS // items)) if len(rows) else ()
+
+
+def _search(query, key, mask, k, exclude_self, recursion) -> explicit.Search:
+    return explicit.search_for(query, key, None, mask, exclude_self, Rule(k, recursion))
+
+
+def _forward(query, key, value, log_t, mask, k, exclude_self, recursion) -> tuple[Tensor, ...]:
     b, m, _ = query.shape
+    kept = Saved.blank(b, m, k, query)
+    if not compiled.usable(query, k, recursion):
+        search = _search(query, key, mask, k, exclude_self, recursion)
+        return explicit.forward(query, key, value, log_t, search), *kept.tensors()
     out = value.new_empty(b, m, k, value.shape[2])
-    return out, *tiled.Saved.blank(b, m, k, query).tensors()
+    saved = [kept.element(i) for i in range(b)]
+    problems = _problems(query, key, value, log_t, mask, exclude_self)
+    compiled.forward(problems, k, out, saved)
+    for p, s, z in zip(problems, saved, out):
+        for rows in _exact_rows(s, len(p.key)):
+            z[rows] = p.exact_rows(p.query[rows], p.key, p.value, p.log_t[rows], rows, k)
+    return out, *kept.tensors()
 
 
-@torch.library.custom_op(
-    "n3match::tiled_backward",
-    mutates_args=(),
-    schema="(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor log_t, Tensor? mask, "
-    "Tensor out, Tensor[] saved, int k, bool exclude_self, str recursion, bool needs_log_t) -> "
-    "(Tensor, Tensor, Tensor, Tensor)",
-)
-@op_body
-def _tiled_backward(
-    grad, query, key, value, log_t, mask, out, saved, k, exclude_self, recursion, needs_log_t
-):
-    """See `tiled.dense_backward`. The last one is 0 where it isn't needed."""
-    *found, d_log_t = tiled.dense_backward(
-        grad, query, key, value, log_t, mask, out, tuple(saved), k, exclude_self, recursion,
-        needs_log_t,
-    )
-    if d_log_t is None:
-        d_log_t = log_t.new_zeros(log_t.shape)
-    return *(t.contiguous() for t in found), d_log_t  # without what was padded
+def _backward(grad, tensors, outputs, options, wanted) -> tuple[Tensor | None, ...]:
+    query, key, value, log_t, mask = tensors
+    k, exclude_self, recursion = options
+    if not compiled.usable(query, k, recursion):
+        search = _search(query, key, mask, k, exclude_self, recursion)
+        return *explicit.backward(grad, query, key, value, log_t, search), None
+    out, *saved = outputs
+    batch = [Saved(*saved).element(i) for i in range(len(query))]
+    problems = _problems(query, key, value, log_t, mask, exclude_self)
+    b, n, padded = len(query), key.shape[1], len(problems[0].key)
+    d_query = query.new_empty(query.shape)
+    d_key = key.new_empty(b, padded, key.shape[2])
+    d_value = value.new_empty(b, padded, value.shape[2])
+    d_log_t = log_t.new_empty(log_t.shape) if wanted[3] else None
+    grads = [
+        (d_query[i], d_key[i], d_value[i], None if d_log_t is None else d_log_t[i])
+        for i in range(b)
+    ]
+    compiled.backward(problems, k, out, grad.contiguous(), batch, grads)
+    for p, g, s, found in zip(problems, grad, batch, grads):
+        for rows in _exact_rows(s, len(p.key)):
+            _add_exact_gradients(p, rows, k, g, found)
+    d_key, d_value = d_key[:, :n], d_value[:, :n]
+    if mask is not None:
+        d_key, d_value = (d.masked_fill(~mask[..., None], 0.0) for d in (d_key, d_value))
+    return d_query, d_key, d_value, d_log_t, None
 
 
-@_tiled_backward.register_fake
-def _(grad, query, key, value, log_t, mask, out, saved, k, exclude_self, recursion, needs_log_t):
-    return tuple(t.new_empty(t.shape) for t in (query, key, value, log_t))
+def _add_exact_gradients(p: Problem, rows: Tensor, k: int, grad_z: Tensor, grads) -> None:
+    d_query, d_key, d_value, d_log_t = grads
+    leaves = [t.detach().requires_grad_() for t in (p.query[rows], p.key, p.value, p.log_t[rows])]
+    with torch.enable_grad():
+        again = p.exact_rows(*leaves, rows, k)
+        found = torch.autograd.grad(again, leaves, grad_z[rows])
+    d_query[rows] = found[0]
+    d_key += found[1]
+    d_value += found[2]
+    if d_log_t is not None:
+        d_log_t[rows] = found[3]
 
 
-def _setup_context(ctx, inputs, output) -> None:
-    *tensors, ctx.k, ctx.exclude_self, ctx.recursion = inputs
-    ctx.save_for_backward(*tensors, *output)
-
-
-def _backward(ctx, grad, *_):
-    query, key, value, log_t, mask, out, *saved = ctx.saved_tensors
-    grads = _tiled_backward(
-        grad, query, key, value, log_t, mask, out, saved, ctx.k, ctx.exclude_self, ctx.recursion,
-        ctx.needs_input_grad[3],
-    )
-    return *grads, None, None, None, None
-
-
-_tiled.register_autograd(_backward, setup_context=_setup_context)
-
-
-def n3_aggregate(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    k: int,
-    log_temperature: float | Tensor = 0.0,
-    *,
-    mask: Tensor | None = None,
-    exclude_self: bool = False,
-    recursion: str = "released",
-) -> Tensor:
-    """As `reference.n3_aggregate`, in memory linear in M and N. float16/bfloat16 input is computed
-    in float32. Differentiable once."""
-    checks.check_aggregate(query, key, value, k, mask, exclude_self, recursion)
+def _blank(query, key, value, log_t, mask, k, exclude_self, recursion) -> tuple[Tensor, ...]:
     b, m, _ = query.shape
-    log_t = checks.as_log_temperature(log_temperature, b, m, query)
-    if b * m == 0:
-        return value.new_zeros(b, m, k, value.shape[2])
-    given = value.dtype
-    if given in (torch.float16, torch.bfloat16):
-        query, key, value, log_t = (t.float() for t in (query, key, value, log_t))
-    return _tiled(query, key, value, log_t, mask, k, exclude_self, recursion)[0].to(given)
+    return value.new_empty(b, m, k, value.shape[2]), *Saved.blank(b, m, k, query).tensors()
+
+
+_dense = differentiable(
+    "dense",
+    "query key value log_t mask?",
+    "int k, bool exclude_self, str recursion",
+    forward=_forward,
+    backward=_backward,
+    blank=_blank,
+    kept=5,
+)
+
+
+def aggregate(
+    query: Tensor, key: Tensor, value: Tensor, log_t: Tensor, mask: Tensor | None, k: int,
+    exclude_self: bool, recursion: str = "released",
+) -> Tensor:
+    """(B, M, E), (B, N, E), (B, N, F), (B, M, 1), (B, N) or None -> (B, M, K, F), float32 or
+    float64, checked before; memory linear in M and N."""
+    return _dense(query, key, value, log_t, mask, k, exclude_self, recursion)[0]

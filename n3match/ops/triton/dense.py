@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from n3match.ops import checks
+from n3match.ops.custom_op import differentiable
 from n3match.ops.triton import dense_backward as backward_kernels
 from n3match.ops.triton import dense_forward as forward_kernels
 from n3match.ops.triton.launch import (
@@ -33,8 +33,7 @@ def _shared(query: Tensor, exclude_self: bool) -> dict:
     }
 
 
-@torch.library.custom_op("n3match::triton_dense", mutates_args=())
-def _dense(
+def _forward(
     query: Tensor, key: Tensor, value: Tensor, norm: Tensor, log_t: Tensor, k: int,
     exclude_self: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -50,9 +49,9 @@ def _dense(
         out (B, M, K, F), and what the backward pass needs: rows, start, scales, picks.
     """
     query, key, value, norm, log_t = (t.contiguous() for t in (query, key, value, norm, log_t))
+    out, rows, start, scales, picks = _blank(query, key, value, norm, log_t, k, exclude_self)
     b, m, e = query.shape
     n, f = value.shape[1:]
-    out, rows, start, scales, picks = _outputs(query, value, k)
     shared = _shared(query, exclude_self)
     block_n = block(query, n, 64)
     with on_device_of(query):
@@ -70,7 +69,7 @@ def _dense(
     return out, rows, start, scales, picks
 
 
-def _outputs(query: Tensor, value: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _blank(query, key, value, norm, log_t, k, exclude_self) -> tuple[Tensor, ...]:
     b, m, _ = query.shape
     numbers = {"dtype": accumulator(query.dtype)}
     integers = {"dtype": torch.int32}
@@ -83,21 +82,10 @@ def _outputs(query: Tensor, value: Tensor, k: int) -> tuple[Tensor, Tensor, Tens
     )
 
 
-@_dense.register_fake
-def _(query, key, value, norm, log_t, k, exclude_self):
-    return _outputs(query, value, k)
-
-
-@torch.library.custom_op("n3match::triton_dense_backward", mutates_args=())
-def _dense_backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, norm: Tensor, log_t: Tensor,
-    out: Tensor, rows: Tensor, start: Tensor, scales: Tensor, picks: Tensor, k: int,
-    exclude_self: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of query, key, value and log_t."""
-    grad, query, key, value, norm, log_t = (
-        t.contiguous() for t in (grad, query, key, value, norm, log_t)
-    )
+def _backward(grad, tensors, outputs, options, wanted) -> tuple[Tensor | None, ...]:
+    k, exclude_self = options
+    out, rows, start, scales, picks = outputs
+    grad, query, key, value, norm, log_t = (t.contiguous() for t in (grad, *tensors))
     b, m, e = query.shape
     n, f = value.shape[1:]
     dots = (grad * out).sum(-1)
@@ -135,57 +123,36 @@ def _dense_backward(
             query, key, norm, log_t, rows, start, scales, picks, grad, d_value, *sizes,
             num_warps=warps(block_m, block_n), **tiles, **shared,
         )
-    return d_query, d_key, d_value, d_log_t
+    return d_query, d_key, d_value, None, d_log_t
 
 
-@_dense_backward.register_fake
-def _(grad, query, key, value, norm, log_t, out, rows, start, scales, picks, k, exclude_self):
-    return tuple(t.new_empty(t.shape) for t in (query, key, value, log_t))
+_dense = differentiable(
+    "triton_dense",
+    "query key value norm log_t",
+    "int k, bool exclude_self",
+    forward=_forward,
+    backward=_backward,
+    blank=_blank,
+    kept=4,
+)
 
 
-def _setup_context(ctx, inputs, output) -> None:
-    *tensors, ctx.k, ctx.exclude_self = inputs
-    ctx.save_for_backward(*tensors, *output)
-
-
-def _backward(ctx, grad, *_):
-    found = _dense_backward(grad, *ctx.saved_tensors, ctx.k, ctx.exclude_self)
-    d_query, d_key, d_value, d_log_t = found
-    return d_query, d_key, d_value, None, d_log_t, None, None
-
-
-_dense.register_autograd(_backward, setup_context=_setup_context)
-
-
-def n3_aggregate(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    k: int,
-    log_temperature: float | Tensor = 0.0,
-    *,
-    mask: Tensor | None = None,
-    exclude_self: bool = False,
+def aggregate(
+    query: Tensor, key: Tensor, value: Tensor, log_t: Tensor, mask: Tensor | None, k: int,
+    exclude_self: bool,
 ) -> Tensor:
-    """As `reference.n3_aggregate` in the "released" recursion, in memory linear in M and N.
-    Differentiable once. float16 and bfloat16 are multiplied as such and summed in float32."""
-    checks.check_aggregate(query, key, value, k, mask, exclude_self, "released")
-    b, m, _ = query.shape
-    log_t = checks.as_log_temperature(log_temperature, b, m, query)
-    if b * m * value.shape[2] == 0:
-        return value.new_zeros(b, m, k, value.shape[2])
+    """(B, M, E), (B, N, E), (B, N, F), (B, M, 1), (B, N) or None -> (B, M, K, F), checked before, 0
+    where masked; "released" recursion. Memory linear in M and N. float16 and bfloat16 are
+    multiplied as such and summed in float32."""
     numbers = accumulator(value.dtype)
-    hidden = None if mask is None else ~mask[..., None]
-    if hidden is not None:  # what lies under it must reach no product: 0 · NaN is NaN
-        key, value = key.masked_fill(hidden, 0.0), value.masked_fill(hidden, 0.0)
     if value.dtype == numbers:
         # A shift changes no distance, but keeps the products small. Half precision would lose
         # digits by it, and needs none: its products are exact in float32.
         count = key.shape[1] if mask is None else mask.sum(1).clamp(min=1)[:, None, None]
         centre = key.detach().sum(1, keepdim=True) / count
         query, key = query - centre, key - centre
-        if hidden is not None:
-            key = key.masked_fill(hidden, 0.0)
+        if mask is not None:
+            key = key.masked_fill(~mask[..., None], 0.0)
     norm = key.detach().to(numbers).square().sum(-1)
     if mask is not None:
         norm = norm.masked_fill(~mask, float("inf"))

@@ -11,8 +11,9 @@ import warnings
 
 import torch
 
-from n3match.ops.dense import op as tiled_op
-from n3match.ops.window import gathered as windows
+from n3match.ops.dense import op as dense
+from n3match.ops.window import op as tiles
+from n3match.ops.window.grid import WindowGrid
 
 _TOLERANCE = 1e-3  # of the largest number; a wrong kernel is off by far more
 _LEAST = 1e-6  # a gradient that is zero has to be zero
@@ -68,20 +69,24 @@ def _error(form: str, device: torch.device) -> float:
 
 def _runs(form: str):
     if form == "dense":
-        from n3match.ops.triton import dense as triton_dense  # imports Triton
+        from n3match.ops.triton import dense as kernels  # imports Triton
 
-        return (
-            lambda q, k, v: triton_dense.n3_aggregate(q, k, v, 3, 0.5),
-            lambda q, k, v: tiled_op.n3_aggregate(q, k, v, 3, 0.5),
-        )
-    from n3match.ops.triton import window as triton_window  # imports Triton
+        def run(aggregate):
+            def call(q, k, v):
+                return aggregate(q, k, v, q.new_full((*q.shape[:2], 1), 0.5), None, 3, False)
 
-    def on(run):
-        def call(q, k, v):
-            noise = torch.Generator().manual_seed(1) if form == "window noise" else None
-            selection = {"window knn": "knn", "window noise": "concrete"}.get(form, "n3")
-            return run(q, k, v, 3, 0.5, *_LAYOUT, selection=selection, generator=noise)
+            return call
 
-        return call
+        return run(kernels.aggregate), run(dense.aggregate)
+    from n3match.ops.triton import window as kernels  # imports Triton
 
-    return on(triton_window.n3_window_aggregate), on(windows.n3_window_aggregate)
+    selection = {"window knn": "knn", "window noise": "concrete"}.get(form, "n3")
+    seed = 1 if form == "window noise" else None
+    grid = WindowGrid(*_WINDOW[0][2:], *_LAYOUT)
+    log_t = torch.full((1, 1, *grid.shape), 0.5)
+    return (
+        lambda q, k, v: kernels.aggregate(q, k, v, log_t.to(q), grid, 3, True, selection, seed),
+        lambda q, k, v: tiles.aggregate(
+            q, k, v, log_t.to(q), 3, _LAYOUT, True, "released", selection, seed
+        ),
+    )

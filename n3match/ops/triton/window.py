@@ -1,7 +1,7 @@
 """The window form by Triton kernels, as a custom operator, where patches are whole cells.
 
 Memory is linear in the number of pixels: candidate tables of K numbers for each patch and candidate
-exist, see triton_window_cells.py. The backward pass makes them anew.
+exist, see window_cells.py. The backward pass makes them anew.
 
 For CUDA tensors, or CPU tensors where TRITON_INTERPRET=1 was set before Triton was imported.
 Shapes: B images, C channels, D = C·S² numbers of a cell, (c₁, c₂) cells, (n₁, n₂) patches, K steps.
@@ -15,8 +15,7 @@ import torch
 import triton
 from torch import Tensor
 
-from n3match.ops import checks
-from n3match.ops.noise import draw_seed
+from n3match.ops.custom_op import differentiable
 from n3match.ops.triton import window_cells as cell_kernels
 from n3match.ops.triton import window_rows as row_kernels
 from n3match.ops.triton.launch import accumulator, block, number_types, on_device_of, steps
@@ -32,7 +31,7 @@ def _geometry(grid: WindowGrid) -> list[int]:
 
 
 class _Launch:
-    """The kernels on tensors of one geometry; tables as in triton_window_cells.py."""
+    """The kernels on tensors of one geometry; tables as in window_cells.py."""
 
     def __init__(
         self, like: Tensor, geometry: Sequence[int], k: int, exclude_self: bool, hard: bool,
@@ -135,11 +134,10 @@ class _Launch:
         return out
 
 
-@torch.library.custom_op("n3match::triton_window", mutates_args=())
-def _window(
+def _forward(
     query: Tensor, key: Tensor, value: Tensor, norm: Tensor, log_t: Tensor, geometry: list[int],
     k: int, exclude_self: bool, hard: bool, seed: int | None,
-) -> Tensor:
+) -> tuple[Tensor]:
     """Weighted sums of cells.
 
     Args:
@@ -157,57 +155,42 @@ def _window(
     launch = _Launch(query, geometry, k, exclude_self, hard, seed)
     with on_device_of(query):
         weights = launch.weights(launch.pair_products(query, key, norm, 1), log_t)
-        return launch.sums(weights, value, k).view(len(value), k, *value.shape[1:])
+        return (launch.sums(weights, value, k).view(len(value), k, *value.shape[1:]),)
 
 
-@_window.register_fake
-def _(query, key, value, norm, log_t, geometry, k, exclude_self, hard, seed):
+def _blank(query, key, value, norm, log_t, geometry, k, *options) -> tuple[Tensor]:
     b, cells, depth = value.shape
-    return value.new_empty(b, k, cells, depth, dtype=accumulator(value.dtype))
+    return (value.new_empty(b, k, cells, depth, dtype=accumulator(value.dtype)),)
 
 
-@torch.library.custom_op("n3match::triton_window_backward", mutates_args=())
-def _window_backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, norm: Tensor, log_t: Tensor,
-    geometry: list[int], k: int, exclude_self: bool, hard: bool, seed: int | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of query, key, value and log_t; hard selection lets none through but value's."""
-    grad, query, key, value, norm, log_t = (
-        t.contiguous() for t in (grad, query, key, value, norm, log_t)
-    )
+def _backward(grad, tensors, outputs, options, wanted) -> tuple[Tensor | None, ...]:
+    """Hard selection lets no gradient through but value's."""
+    geometry, k, exclude_self, hard, seed = options
+    grad, query, key, value, norm, log_t = (t.contiguous() for t in (grad, *tensors))
     launch = _Launch(query, geometry, k, exclude_self, hard, seed)
     with on_device_of(query):
         distances = launch.pair_products(query, key, norm, 1)
         weights = launch.weights(distances, log_t)
         if hard:
-            d_value = launch.sums_back(weights, grad, None, k).to(value.dtype)
-            return *(torch.zeros_like(t) for t in (query, key)), d_value, torch.zeros_like(log_t)
+            d_value = launch.sums_back(weights, grad, None, k)
+            return None, None, d_value.to(value.dtype), None, None
         u = launch.pair_products(grad, value, None, k)
         d_value = launch.sums_back(weights, grad, None, k)
         d_distance, d_log_t = launch.row_gradients(distances, weights, u, log_t)
         del distances, weights, u
         d_query = launch.sums(d_distance, key, 1, wide=True).mul_(-2)
         d_key = launch.sums_back(d_distance, query, key, 1, wide=True).mul_(-2)
-    return *(t.to(query.dtype) for t in (d_query, d_key, d_value)), d_log_t
+    return *(t.to(query.dtype) for t in (d_query, d_key, d_value)), None, d_log_t
 
 
-@_window_backward.register_fake
-def _(grad, query, key, value, norm, log_t, geometry, k, exclude_self, hard, seed):
-    return tuple(t.new_empty(t.shape) for t in (query, key, value, log_t))
-
-
-def _setup_context(ctx, inputs, output) -> None:
-    *tensors, ctx.geometry, ctx.k, ctx.exclude_self, ctx.hard, ctx.seed = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _backward(ctx, grad):
-    options = ctx.geometry, ctx.k, ctx.exclude_self, ctx.hard, ctx.seed
-    d_query, d_key, d_value, d_log_t = _window_backward(grad, *ctx.saved_tensors, *options)
-    return d_query, d_key, d_value, None, d_log_t, *[None] * len(options)
-
-
-_window.register_autograd(_backward, setup_context=_setup_context)
+_window = differentiable(
+    "triton_window",
+    "query key value norm log_t",
+    "int[] geometry, int k, bool exclude_self, bool hard, int? seed",
+    forward=_forward,
+    backward=_backward,
+    blank=_blank,
+)
 
 
 def _cells(image: Tensor, grid: WindowGrid) -> Tensor:
@@ -235,31 +218,13 @@ def _cover(patches: int, cells: int, device: torch.device) -> Tensor:
     return last - (cell - (cells - patches)).clamp(min=0) + 1
 
 
-def n3_window_aggregate(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    k: int,
-    log_temperature: float | Tensor = 0.0,
-    patch_size: int = 10,
-    stride: int = 5,
-    window: int = 15,
-    *,
-    exclude_self: bool = True,
-    selection: str = "n3",
-    generator: torch.Generator | None = None,
+def aggregate(
+    query: Tensor, key: Tensor, value: Tensor, log_t: Tensor, grid: WindowGrid, k: int,
+    exclude_self: bool, selection: str, seed: int | None,
 ) -> Tensor:
-    """As `reference.n3_window_aggregate` in the "released" recursion, patch_size a multiple of
-    stride. Differentiable once. float16 and bfloat16 are multiplied as such and summed in
-    float32."""
-    checks.check_k(k)
-    checks.check_window_images(query, key, value)
-    grid = checks.window_grid(query, patch_size, stride, window)
-    b = len(query)
-    log_t = checks.as_window_log_temperature(log_temperature, b, grid, query)
-    seed = draw_seed(generator)
-    if b * value.shape[1] == 0:
-        return value.new_zeros(b, k, *value.shape[1:])
+    """(B, E, H, W) twice, (B, C, H, W), (B, 1, n₁, n₂) -> (B, K, C, H, W), checked before;
+    "released" recursion, patches whole cells. float16 and bfloat16 are multiplied as such and
+    summed in float32."""
     numbers = accumulator(value.dtype)
     query_cells, key_cells, value_cells = (_cells(image, grid) for image in (query, key, value))
     if value.dtype == numbers:
@@ -268,10 +233,10 @@ def n3_window_aggregate(
         query_cells, key_cells = query_cells - centre, key_cells - centre
     norm = key_cells.detach().to(numbers).square().sum(-1)
     z = _window(
-        query_cells, key_cells, value_cells, norm, log_t.to(numbers), _geometry(grid), k,
-        exclude_self, selection == "knn", seed,
+        query_cells, key_cells, value_cells, norm, log_t.reshape(len(log_t), -1, 1).to(numbers),
+        _geometry(grid), k, exclude_self, selection == "knn", seed,
     )
     n1, n2 = grid.shape
-    c1, c2 = (length // stride for length in grid.padded_shape)
+    c1, c2 = (length // grid.stride for length in grid.padded_shape)
     cover = _cover(n1, c1, z.device)[:, None] * _cover(n2, c2, z.device)
     return _image(z / cover.reshape(-1, 1), grid).to(value.dtype)

@@ -1,4 +1,4 @@
-"""The window form by cells, for patch sizes that are multiples of the stride; see window_tiles.py.
+"""The window form by cells, for patch sizes that are multiples of the stride; see tiles.py.
 
 Tile by tile: distances of all cells to those around them, summed up to distances of patches; the
 weights of every patch; these averaged over the patches that cover a cell, and one weighted sum of
@@ -25,8 +25,7 @@ from torch import Tensor
 
 from n3match import native
 from n3match.ops import selection
-from n3match.ops.window import cells_compiled as window_cells_native
-from n3match.ops.window import cells_tensors as window_cells_tensors
+from n3match.ops.window import cells_compiled, cells_tensors
 from n3match.ops.window.grid import WindowGrid
 from n3match.ops.window.tiles import Tile, axes
 
@@ -68,7 +67,7 @@ def _cut(length: int, size: int, least: int = 1) -> list[range]:
 
 
 def _engine(like: Tensor):
-    return window_cells_native if window_cells_native.usable(like) else window_cells_tensors
+    return cells_compiled if cells_compiled.usable(like) else cells_tensors
 
 
 def _tasks_wanted(device: torch.device) -> int:
@@ -89,7 +88,18 @@ def _part(log_t: Tensor, tile: Tile) -> Tensor:
     return log_t[rows.start : rows.stop, columns.start : columns.stop]
 
 
-def _forward(p: _Problem, query: Tensor, key: Tensor, value: Tensor, log_t: Tensor) -> Tensor:
+def usable(grid: WindowGrid) -> bool:
+    """Whether patches are whole cells."""
+    return grid.patch_size % grid.stride == 0
+
+
+def forward(
+    query: Tensor, key: Tensor, value: Tensor, log_t: Tensor, grid: WindowGrid, exclude_self: bool,
+    rule: selection.Rule,
+) -> Tensor:
+    """(B, E, H, W), (B, E, H, W), (B, C, H, W), (B, 1, n₁, n₂) -> (B, K, C, H, W), without
+    autograd; float32 or float64."""
+    p, log_t = _Problem(grid, not exclude_self, rule), log_t[:, 0]
     engine = _engine(query)
     images = engine.Images(p.grid, p.axes, (query, key, value), gradients=False)
     b, c, h, w = value.shape
@@ -110,16 +120,12 @@ def _forward(p: _Problem, query: Tensor, key: Tensor, value: Tensor, log_t: Tens
     return out
 
 
-def _backward(
-    p: _Problem,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    log_t: Tensor,
-    grad: Tensor,
-    wanted: Sequence[bool],
+def backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, log_t: Tensor, grid: WindowGrid,
+    exclude_self: bool, rule: selection.Rule, wanted: Sequence[bool],
 ) -> list[Tensor | None]:
     """Gradients of query, key, value and log_t, None where not wanted."""
+    p, log_t, grad = _Problem(grid, not exclude_self, rule), log_t[:, 0], grad.contiguous()
     engine = _engine(query)
     images = engine.Images(p.grid, p.axes, (query, key, value), gradients=True)
     b = len(query)
@@ -166,56 +172,4 @@ def _backward(
         if needed:
             images.put_back(sums, name, out)
         found.append(out)
-    return [*found, d_log_t if wanted[3] else None]
-
-
-class _Aggregate(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, query, key, value, log_t, problem):
-        ctx.save_for_backward(query, key, value, log_t)
-        ctx.problem = problem
-        return _forward(problem, query, key, value, log_t)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        wanted = ctx.needs_input_grad[:4]
-        return *_backward(ctx.problem, *ctx.saved_tensors, grad.contiguous(), wanted), None
-
-
-def usable(grid: WindowGrid) -> bool:
-    """Whether patches are whole cells."""
-    return grid.patch_size % grid.stride == 0
-
-
-def aggregate(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    log_t: Tensor,
-    grid: WindowGrid,
-    exclude_self: bool,
-    rule: selection.Rule,
-) -> Tensor:
-    """(B, E, H, W), (B, E, H, W), (B, C, H, W), (B, n₁·n₂, 1) -> (B, K, C, H, W), once
-    differentiable; float32 or float64."""
-    log_t = log_t.reshape(len(log_t), *grid.shape)
-    return _Aggregate.apply(query, key, value, log_t, _Problem(grid, not exclude_self, rule))
-
-
-def gradients(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    log_t: Tensor,
-    grid: WindowGrid,
-    exclude_self: bool,
-    rule: selection.Rule,
-) -> list[Tensor]:
-    """Of query, key, value and log_t, from that of what `aggregate` gives."""
-    *images, d_log_t = _backward(
-        _Problem(grid, not exclude_self, rule), query, key, value,
-        log_t.reshape(len(log_t), *grid.shape), grad.contiguous(), (True,) * 4,
-    )
-    return [*images, d_log_t.reshape(log_t.shape)]
+    return [*found, d_log_t[:, None] if wanted[3] else None]

@@ -8,8 +8,12 @@ from torch import Tensor
 from n3match.geometry import weighted_eight_point
 from n3match.nn import MatchFilter, mutual_mask
 from n3match.pipelines.common.processes import Processes
-from n3match.pipelines.training.filter_config import SIDE_INFORMATION, TrainingConfig
-from n3match.pipelines.training.losses import classification_loss, essential_loss, geometric_loss
+from n3match.pipelines.training.filter.config import SIDE_INFO, TrainingConfig
+from n3match.pipelines.training.filter.losses import (
+    classification_loss,
+    essential_loss,
+    geometric_loss,
+)
 
 
 def importance(batch: dict[str, Tensor], positive: Tensor, config: TrainingConfig) -> Tensor:
@@ -17,7 +21,7 @@ def importance(batch: dict[str, Tensor], positive: Tensor, config: TrainingConfi
 
     Wrong matches fall near their epipolar line by chance, and few of those are mutual.
     """
-    mutual = batch["side_info"][..., SIDE_INFORMATION.index("mutual")] > 0
+    mutual = batch["side_info"][..., SIDE_INFO.index("mutual")] > 0
     known = mutual.any(1, keepdim=True)
     doubtful = positive & ~mutual & known
     return torch.ones_like(batch["distances"]).masked_fill(doubtful, config.not_mutual)
@@ -34,7 +38,7 @@ def run_network(net: MatchFilter, batch: dict[str, Tensor], config: TrainingConf
 
     Half precision ends at the logits: normalisation and epipolar geometry are float32 or more.
     """
-    side_info = batch["side_info"] if config.side_information else None
+    side_info = batch["side_info"] if config.side_info else None
     half = config.precision == "bfloat16"
     with torch.autocast(batch["points0"].device.type, torch.bfloat16, enabled=half):
         return net(
@@ -48,8 +52,8 @@ def losses(
     config: TrainingConfig,
     step: int,
     processes: Processes | None = None,
-):
-    """Total loss, and the numbers for the log: {name of NUMBERS: value over all processes}.
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Total loss, and the numbers for the log: {name of NUMBERS: () over all processes}.
 
     Args:
         net, batch, config, step: the batch is this process's share.
@@ -90,7 +94,7 @@ def losses(
         means = torch.stack([classification, essential, geometric]) / processes.size
         *means, right, kept, positive = processes.sum(torch.cat([means, counts])).unbind()
         shares = [right / kept.clamp(min=1), right / positive.clamp(min=1)]
-    return total, dict(zip(NUMBERS, torch.stack([*means, *shares]).tolist()))
+    return total, dict(zip(NUMBERS, (*means, *shares)))
 
 
 NUMBERS = ("classification", "essential", "geometric", "precision", "recall")

@@ -1,14 +1,18 @@
-"""What determines a training run, and the named protocols."""
+"""What determines the training of a match filter, and the named protocols."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from n3match.nn import MatchFilterConfig
+from n3match.pipelines.training.config import RunConfig
 
-SIDE_INFORMATION = ("ratio", "mutual")  # columns of `side` in a batch
+if TYPE_CHECKING:  # torch takes seconds to load, `--help` should not
+    from n3match.nn import MatchFilterConfig
+
+SIDE_INFO = ("ratio", "mutual")  # columns of `side` in a batch
 
 # Networks by name: how each differs from `MatchFilterConfig()`.
 NETWORKS: dict[str, dict] = {
@@ -20,22 +24,18 @@ NETWORKS: dict[str, dict] = {
     "n3-two-consensus": {"n3_after": (4, 8), "consensus": True},
 }
 
-SCHEDULES = ("constant", "cosine")
-PRECISIONS = ("float32", "bfloat16")
 
-
-@dataclass(frozen=True)
-class TrainingConfig:
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(RunConfig):
     """What determines a run's curve."""
 
     network: str = "n3"
     refine: bool = False  # a second pass over the better matches
     refinements: int = 0  # how often it is run; 0: as in the weights to start from, else once
-    initial: str = ""  # weights to start from: a shipped name or a file; "": random
     pairs: tuple[str, ...] = ()  # HDF5 stores of real pairs
     pair_weights: tuple[float, ...] = ()  # how often each store is drawn; (): by its scenes
     generated: float = 0.5  # share of generated pairs in a batch
-    side_information: bool = True  # the network sees ratio and mutual flag
+    side_info: bool = True  # the network sees ratio and mutual flag
     keypoint_change: bool = True  # … and how the keypoint turns and changes its size
     mutual_only: bool = False  # the network keeps no match that is known not to be mutual
     min_log_temperature: float = -math.inf  # lower bound of the N³ blocks' log temperatures
@@ -44,34 +44,24 @@ class TrainingConfig:
     batch: int = 8  # pairs per step, of all processes together
     min_matches: int = 500  # per pair; each batch draws a number in between
     max_matches: int = 2000
-    drop_side: float = 0.2  # share of pairs whose side information is withheld
+    drop_side_info: float = 0.2  # share of pairs whose side information is withheld
     drop_keypoint_change: float = 0.2  # share of pairs whose keypoint shapes are withheld
-    rate: float = 1e-3
-    schedule: str = "cosine"  # after the warm-up
-    warmup: int = 200  # steps in which the rate rises linearly
     label_threshold: float = 1e-4  # squared symmetric epipolar distance of a right match
     balance: float = 1.0  # of right and wrong matches in the loss, see losses.py; 1: published
     not_mutual: float = 1.0  # weight in the loss of right matches that aren't mutual
     essential_weight: float = 0.1  # of the distance of the essential matrices (published)
     geometric_weight: float = 0.0  # of the virtual matches' distances
     essential_after: int = 1500  # step from which these two count
-    ema: float = 0.0  # memory of the running mean of weights that is kept; 0: the last ones
     clip: float = 1.0  # largest gradient norm; 0: any
-    precision: str = "float32"  # of the network's matrix products
     validation: tuple[str, ...] = ()  # HDF5 stores never trained on
     validate_every: int = 500  # steps
     validation_pairs: int = 100  # at most, evenly spread over the stores
     validation_estimator: str = "opencv_ransac"
     patience: int = 0  # validations without a better one after which the run ends; 0: never
-    seed: int = 0
 
     def __post_init__(self):
-        for name, known in (
-            ("network", NETWORKS), ("schedule", SCHEDULES), ("precision", PRECISIONS)
-        ):
-            if getattr(self, name) not in known:
-                found = getattr(self, name)
-                raise ValueError(f"{name} must be one of {tuple(known)}, got {found!r}")
+        super().__post_init__()
+        self._check_known(network=NETWORKS)
         if not 0.0 <= self.generated <= 1.0:
             raise ValueError(f"generated must lie in 0 … 1, got {self.generated}")
         if not self.pairs and self.generated < 1.0:
@@ -83,12 +73,13 @@ class TrainingConfig:
             )
         if not all(0 < w < math.inf for w in self.pair_weights):
             raise ValueError(f"pairs: weights must be positive numbers, got {self.pair_weights}")
-        for name in ("steps", "batch", "validate_every", "validation_pairs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("patience", "clip", "warmup", "refinements"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        self._check_least(1, "batch", "validate_every", "validation_pairs")
+        self._check_least(0, "patience", "refinements")
+        if not 8 <= self.min_matches <= self.max_matches:
+            raise ValueError(
+                "min_matches must lie in 8 … max_matches, got "
+                f"{self.min_matches} … {self.max_matches}"
+            )
         if self.refinements and not self.refine:
             raise ValueError(f"refinements: {self.refinements} of them need refine, got False")
         if self.patience and not self.validation:
@@ -96,8 +87,6 @@ class TrainingConfig:
         if not self.min_log_temperature < math.inf:
             found = self.min_log_temperature
             raise ValueError(f"min_log_temperature must be a number or -inf, got {found}")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema must lie in 0 … 1, got {self.ema}")
         twice = {Path(p).resolve() for p in self.pairs} & {
             Path(p).resolve() for p in self.validation
         }
@@ -105,11 +94,13 @@ class TrainingConfig:
             raise ValueError(f"validation: {sorted(map(str, twice))[0]} is trained on as well")
 
     @property
-    def classifier(self) -> MatchFilterConfig:
-        """The network itself."""
+    def net(self) -> MatchFilterConfig:
+        """The network's configuration."""
+        from n3match.nn import MatchFilterConfig
+
         bound = self.min_log_temperature
         return MatchFilterConfig(
-            side_info=SIDE_INFORMATION if self.side_information else (),
+            side_info=SIDE_INFO if self.side_info else (),
             keypoint_change=self.keypoint_change,
             mutual_only=self.mutual_only,
             min_log_temperature=None if math.isinf(bound) else bound,
@@ -124,7 +115,7 @@ PROTOCOLS: dict[str, dict] = {
     # Yi et al. (CVPR 2018) and Plötz & Roth (NeurIPS 2018): coordinates alone, real pairs alone.
     "published": {
         "generated": 0.0,
-        "side_information": False,
+        "side_info": False,
         "keypoint_change": False,
         "augment": False,
         "steps": 500_000,
@@ -140,7 +131,7 @@ PROTOCOLS: dict[str, dict] = {
     "modern": {
         "refine": True,
         "min_log_temperature": -4.0,
-        "drop_side": 0.15,
+        "drop_side_info": 0.15,
         "drop_keypoint_change": 0.15,
         "warmup": 100,
         "label_threshold": 2e-5,
@@ -152,16 +143,6 @@ PROTOCOLS: dict[str, dict] = {
         "clip": 2.0,
     },
 }
-
-
-def learning_rate(step: int, config: TrainingConfig) -> float:
-    """Linear warm-up, then the rate itself, or a cosine down to 1 % of it."""
-    if step < config.warmup:
-        return config.rate * (step + 1) / config.warmup
-    if config.schedule == "constant":
-        return config.rate
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
 def parse_pairs(texts: list[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:

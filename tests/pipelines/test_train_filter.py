@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from n3match.nn import MatchFilter, MatchFilterConfig
-from n3match.pipelines.training import objective
-from n3match.pipelines.training.filter_config import SIDE_INFORMATION, TrainingConfig, learning_rate
-from n3match.pipelines.training.filter_loop import train
-from n3match.pipelines.training.losses import classification_loss, essential_loss
-from n3match.pipelines.training.run_folder import load_initial
+from n3match.pipelines.training.filter import objective
+from n3match.pipelines.training.filter.config import SIDE_INFO, TrainingConfig
+from n3match.pipelines.training.filter.initial import load_initial
+from n3match.pipelines.training.filter.losses import classification_loss, essential_loss
+from n3match.pipelines.training.filter.task import FilterTask
+from n3match.pipelines.training.run import train
 from n3match.weights import save_weights
 
 pytestmark = pytest.mark.arithmetic
@@ -86,9 +87,12 @@ def test_essential_loss_ignores_sign_scale_and_unusable_pairs():
 
 def test_learning_rate_warms_up_and_decays():
     config = TrainingConfig(generated=1.0, steps=100, warmup=10)
-    assert learning_rate(0, config) == pytest.approx(1e-4)
-    assert learning_rate(9, config) == pytest.approx(1e-3)
-    assert learning_rate(99, config) < 2e-5
+    assert config.learning_rate(0) == pytest.approx(1e-4)
+    assert config.learning_rate(9) == pytest.approx(1e-3)
+    assert config.learning_rate(99) < 2e-5
+    constant = dataclasses.replace(config, schedule="constant")
+    assert constant.learning_rate(0) == pytest.approx(1e-4)
+    assert constant.learning_rate(99) == 1e-3
 
 
 def _curve(folder):
@@ -97,22 +101,20 @@ def _curve(folder):
 
 
 @pytest.mark.parametrize(("network", "ema"), [("n3", 0.0), ("cnnet", 0.0), ("n3-consensus", 0.9)])
-def test_resumed_run_gives_the_same_curve_and_weights(tmp_path, monkeypatch, network, ema):
-    config = TrainingConfig(**{**TINY.__dict__, "network": network, "ema": ema})
-    whole = train(config, tmp_path / "whole", save_every=2, device="cpu")
+def test_resumed_run_gives_the_same_curve_and_weights(tmp_path, network, ema):
+    config = dataclasses.replace(TINY, network=network, ema=ema)
+    whole = train(FilterTask(config), tmp_path / "whole", save_every=2, device="cpu")
 
-    real = objective.losses
+    class Dies(FilterTask):
+        def losses(self, net, batch, step, processes):
+            if step == 5:
+                raise KeyboardInterrupt
+            return super().losses(net, batch, step, processes)
 
-    def dies(net, batch, config, step, processes):
-        if step == 5:
-            raise KeyboardInterrupt
-        return real(net, batch, config, step, processes)
-
-    monkeypatch.setattr(objective, "losses", dies)
     with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "cut", save_every=2, device="cpu")
-    monkeypatch.setattr(objective, "losses", real)
-    resumed = train(config, tmp_path / "cut", save_every=2, device="cpu")
+        train(Dies(config), tmp_path / "cut", save_every=2, device="cpu")
+    assert MatchFilter.from_pretrained(tmp_path / "cut" / "filter.safetensors")  # to be tried
+    resumed = train(FilterTask(config), tmp_path / "cut", save_every=2, device="cpu")
 
     assert _curve(tmp_path / "cut") == _curve(tmp_path / "whole")
     a, b = (MatchFilter.from_pretrained(path).state_dict() for path in (whole, resumed))
@@ -124,8 +126,8 @@ def test_the_running_mean_is_kept(tmp_path):
     """The longer its memory, the farther behind the last weights it is."""
     runs = {}
     for ema in (0.0, 0.2, 0.99):
-        config = TrainingConfig(**{**TINY.__dict__, "ema": ema})
-        runs[ema] = train(config, tmp_path / str(ema), device="cpu")
+        config = dataclasses.replace(TINY, ema=ema)
+        runs[ema] = train(FilterTask(config), tmp_path / str(ema), device="cpu")
     assert _curve(tmp_path / "0.0") == _curve(tmp_path / "0.2")  # training itself is the same
     last = MatchFilter.from_pretrained(runs[0.0]).state_dict()
     behind = {
@@ -137,24 +139,24 @@ def test_the_running_mean_is_kept(tmp_path):
     }
     assert 0 < behind[0.2] < behind[0.99]
     with pytest.raises(ValueError, match="ema must lie in 0"):
-        TrainingConfig(**{**TINY.__dict__, "ema": 1.0})
+        dataclasses.replace(TINY, ema=1.0)
 
 
 def test_fine_tuning_starts_from_the_weights_given(tmp_path):
-    first = train(TINY, tmp_path / "first", device="cpu")
-    still = TrainingConfig(**{**TINY.__dict__, "initial": str(first), "rate": 0.0, "steps": 1})
-    second = train(still, tmp_path / "second", device="cpu")
+    first = train(FilterTask(TINY), tmp_path / "first", device="cpu")
+    still = dataclasses.replace(TINY, initial=str(first), rate=0.0, steps=1)
+    second = train(FilterTask(still), tmp_path / "second", device="cpu")
     a, b = (MatchFilter.from_pretrained(path).state_dict() for path in (first, second))
     assert all(torch.equal(a[n], b[n]) for n in a if "running_var" not in n)
-    other = TrainingConfig(**{**TINY.__dict__, "initial": str(first), "network": "cnnet"})
+    other = dataclasses.replace(TINY, initial=str(first), network="cnnet")
     with pytest.raises(ValueError, match="initial"):
-        train(other, tmp_path / "third", device="cpu")
+        train(FilterTask(other), tmp_path / "third", device="cpu")
 
 
 def test_weights_that_know_no_shapes_are_widened(tmp_path):
     """The start of a run from older weights scores as those did, whatever the shapes."""
     torch.manual_seed(0)
-    config = MatchFilterConfig(side_information=SIDE_INFORMATION)
+    config = MatchFilterConfig(side_info=SIDE_INFO)
     old = MatchFilter(config).eval()
     path = tmp_path / "old.safetensors"
     save_weights(path, old)
@@ -168,39 +170,53 @@ def test_weights_that_know_no_shapes_are_widened(tmp_path):
 
 
 def test_essential_loss_starts_when_told(tmp_path):
-    train(TINY, tmp_path, device="cpu")
+    train(FilterTask(TINY), tmp_path, device="cpu")
     essential = [float(row["essential"]) for row in _curve(tmp_path)]
     assert all(value == 0 for value in essential[:3])
     assert all(value > 0 for value in essential[3:])
 
 
 def test_other_options_are_refused(tmp_path):
-    train(TINY, tmp_path, device="cpu")
+    train(FilterTask(TINY), tmp_path, device="cpu")
     with pytest.raises(ValueError, match="run with other options"):
-        train(TrainingConfig(**{**TINY.__dict__, "seed": 5}), tmp_path, device="cpu")
+        train(FilterTask(dataclasses.replace(TINY, seed=5)), tmp_path, device="cpu")
 
 
 def test_foreign_state_is_refused(tmp_path):
     (tmp_path / "state.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(ValueError, match="not a training checkpoint"):
-        train(TINY, tmp_path, device="cpu")
+        train(FilterTask(TINY), tmp_path, device="cpu")
 
 
-def test_steps_without_finite_gradients_are_skipped(tmp_path, monkeypatch):
-    real = objective.losses
+def test_steps_without_finite_gradients_are_skipped(tmp_path):
+    class SometimesNan(FilterTask):
+        def losses(self, net, batch, step, processes):
+            total, numbers = super().losses(net, batch, step, processes)
+            return (total * float("nan") if step == 1 else total), numbers
 
-    def sometimes_nan(net, batch, config, step, processes):
-        total, numbers = real(net, batch, config, step, processes)
-        return (total * float("nan") if step == 1 else total), numbers
-
-    monkeypatch.setattr(objective, "losses", sometimes_nan)
-    state = MatchFilter.from_pretrained(train(TINY, tmp_path, device="cpu")).state_dict()
+    path = train(SometimesNan(TINY), tmp_path, device="cpu")
+    state = MatchFilter.from_pretrained(path).state_dict()
     assert all(torch.isfinite(value).all() for value in state.values())
 
 
+def test_a_run_without_finite_gradients_ends(tmp_path):
+    class Nan(FilterTask):
+        def losses(self, net, batch, step, processes):
+            return next(net.parameters()).sum() * float("nan"), {"loss": torch.zeros(())}
+
+    with pytest.raises(RuntimeError, match="diverged: 101 steps"):
+        train(Nan(dataclasses.replace(TINY, steps=200)), tmp_path, device="cpu")
+
+
 @pytest.mark.parametrize(
-    "options", [{"network": "other"}, {"generated": 2.0}, {"generated": 0.5}, {"steps": 0}]
+    ("options", "named"),
+    [
+        ({"network": "other"}, "network"), ({"generated": 2.0}, "generated"), ({}, "pairs"),
+        ({"steps": 0}, "steps"), ({"schedule": "x"}, "schedule"), ({"seed": -1}, "seed"),
+        ({"generated": 1.0, "min_matches": 9, "max_matches": 8}, "min_matches"),
+        ({"generated": 1.0, "min_matches": 7}, "min_matches"), ({"clip": -1.0}, "clip"),
+    ],
 )
-def test_impossible_configurations(options):
-    with pytest.raises(ValueError, match=r"network|generated|pairs|steps"):
+def test_impossible_configurations(options, named):
+    with pytest.raises(ValueError, match=named):
         TrainingConfig(**options)

@@ -11,19 +11,27 @@ from torch import Tensor
 from n3match.datasets.denoising import noise as noise_models
 from n3match.datasets.denoising.clean_images import CleanImages
 from n3match.datasets.denoising.noise import NoisyCrops
-from n3match.pipelines.training.denoiser_config import DenoiserTraining
+from n3match.pipelines.training.denoiser.config import DenoiserTraining
 
 
-class NoisyBatches:
-    """Crops of clean images with fresh noise.
+class NoisyBatches(torch.utils.data.Dataset):
+    """Crops of clean images with fresh noise: batch number `step` by ``batches[step]``.
 
     Args:
         config: of the run.
         cache: file for the decoded images.
+        rank, size: this process takes crops rank, rank + size, … of each batch.
+
+    Raises:
+        ValueError: unusable images, or fewer crops in a step than processes.
     """
 
-    def __init__(self, config: DenoiserTraining, cache: Path):
+    def __init__(self, config: DenoiserTraining, cache: Path, rank: int = 0, size: int = 1):
+        smallest = min(stage.batch for stage in config.crops)
+        if smallest < size:
+            raise ValueError(f"crops: {smallest} in a step are too few for {size} processes")
         self.config = config
+        self._share = slice(rank, None, size)
         colour = config.channels == 3 or config.noise == "bayer"
         self.images = CleanImages(config.images, 3 if colour else 1, cache)
         # Asked now: at a later stage of a run it would be late to find out.
@@ -31,18 +39,16 @@ class NoisyBatches:
             size = stage.size * (2 if config.noise == "bayer" else 1)
             self.images.crops(np.random.default_rng(0), 1, size)
 
-    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> tuple[Tensor, Tensor]:
-        """Network input (B, C + M, H, W) and what it should give, (B, C, H, W), float32.
-
-        Of several processes each takes every ranks-th crop of the same batch.
-        """
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        """float32 `noisy` (B, C + M, H, W), input of the network, and `clean` (B, C, H, W), what
+        it should give."""
         crops = self._crops(np.random.default_rng([self.config.seed, step]), step)
         noisy, maps, clean = (
-            torch.from_numpy(np.ascontiguousarray(a[rank::ranks]))
+            torch.from_numpy(np.ascontiguousarray(a[self._share]))
             for a in (crops.noisy, crops.maps, crops.clean)
         )
         maps = maps[:, :, None, None].expand(-1, -1, *noisy.shape[2:])
-        return torch.cat([noisy, maps], 1), clean
+        return {"noisy": torch.cat([noisy, maps], 1), "clean": clean}
 
     def _crops(self, rng: np.random.Generator, step: int) -> NoisyCrops:
         config = self.config

@@ -1,17 +1,63 @@
-"""Whether the Triton kernels can serve a call, and if not, why. Imports no Triton itself."""
+"""Which backend serves a call, and why another can't. Imports no Triton itself.
+
+"tiled" serves everything on every machine, "reference" is the formula written down, "triton" has a
+list of refusals. Chosen by itself, Triton must also have passed a trial on the device.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 
 import torch
 from torch import Tensor
 
+from n3match.ops.triton import trial
+
+_BACKENDS = ("tiled", "triton", "reference")
+
 LARGEST_K = 64  # masses halve at most from step to step: more would leave float32's range
 LARGEST_WINDOW = 4096  # candidates that fit in the registers of a program
 _LEAST_CAPABILITY = (8, 0)  # of NVIDIA devices that Triton supports
 _LARGEST_TABLE = 1 << 31  # numbers that an int32 can count
+
+_log = logging.getLogger(__name__)
+
+
+def backends() -> tuple[str, ...]:
+    """Names that `backend=` takes on this machine, the one that every machine has first."""
+    return tuple(name for name in _BACKENDS if name != "triton" or not absent())
+
+
+def choose(backend: str | None, refusal: str, form: str, query: Tensor) -> str:
+    """The backend of a call.
+
+    Args:
+        backend: forced by name; None: to be chosen.
+        refusal: why "triton" can't serve the call, or "".
+        form: as the trial knows it.
+        query: of the call.
+    """
+    if backend is not None and backend not in _BACKENDS:
+        raise ValueError(f"backend must be None or one of {backends()}, got {backend!r}")
+    if backend == "triton" and refusal:
+        raise ValueError(f"backend 'triton' can't serve this call: {refusal}")
+    if backend is not None:
+        return backend
+    refusal = refusal or _distrust(form, query)
+    if not refusal:
+        return "triton"
+    if not torch.compiler.is_compiling():
+        _log.debug("tiled, not triton: %s", refusal)
+    return "tiled"
+
+
+def _distrust(form: str, query: Tensor) -> str:
+    """Why the kernels aren't chosen by themselves though they could serve; "" if they are."""
+    if query.device.type == "cpu":
+        return "the interpreter is for tests"
+    return trial.failure(form, query.device.type, query.device.index)
 
 
 def interpreted() -> bool:
@@ -43,8 +89,6 @@ def _device_refusal(kind: str, index: int | None) -> str:
 def _refusal(query: Tensor, k: int, recursion: str) -> str:
     if absent():
         return absent()
-    if not isinstance(query, Tensor):
-        return ""  # what is wrong with the arguments themselves is said elsewhere
     if _device_refusal(query.device.type, query.device.index):
         return _device_refusal(query.device.type, query.device.index)
     if recursion != "released":
@@ -62,7 +106,7 @@ def dense_refusal(
     selection: str,
     generator: torch.Generator | None,
 ) -> str:
-    """Why `triton_dense` can't serve a call of `n3_aggregate`; "" if it can."""
+    """Why the kernels can't serve a call of `n3_aggregate`; "" if it can."""
     if candidates is not None:
         return "explicit candidates aren't there"
     if selection == "knn" or generator is not None:
@@ -78,7 +122,7 @@ def window_refusal(
     window: int,
     recursion: str,
 ) -> str:
-    """Why `triton_window` can't serve a call of `n3_window_aggregate`; "" if it can."""
+    """Why the kernels can't serve a call of `n3_window_aggregate`; "" if it can."""
     refusal = _refusal(query, k, recursion)
     if refusal:
         return refusal
@@ -86,8 +130,7 @@ def window_refusal(
         return f"patch_size={patch_size} is no multiple of stride={stride}"
     if window**2 > LARGEST_WINDOW:
         return f"window={window} has more than {LARGEST_WINDOW} candidates"
-    if isinstance(query, Tensor) and query.ndim == 4:
-        cells = (query.shape[2] // stride + 2) * (query.shape[3] // stride + 2)
-        if cells * (window + patch_size // stride) ** 2 >= _LARGEST_TABLE:
-            return "the image is too large"
+    cells = (query.shape[2] // stride + 2) * (query.shape[3] // stride + 2)
+    if cells * (window + patch_size // stride) ** 2 >= _LARGEST_TABLE:
+        return "the image is too large"
     return ""

@@ -7,29 +7,31 @@ whatever order batches are made, they are the same.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from n3match.datasets.pairs.augment import NO_AUGMENTATION, Augmentation, augment
-from n3match.datasets.pairs.batches import GENERATED_AUGMENTATION, collate
+from n3match.datasets.pairs.augment import (
+    GENERATED_AUGMENTATION,
+    NO_AUGMENTATION,
+    Augmentation,
+    augment,
+)
+from n3match.datasets.pairs.batches import collate
 from n3match.datasets.pairs.dataset import PairDataset
 from n3match.datasets.synthetic.pairs import SyntheticPairs
-from n3match.pipelines.training.filter_config import TrainingConfig
+from n3match.pipelines.training.filter.config import TrainingConfig
 
 # Pairs are kept in memory once read, up to so many bytes: reading one takes milliseconds.
 _KEEP_BYTES = 2 << 30
 
 
 class RealPairs:
-    """Samples (two_view.py) of stores, drawn by store and scene.
+    """Samples (datasets/pairs/sample.py) of stores, drawn by store and scene.
 
     A store is drawn by its weight, then a scene of it in proportion to the square root of its
     number of pairs, then a pair of the scene. Without weights, all scenes are those of one store.
@@ -115,17 +117,14 @@ class TrainingBatches(torch.utils.data.Dataset):
         self._augment, self._augment_generated = NO_AUGMENTATION, NO_AUGMENTATION
         if config.augment:
             dropped = {
-                "drop_side": config.drop_side,
+                "drop_side_info": config.drop_side_info,
                 "drop_keypoint_change": config.drop_keypoint_change,
             }
             self._augment = Augmentation(**dropped)
             self._augment_generated = replace(GENERATED_AUGMENTATION, **dropped)
 
-    def __len__(self) -> int:
-        return self._config.steps
-
     def __getitem__(self, step: int) -> dict[str, Tensor]:
-        """See `datasets.batches.collate`; the number of matches is drawn for the whole batch."""
+        """See `collate`; the number of matches is drawn for the whole batch."""
         config = self._config
         low, high = config.min_matches, config.max_matches
         share = np.random.default_rng((config.seed, step)).random()
@@ -140,40 +139,3 @@ class TrainingBatches(torch.utils.data.Dataset):
             sample = self._generated.sample(number, num_matches=count)
             return augment(sample, rng, count, self._augment_generated)
         return augment(self._real.draw(rng), rng, count, self._augment)
-
-
-def stream(batches: TrainingBatches, start: int, loaders: int) -> Iterator[dict[str, Tensor]]:
-    """The batches from step `start` to the last, made ahead while the caller is busy.
-
-    Args:
-        batches: of the run.
-        start: first step.
-        loaders: processes that make them; 0: a thread of this one.
-    """
-    steps = range(start, len(batches))
-    if loaders == 0:
-        yield from _by_thread(batches, steps)
-        return
-    # Spawned, not forked: a forked child of a process with torch threads may hang.
-    loader = torch.utils.data.DataLoader(
-        batches,
-        batch_size=None,
-        sampler=steps,
-        num_workers=loaders,
-        multiprocessing_context="spawn",
-        pin_memory=torch.cuda.is_available(),
-    )
-    yield from loader
-
-
-def _by_thread(batches: TrainingBatches, steps: range, ahead: int = 2):
-    with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
-        todo = iter(steps)
-        waiting = deque(pool.submit(batches.__getitem__, s) for s in islice(todo, ahead))
-        try:
-            while waiting:
-                batch = waiting.popleft().result()
-                waiting.extend(pool.submit(batches.__getitem__, s) for s in islice(todo, 1))
-                yield batch
-        finally:
-            pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""What a denoiser's training is made of."""
+"""What determines the training of a denoiser."""
 
 from __future__ import annotations
 
@@ -7,14 +7,9 @@ import re
 from dataclasses import dataclass, replace
 
 from n3match.nn import PRESETS, N3NetConfig
+from n3match.pipelines.training.config import RunConfig
 
 NOISES = ("gaussian", "raw", "bayer")
-
-# Options that are plain values, each a flag of the same name.
-PLAIN = (
-    "steps", "rate", "warmup", "decay", "ema", "clip", "momentum", "local_steps",
-    "frozen_steps", "features", "seed",
-)
 
 
 @dataclass(frozen=True)
@@ -35,8 +30,8 @@ class CropStage:
         return cls(int(start or 0), int(size), int(batch))
 
 
-@dataclass(frozen=True)
-class DenoiserTraining:
+@dataclass(frozen=True, kw_only=True)
+class DenoiserTraining(RunConfig):
     """What determines a run's curve."""
 
     images: tuple[str, ...]  # folders of clean images
@@ -46,29 +41,21 @@ class DenoiserTraining:
     noise: str = "gaussian"  # or "raw" (grey), "bayer" (four planes of a mosaic)
     sigma: tuple[float, float] = (25.0, 25.0)  # Gaussian: lowest and highest, 8-bit units
     guide: str = ""  # weights of the DnCNN whose output patches are compared in ("knn-denoised")
-    initial: str = ""  # weights to start from
     crops: tuple[CropStage, ...] = (CropStage(0, 80, 32),)
     steps: int = 82_000
-    rate: float = 1e-3
-    warmup: int = 200  # steps of linear warm-up; a cosine follows
     decay: float = 1e-4  # weight decay of convolutions; norms and biases have none
-    ema: float = 0.999  # the weights that are kept are a running mean of this memory
-    clip: float = 0.0  # largest gradient norm; 0: any
+    ema: float = 0.999
     momentum: float = 0.01  # of batch norms
     local_steps: int = 0  # so many steps without blocks, local networks alone
     frozen_steps: int = 0  # in so many last steps batch norms normalise as they will in use
-    precision: str = "float32"  # or "bfloat16": convolutions in half precision
-    seed: int = 0
 
     def __post_init__(self):
         if not self.images:
             raise ValueError("images: no folders given")
-        if self.network not in PRESETS:
-            raise ValueError(f"network must be one of {tuple(PRESETS)}, got {self.network!r}")
-        if self.noise not in NOISES:
-            raise ValueError(f"noise must be one of {NOISES}, got {self.noise!r}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision must be float32 or bfloat16, got {self.precision!r}")
+        super().__post_init__()
+        self._check_known(network=PRESETS, noise=NOISES)
+        self._check_least(1, "features")
+        self._check_least(0, "local_steps", "frozen_steps")
         if self.channels not in (1, 3) or (self.channels == 3 and self.noise != "gaussian"):
             raise ValueError(
                 f"channels must be 1 or 3, and 1 for raw noise, got {self.channels}"
@@ -76,14 +63,6 @@ class DenoiserTraining:
         low, high = self.sigma
         if not 0 <= low <= high < math.inf or high == 0:
             raise ValueError(f"sigma must be two numbers, 0 ≤ low ≤ high > 0, got {self.sigma}")
-        for name in ("steps", "features"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("local_steps", "frozen_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema must lie in 0 … 1, got {self.ema}")
         starts = [stage.start for stage in self.crops]
         if not starts or starts[0] != 0 or starts != sorted(set(starts)):
             raise ValueError(f"crops: wanted stages from step 0 on in order, got {self.crops}")
@@ -117,11 +96,3 @@ class DenoiserTraining:
 
     def stage(self, step: int) -> CropStage:
         return [stage for stage in self.crops if stage.start <= step][-1]
-
-
-def learning_rate(step: int, config: DenoiserTraining) -> float:
-    """Linear warm-up, then a cosine down to 1 % of the rate."""
-    if step < config.warmup:
-        return config.rate * (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))

@@ -1,0 +1,1 @@
+"""The training of denoisers: `config`, and what `task` makes of it."""

@@ -1,0 +1,1 @@
+"""The training of match filters: `config`, and what `task` makes of it."""
