@@ -22,11 +22,12 @@ from n3match.pipelines.benchmarks import (
     operator_benchmark,
     operator_dense,
     operator_window,
+    training_step,
 )
 from n3match.pipelines.benchmarks.measurement import Limits
 from n3match.pipelines.tables import markdown_table, write_text_whole
 
-PARTS = ("ops", "matching", "filter", "filter-h5", "denoise")
+PARTS = ("ops", "matching", "filter", "filter-h5", "training-step", "denoise")
 GPU = "gpu"  # not among the parts that run by default: it alone needs a GPU
 
 
@@ -37,8 +38,8 @@ def main(argv: list[str] | None = None) -> int:
                         help=f"default: all but {GPU}, which without a GPU says so and ends with "
                         f"status {gpu.NO_GPU}")
     parser.add_argument("--sizes", type=int, nargs="*", default=None,
-                        help="N of the operator, keypoints of matching, matches of the filter; "
-                        "filter-h5: pairs in the file "
+                        help="N of the operator, keypoints of matching, matches of the filter and "
+                        "of each pair of a training step; filter-h5: pairs in the file "
                         f"(default: {' '.join(map(str, filter_file.PAIRS))})")
     parser.add_argument("--images", type=int, nargs="*", default=None, metavar="SIDE",
                         help="of the operator's window form and of denoising (default: "
@@ -105,6 +106,8 @@ def main(argv: list[str] | None = None) -> int:
             rows = matching.run(arguments.sizes or [2000, 8000], arguments.repeats)
         elif part == "filter-h5":
             rows = filter_file.run(arguments.sizes or filter_file.PAIRS)
+        elif part == "training-step":
+            rows = training_step.run(arguments.sizes or training_step.MATCHES, arguments.repeats)
         elif part == "denoise":
             rows = denoiser.run(arguments.images or denoiser.SIDES, limits)
         else:

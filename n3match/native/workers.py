@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import torch
 
@@ -92,5 +92,9 @@ def run_tasks(work: Callable[[Iterator], None], tasks: Sequence) -> None:
             work(shared)
 
     pool = _workers(threads)
-    for future in [pool.submit(run) for _ in range(min(threads, len(tasks)))]:
+    runs = [pool.submit(run) for _ in range(min(threads, len(tasks)))]
+    # One that ends leaves no task. On a busy machine others may not even have begun: nothing is
+    # gained by waiting until they find that out.
+    wait(runs, return_when=FIRST_COMPLETED)
+    for future in [future for future in runs if not future.cancel()]:
         future.result()

@@ -9,6 +9,7 @@ Shapes: R rows of a tile, N items, K neighbours, E embedding and F feature chann
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _TILE_ELEMENTS = 3 << 18
 _LEAST_ROWS = 8
 _COLUMNS = 16  # products with a matrix of fewer columns, or a few more than a multiple, are slow
-_GROUPS_PER_THREAD = 4
+_GROUPS_PER_THREAD = 8
 
 
 def usable(like: Tensor, k: int, reading: str) -> bool:
@@ -93,13 +94,10 @@ def forward(problems: Sequence[Problem], k: int, out: Tensor, saved: Sequence[Sa
 
 
 class _Group:
-    """Consecutive tiles of one problem that one thread does in order, with sums of their own.
+    """Consecutive tiles of one problem that one thread does in order, with sums of their own."""
 
-    The groups' sums are added in order, so that it doesn't matter which thread was faster.
-    """
-
-    def __init__(self, tiles: Sequence[_Tile]):
-        self.tiles = tiles
+    def __init__(self, number: int, tiles: Sequence[_Tile], total: _Total):
+        self.number, self.tiles, self.total = number, tiles, total
         self.problem = tiles[0].problem
 
     def start(self) -> None:
@@ -110,9 +108,46 @@ class _Group:
         self.d_value = p.value.new_zeros(p.value.shape[::-1])
 
 
-def _groups(tiles: Sequence[_Tile], wanted: int) -> list[_Group]:
-    size = -(-len(tiles) // wanted)
-    return [_Group(tiles[start : start + size]) for start in range(0, len(tiles), size)]
+class _Total:
+    """The sums of the groups of one problem, added in their order, so that it doesn't matter which
+    thread was faster; those that are added are let go of."""
+
+    def __init__(self, grads: Sequence[Tensor | None]):
+        self.count = 0  # of groups
+        self._added, self._grads = 0, grads
+        self._done: dict[int, tuple[Tensor, Tensor]] = {}
+        self._sums: tuple[Tensor, Tensor] | None = None
+        self._lock = threading.Lock()
+
+    def groups(self, tiles: Sequence[_Tile], wanted: int) -> list[_Group]:
+        """About as many as wanted; to be called once."""
+        size = -(-len(tiles) // wanted)
+        parts = [tiles[start : start + size] for start in range(0, len(tiles), size)]
+        self.count = len(parts)
+        return [_Group(number, part, self) for number, part in enumerate(parts)]
+
+    def add(self, group: _Group) -> None:
+        """To be called when a group is done; the last one fills the gradients."""
+        with self._lock:
+            self._done[group.number] = group.key_sums, group.d_value
+            del group.key_sums, group.d_value
+            while self._added in self._done:
+                more = self._done.pop(self._added)
+                if self._sums is None:
+                    self._sums = more
+                else:
+                    for total, part in zip(self._sums, more):
+                        total += part
+                self._added += 1
+            if self._added == self.count:
+                self._finish(group.problem)
+
+    def _finish(self, problem: Problem) -> None:
+        d_query, d_key, d_value, _ = self._grads
+        key_sums, value_sums = self._sums
+        d_value.copy_(value_sums.T)
+        problem.key_gradient(key_sums.T, out=d_key)
+        d_query *= 2 * problem.inverse_t
 
 
 def backward(
@@ -130,9 +165,10 @@ def backward(
     # A few groups a thread, so that none waits long for the last.
     wanted = -(-_GROUPS_PER_THREAD * torch.get_num_threads() // len(problems))
     groups = []
-    for p, s, z, g, (d_query, _, _, d_log_t) in zip(problems, saved, out, grad_out, grads):
+    for p, s, z, g, found in zip(problems, saved, out, grad_out, grads):
+        d_query, _, _, d_log_t = found
         more = (z, g, d_query) if d_log_t is None else (z, g, d_query, d_log_t)
-        groups.append(_groups(_tiles(p, s, step, *more), wanted))
+        groups += _Total(found).groups(_tiles(p, s, step, *more), wanted)
 
     def backward_tile(tile: _Tile, group: _Group, buffers: Sequence[Tensor]) -> None:
         p, (z, g, d_query, *d_log_t), skip = tile.problem, tile.more, tile.saved[-1]
@@ -154,17 +190,6 @@ def backward(
             group.start()
             for tile in group.tiles:
                 backward_tile(tile, group, [b[: len(tile.query_rows)] for b in buffers])
+            group.total.add(group)
 
-    def add_up(share: Iterator[int]) -> None:
-        for index in share:
-            d_query, d_key, d_value, _ = grads[index]
-            first, *others = groups[index]
-            for group in others:
-                first.key_sums += group.key_sums
-                first.d_value += group.d_value
-            d_value.copy_(first.d_value.T)
-            first.problem.key_gradient(first.key_sums.T, out=d_key)
-            d_query *= 2 * first.problem.inverse_t
-
-    native.run_tasks(work, [group for of_problem in groups for group in of_problem])
-    native.run_tasks(add_up, range(len(problems)))
+    native.run_tasks(work, groups)

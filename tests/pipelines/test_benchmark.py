@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from n3match import ops
 from n3match.pipelines import benchmark
 from n3match.pipelines.benchmarks import operator
 from n3match.pipelines.benchmarks.ceilings import Ceilings, Work, dense_work, window_work
@@ -27,6 +28,7 @@ from n3match.pipelines.benchmarks.measurement import (
 )
 from n3match.pipelines.benchmarks.operator_growth import slope
 from n3match.pipelines.benchmarks.operator_report import table
+from n3match.pipelines.benchmarks.training_step import operator_share
 from n3match.pipelines.benchmarks.window_baselines import Grid
 from n3match.pipelines.benchmarks.window_products import window_products
 
@@ -90,6 +92,27 @@ def test_one_form_alone_with_memory(tmp_path, capsys, processes):
     assert {row["form"] for row in rows} == {"dense"}
     for row in rows:
         assert (row["peak_bytes"] == "") == (row["implementation"] == PRODUCTS)
+
+
+def test_training_step_of_both_networks(tmp_path):
+    arguments = "training-step --sizes 70 --repeats 1"
+    assert benchmark.main([*arguments.split(), "--out", str(tmp_path)]) == 0
+    rows = read_csv(tmp_path / "benchmark-training-step.csv")
+    assert [row["training step"].split(", ")[1] for row in rows] == ["one pass", "two passes"]
+    for row in rows:
+        times = [float(row[f"{name}, s"]) for name in ("n3-consensus", "cnnet")]
+        assert float(row["n3-consensus / cnnet"]) == pytest.approx(times[0] / times[1], rel=0.02)
+        assert 0 < int(row["the operator's share"].removesuffix(" %")) < 100
+
+
+def test_share_of_the_operator():
+    q, k, v = (torch.randn(1, 400, c, requires_grad=True) for c in (8, 8, 64))
+
+    def work():
+        ops.n3_aggregate(q, k, v, 4).square().sum().backward()
+
+    assert operator_share(work) > 0.5
+    assert operator_share(lambda: torch.randn(50, 50) @ torch.randn(50, 50)) == 0
 
 
 def test_nothing_to_measure(capsys):
