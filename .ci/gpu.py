@@ -177,7 +177,7 @@ class Session:
             return 1
         if arguments.benchmark and not (self.runs / "benchmark.out").exists():
             self.call(
-                "benchmark", "benchmark", "gpu", "--sizes", 2000, 10000, "--repeats", 5,
+                "benchmark", "cli", "benchmark", "gpu", "--sizes", 2000, 10000, "--repeats", 5,
                 "--out", self.runs, *(["--eager"] * arguments.eager), seconds=arguments.benchmark,
             )
         stop_sharing = self.share_the_gpu() if arguments.device == "cuda" else lambda: None
