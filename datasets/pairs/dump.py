@@ -66,8 +66,8 @@ def read_dump_record(file: h5py.File, index: int, scene: str) -> PairRecord:
     if not (np.isfinite(ratio).all() and (ratio >= 0).all() and (ratio <= 1).all()):
         raise ValueError(f"{file.filename}: ratios/{index}: found numbers outside [0, 1]")
     points0, points1 = (x[:, i : i + 2] @ K[:2, :2].T + K[:2, 2] for i, K in ((0, K0), (2, K1)))
-    no_row = np.full(len(x), -1)
-    unknown = np.tile(np.float32([0, -1]), (len(x), 1))
+    unknown = np.full(len(x), -1)
+    no_sizes_angles = np.tile(np.float32([0, -1]), (len(x), 1))
     return PairRecord(
         scene=scene,
         name0=f"{index}-0",
@@ -82,10 +82,10 @@ def read_dump_record(file: h5py.File, index: int, scene: str) -> PairRecord:
         ratio=ratio,
         mutual=core["mutuals"] > 0,
         descriptor_distance=np.full(len(x), np.nan),
-        index0=no_row,
-        index1=no_row,
-        sizes_angles0=unknown,
-        sizes_angles1=unknown,
+        index0=unknown,
+        index1=unknown,
+        sizes_angles0=no_sizes_angles,
+        sizes_angles1=no_sizes_angles,
         K0=K0,
         K1=K1,
         distortion0=np.zeros(4),

@@ -24,6 +24,9 @@ _TOO_FAR_TO_TELL = -0.5
 def skew_symmetric(t: torch.Tensor) -> torch.Tensor:
     """(..., 3) -> (..., 3, 3): the matrix [t]× with [t]× v = t × v.
 
+    Args:
+        t: (..., 3).
+
     Raises:
         ValueError: a wrong shape. TypeError: not a tensor of floating-point numbers.
     """

@@ -103,7 +103,8 @@ def test_without_neighbours_is_neighbours_equal_to_themselves():
 
 @pytest.mark.parametrize("name", ["n3net", "knn-input"])
 def test_no_stage_looks_farther_than_its_reach(name):
-    """Float64 differences: exactly 0 beyond the reach, and not 0 at it, far from the border."""
+    """Float64 differences far from the border: far more at the reach than rounding, and beyond it
+    rounding alone (matrix products may add up a row in another order when others change)."""
     torch.manual_seed(0)
     net = small(name).double().eval()
     size, centre = 61, 30
@@ -116,8 +117,9 @@ def test_no_stage_looks_farther_than_its_reach(name):
         guide = None if matching is None else other[:, :1]
         given = None if matching is None else x[:, :1]
         a, b = net.stage(index, x, given), net.stage(index, other, guide)
-        assert torch.equal(a[..., centre, :], b[..., centre, :])
-        assert not torch.equal(a[..., centre - reach, :], b[..., centre - reach, :])
+        difference = (a - b).abs()
+        assert difference[..., centre, :].max() < 1e-14
+        assert difference[..., centre - reach, :].max() > 1e-6
         x = net.stage(0, x) if index == 0 else x
 
 

@@ -14,7 +14,7 @@ import torch
 from backends import (
     BACKENDS,
     HAS_TRITON,
-    INTERPRETED,
+    MARKS,
     PLAIN_CALLS,
     n3_aggregate,
     n3_window_aggregate,
@@ -84,11 +84,11 @@ def _aggregations():
         for backend in BACKENDS:
             yield backend, dtype, tolerance
         if HAS_TRITON:
-            marks = [pytest.mark.slow] * (INTERPRETED and dtype == torch.float64)
+            marks = MARKS if dtype == torch.float64 else []
             yield pytest.param("triton", dtype, tolerance, marks=marks)
 
 
-@pytest.mark.parametrize(("backend", "dtype", "tolerance"), _aggregations())
+@pytest.mark.parametrize(("backend", "dtype", "tolerance"), list(_aggregations()))
 def test_aggregation(shared_data, backend, dtype, tolerance):
     """Golden aggregation over explicit candidates, each query given its own candidates as a
     batch element of the dense form (the repeated candidate included)."""

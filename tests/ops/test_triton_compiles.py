@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed"
 )
 
-SCRIPT = Path(__file__).with_name("compiled_for_gpu.py")
+SCRIPT = Path(__file__).parents[1] / "support" / "compiled_for_gpu.py"
 KERNELS = {
     "sums_kernel", "values_kernel", "terms_kernel", "query_kernel", "key_kernel", "value_kernel",
     "products_kernel", "nearest_kernel", "weights_kernel", "sums_back_kernel", "gradients_kernel",

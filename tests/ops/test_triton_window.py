@@ -4,10 +4,10 @@ On a GPU the layouts of test_window.py are gone through too.
 """
 
 import pytest
-import test_window
 import torch
+import window_layouts
 from backends import HAS_TRITON, INTERPRETED, n3_window_aggregate
-from test_window import NAMES
+from window_layouts import NAMES
 
 from n3match import ops
 from n3match.ops.window.grid import WindowGrid
@@ -29,11 +29,11 @@ SMALL = [
     (3, 3, 3, 3, 2),
     (3, 19, 1, 1, 3),
 ]
-ALL = [layout for layout in test_window.LAYOUTS if layout[2] % layout[3] == 0]
+ALL = [layout for layout in window_layouts.LAYOUTS if layout[2] % layout[3] == 0]
 
 
 def _inputs(layout, dtype=torch.float64, log_t=None, b=1, e=2, c=1):
-    return test_window._inputs(layout, dtype, log_t, b, e, c)
+    return window_layouts.inputs(layout, dtype, log_t, b, e, c)
 
 
 def _run(backend, inputs, k, layout, dtype=torch.float64, **options):

@@ -117,6 +117,10 @@ def choose_estimator(
 ) -> EstimatorSpec[Found]:
     """The estimator that `name` stands for: "auto" is PoseLib if installed, else OpenCV's USAC.
 
+    Args:
+        name: "auto" or one of `among`.
+        among: estimators by name.
+
     Raises:
         ValueError: an unknown name. ImportError: named, but its package is not installed.
     """

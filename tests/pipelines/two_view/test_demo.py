@@ -16,7 +16,7 @@ from demo_photos import FOLDER, one_thread, run_command
 from n3match.pipelines.two_view.demo_pair import load_demo_pair
 from n3match.pipelines.two_view.match_images import match_images
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def check_demo(done: subprocess.CompletedProcess, picture: Path) -> None:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import prepared
 import pytest
-from test_evaluate_pose import make_record, parse, run, table_rows, timeless, write_store
+from toy_pairs import make_record, parse, run, table_rows, timeless, write_store
 from toy_scene import write_scene
 
 from n3match.pipelines import cli

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_evaluate_pose import make_record, write_store
+from toy_pairs import make_record, write_store
 
 from n3match.nn import MatchFilter, MatchFilterConfig, mutual_mask
 from n3match.pipelines.common.processes import Processes

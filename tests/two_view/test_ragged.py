@@ -6,7 +6,6 @@ from putative_scenes import K0, K1, make_scene
 
 import n3match
 from n3match.geometry import undistort_points
-from n3match.matching import is_gradient_histogram, ratio_and_mutual
 from n3match.two_view import PairMatches, logits_of_many
 
 pytestmark = pytest.mark.arithmetic
@@ -46,28 +45,3 @@ def test_shapes_that_do_not_fit_are_named():
     wrong = PairMatches(pair.points0, pair.points1, pair.side_info[:, :1])
     with pytest.raises(ValueError, match=r"pairs\[1\].side_info: found shape \(10, 1\)"):
         logits_of_many(NET, [pair, wrong])
-
-
-def test_ratio_and_mutual_of_matches_made_elsewhere():
-    rng = np.random.default_rng(0)
-    desc0, desc1 = (rng.random((n, 128)).astype(np.float32) for n in (30, 40))
-    distance = np.linalg.norm(desc0[:, None] - desc1[None], axis=-1)
-    nearest, back = distance.argmin(1), distance.argmin(0)
-    index0 = np.arange(30)
-    ratio, mutual = ratio_and_mutual(index0, nearest, desc0, desc1)
-    ordered = np.sort(distance, axis=1)
-    np.testing.assert_allclose(ratio, ordered[:, 0] / ordered[:, 1], rtol=1e-5)
-    np.testing.assert_array_equal(mutual, back[nearest] == index0)
-    # Without a shared keypoint in image 1, the matcher has made them mutual.
-    one_to_one = np.flatnonzero(mutual)
-    shifted = nearest[one_to_one].copy()
-    shifted[0] = np.setdiff1d(np.arange(40), shifted)[0]
-    ratio, mutual = ratio_and_mutual(one_to_one, shifted, desc0, desc1)
-    assert mutual.all() and ratio[0] == 1.0 and (ratio[1:] < 1).all()
-
-
-def test_only_histograms_of_gradients_count_as_sift():
-    rng = np.random.default_rng(0)
-    assert is_gradient_histogram(rng.random((5, 128)))
-    for other in (rng.normal(size=(5, 128)), rng.random((5, 256)), np.zeros((0, 128))):
-        assert not is_gradient_histogram(other)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
-from test_evaluate_pose import make_record, run, save_net, write_store
+from toy_pairs import make_record, run, save_net, write_store
 
 from n3match.pipelines.evaluation.match_filters import FilterSource
 from n3match.pipelines.evaluation.precomputed import PrecomputedMatches

@@ -9,7 +9,7 @@ import prepared
 import pytest
 import torch
 from prepared import finish
-from test_evaluate_pose import make_record, write_store
+from toy_pairs import make_record, write_store
 
 from n3match.nn import MatchFilter
 from n3match.nn.context_norm import ContextNormReLU

@@ -1,0 +1,102 @@
+"""What is known of a match beside its points."""
+
+import cv2
+import numpy as np
+import pytest
+
+from n3match.matching import (
+    extract_sift,
+    is_gradient_histogram,
+    keypoint_change,
+    putative_matches,
+    ratio_and_mutual,
+    side_info_columns,
+)
+
+
+def test_known_values():
+    sizes_angles0 = np.array([[2.0, 10.0], [4.0, 350.0], [3.0, 0.0]])
+    sizes_angles1 = np.array([[4.0, 100.0], [4.0, 20.0], [1.0, 180.0]])
+    found = keypoint_change(sizes_angles0, sizes_angles1, focal0=500, focal1=1000)
+    turn = np.radians([90, 30, 180])
+    np.testing.assert_allclose(found[:, 0], np.cos(turn), atol=1e-12)
+    np.testing.assert_allclose(found[:, 1], np.sin(turn), atol=1e-12)
+    np.testing.assert_allclose(found[:, 2], np.log([2 / 2, 1 / 2, 1 / 6]), atol=1e-12)
+
+
+def test_what_is_not_known_is_zero():
+    known, unknown = [5.0, 45.0], [0.0, -1.0]
+    np.testing.assert_array_equal(keypoint_change([known, unknown], [unknown, known]), 0)
+    half = keypoint_change([[5.0, -1.0]], [[10.0, 30.0]])
+    np.testing.assert_allclose(half, [[0, 0, np.log(2)]])
+
+
+def test_no_matches():
+    assert keypoint_change(np.zeros((0, 2)), np.zeros((0, 2))).shape == (0, 3)
+
+
+def test_a_turned_and_enlarged_photograph():
+    """SIFT on an image and on its copy turned by a quarter, clockwise, and twice as large."""
+    rng = np.random.default_rng(0)
+    noise = cv2.GaussianBlur(rng.random((240, 320)), (0, 0), 2)
+    image = np.uint8(255 * (noise - noise.min()) / np.ptp(noise))
+    turned = cv2.rotate(cv2.resize(image, None, fx=2, fy=2), cv2.ROTATE_90_CLOCKWISE)
+    features = [extract_sift(i, 500) for i in (image, turned)]
+    matches = putative_matches(
+        features[0].keypoints, features[0].descriptors,
+        features[1].keypoints, features[1].descriptors,
+    )
+    found = keypoint_change(
+        features[0].sizes_angles[matches.index0], features[1].sizes_angles[matches.index1]
+    )[matches.mutual & (matches.ratio < 0.6)]
+    assert len(found) > 50
+    np.testing.assert_allclose(np.median(found, 0), [0, 1, np.log(2)], atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sizes_angles0": np.zeros((4, 3))}, r"sizes_angles0 must have shape \(N, 2\)"),
+        ({"sizes_angles1": np.full((4, 2), np.nan)}, "sizes_angles1 holds NaN"),
+        ({"sizes_angles1": np.zeros((3, 2))}, "one length, got 4 and 3"),
+        ({"focal1": 0.0}, "focal1 must be positive"),
+    ],
+)
+def test_bad_input(change, message):
+    good = {"sizes_angles0": np.ones((4, 2)), "sizes_angles1": np.ones((4, 2))}
+    with pytest.raises(ValueError, match=message):
+        keypoint_change(**{**good, **change})
+
+
+def test_ratio_and_mutual_of_matches_made_elsewhere():
+    rng = np.random.default_rng(0)
+    desc0, desc1 = (rng.random((n, 128)).astype(np.float32) for n in (30, 40))
+    distance = np.linalg.norm(desc0[:, None] - desc1[None], axis=-1)
+    nearest, back = distance.argmin(1), distance.argmin(0)
+    index0 = np.arange(30)
+    ratio, mutual = ratio_and_mutual(index0, nearest, desc0, desc1)
+    ordered = np.sort(distance, axis=1)
+    np.testing.assert_allclose(ratio, ordered[:, 0] / ordered[:, 1], rtol=1e-5)
+    np.testing.assert_array_equal(mutual, back[nearest] == index0)
+    # Without a shared keypoint in image 1, the matcher has made them mutual.
+    one_to_one = np.flatnonzero(mutual)
+    shifted = nearest[one_to_one].copy()
+    shifted[0] = np.setdiff1d(np.arange(40), shifted)[0]
+    ratio, mutual = ratio_and_mutual(one_to_one, shifted, desc0, desc1)
+    assert mutual.all() and ratio[0] == 1.0 and (ratio[1:] < 1).all()
+
+
+def test_only_histograms_of_gradients_count_as_sift():
+    rng = np.random.default_rng(0)
+    assert is_gradient_histogram(rng.random((5, 128)))
+    for other in (rng.normal(size=(5, 128)), rng.random((5, 256)), np.zeros((0, 128))):
+        assert not is_gradient_histogram(other)
+
+
+def test_columns_go_by_name():
+    ratio, mutual = np.array([0.5, 0.9], np.float32), np.array([True, False])
+    columns = side_info_columns(("mutual", "ratio"), ratio, mutual)
+    np.testing.assert_allclose(columns, [[1, 0.5], [0, 0.9]], rtol=1e-6)
+    assert side_info_columns((), ratio, mutual) is None
+    with pytest.raises(ValueError, match="scale"):
+        side_info_columns(("ratio", "scale"), ratio, mutual)
