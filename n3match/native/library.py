@@ -32,7 +32,7 @@ _SIGNATURES = {
     "masses_backward": "PPIIIIIPPPP",
     "finish": "PIIIIPPPP",
     "prepare": "PPIIIPPPPPP",
-    # Those of windows.py:
+    # Those of the window form:
     "window_distances": "PPPIIIPP",
     "window_sums": "PPPIIPP",
     "window_products": "PPPIIIPP",
@@ -110,6 +110,17 @@ def _declared(function, signature: str, returns=None):
 def available() -> bool:
     """Whether the compiled library is there and wanted."""
     return _library() is not None
+
+
+def serves(like: Tensor, k: int = 1, recursion: str = "released") -> bool:
+    """Whether the compiled loops can do what is asked of such tensors."""
+    return (
+        like.device.type == "cpu"
+        and like.dtype in _NUMBER_TYPES
+        and recursion == "released"
+        and k <= LARGEST_K
+        and available()
+    )
 
 
 def level() -> str | None:

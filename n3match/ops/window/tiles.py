@@ -122,6 +122,16 @@ class Tile:
         return own.view(-1, 1), near.reshape(own.numel(), -1)
 
 
+@dataclass
+class Sums:
+    """Gradients of query, key and value in the rows of cells from `held` on, (Y, X, numbers)."""
+
+    held: int
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
 Axes = tuple[CellAxis, CellAxis]
 
 
