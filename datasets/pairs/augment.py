@@ -208,12 +208,6 @@ def mirror(sample: dict) -> dict:
     return {**sample, **mirrored, "distances": sample["distances"]}
 
 
-def rotate_in_plane(sample: dict, angle0: float, angle1: float) -> dict:
-    """Cameras 0 and 1 rolled about their optical axes (radians, x towards y); distances stay."""
-    rotated = rotate_cameras(sample, roll_rotation(angle0), roll_rotation(angle1))
-    return {**rotated, "distances": sample["distances"]}
-
-
 def rotate_cameras(sample: dict, rotation0: np.ndarray, rotation1: np.ndarray) -> dict:
     """Cameras turned about their centres: x' ~ rotation x, for small angles off the axis.
 
