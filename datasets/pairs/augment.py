@@ -140,8 +140,6 @@ def subsample(
     """At most ``num_matches`` random matches.
 
     Args:
-        sample: the pair.
-        rng: source of randomness.
         num_matches: 1 or more; when the pair has no more and no share is asked, it is left as is.
         true_share: wanted share of true matches in (0, 1), reached by leaving out matches of the
             kind that is too frequent, down to a quarter of what there could be otherwise; with

@@ -44,8 +44,7 @@ def run(
 ) -> int:
     """Prints the tables; with `out`, writes benchmark-gpu.md into that folder.
 
-    Args:
-        compiler: what is done to the plain formulas.
+    The compiler is what is done to the plain formulas.
 
     Returns:
         An exit status: 0; 1 where a kernel's result is wrong; 2 without a GPU or Triton.
