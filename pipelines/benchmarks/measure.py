@@ -30,17 +30,17 @@ def median_seconds(
     seconds: dict[str, list[float]] = {}
     rounds: dict[str, int] = {}
     for name, function in functions.items():
-        first = _seconds(function)
+        first = seconds_of_call(function)
         rounds[name] = int(min(repeats + 1, budget / max(first, 1e-9))) - 1
         seconds[name] = [first] if rounds[name] < 1 else []
     for turn in range(repeats):
         for name, function in functions.items():
             if turn < rounds[name]:
-                seconds[name].append(_seconds(function))
+                seconds[name].append(seconds_of_call(function))
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def _seconds(function: Call) -> float:
+def seconds_of_call(function: Call) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
@@ -156,13 +156,19 @@ class Limits:
         return ""
 
 
+def _prepare(call, small: int, name: str, size: int, passes: Sequence[bool]) -> list[Call]:
+    for gradients in passes:  # what torch loads at its first call isn't the operator's
+        call(name, small, gradients)()
+    return [call(name, size, gradients) for gradients in passes]
+
+
 def side_by_side(
     form: str,
     size: int,
     names: Sequence[str],
     *,
     call: Callable[[str, int, bool], Call],
-    prepare: Callable[..., Sequence[Call]],
+    small: int,
     needed_bytes: Callable[[str, bool], float],
     floor_seconds: Callable[[bool], float],
     limits: Limits,
@@ -173,9 +179,9 @@ def side_by_side(
     A measurement for each name, without and with gradients.
 
     Args:
-        call: (name, size, gradients) -> the call to time.
-        prepare: importable; (name, size, passes) -> a call for each of `passes` (gradients?), made
-            in the process that measures its memory. Not asked for `PRODUCTS`.
+        call: importable; (name, size, gradients) -> the call to time, and to measure the memory of
+            in another process, but for `PRODUCTS`.
+        small: a size at which calls are made first there.
         needed_bytes: (name, gradients) -> about what it takes: too much for `limits`, and it is
             left out with a note.
         earlier: measurements of the same form at smaller sizes: what was too slow there is left
@@ -200,7 +206,7 @@ def side_by_side(
     for name in names if limits.memory else ():
         able = [g for g in passes if not notes[name, g]]
         if name != PRODUCTS and able:
-            found = peak_bytes_in_turn(prepare, name, size, able)
+            found = peak_bytes_in_turn(_prepare, call, small, name, size, able)
             peaks.update({(name, g): value for g, value in zip(able, found)})
     for g in passes:
         for name in names:

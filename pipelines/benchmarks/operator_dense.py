@@ -54,7 +54,7 @@ def measure_dense(
             n,
             (OURS, PRODUCTS, PLAIN, FLOAT32),
             call=partial(_call, batch),
-            prepare=partial(_prepare, batch),
+            small=16,
             needed_bytes=needed,
             floor_seconds=floor,
             limits=limits,
@@ -82,12 +82,6 @@ def _call(batch: int, name: str, n: int, gradients: bool) -> Call:
         return torch.autograd.grad(z, leaves, cotangent) if gradients else z
 
     return run
-
-
-def _prepare(batch: int, name: str, n: int, passes: Sequence[bool]) -> list[Call]:
-    for gradients in passes:  # what torch loads at its first call isn't the operator's
-        _call(1, name, 16, gradients)()
-    return [_call(batch, name, n, gradients) for gradients in passes]
 
 
 def _inputs(batch: int, n: int) -> list[torch.Tensor]:

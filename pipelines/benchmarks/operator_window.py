@@ -61,7 +61,7 @@ def measure_windows(
             side,
             (OURS, PRODUCTS, GATHERING, AUTHORS),
             call=_call,
-            prepare=_prepare,
+            small=20,
             needed_bytes=needed,
             floor_seconds=floor,
             limits=limits,
@@ -97,12 +97,6 @@ def _fastest_products(grid: WindowGrid, gradients: bool) -> Call:
     }
     seconds = median_seconds(tiles, 1)
     return tiles[min(seconds, key=seconds.__getitem__)]
-
-
-def _prepare(name: str, side: int, passes: Sequence[bool]) -> list[Call]:
-    for gradients in passes:  # what torch loads at its first call isn't the operator's
-        _call(name, 20, gradients)()
-    return [_call(name, side, gradients) for gradients in passes]
 
 
 @dataclass(frozen=True)

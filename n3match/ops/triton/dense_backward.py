@@ -50,10 +50,7 @@ def terms_kernel(
     PRECISION: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr,
 ):
     """dots: Σ wu (M, K). Fills shifts (M, K) = r − Σ wu, and terms (M, 2)."""
-    batch, first = block_of(tl.program_id(0), M, BLOCK_M)
-    row = tl.arange(0, BLOCK_M)
-    real = first + row < M
-    place = batch * M + first
+    batch, first, row, real, place = block_of(tl.program_id(0), M, BLOCK_M)
     query += place * E
     grad += place * K * F
     key += batch * N * E
@@ -177,11 +174,8 @@ def query_kernel(
     WIDE: precision of products with ∂L/∂a¹, whose operands are never halves: float16 might not
     hold them.
     """
-    batch, first = block_of(tl.program_id(0), M, BLOCK_M)
+    batch, first, row, real, place = block_of(tl.program_id(0), M, BLOCK_M)
     channel = tl.program_id(1) * BLOCK_OUT
-    row = tl.arange(0, BLOCK_M)
-    real = first + row < M
-    place = batch * M + first
     query += place * E
     grad += place * K * F
     key += batch * N * E
@@ -257,11 +251,8 @@ def key_kernel(
 ):
     """Gradients of a block of keys, BLOCK_OUT channels of them: Σ a (2q − 2k)/t over all queries.
     WIDE: as in `query_kernel`."""
-    batch, first = block_of(tl.program_id(0), N, BLOCK_N)
+    batch, first, item, real, place = block_of(tl.program_id(0), N, BLOCK_N)
     channel = tl.program_id(1) * BLOCK_OUT
-    item = tl.arange(0, BLOCK_N)
-    real = first + item < N
-    place = batch * N + first
     key += place * E
     value += place * F
     norm = tl.load(norm + place + item, mask=real, other=float("inf"))
@@ -300,11 +291,8 @@ def value_kernel(
     PRECISION: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr,
 ):
     """Gradients of a block of values, BLOCK_F features of them."""
-    batch, first = block_of(tl.program_id(0), N, BLOCK_N)
+    batch, first, item, real, place = block_of(tl.program_id(0), N, BLOCK_N)
     feature = tl.program_id(1) * BLOCK_F
-    item = tl.arange(0, BLOCK_N)
-    real = first + item < N
-    place = batch * N + first
     key += place * E
     norm = tl.load(norm + place + item, mask=real, other=float("inf"))
     number = (first + item)[:, None]

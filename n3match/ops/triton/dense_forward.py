@@ -70,11 +70,8 @@ def sums_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr,
     PRECISION: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr,
 ):
-    batch, first = block_of(tl.program_id(0), M, BLOCK_M)
-    row = tl.arange(0, BLOCK_M)
-    real = first + row < M
+    batch, first, row, real, place = block_of(tl.program_id(0), M, BLOCK_M)
     own = first + row
-    place = batch * M + first
     query += place * E
     key += batch * N * E
     norm += batch * N
@@ -152,12 +149,9 @@ def values_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_F: tl.constexpr,
     PRECISION: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr,
 ):
-    batch, first = block_of(tl.program_id(0), M, BLOCK_M)
+    batch, first, row, real, place = block_of(tl.program_id(0), M, BLOCK_M)
     k = tl.program_id(1)
     feature = tl.program_id(2) * BLOCK_F
-    row = tl.arange(0, BLOCK_M)
-    real = first + row < M
-    place = batch * M + first
     query += place * E
     key += batch * N * E
     value += batch * N * F

@@ -41,9 +41,12 @@ def advance(pointer, index, stride):
 
 @triton.jit
 def block_of(program, count, BLOCK: tl.constexpr):
-    """Batch element (64 bits, for products with it) and first row of a program's block."""
+    """Of a program's block: batch element (64 bits, for products with it), first row, rows from
+    that one on (BLOCK,), which of them exist, and where they begin in the whole batch."""
     blocks = tl.cdiv(count, BLOCK)
-    return (program // blocks).to(tl.int64), (program % blocks) * BLOCK
+    batch, first = (program // blocks).to(tl.int64), (program % blocks) * BLOCK
+    row = tl.arange(0, BLOCK)
+    return batch, first, row, first + row < count, batch * count + first
 
 
 @triton.jit
