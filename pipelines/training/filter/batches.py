@@ -36,10 +36,6 @@ class RealPairs:
     A store is drawn by its weight, then a scene of it in proportion to the square root of its
     number of pairs, then a pair of the scene. Without weights, all scenes are those of one store.
 
-    Args:
-        stores: paths of pair stores or OANet dumps.
-        weights: of the stores; () for none.
-
     Raises:
         FileNotFoundError, ValueError: as `PairDataset`; a store without pairs.
     """
@@ -95,7 +91,6 @@ class TrainingBatches(torch.utils.data.Dataset):
     """Batch number `step`, or one process's share of it, by ``batches[step]``.
 
     Args:
-        config: of the run.
         rank, size: this process takes places rank, rank + size, … of each batch.
 
     Raises:
