@@ -95,9 +95,10 @@ ISOMETRIES = {
 @pytest.mark.parametrize("name", ISOMETRIES)
 def test_isometries_keep_distances_and_geometry(mixed, name):
     changed = ISOMETRIES[name](mixed)
-    np.testing.assert_allclose(
-        changed["distances"], mixed["distances"], rtol=2e-3, atol=1e-9
-    )
+    if name in ("swap", "mirror"):
+        np.testing.assert_array_equal(changed["distances"], mixed["distances"])
+    else:  # worked out anew, from float32 coordinates
+        np.testing.assert_allclose(changed["distances"], mixed["distances"], rtol=2e-3, atol=1e-9)
     assert_consistent(changed)
     assert not np.allclose(changed["x"], mixed["x"], atol=1e-2)
     assert in_front(aug.take(changed, slice(0, 31))).all()
