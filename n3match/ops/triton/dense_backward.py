@@ -2,19 +2,20 @@
 atomic additions, so that the same input gives the same bits.
 
 With A = ∂L/∂a of the next step, u the gradient of the weights and D = Σ wu − r, r = Σ w A/(1 − w),
-the recursion of tiled.py is A ← A (1 − w/(1 − w)) + w (u − D). Σ wu is grad·z, known beforehand; r
-needs a sweep over the items for each step, from the last to the first (`terms_kernel`). With these
-numbers of a row, a tile of ∂L/∂a¹ can be made by going through the steps *forwards*,
+the recursion of dense/problem.py is A ← A (1 − w/(1 − w)) + w (u − D). Σ wu is grad·z, known
+beforehand; r needs a sweep over the items for each step, from the last to the first
+(`terms_kernel`). With these numbers of a row, a tile of ∂L/∂a¹ can be made by going through the
+steps *forwards*,
 
     a = q' spread + Σ_m (Π_{l<m} φ_l) w_m (u_m + shift_m),   φ = (1 − 2w)/(1 − w), shift = −D,
 
 so that no more than one step's weights are held at a time. The step in which a row starts treats
-its nearest by itself, as in tiled.py: with A_n what the later steps say of it, R = Σ q' A/(1 − w)
-and U = Σ q'(u − Σ wu), both over the others,
+its nearest by itself, as in dense/problem.py: with A_n what the later steps say of it,
+R = Σ q' A/(1 − w) and U = Σ q'(u − Σ wu), both over the others,
 
     spread = ω A_n + ω̄² R,   and for the nearest  a = ω̄ (A_n − U + ω R).
 
-Shapes and the masses: see triton_tiles.py.
+Shapes and the masses: see tiles.py.
 """
 
 import triton

@@ -1,4 +1,4 @@
-"""Forward pass of the dense form by two Triton kernels; what they compute: see triton_tiles.py.
+"""Forward pass of the dense form by two Triton kernels; what they compute: see tiles.py.
 
 `sums_kernel` finds what a row's distributions are made of: nearest, second nearest and S in one
 sweep over the items, then each of the K − 1 sums Z in one more. `values_kernel` has a program for

@@ -1,6 +1,7 @@
 """What the Triton kernels of the dense form share: a tile of distances, and what becomes of them.
 
-The recursion is that of tiled.py, with three changes that make every row alike, whatever its state:
+The recursion is that of dense/problem.py, with three changes that make every row alike, whatever
+its state:
 
 * Masses start as q'_j = q_j / S, the distribution over all but the nearest. With g and S as there,
   ω = 1/(1 + gS) is the weight of the nearest and ω̄ = gS/(1 + gS) that of all others together: the

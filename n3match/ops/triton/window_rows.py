@@ -1,10 +1,10 @@
 """Triton kernels of the window form that work on whole rows: one query patch, all its candidates.
 
-Distances may have Gumbel noise ("concrete"), the function of seed and pair in selection_noise.py;
+Distances may have Gumbel noise ("concrete"), the function of seed and pair in ops/noise.py;
 or the nearest are chosen hard ("knn").
 
-A row fits in registers, so that the recursion of triton_tiles.py needs no second sweep, and its way
-back is the one of tiled.py, from the last step to the first. Tables: see triton_window_cells.py.
+A row fits in registers, so that the recursion of tiles.py needs no second sweep, and its way
+back is the one of dense/problem.py, from the last step to the first. Tables: see window_cells.py.
 
 O = w₁·w₂ candidates of a query, BLOCK_O of them in registers, K neighbours, KP ≥ K.
 """
@@ -12,14 +12,14 @@ O = w₁·w₂ candidates of a query, BLOCK_O of them in registers, K neighbours
 import triton
 import triton.language as tl
 
-from n3match.ops import noise as selection_noise
+from n3match.ops import noise
 from n3match.ops.triton.tiles import CERTAIN, column, first_mass, load_inverse_t, next_mass
 from n3match.ops.triton.window_cells import first_patch, lowest
 
 _UNSIGNED = 1 << 64
-_INCREMENT = tl.constexpr(selection_noise.INCREMENT % _UNSIGNED)
-_FIRST = tl.constexpr(selection_noise.FIRST % _UNSIGNED)
-_SECOND = tl.constexpr(selection_noise.SECOND % _UNSIGNED)
+_INCREMENT = tl.constexpr(noise.INCREMENT % _UNSIGNED)
+_FIRST = tl.constexpr(noise.FIRST % _UNSIGNED)
+_SECOND = tl.constexpr(noise.SECOND % _UNSIGNED)
 
 
 @triton.jit
@@ -45,7 +45,7 @@ def _patch_sums(table, patch, real, n1, n2, w1, w2, half, R, BLOCK_O: tl.constex
 
 @triton.jit
 def _gumbel(seed, number):
-    """As `selection_noise.gumbel`, in float64."""
+    """As `noise.gumbel`, in float64."""
     x = (number + 1).to(tl.uint64) * _INCREMENT + seed.to(tl.uint64)
     x = (x ^ (x >> 30)) * _FIRST
     x = (x ^ (x >> 27)) * _SECOND
@@ -233,7 +233,7 @@ def gradients_kernel(
         later = tl.where(step > start, weight, 0.0)
         h = u - a / (1.0 - later)
         later = later * (h - tl.sum(later * h, 1)[:, None])
-        # The step in which the row starts: the nearest by itself, see tiled.py.
+        # The step in which the row starts: the nearest by itself, see dense/problem.py.
         here = step == start
         h = tl.where(nearest, 0.0, u - a / (1.0 - mass * omega_bar))
         mean = tl.sum(mass * h, 1)[:, None]
