@@ -40,7 +40,7 @@ def test_bounded_temperatures():
 @pytest.mark.parametrize(("n3_after", "consensus"), [((2,), False), ((), True)])
 def test_every_temperature_of_a_network_is_bounded(n3_after, consensus):
     small = {"width": 16, "blocks": 4, "n3_after": n3_after, "consensus": consensus}
-    scores = {}
+    logits = {}
     for bound in (None, -4.0, 2.0):
         torch.manual_seed(0)
         net = MatchFilter(MatchFilterConfig(**small, min_log_temperature=bound)).eval()
@@ -48,9 +48,9 @@ def test_every_temperature_of_a_network_is_bounded(n3_after, consensus):
             if isinstance(module, MotionConsensus):
                 torch.nn.init.normal_(module.out.weight)
         points = torch.randn(2, 1, 30, 2)
-        scores[bound] = net.logits(*points)
-    torch.testing.assert_close(scores[None], scores[-4.0], atol=1e-4, rtol=0)
-    assert (scores[None] - scores[2.0]).abs().max() > 1e-3
+        logits[bound] = net.logits(*points)
+    torch.testing.assert_close(logits[None], logits[-4.0], atol=1e-4, rtol=0)
+    assert (logits[None] - logits[2.0]).abs().max() > 1e-3
 
 
 def test_what_moves_as_its_keypoints_turn_and_scale_leaves_nothing():

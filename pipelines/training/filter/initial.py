@@ -26,7 +26,7 @@ def with_refinements(config: TrainingConfig) -> TrainingConfig:
 
 
 def load_initial(net: MatchFilter, name_or_path: str) -> None:
-    """Weights to fine-tune; a second pass, shapes or consensus that they lack are added.
+    """Weights to fine-tune; a second pass, keypoint changes or consensus they lack are added.
 
     Raises:
         FileNotFoundError, ValueError: no such weights, or those of another network.
@@ -37,7 +37,7 @@ def load_initial(net: MatchFilter, name_or_path: str) -> None:
     # has them for every neighbour.
     can_widen = not (found.refine or found.consensus)
     if net.config.keypoint_change and not found.keypoint_change and can_widen:
-        # Weights that don't know of shapes yet: they start by not looking at them.
+        # Weights that don't know of keypoint changes yet: they start by ignoring them.
         found = replace(found, keypoint_change=True)
         _add_columns(state, "trunk.lift.weight", CHANGE_COLUMNS)
     # These have no weights.

@@ -19,7 +19,7 @@ from n3match.pipelines.evaluation import match_filters
 from n3match.pipelines.evaluation.match_filters import CLASSICAL, FilterSource
 from n3match.pipelines.evaluation.pose_evaluation import evaluate_pose
 from n3match.pipelines.evaluation.pose_outputs import make_stores
-from n3match.pipelines.evaluation.protocol import _scores, with_guessed_cameras
+from n3match.pipelines.evaluation.protocol import sampling_weights, with_guessed_cameras
 from n3match.pipelines.evaluation.records import Filtered, PoseResult
 from n3match.pipelines.evaluation.report import bootstrap_interval, hardest_third, make_report
 
@@ -194,7 +194,7 @@ def test_adalam_is_what_kornia_makes_of_the_descriptors():
     np.testing.assert_array_equal(kept, expected)
 
 
-def test_learned_filter_keeps_what_score_matches_keeps(tmp_path):
+def test_learned_filter_keeps_what_match_logits_keeps(tmp_path):
     path = save_net(tmp_path / "net.safetensors")
     record = make_record(true=80, false=60)
     filtered = FilterSource.parse(f"mine={path}").load()(record)()
@@ -476,7 +476,7 @@ def test_filters_may_see_a_guessed_camera(tmp_path):
 def test_estimators_may_sample_the_best_matches_first(tmp_path, capsys):
     store = write_store(tmp_path / "s.h5", [make_record(true=80, false=60)])
     arguments = parse(
-        store, "--filters", "none", "--sampling", "by_score", "--out", tmp_path / "out",
+        store, "--filters", "none", "--sampling", "by_weight", "--out", tmp_path / "out",
         "--workers", 1, "--worst", 0,
     )
     assert module.main(arguments) == 0
@@ -485,15 +485,15 @@ def test_estimators_may_sample_the_best_matches_first(tmp_path, capsys):
     assert {row.estimator for row in rows} <= {"opencv_usac", "poselib"}  # those that can
     plain = run(store, ["none"], ["opencv_usac"], out=tmp_path / "out")
     assert plain[0].settings != rows[0].settings  # the rows of one are not taken for the other's
-    with pytest.raises(ValueError, match=r"sampling: 'by_score' is for .*, not for 'eight_point'"):
-        run(store, ["none"], ["eight_point"], sampling="by_score")
+    with pytest.raises(ValueError, match=r"sampling: 'by_weight' is for .*, not for 'eight_point'"):
+        run(store, ["none"], ["eight_point"], sampling="by_weight")
 
 
-def test_scores_to_sample_by():
+def test_weights_to_sample_by():
     record = make_record(true=20, false=10)
     everything = np.ones(30, dtype=bool)
-    np.testing.assert_allclose(_scores(record, Filtered(everything)), 1 - record.ratio)
+    np.testing.assert_allclose(sampling_weights(record, Filtered(everything)), 1 - record.ratio)
     weights = np.random.default_rng(0).random(30)
-    np.testing.assert_array_equal(_scores(record, Filtered(everything, weights)), weights)
+    np.testing.assert_array_equal(sampling_weights(record, Filtered(everything, weights)), weights)
     own = Filtered(np.ones(4, dtype=bool), points=(np.zeros((4, 2)), np.zeros((4, 2))))
-    np.testing.assert_array_equal(_scores(record, own), np.ones(4))
+    np.testing.assert_array_equal(sampling_weights(record, own), np.ones(4))

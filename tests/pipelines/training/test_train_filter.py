@@ -29,7 +29,7 @@ def test_classification_loss_weighs_right_and_wrong_alike():
     mask = torch.tensor([[True, True, True, True, False]])
     loss = classification_loss(logits, positive, mask)
     torch.testing.assert_close(loss, torch.tensor(math.log(2)))
-    # Three wrong matches scored wrongly weigh as much as one right match scored wrongly.
+    # Three wrong matches judged wrongly weigh as much as one right match judged wrongly.
     a = classification_loss(torch.tensor([[-5.0, -5, -5, -5, 0]]), positive, mask)
     b = classification_loss(torch.tensor([[5.0, 5, 5, 5, 0]]), positive, mask)
     torch.testing.assert_close(a, b)
@@ -153,8 +153,8 @@ def test_fine_tuning_starts_from_the_weights_given(tmp_path):
         train(FilterTask(other), tmp_path / "third", device="cpu")
 
 
-def test_weights_that_know_no_shapes_are_widened(tmp_path):
-    """The start of a run from older weights scores as those did, whatever the shapes."""
+def test_weights_that_know_no_keypoint_change_are_widened(tmp_path):
+    """The start of a run from older weights gives the logits of those, whatever the change."""
     torch.manual_seed(0)
     config = MatchFilterConfig(side_info=SIDE_INFO)
     old = MatchFilter(config).eval()

@@ -323,7 +323,7 @@ def test_half_precision_stops_at_the_logits():
     out = objective.run_network(net, batch, half)
     assert out.logits.dtype == out.weights.dtype == out.essential.dtype == torch.float32
 
-    def apart(a, b):  # in the first pass: the second looks at other matches where logits differ
+    def apart(a, b):  # in the first pass: the second is over other matches where logits differ
         difference = a.earlier_logits[0].double() - b.earlier_logits[0]
         return float(difference.detach()[batch["mask"]].square().mean().sqrt())
 
