@@ -14,8 +14,9 @@ from toy_scene import write_scene
 from n3match import match_logits
 from n3match.pipelines.common.result_rows import read_rows
 from n3match.pipelines.common.tables import markdown_table
-from n3match.pipelines.evaluation import evaluate_pose as module
 from n3match.pipelines.evaluation import match_filters
+from n3match.pipelines.evaluation.choices import PROTOCOLS
+from n3match.pipelines.evaluation.evaluate_pose import main
 from n3match.pipelines.evaluation.match_filters import CLASSICAL, FilterSource
 from n3match.pipelines.evaluation.pose_evaluation import evaluate_pose
 from n3match.pipelines.evaluation.pose_outputs import make_stores
@@ -35,7 +36,7 @@ def test_exact_matches_have_all_marks(tmp_path, estimator):
     assert results[0].matches == results[0].right == results[0].kept == results[0].kept_right == 100
     rows = table_rows(make_report(results, ["none"], [estimator]))
     assert rows["", "none"][:3] == ["100", "100.0", "100.0"]
-    cells = rows[f"{module.PROTOCOLS[estimator].title}:", "none"]
+    cells = rows[f"{PROTOCOLS[estimator].title}:", "none"]
     assert cells[:3] == ["100.0 [100, 100]", "100.0", "100.0"]
     assert min(map(float, cells[3:6])) > 99.8
     assert cells[6] == "0"
@@ -77,7 +78,7 @@ def test_marks_by_estimator_are_those_of_the_estimators_tables(tmp_path):
     seen = set()
     for label in filters:
         cells = rows["mAP@5 [95 % CI] by estimator:", label]
-        titles = [f"{module.PROTOCOLS[name].title}:" for name in estimators]
+        titles = [f"{PROTOCOLS[name].title}:" for name in estimators]
         assert cells == [rows[title, label][0] for title in titles]
         seen.update(cells)
     assert len(seen) > 1
@@ -412,7 +413,7 @@ def test_command_prints_and_writes_the_table(tmp_path, capsys):
         store, "--filters", "none", "mutual-ratio", "--estimators", "opencv_ransac",
         "--out", out, "--workers", 1, "--hardest",
     )
-    assert module.main(arguments) == 0
+    assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert printed == (out / "table.md").read_text()
     rows = table_rows(printed)
@@ -421,7 +422,7 @@ def test_command_prints_and_writes_the_table(tmp_path, capsys):
     )
     assert len(read_rows(out / "results.csv", PoseResult)) == 4
     with pytest.raises(ValueError, match="estimators: 'none' is none of"):
-        module.main(parse(store, "--estimators", "none"))
+        main(parse(store, "--estimators", "none"))
 
 
 @pytest.fixture(params=["toy", pytest.param("chalmers7", marks=pytest.mark.slow)])
@@ -444,12 +445,12 @@ def test_a_folder_of_scenes_becomes_a_store_once(tmp_path, scenes, capsys):
         folder, "--filters", "mutual-ratio", "--estimators", "opencv_usac",
         "--out", out, "--keypoints", 100, "--limit", 4, "--workers", 1,
     )
-    assert module.main(arguments) == 0
+    assert main(arguments) == 0
     store = out / "scenes-100.h5"
     with h5py.File(store) as file:
         assert len(file["xs"]) == count
     made = store.stat().st_mtime_ns
-    assert module.main(arguments) == 0
+    assert main(arguments) == 0
     assert store.stat().st_mtime_ns == made
     first, second = capsys.readouterr().out.split("4 pairs of 1 scene")[1:]
     assert first == second
@@ -479,7 +480,7 @@ def test_estimators_may_sample_the_best_matches_first(tmp_path, capsys):
         store, "--filters", "none", "--sampling", "by_weight", "--out", tmp_path / "out",
         "--workers", 1, "--worst", 0,
     )
-    assert module.main(arguments) == 0
+    assert main(arguments) == 0
     assert "best matches first (PROSAC)" in capsys.readouterr().out
     rows = read_rows(tmp_path / "out" / "results.csv", PoseResult)
     assert {row.estimator for row in rows} <= {"opencv_usac", "poselib"}  # those that can
