@@ -1,4 +1,4 @@
-"""The second pass: which matches it looks at, and what becomes of the others."""
+"""The refinement pass: which matches it goes over, and what becomes of the others."""
 
 from dataclasses import replace
 from itertools import pairwise

@@ -30,7 +30,7 @@ class TrainingConfig(RunConfig):
     """What determines a run's curve."""
 
     network: str = "n3"
-    refine: bool = False  # a second pass over the better matches
+    refine: bool = False  # a refinement pass over the better matches
     refinements: int = 0  # how often it is run; 0: as in the weights to start from, else once
     pairs: tuple[str, ...] = ()  # HDF5 stores of real pairs
     pair_weights: tuple[float, ...] = ()  # how often each store is drawn; (): by its scenes

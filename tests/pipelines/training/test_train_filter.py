@@ -54,10 +54,10 @@ def test_unbalanced_loss_is_the_plain_mean():
 
 def test_right_matches_that_are_not_mutual_count_less_where_that_is_known():
     config = TrainingConfig(generated=1.0, not_mutual=0.25)
-    side = torch.zeros(2, 4, 2)
-    side[0, :2, 1] = 1  # nothing is known of the second pair
+    side_info = torch.zeros(2, 4, 2)
+    side_info[0, :2, 1] = 1  # nothing is known of the second pair
     positive = torch.tensor([[True, False, True, False]] * 2)
-    batch = {"side_info": side, "distances": torch.zeros(2, 4)}
+    batch = {"side_info": side_info, "distances": torch.zeros(2, 4)}
     found = objective.importance(batch, positive, config)
     assert found.tolist() == [[1, 1, 0.25, 1], [1, 1, 1, 1]]
     # Weights act within a kind: two right matches of weight 1 and ¼.
@@ -162,10 +162,10 @@ def test_weights_that_know_no_keypoint_change_are_widened(tmp_path):
     save_weights(path, old)
     new = MatchFilter(dataclasses.replace(config, keypoint_change=True)).eval()
     load_initial(new, str(path))
-    points, side, shape = torch.rand(1, 30, 4), torch.rand(1, 30, 2), torch.rand(1, 30, 3)
+    points, side_info, change = torch.rand(1, 30, 4), torch.rand(1, 30, 2), torch.rand(1, 30, 3)
     torch.testing.assert_close(
-        new.logits(points[..., :2], points[..., 2:], side, keypoint_change=shape),
-        old.logits(points[..., :2], points[..., 2:], side),
+        new.logits(points[..., :2], points[..., 2:], side_info, keypoint_change=change),
+        old.logits(points[..., :2], points[..., 2:], side_info),
     )
 
 
