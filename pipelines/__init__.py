@@ -1,0 +1,1 @@
+"""The commands: `cli` lists them, a module each, and what they share."""

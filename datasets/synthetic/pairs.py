@@ -106,8 +106,8 @@ def _generate(rng: np.random.Generator, count: int, kind: str | None) -> dict:
     candidates = np.flatnonzero(visible)
     num_true = int(np.clip(round(share * count), min(_MIN_TRUE, len(candidates)), len(candidates)))
     field = _smooth_field(rng, x0[candidates], camera0)
-    score = _normal(rng, len(candidates)) + np.float32(rng.uniform(0, 3)) * field
-    true = candidates[np.argsort(score)[len(score) - num_true :]]
+    tendency = _normal(rng, len(candidates)) + np.float32(rng.uniform(0, 3)) * field
+    true = candidates[np.argsort(tendency)[len(tendency) - num_true :]]
     rest = np.ones(num_candidates, bool)
     rest[true] = False
     false = np.flatnonzero(rest)

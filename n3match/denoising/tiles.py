@@ -2,7 +2,7 @@
 
 A pixel of a tile's core is what it would be in the whole image: the margin is as wide as a stage
 looks, and patches lie where they lie in the whole image, whose own zero padding (see
-`ops.window_grid`) is repeated where a tile ends at its border.
+`ops.window.grid`) is repeated where a tile ends at its border.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def export_program(
     """The filter as a program of `torch.export`, for the CPU, in float32.
 
     `program.module()` is called with the inputs of the graph in their order, see `input_names`.
-    Values aren't checked: NaN in, NaN out. Refinement passes look at the same matches as in
+    Values aren't checked: NaN in, NaN out. Refinement passes go over the same matches as in
     `MatchFilter`, but carry the others along, which takes longer.
 
     Args:

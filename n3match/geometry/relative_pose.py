@@ -97,7 +97,7 @@ def estimate_relative_pose_from_matches(
             `TwoViewProblem` of 5 matches or more to an `Estimate` or None.
         weights: (N,) non-negative, higher is better. Those of "eight_point"; sampling estimators
             use them with `sampling`.
-        sampling: "uniform", or "by_score": samples are drawn of the matches with the largest
+        sampling: "uniform", or "by_weight": samples are drawn of the matches with the largest
             weights first and of more and more of them (PROSAC, Chum & Matas, CVPR 2005); for
             "poselib", "opencv_usac" and your own, whose problem then has a `best_first`.
         threshold: inlier threshold in pixels; divided by the mean focal length for estimators
@@ -250,15 +250,15 @@ def _no_parallax(matches: Matches, rotation: RotationModel) -> RelativePose:
 def _best_first(
     sampling: str, weights: np.ndarray | None, spec: EstimatorSpec
 ) -> np.ndarray | None:
-    if sampling not in ("uniform", "by_score"):
-        raise ValueError(f"sampling must be 'uniform' or 'by_score', got {sampling!r}")
+    if sampling not in ("uniform", "by_weight"):
+        raise ValueError(f"sampling must be 'uniform' or 'by_weight', got {sampling!r}")
     if sampling == "uniform":
         return None
     if not spec.progressive:
         can = " and ".join(name for name, other in ESTIMATORS.items() if other.progressive)
-        raise ValueError(f"sampling: 'by_score' is for {can}, got estimator {spec.name!r}")
+        raise ValueError(f"sampling: 'by_weight' is for {can}, got estimator {spec.name!r}")
     if weights is None:
-        raise ValueError("sampling: 'by_score' needs weights, got None")
+        raise ValueError("sampling: 'by_weight' needs weights, got None")
     return np.argsort(-weights, kind="stable")
 
 

@@ -20,7 +20,7 @@ class Features:
         sizes: (N,) float32, diameter of the keypoint's neighbourhood in pixels (OpenCV's `size`).
         angles: (N,) float32, orientation in degrees in [0, 360), clockwise as seen on the screen
             (OpenCV's `angle`).
-        scores: (N,) float32, the detector's contrast response.
+        responses: (N,) float32, the detector's contrast response.
         image_size: (width, height) in pixels.
     """
 
@@ -28,7 +28,7 @@ class Features:
     descriptors: np.ndarray
     sizes: np.ndarray
     angles: np.ndarray
-    scores: np.ndarray
+    responses: np.ndarray
     image_size: tuple[int, int]
 
     def __len__(self) -> int:
@@ -87,15 +87,15 @@ def extract_sift(
     found, descriptors = detector.detectAndCompute(np.ascontiguousarray(image), None)
     if descriptors is None or len(found) == 0:
         found, descriptors = (), np.zeros((0, 128), np.float32)
-    scores = np.array([k.response for k in found], dtype=np.float32)
-    order = np.argsort(-scores, kind="stable")[:max_keypoints]
+    responses = np.array([k.response for k in found], dtype=np.float32)
+    order = np.argsort(-responses, kind="stable")[:max_keypoints]
     descriptors = descriptors[order].astype(np.float32)
     return Features(
         keypoints=np.array([k.pt for k in found], dtype=np.float32).reshape(-1, 2)[order],
         descriptors=root_sift(descriptors) if root else descriptors,
         sizes=np.array([k.size for k in found], dtype=np.float32)[order],
         angles=np.array([k.angle for k in found], dtype=np.float32)[order],
-        scores=scores[order],
+        responses=responses[order],
         image_size=(image.shape[1], image.shape[0]),
     )
 

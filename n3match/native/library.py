@@ -168,7 +168,8 @@ def masses(
         m: (R, K, N), m[:, 0] the logits −d/t up to a constant per row, −inf where not selectable;
             filled with masses.
         nearest: (R,) int64, top, second: (R,), sums: (R, K), exact: (R,) bool: filled as in
-            `ops.tiled.Saved`. Rows flagged `exact` must be worked out by the reference formula.
+            `ops.dense.problem.Saved`. Rows flagged `exact` must be worked out by the reference
+            formula.
         own: column that row 0 may not select, row r not column own + r; −1: none.
         normal: whether to fill m with the weights themselves (every sum 1).
     """

@@ -25,7 +25,7 @@ class MatchFilterConfig:
     keypoint_change: bool = False  # three more: how the keypoint turns and changes its size
     mutual_only: bool = False  # matches known not to be mutual are left out, see `mutual_mask`
     refine: bool = False  # refinement passes over the better matches, see `passes.Refinement`
-    refined_share: float = 0.5  # of the matches that a refinement pass looks at
+    refined_share: float = 0.5  # of the matches that a refinement pass goes over
     refinements: int = 1  # how many passes, each over what the one before said
 
     def __post_init__(self) -> None:

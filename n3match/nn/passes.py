@@ -1,6 +1,6 @@
 """The passes over the matches of a pair: per-match columns in, a logit per match out.
 
-The first pass looks at all matches, or at the mutual ones. Most of them are wrong, and context
+The first pass sees all matches, or the mutual ones. Most of them are wrong, and context
 normalisation averages over them. Leaving out the worse half by the first pass's logits doubles the
 share of right ones; a refinement pass, by a second network, also sees those logits, and how far
 each match is from the epipolar geometry that they give. The idea of going over the survivors again
@@ -23,14 +23,14 @@ from n3match.nn.consensus import LocalConsensus
 from n3match.nn.context_norm import ContextNormReLU
 from n3match.nn.n3_block import PointN3Block
 
-_FEWEST = 64  # matches that a refinement pass looks at, where there are so many
+_FEWEST = 64  # matches that a refinement pass goes over, where there are so many
 EVIDENCE_COLUMNS = 2  # tanh of the logit, logarithm of the distance
 
 
 def mutual_mask(
     side_info: Tensor, config: MatchFilterConfig, mask: Tensor | None = None
 ) -> Tensor:
-    """(B, N) bool, the matches that a network looks at.
+    """(B, N) bool, the matches that a network sees.
 
     With `config.mutual_only` these are the mutual ones, in pairs where that is known (where any is
     mutual). A point has one image at most: of several keypoints matched to the same one, those that

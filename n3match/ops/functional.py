@@ -117,7 +117,7 @@ def n3_window_aggregate(
 
     The image is zero-padded until patches of P×P pixels every S pixels fill it, n₁×n₂ of them. A
     query patch selects among the W×W patches around it (moved inwards at the border, clamped to a
-    smaller grid; see `window_grid`), by squared distances of whole patches of `query` and `key`.
+    smaller grid; see `window.grid`), by squared distances of whole patches of `query` and `key`.
     Averaged patches of `value` are put back where the query is, overlapping ones averaged, and the
     padding is cut off. Fastest where P is a multiple of S.
 

@@ -122,7 +122,7 @@ def weights_in_double(
 ) -> Tensor:
     """`n3_weights` of checked float64 input.
 
-    noise: seed, and the number of each query and candidate (see selection_noise).
+    noise: seed, and the number of each query and candidate (see `ops.noise`).
     """
     if selection == "knn":
         return nearest_one_hot(d, k, alive)

@@ -1,1 +1,1 @@
-"""What `python -m n3match.pipelines.benchmarks.main` measures."""
+"""What `n3match benchmark` measures."""

@@ -98,7 +98,7 @@ def _write_h5(
             group = file.create_group(name)
             group["keypoints"] = sift.keypoints
             group["descriptors"] = sift.descriptors.T
-            group["scores"] = sift.scores
+            group["scores"] = sift.responses
             group["image_size"] = np.array(sift.image_size)
     with h5py.File(matches, "w") as file:
         for name0, name1 in pairs:

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from n3match import native, ops
-from n3match.ops.dense import compiled as tiled_native
+from n3match.ops.dense import compiled
 from n3match.pipelines.benchmarks.baselines import (
     plain_aggregate,
     plain_bytes,
@@ -101,8 +101,8 @@ def products(batch: int, n: int, gradients: bool) -> Call:
     key_t = key.transpose(1, 2).contiguous()
     cotangent = torch.randn(batch, n, NEIGHBOURS, FEATURES)
     out, d_query = torch.empty_like(cotangent), torch.empty_like(query)
-    forward_rows = tiled_native.tile_rows(n, NEIGHBOURS * n)
-    backward_rows = tiled_native.tile_rows(n, 2 * NEIGHBOURS * n)
+    forward_rows = compiled.tile_rows(n, NEIGHBOURS * n)
+    backward_rows = compiled.tile_rows(n, 2 * NEIGHBOURS * n)
 
     def tiles(rows: int) -> list[tuple[int, slice]]:
         return [(b, slice(s, min(s + rows, n))) for b in range(batch) for s in range(0, n, rows)]

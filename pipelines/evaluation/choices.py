@@ -14,7 +14,7 @@ DESCRIPTIONS = {
     "adalam": "`kornia.feature` AdaLAM, default settings",
 }
 
-SAMPLINGS = ("uniform", "by_score")
+SAMPLINGS = ("uniform", "by_weight")
 
 
 @dataclass(frozen=True)

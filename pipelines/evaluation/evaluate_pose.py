@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--sampling", choices=SAMPLINGS, default="uniform",
-        help="by_score: estimators draw the matches that the filter likes best first (PROSAC); for "
+        help="by_weight: estimators draw the matches with the largest weights first (PROSAC); for "
         "opencv_usac and poselib",
     )
     parser.add_argument("--seed", type=int, default=0)

@@ -43,9 +43,9 @@ def check_estimators(estimators: Sequence[str], sampling: str = "uniform") -> No
     for name in estimators:
         if name not in PROTOCOLS:
             raise ValueError(f"estimators: {name!r} is none of {', '.join(PROTOCOLS)}")
-        if sampling == "by_score" and not ESTIMATORS[name].progressive:
+        if sampling == "by_weight" and not ESTIMATORS[name].progressive:
             can = " and ".join(n for n in PROTOCOLS if ESTIMATORS[n].progressive)
-            raise ValueError(f"sampling: 'by_score' is for {can}, not for {name!r}")
+            raise ValueError(f"sampling: 'by_weight' is for {can}, not for {name!r}")
         choose_estimator(name, ESTIMATORS)
 
 
@@ -251,7 +251,7 @@ def find_pose(
         points: its `undistorted_pixels`, made beforehand so that an estimator's time is its own.
         filtered: of this pair.
         name, seed: of the estimator.
-        sampling: "by_score": best weights of the filter first; where it gives none, smallest ratios
+        sampling: "by_weight": largest weights first; where the filter gives none, smallest ratios
             of descriptor distances (of putative matches; matches of another origin in their order).
     """
     if filtered.points is not None:
@@ -262,8 +262,8 @@ def find_pose(
         used, weights = np.ones_like(filtered.kept), filtered.weights
     else:
         used, weights = filtered.kept, None
-        if sampling == "by_score":
-            weights = _scores(record, filtered)[used]
+        if sampling == "by_weight":
+            weights = sampling_weights(record, filtered)[used]
     began = time.perf_counter()
     pose = estimate_relative_pose_from_matches(
         points[0][used],
@@ -280,7 +280,7 @@ def find_pose(
     return pose, 1000 * (time.perf_counter() - began)
 
 
-def _scores(record: PairRecord, filtered: Filtered) -> np.ndarray:
+def sampling_weights(record: PairRecord, filtered: Filtered) -> np.ndarray:
     """(N,) the better the higher, not negative."""
     if filtered.weights is not None:
         return filtered.weights

@@ -50,14 +50,14 @@ def make_report(
         "steps of 5°, AUC is the exact area; the interval is a bootstrap over pairs. "
         + (f"Filters: {described}. " if described else "")
         + ("Filters saw a guessed focal length, estimators the true one. " if focal_guess else "")
-        + (_BY_SCORE if sampling == "by_score" else "")
+        + (_BY_WEIGHT if sampling == "by_weight" else "")
         + (f"Seed {seed}" if seeds == 1 else f"Means over seeds {seed} to {seed + seeds - 1}")
         + f"; {', '.join(versions(*packages))}."
     )
     return "\n\n".join(parts) + "\n"
 
 
-_BY_SCORE = (
+_BY_WEIGHT = (
     "Samples are drawn best matches first (PROSAC), by the filter's weights, or by the ratio of "
     "descriptor distances where it has none. "
 )

@@ -188,7 +188,7 @@ def what_to_see(scene: Scene) -> list[str]:
         f"t = {TEMPERATURES[-1]:<5g} the hard nearest neighbours, in order: {last}",
         "In between all is differentiable. Right: the paths in the triangle of all distributions",
         'over three candidates. Solid, and on the left: recursion="poster"; dotted: "released",',
-        'the default, whose w² and w³ first head for ½, ½ (README, "The operator alone").',
+        'the default, whose w² and w³ first head for ½, ½ (docs/operator.md).',
     ]
 
 

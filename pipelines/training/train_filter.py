@@ -7,7 +7,7 @@ batch number s depends on the seed and s alone, so a killed run gives the same c
 
 Protocols set the options that aren't given: "published" is that of CNNet and N³ (coordinates
 alone, real pairs, class-balanced loss, distance of essential matrices after 20 000 steps); "modern"
-adds side information, keypoint shapes, augmentation, generated pairs, a second pass, a loss on
+adds side information, keypoint changes, augmentation, generated pairs, a refinement pass, a loss on
 virtual matches, warm-up and cosine, and a bound of the temperatures (--min-log-temperature=-inf:
 none).
 

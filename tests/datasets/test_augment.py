@@ -21,15 +21,15 @@ def exact():
     t = np.array([1.0, 0.2, -0.3])
     moved = points @ R.T + t
     x = np.c_[points[:, :2] / points[:, 2:], moved[:, :2] / moved[:, 2:]]
-    side = np.c_[rng.uniform(0.3, 1, 31), rng.random(31) < 0.5]
-    sample = make_sample(x, side, np.zeros((31, 3)), R, t)
-    return frozen({**sample, "keypoint_change": geometric_shape(sample)})
+    side_info = np.c_[rng.uniform(0.3, 1, 31), rng.random(31) < 0.5]
+    sample = make_sample(x, side_info, np.zeros((31, 3)), R, t)
+    return frozen({**sample, "keypoint_change": expected_change(sample)})
 
 
-def geometric_shape(sample, step=1e-5):
-    """Relative shapes (N, 3) of small patches parallel to image 0, by finite differences."""
+def expected_change(sample, step=1e-5):
+    """Keypoint changes (N, 3) of small patches parallel to image 0, by finite differences."""
     x, R, t = (sample[key].astype(np.float64) for key in ("x", "R", "t"))
-    shapes = []
+    changes = []
     for x0, y0, x1, y1 in x:
         system = np.stack([-R @ [x0, y0, 1], [x1, y1, 1]], 1)
         depth = np.linalg.lstsq(system, t, rcond=None)[0][0]
@@ -41,8 +41,8 @@ def geometric_shape(sample, step=1e-5):
         J = np.stack([seen(x0 + step, y0) - seen(x0, y0), seen(x0, y0 + step) - seen(x0, y0)], 1)
         J /= step
         mirrored = np.array([J[0, 0] + J[1, 1], J[1, 0] - J[0, 1]])
-        shapes.append([*(mirrored / np.hypot(*mirrored)), 0.5 * np.log(abs(np.linalg.det(J)))])
-    return np.array(shapes, np.float32)
+        changes.append([*(mirrored / np.hypot(*mirrored)), 0.5 * np.log(abs(np.linalg.det(J)))])
+    return np.array(changes, np.float32)
 
 
 @pytest.fixture
@@ -112,22 +112,23 @@ def test_swap_and_mirror_undo_themselves(mixed):
 
 
 @pytest.mark.parametrize(("name", "tolerance"), [("mirror", 2e-3), ("roll", 2e-3), ("swap", 0.25)])
-def test_shapes_follow_the_geometry(exact, name, tolerance):
+def test_keypoint_changes_follow_the_geometry(exact, name, tolerance):
     """Exactly where a patch parallel to image 0 stays so; it is another one after a swap."""
     changed = ISOMETRIES[name](exact)
-    np.testing.assert_allclose(changed["keypoint_change"], geometric_shape(changed), atol=tolerance)
+    wanted = expected_change(changed)
+    np.testing.assert_allclose(changed["keypoint_change"], wanted, atol=tolerance)
     assert np.abs(changed["keypoint_change"] - exact["keypoint_change"]).max() > 0.3
 
 
-def test_shapes_follow_tilted_and_rescaled_cameras(exact):
+def test_keypoint_changes_follow_tilted_and_rescaled_cameras(exact):
     tilts = aug._tilt_rotation(np.array([0.05, 0.03])), aug._tilt_rotation(np.array([-0.04, 0.05]))
     changed = aug.rotate_cameras(exact, aug.roll_rotation(2) @ tilts[0], tilts[1])
-    np.testing.assert_allclose(changed["keypoint_change"], geometric_shape(changed), atol=0.15)
+    np.testing.assert_allclose(changed["keypoint_change"], expected_change(changed), atol=0.15)
     scaled = aug.focal_error(exact, 1.1, 0.9)["keypoint_change"] - exact["keypoint_change"]
     np.testing.assert_allclose(scaled, np.tile([0, 0, np.log(0.9 / 1.1)], (31, 1)), atol=1e-6)
 
 
-def test_unknown_shapes_stay_unknown(exact):
+def test_unknown_keypoint_changes_stay_unknown(exact):
     unknown = aug.drop_keypoint_change(exact)
     assert not unknown["keypoint_change"].any()
     for change in ISOMETRIES.values():
@@ -224,7 +225,7 @@ def test_outliers_use_the_keypoints_of_the_pair(mixed, exact):
     assert {tuple(row) for row in more["side_info"][131:]} <= {tuple(row) for row in wrong}
 
 
-def test_shapes_of_added_outliers_are_those_of_wrong_matches(mixed):
+def test_keypoint_changes_of_added_outliers_are_those_of_wrong_matches(mixed):
     more = aug.add_outliers(mixed, np.random.default_rng(1), 50)
     wrong = mixed["keypoint_change"][mixed["distances"] >= TRUE_MATCH_DISTANCE]
     assert {tuple(row) for row in more["keypoint_change"][131:]} <= {tuple(row) for row in wrong}

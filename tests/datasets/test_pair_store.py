@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from toy_scene import make_record
 
-from n3match.datasets.pairs import store_writer as pair_store_writer
+from n3match.datasets.pairs import store_writer
 from n3match.datasets.pairs.store import open_store, read_cameras, read_core, read_record
 from n3match.datasets.pairs.store_writer import PairStoreWriter
 
@@ -76,7 +76,7 @@ class Killed(BaseException):
 
 def cut_short(monkeypatch, name, calls):
     """Let a function of the writer die at its n-th call."""
-    original = getattr(pair_store_writer, name)
+    original = getattr(store_writer, name)
     left = [calls]
 
     def function(*args, **kwargs):
@@ -85,7 +85,7 @@ def cut_short(monkeypatch, name, calls):
             raise Killed
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(pair_store_writer, name, function)
+    monkeypatch.setattr(store_writer, name, function)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_run_cut_short_after_joining_only_tidies_up(tmp_path, monkeypatch):
     path = tmp_path / "pairs.h5"
     with monkeypatch.context() as patch:
         patch.setattr(
-            pair_store_writer.shutil, "rmtree", lambda *a, **k: (_ for _ in ()).throw(Killed)
+            store_writer.shutil, "rmtree", lambda *a, **k: (_ for _ in ()).throw(Killed)
         )
         with pytest.raises(Killed):
             make_store(path)

@@ -115,10 +115,10 @@ PROGRESSIVE = [name for name in SAMPLING if name in ("opencv_usac", "poselib")]
 
 
 @pytest.mark.parametrize("estimator", PROGRESSIVE)
-def test_sampling_by_score_draws_the_best_first(estimator):
+def test_sampling_by_weight_draws_the_best_first(estimator):
     scene = make_scene("general", count=60, outliers=1500, noise=0.0, two_cameras=True, seed=2)
     rng = np.random.default_rng(0)
-    mixed = rng.permutation(len(scene.true))  # scored in no order
+    mixed = rng.permutation(len(scene.true))  # weighted in no order
     true = scene.true[mixed]
     weights = np.where(true, 2.0, 1.0) + rng.uniform(0, 0.5, len(true))
 
@@ -132,10 +132,10 @@ def test_sampling_by_score_draws_the_best_first(estimator):
         return float(pose_error_deg(pose.R, pose.t, scene.R, scene.t)) if pose.ok else 180.0
 
     # A hundred samples of five, 4 % of the matches right: only if these come first.
-    found = estimate(weights, "by_score")
+    found = estimate(weights, "by_weight")
     assert error(found) < 5.0
     assert error(estimate(weights, "uniform")) > 20.0
-    assert error(estimate(3 - weights, "by_score")) > 20.0
+    assert error(estimate(3 - weights, "by_weight")) > 20.0
     assert np.mean(found.inliers[true]) > 0.7  # the mask is in the order of the matches
     assert np.mean(found.inliers[~true]) < 0.1
 
@@ -143,19 +143,19 @@ def test_sampling_by_score_draws_the_best_first(estimator):
 def test_sampling_that_cannot_be_is_named():
     scene = make_scene("general", noise=0.2)
     weights = np.ones(len(scene.true))
-    with pytest.raises(ValueError, match="sampling must be 'uniform' or 'by_score', got 'best'"):
+    with pytest.raises(ValueError, match="sampling must be 'uniform' or 'by_weight', got 'best'"):
         _estimate(scene, "opencv_usac", weights=weights, sampling="best")
-    with pytest.raises(ValueError, match=r"'by_score' is for .*, got estimator 'opencv_ransac'"):
-        _estimate(scene, "opencv_ransac", weights=weights, sampling="by_score")
-    with pytest.raises(ValueError, match="sampling: 'by_score' needs weights, got None"):
-        _estimate(scene, "opencv_usac", sampling="by_score")
+    with pytest.raises(ValueError, match=r"'by_weight' is for .*, got estimator 'opencv_ransac'"):
+        _estimate(scene, "opencv_ransac", weights=weights, sampling="by_weight")
+    with pytest.raises(ValueError, match="sampling: 'by_weight' needs weights, got None"):
+        _estimate(scene, "opencv_usac", sampling="by_weight")
     seen = []
     ranked = np.arange(len(scene.true), 0, -1.0)
 
     def own(problem):
         seen.append(problem.best_first)
 
-    _estimate(scene, own, weights=ranked, sampling="by_score")
+    _estimate(scene, own, weights=ranked, sampling="by_weight")
     np.testing.assert_array_equal(seen[0], np.arange(len(ranked)))
 
 

@@ -27,7 +27,7 @@ def test_fields_fit_each_other():
     assert x.min() >= 0 and x.max() < 220 and y.min() >= 0 and y.max() < 160
     assert (features.sizes > 0).all()
     assert (features.angles >= 0).all() and (features.angles <= 360).all()
-    assert (np.diff(features.scores) <= 0).all()
+    assert (np.diff(features.responses) <= 0).all()
 
 
 def test_the_strongest_keypoints_are_kept_and_never_more_than_asked_for():
@@ -37,7 +37,7 @@ def test_the_strongest_keypoints_are_kept_and_never_more_than_asked_for():
     for count in (1, 7, 50, 151):
         features = extract_sift(image, max_keypoints=count)
         assert len(features) == count
-        np.testing.assert_array_equal(features.scores, every.scores[:count])
+        np.testing.assert_array_equal(features.responses, every.responses[:count])
 
 
 def test_descriptors_are_opencvs_or_their_roots():
@@ -80,7 +80,7 @@ def test_blank_and_tiny_images_have_no_keypoints(shape):
     features = extract_sift(np.full(shape, 128, np.uint8))
     assert len(features) == 0
     assert features.keypoints.shape == (0, 2) and features.descriptors.shape == (0, 128)
-    assert features.sizes.shape == features.angles.shape == features.scores.shape == (0,)
+    assert features.sizes.shape == features.angles.shape == features.responses.shape == (0,)
 
 
 def test_a_view_of_another_array_is_taken():

@@ -51,7 +51,7 @@ def test_image_block(training):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_classifier(training):
+def test_match_filter(training):
     torch.manual_seed(0)
     points0, points1 = torch.randn(2, 23, 2).double(), torch.randn(2, 23, 2).double()
     mask = torch.ones(2, 23, dtype=torch.bool)

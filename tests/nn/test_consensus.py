@@ -13,8 +13,8 @@ pytestmark = pytest.mark.arithmetic
 TURN, SCALE = 0.7, 1.8
 
 
-def similar_matches(n=12, shape=True, seed=0):
-    """Matches that all move by one similarity, with the change of shape that goes with it."""
+def similar_matches(n=12, keypoint_change=True, seed=0):
+    """Matches that all move by one similarity, with the keypoint change that goes with it."""
     gen = torch.Generator().manual_seed(seed)
     x0 = torch.rand(1, n, 2, generator=gen, dtype=torch.float64) - 0.5
     rotation = torch.tensor(
@@ -22,7 +22,7 @@ def similar_matches(n=12, shape=True, seed=0):
     )
     x1 = SCALE * x0 @ rotation.T + torch.tensor([0.3, -0.1], dtype=x0.dtype)
     change = torch.tensor([math.cos(TURN), math.sin(TURN), math.log(SCALE)], dtype=x0.dtype)
-    columns = [x0, x1, change.expand(1, n, 3)] if shape else [x0, x1]
+    columns = [x0, x1, change.expand(1, n, 3)] if keypoint_change else [x0, x1]
     return torch.cat(columns, -1)
 
 
@@ -40,7 +40,7 @@ def test_bounded_temperatures():
 @pytest.mark.parametrize(("n3_after", "consensus"), [((2,), False), ((), True)])
 def test_every_temperature_of_a_network_is_bounded(n3_after, consensus):
     small = {"width": 16, "blocks": 4, "n3_after": n3_after, "consensus": consensus}
-    scores = {}
+    logits = {}
     for bound in (None, -4.0, 2.0):
         torch.manual_seed(0)
         net = MatchFilter(MatchFilterConfig(**small, min_log_temperature=bound)).eval()
@@ -48,9 +48,9 @@ def test_every_temperature_of_a_network_is_bounded(n3_after, consensus):
             if isinstance(module, MotionConsensus):
                 torch.nn.init.normal_(module.out.weight)
         points = torch.randn(2, 1, 30, 2)
-        scores[bound] = net.logits(*points)
-    torch.testing.assert_close(scores[None], scores[-4.0], atol=1e-4, rtol=0)
-    assert (scores[None] - scores[2.0]).abs().max() > 1e-3
+        logits[bound] = net.logits(*points)
+    torch.testing.assert_close(logits[None], logits[-4.0], atol=1e-4, rtol=0)
+    assert (logits[None] - logits[2.0]).abs().max() > 1e-3
 
 
 def test_what_moves_as_its_keypoints_turn_and_scale_leaves_nothing():
@@ -69,8 +69,8 @@ def test_what_moves_as_its_keypoints_turn_and_scale_leaves_nothing():
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_where_shapes_are_not_known_the_first_displacement_is_expected(known):
-    own = similar_matches(shape=known)
+def test_where_keypoint_changes_are_not_known_the_first_displacement_is_expected(known):
+    own = similar_matches(keypoint_change=known)
     if known:
         own[..., 4:] = 0.0  # columns there, nothing in them
     neighbours = own[:, torch.arange(12).roll(1)][:, :, None]

@@ -247,10 +247,10 @@ def test_how_many_refinement_passes_may_be_chosen(tmp_path):
     save_weights(two, MatchFilter(config))
     save_weights(one, MatchFilter(replace(config, refine=False)))
     nets = [MatchFilter.from_pretrained(two, refinements=n) for n in (None, 1, 3)]
-    scores = [net(points[..., :2], points[..., 2:]) for net in nets]
-    torch.testing.assert_close(scores[0].logits, scores[1].logits)
-    torch.testing.assert_close(scores[0].logits, scores[2].earlier_logits[1])
-    assert len(scores[2].earlier_logits) == 3
+    outputs = [net(points[..., :2], points[..., 2:]) for net in nets]
+    torch.testing.assert_close(outputs[0].logits, outputs[1].logits)
+    torch.testing.assert_close(outputs[0].logits, outputs[2].earlier_logits[1])
+    assert len(outputs[2].earlier_logits) == 3
     with pytest.raises(ValueError, match=r"refinements: .*one\.safetensors has no .* pass, got 2"):
         MatchFilter.from_pretrained(one, refinements=2)
     with pytest.raises(ValueError, match="refinements must be at least 1, got 0"):

@@ -27,7 +27,7 @@ def _nets(refine):
 
 
 @pytest.mark.parametrize("refine", [False, True])
-def test_the_mutual_ones_are_scored_as_if_alone(refine):
+def test_the_mutual_ones_have_logits_as_if_alone(refine):
     plain, strict = _nets(refine)
     gen = torch.Generator().manual_seed(1)
     points = torch.rand(2, 90, 4, generator=gen)

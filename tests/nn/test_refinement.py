@@ -1,4 +1,4 @@
-"""The second pass: which matches it looks at, and what becomes of the others."""
+"""The refinement pass: which matches it goes over, and what becomes of the others."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -26,18 +26,18 @@ def _matches(count, seed=1):
     return torch.randn(2, count, 4, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("count", "looked_at"), [(300, 150), (100, 64), (40, 40), (1, 1)])
-def test_the_better_half_is_scored_again(count, looked_at):
+@pytest.mark.parametrize(("count", "wanted"), [(300, 150), (100, 64), (40, 40), (1, 1)])
+def test_the_better_half_is_refined(count, wanted):
     matches = _matches(count)
     first = -1 - torch.rand(2, count, dtype=torch.float64)
     again = _refinement()(matches, first, None)
     changed = again != first
-    assert changed.sum(1).tolist() == [looked_at, looked_at]
-    for row, scored in zip(first, changed):
-        assert looked_at == count or row[scored].min() >= row[~scored].max()
+    assert changed.sum(1).tolist() == [wanted, wanted]
+    for row, refined in zip(first, changed):
+        assert wanted == count or row[refined].min() >= row[~refined].max()
 
 
-def test_all_that_the_first_pass_keeps_are_scored_again():
+def test_all_that_the_first_pass_keeps_are_refined():
     first = torch.ones(2, 300, dtype=torch.float64)
     first[0, :100] = -2.0  # 200 kept: more than half
     changed = _refinement()(_matches(300), first, None) != first
@@ -46,7 +46,7 @@ def test_all_that_the_first_pass_keeps_are_scored_again():
     assert changed[1].all()
 
 
-def test_padding_is_never_scored():
+def test_padding_is_never_refined():
     mask = torch.arange(200) < torch.tensor([200, 90])[:, None]
     first = torch.randn(2, 200, dtype=torch.float64).masked_fill(~mask, float("-inf"))
     again = _refinement()(_matches(200).masked_fill(~mask[..., None], 0.0), first, mask)
@@ -74,7 +74,7 @@ def test_each_look_is_at_what_the_last_one_said():
     nets = [
         MatchFilter(replace(CONFIG, refinements=count)).double().eval() for count in (1, 2, 3)
     ]
-    for net in nets[1:]:  # looks have no weights of their own
+    for net in nets[1:]:  # passes have no weights of their own
         net.load_state_dict(nets[0].state_dict())
     points = _matches(200)
     mask = torch.arange(200) < torch.tensor([200, 90])[:, None]
@@ -93,7 +93,7 @@ def test_each_look_is_at_what_the_last_one_said():
     )
 
 
-def test_more_looks_need_a_second_pass():
+def test_more_passes_need_a_second_pass():
     with pytest.raises(ValueError, match="refinements: 2 of them need refine, got False"):
         replace(CONFIG, refine=False, refinements=2)
 

@@ -34,11 +34,11 @@ def test_in_place_is_the_same(config, counts, in_place):
             buffer.uniform_(0.3, 2.0)
     net.eval()
     points = torch.rand(2, 70, 4, dtype=torch.float64)
-    side = torch.rand(2, 70, 2, dtype=torch.float64).round() if config.side_info else None
-    shape = torch.randn(2, 70, 3, dtype=torch.float64)
+    side_info = torch.rand(2, 70, 2, dtype=torch.float64).round() if config.side_info else None
+    change = torch.randn(2, 70, 3, dtype=torch.float64)
     mask = torch.arange(70) < torch.tensor(counts)[:, None]
-    arguments = (points[..., :2], points[..., 2:], side, mask, shape)
-    before = points.clone(), shape.clone()
+    arguments = (points[..., :2], points[..., 2:], side_info, mask, change)
+    before = points.clone(), change.clone()
     wanted = net.logits(*arguments)
     assert wanted.requires_grad  # the blocks as written
     assert not in_place
@@ -47,7 +47,7 @@ def test_in_place_is_the_same(config, counts, in_place):
     assert len(in_place) == 4 * (1 + config.refine * config.refinements)
     torch.testing.assert_close(found, wanted.detach(), rtol=1e-9, atol=1e-9)
     assert found[mask].unique().numel() > 40
-    torch.testing.assert_close((points, shape), before, rtol=0, atol=0)
+    torch.testing.assert_close((points, change), before, rtol=0, atol=0)
 
 
 def test_what_is_not_plain_is_left_as_written(in_place):

@@ -5,7 +5,7 @@ import torch
 from backends import BACKENDS, FAST
 
 from n3match import ops
-from n3match.ops import candidates as explicit
+from n3match.ops import candidates
 
 pytestmark = pytest.mark.arithmetic
 
@@ -40,7 +40,7 @@ def _assert_close(found, wanted, tolerance):
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setitem(explicit._CHUNK_ELEMENTS, "cpu", 1500)
+    monkeypatch.setitem(candidates._CHUNK_ELEMENTS, "cpu", 1500)
 
 
 @pytest.mark.parametrize("backend", FAST)

@@ -7,7 +7,7 @@ import torch
 from backends import FAST_PLAIN_CALLS, PLAIN_CALLS, n3_aggregate
 
 from n3match import native, ops
-from n3match.ops import candidates as explicit
+from n3match.ops import candidates
 from n3match.ops.dense import compiled
 
 pytestmark = pytest.mark.arithmetic
@@ -70,7 +70,7 @@ def test_matches_reference(backend, size, log_t, masked, recursion, dtype, toler
     _skip_unless_served(backend, recursion)
     # Small tiles, so that several, and a last uneven one, are really walked through.
     monkeypatch.setattr(compiled, "_TILE_ELEMENTS", 400)
-    monkeypatch.setitem(explicit._CHUNK_ELEMENTS, "cpu", 400)
+    monkeypatch.setitem(candidates._CHUNK_ELEMENTS, "cpu", 400)
     b, m, n, _, f, k = size
     inputs = _inputs(size, dtype, log_t)
     gen = torch.Generator().manual_seed(1)

@@ -5,7 +5,7 @@ import torch
 from backends import BACKENDS
 
 from n3match import ops
-from n3match.ops import candidates as explicit
+from n3match.ops import candidates
 from n3match.ops.noise import gumbel
 
 pytestmark = pytest.mark.arithmetic
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.arithmetic
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setitem(explicit._CHUNK_ELEMENTS, "cpu", 3000)
+    monkeypatch.setitem(candidates._CHUNK_ELEMENTS, "cpu", 3000)
 
 
 def _draw(*shape, seed=0):

@@ -52,10 +52,10 @@ def _compare(inputs, k, dtype, tolerance, **options):
 @pytest.fixture(autouse=True)
 def small_tiles_full_of_nan(request, monkeypatch):
     """Several tiles, the last uneven; and memory in which an element never written shows."""
-    from n3match.ops.triton import dense as triton_dense
+    from n3match.ops.triton import dense
 
-    monkeypatch.setattr(triton_dense, "block", lambda like, count, most: 16)
-    monkeypatch.setattr(triton_dense, "program_block", lambda *_: 16)
+    monkeypatch.setattr(dense, "block", lambda like, count, most: 16)
+    monkeypatch.setattr(dense, "program_block", lambda *_: 16)
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     torch.use_deterministic_algorithms(True)
     yield
@@ -139,7 +139,7 @@ def _operator_arguments():
 
 def test_custom_operator():
     """What PyTorch demands of operators: schema, fake kernel, autograd, compiled with any shape."""
-    torch.library.opcheck(torch.ops.n3match.triton_dense, _operator_arguments())
+    torch.library.opcheck(torch.ops.n3match.dense, _operator_arguments())
 
 
 def test_compiles_into_one_graph():

@@ -8,7 +8,7 @@ from backends import HAS_TRITON, INTERPRETED
 
 from n3match import ops
 from n3match.ops import dispatch
-from n3match.ops.triton import trial as triton_trial
+from n3match.ops.triton import trial
 
 pytestmark = [
     pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed, or has no GPU"),
@@ -26,17 +26,17 @@ FORMS = {
 
 @pytest.fixture(autouse=True)
 def small_and_forgotten(monkeypatch):
-    monkeypatch.setattr(triton_trial, "_DENSE", ((1, 20, 4),) * 3)
-    monkeypatch.setattr(triton_trial, "_WINDOW", ((1, 1, 6, 7),) * 3)
-    monkeypatch.setattr(triton_trial, "_LAYOUT", (4, 2, 3))
-    triton_trial._failure.cache_clear()
+    monkeypatch.setattr(trial, "_DENSE", ((1, 20, 4),) * 3)
+    monkeypatch.setattr(trial, "_WINDOW", ((1, 1, 6, 7),) * 3)
+    monkeypatch.setattr(trial, "_LAYOUT", (4, 2, 3))
+    trial._failure.cache_clear()
     yield
-    triton_trial._failure.cache_clear()
+    trial._failure.cache_clear()
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_good_kernels_pass(form):
-    assert triton_trial.failure(form, DEVICE, None) == ""
+    assert trial.failure(form, DEVICE, None) == ""
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -46,7 +46,7 @@ def test_wrong_results_are_seen_and_told_once(form, off, monkeypatch, recwarn):
     kernel = module.aggregate
     monkeypatch.setattr(module, "aggregate", lambda *given: kernel(*given) * off)
     for _ in range(2):
-        assert f"the {form} form differ from theirs" in triton_trial.failure(form, DEVICE, None)
+        assert f"the {form} form differ from theirs" in trial.failure(form, DEVICE, None)
     told = [w for w in recwarn if "the tiles serve instead of Triton" in str(w.message)]
     assert len(told) == 1
 
@@ -59,7 +59,7 @@ def test_a_kernel_that_does_not_compile_is_told(form, monkeypatch):
     module = import_module(f"n3match.ops.triton.{FORMS[form]}")
     monkeypatch.setattr(module, "aggregate", broken)
     with pytest.warns(UserWarning, match="no such instruction"):
-        assert "RuntimeError" in triton_trial.failure(form, DEVICE, None)
+        assert "RuntimeError" in trial.failure(form, DEVICE, None)
 
 
 def test_each_selection_of_the_window_form_has_a_trial_of_its_own(monkeypatch):
@@ -86,7 +86,7 @@ def test_the_choice_follows_the_trial(monkeypatch):
 
 @pytest.mark.skipif(not INTERPRETED, reason="the interpreter is off where there is a GPU")
 def test_the_interpreter_is_never_chosen(monkeypatch):
-    monkeypatch.setattr(triton_trial, "failure", lambda *_: "")
+    monkeypatch.setattr(trial, "failure", lambda *_: "")
     query = torch.randn(1, 6, 2)
     assert dispatch.choose(None, "", "dense", query) == "tiled"
     z = ops.n3_aggregate(query, query, query, 2)
@@ -95,8 +95,8 @@ def test_the_interpreter_is_never_chosen(monkeypatch):
 
 @pytest.mark.skipif(not INTERPRETED, reason="the choice is made by the device itself")
 def test_the_trial_may_fall_into_the_compilation_of_a_graph(monkeypatch):
-    trial = triton_trial.failure
-    monkeypatch.setattr(dispatch, "_distrust", lambda *_: trial("dense", "cpu", None))
+    failure = trial.failure
+    monkeypatch.setattr(dispatch, "_distrust", lambda *_: failure("dense", "cpu", None))
     leaves = [torch.randn(1, 9, 3, requires_grad=True) for _ in range(3)]
 
     def run(query, key, value):
@@ -105,7 +105,7 @@ def test_the_trial_may_fall_into_the_compilation_of_a_graph(monkeypatch):
     torch._dynamo.reset()
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")(*leaves)
     found = torch.autograd.grad(compiled.sum(), leaves)
-    assert triton_trial._failure.cache_info().currsize == 1
+    assert trial._failure.cache_info().currsize == 1
     monkeypatch.undo()
     wanted = torch.autograd.grad(run(*leaves).sum(), leaves)
     for a, b in zip(found, wanted):

@@ -10,9 +10,8 @@ from window_layouts import LAYOUTS, NAMES
 from window_layouts import inputs as _inputs
 
 from n3match import ops
-from n3match.ops import candidates as explicit
-from n3match.ops.window import cells_compiled as window_cells_native
-from n3match.ops.window import cells_tensors as window_cells_tensors
+from n3match.ops import candidates
+from n3match.ops.window import cells_compiled, cells_tensors
 from n3match.ops.window.grid import WindowGrid
 
 pytestmark = pytest.mark.arithmetic
@@ -41,9 +40,9 @@ def _assert_close(found, wanted, tolerance):
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     """So that several, and a last uneven one, are really walked through."""
-    monkeypatch.setitem(explicit._CHUNK_ELEMENTS, "cpu", 20000)
-    monkeypatch.setattr(window_cells_tensors, "TILE_ELEMENTS", (4000,))
-    monkeypatch.setattr(window_cells_native, "TILE_ELEMENTS", (4000,))
+    monkeypatch.setitem(candidates._CHUNK_ELEMENTS, "cpu", 20000)
+    monkeypatch.setattr(cells_tensors, "TILE_ELEMENTS", (4000,))
+    monkeypatch.setattr(cells_compiled, "TILE_ELEMENTS", (4000,))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -145,8 +144,8 @@ def test_gradcheck(layout, recursion):
 
 def test_default_sizes(path, monkeypatch):
     """Patch 10, stride 5, window 15, seven neighbours, tiles as they are."""
-    monkeypatch.setattr(window_cells_tensors, "TILE_ELEMENTS", (1 << 20,))
-    monkeypatch.setattr(window_cells_native, "TILE_ELEMENTS", (1 << 20,))
+    monkeypatch.setattr(cells_tensors, "TILE_ELEMENTS", (1 << 20,))
+    monkeypatch.setattr(cells_compiled, "TILE_ELEMENTS", (1 << 20,))
     inputs, rest = _inputs((93, 104, 10, 5, 15), torch.float32, 3.0, b=1, e=8, c=8)
     wanted = _run("reference", inputs, 7, rest)
     _assert_close(_run("tiled", inputs, 7, rest, torch.float32), wanted, 1e-4)

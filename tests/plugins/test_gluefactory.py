@@ -60,8 +60,8 @@ def test_keeps_mostly_right_matches_of_every_pair(model, cameras):
         np.testing.assert_array_equal(matches0[kept], kept)  # none moved
         np.testing.assert_array_equal(np.flatnonzero(matches1 >= 0), kept)
         assert scene.right[kept].mean() > 0.7
-        scores = found["matching_scores0"][b].numpy()
-        assert (scores[kept] >= 0.5).all() and np.count_nonzero(scores) == len(kept)
+        probability = found["matching_scores0"][b].numpy()
+        assert (probability[kept] >= 0.5).all() and np.count_nonzero(probability) == len(kept)
     assert (found["matches0"][1, 400:] == -1).all()
 
 

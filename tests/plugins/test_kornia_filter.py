@@ -17,7 +17,7 @@ from n3match.plugins.kornia import (
     N3GeometryAwareMatcher,
     N3LocalFeatureMatcher,
 )
-from n3match.plugins.kornia.lafs import keypoint_change as relative_shape_of_lafs
+from n3match.plugins.kornia.lafs import keypoint_change as keypoint_change_of_lafs
 from n3match.plugins.kornia.ragged import Ragged
 
 KEYS = ["batch_indexes", "confidence", "keypoints0", "keypoints1", "lafs0", "lafs1"]
@@ -249,22 +249,22 @@ def test_ragged_there_and_back():
     assert torch.equal(ragged.unpad(ragged.pad(values)), values)
 
 
-def test_shapes_of_lafs_are_those_of_opencv_keypoints():
+def test_changes_of_lafs_are_those_of_opencv_keypoints():
     """Kornia's angles are counter-clockwise, OpenCV's clockwise."""
     rng = np.random.default_rng(0)
-    shapes = [np.c_[rng.uniform(2, 40, 9), rng.uniform(1, 359, 9)] for _ in range(2)]
+    sizes_angles = [np.c_[rng.uniform(2, 40, 9), rng.uniform(1, 359, 9)] for _ in range(2)]
     lafs = [
         KF.laf_from_center_scale_ori(
             torch.zeros(1, 9, 2).double(),
             torch.from_numpy(s[:, 0]).view(1, 9, 1, 1),
             torch.from_numpy(-s[:, 1]).view(1, 9, 1),
         )[0]
-        for s in shapes
+        for s in sizes_angles
     ]
-    found = relative_shape_of_lafs(*lafs, torch.full((9,), 1.5).double())
-    np.testing.assert_allclose(found, keypoint_change(*shapes, 1.5, 1.0), atol=1e-6)
+    found = keypoint_change_of_lafs(*lafs, torch.full((9,), 1.5).double())
+    np.testing.assert_allclose(found, keypoint_change(*sizes_angles, 1.5, 1.0), atol=1e-6)
     bare = KF.laf_from_center_scale_ori(torch.ones(1, 9, 2).double())[0]
-    assert not relative_shape_of_lafs(bare, bare, torch.full((9,), 1.5).double()).any()
+    assert not keypoint_change_of_lafs(bare, bare, torch.full((9,), 1.5).double()).any()
 
 
 OFF_CENTRE = torch.tensor([[900.0, 0, 900], [0, 900, 5], [0, 0, 1]])

@@ -21,11 +21,11 @@ class Disk(nn.Module):
 
     def forward(self, image, mask=None):
         found = self.disk(image.expand(-1, 3, -1, -1), COUNT, pad_if_not_divisible=True)
-        keypoints, scores, descriptors = (
+        keypoints, responses, descriptors = (
             torch.stack([getattr(f, name) for f in found])
             for name in ("keypoints", "detection_scores", "descriptors")
         )
-        return KF.laf_from_center_scale_ori(keypoints), scores, descriptors
+        return KF.laf_from_center_scale_ori(keypoints), responses, descriptors
 
 
 class DeDoDe(nn.Module):
@@ -36,13 +36,13 @@ class DeDoDe(nn.Module):
         self.dedode = KF.DeDoDe("L", "B", torch.float32)
 
     def forward(self, image, mask=None):
-        keypoints, scores, descriptors = self.dedode(image.expand(-1, 3, -1, -1), COUNT)
-        return KF.laf_from_center_scale_ori(keypoints), scores, descriptors
+        keypoints, responses, descriptors = self.dedode(image.expand(-1, 3, -1, -1), COUNT)
+        return KF.laf_from_center_scale_ori(keypoints), responses, descriptors
 
 
 def keynet():
     detector = KF.KeyNetDetector(False, COUNT, ori_module=KF.LAFOrienter(19))
-    # Untrained, its scores may all be negative, and cut to 0.
+    # Untrained, its responses may all be negative, and cut to 0.
     last = [layer for layer in detector.modules() if isinstance(layer, nn.Conv2d)][-1]
     nn.init.ones_(last.bias)
     return KF.LocalFeature(detector, KF.LAFDescriptor(KF.HardNet(False)))

@@ -81,8 +81,8 @@ def test_positions_serve_in_place_of_keypoint_objects():
     positions = [cv2.KeyPoint.convert(keypoints) for keypoints in (keypoints1, keypoints2)]
     matcher.setPairInfo(*positions, SIZE, SIZE)
     found = {(m.queryIdx, m.trainIdx) for m in matcher.match(descriptors1, descriptors2)}
-    with_shapes = {(m.queryIdx, m.trainIdx) for m in _matcher().match(descriptors1, descriptors2)}
-    assert len(found & with_shapes) > 0.5 * len(with_shapes)
+    with_change = {(m.queryIdx, m.trainIdx) for m in _matcher().match(descriptors1, descriptors2)}
+    assert len(found & with_change) > 0.5 * len(with_change)
 
 
 def test_filter_matches_finds_the_side_information_from_descriptors():

@@ -37,7 +37,7 @@ def test_keeps_the_right_ones_of_the_same_objects(cameras, with_side):
 
 
 def test_sizes_and_angles_of_the_keypoints_count():
-    """Right matches that turn alike score higher than with keypoints of unknown orientation."""
+    """Right matches that turn alike have higher logits than where orientations are unknown."""
     scene = make_scene(150, 1350, seed=3)
     plain = _as_opencv(scene)
     rng = np.random.default_rng(0)

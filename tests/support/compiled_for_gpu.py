@@ -14,16 +14,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from n3match.ops.triton import dense as triton_dense
-from n3match.ops.triton import dense_backward as triton_dense_backward
-from n3match.ops.triton import dense_forward as triton_dense_forward
-from n3match.ops.triton import launch as triton_launch
-from n3match.ops.triton import window as triton_window
-from n3match.ops.triton import window_cells as triton_window_cells
-from n3match.ops.triton import window_rows as triton_window_rows
+from n3match.ops.triton import (
+    dense,
+    dense_backward,
+    dense_forward,
+    launch,
+    window,
+    window_cells,
+    window_rows,
+)
 from n3match.ops.window.grid import WindowGrid
 
-MODULES = (triton_dense_forward, triton_dense_backward, triton_window_cells, triton_window_rows)
+MODULES = (dense_forward, dense_backward, window_cells, window_rows)
 POINTERS = {
     torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32",
     torch.float64: "*fp64", torch.int32: "*i32",
@@ -49,9 +51,9 @@ def recorded():
             if isinstance(kernel, triton.JITFunction) and name.endswith("_kernel"):
                 kept.append((module, name, kernel))
                 setattr(module, name, Recorder(kernel, launches))
-    for module in (triton_dense, triton_window):
+    for module in (dense, window):
         module.on_device_of = lambda like: contextlib.nullcontext()
-    triton_launch._processors = lambda index: 132
+    launch._processors = lambda index: 132
     try:
         with FakeTensorMode():
             yield launches
@@ -60,9 +62,9 @@ def recorded():
             setattr(module, name, kernel)
 
 
-def dense(dtype, b, m, n, e, f, k):
+def dense_launches(dtype, b, m, n, e, f, k):
     """Both passes."""
-    numbers = triton_launch.accumulator(dtype)
+    numbers = launch.accumulator(dtype)
     with recorded() as launches:
         query, key, value = (
             torch.empty(*shape, device="cuda", dtype=dtype)
@@ -71,13 +73,13 @@ def dense(dtype, b, m, n, e, f, k):
         norm = torch.empty(b, n, device="cuda", dtype=numbers)
         log_t = torch.empty(b, m, 1, device="cuda", dtype=numbers)
         given = (query, key, value, norm, log_t)
-        kept = triton_dense._forward(*given, k, m == n)
-        triton_dense._backward(kept[0], given, kept, (k, m == n), [True] * len(given))
+        kept = dense._forward(*given, k, m == n)
+        dense._backward(kept[0], given, kept, (k, m == n), [True] * len(given))
     return launches
 
 
-def window(dtype, channels, k, *layout, hard=False, seed=None):
-    numbers = triton_launch.accumulator(dtype)
+def window_launches(dtype, channels, k, *layout, hard=False, seed=None):
+    numbers = launch.accumulator(dtype)
     grid = WindowGrid(*layout)
     high, wide = (length // grid.stride for length in grid.padded_shape)
     patches = grid.shape[0] * grid.shape[1]
@@ -88,9 +90,9 @@ def window(dtype, channels, k, *layout, hard=False, seed=None):
         ]
         norm = torch.empty(1, high * wide, device="cuda", dtype=numbers)
         log_t = torch.empty(1, patches, 1, device="cuda", dtype=numbers)
-        rest = (triton_window._geometry(grid), k, True, hard, seed)
-        (z,) = triton_window._forward(*cells, norm, log_t, *rest)
-        triton_window._backward(z, (*cells, norm, log_t), (), rest, [True] * 5)
+        rest = (window._geometry(grid), k, True, hard, seed)
+        (z,) = window._forward(*cells, norm, log_t, *rest)
+        window._backward(z, (*cells, norm, log_t), (), rest, [True] * 5)
     return launches
 
 
@@ -117,19 +119,19 @@ def compile_launch(kernel, args, options, capability):
 def main(dtype, capability, which):
     dtype = getattr(torch, dtype)
     launches = [
-        *dense(dtype, 1, 20000, 20000, 32, 128, 3),
-        *window(dtype, 8, 7, 512, 512, 10, 5, 15),
-        *window(dtype, 8, 7, 512, 512, 10, 5, 15, hard=True),
-        *window(dtype, 8, 7, 512, 512, 10, 5, 15, seed=1 << 61),
+        *dense_launches(dtype, 1, 20000, 20000, 32, 128, 3),
+        *window_launches(dtype, 8, 7, 512, 512, 10, 5, 15),
+        *window_launches(dtype, 8, 7, 512, 512, 10, 5, 15, hard=True),
+        *window_launches(dtype, 8, 7, 512, 512, 10, 5, 15, seed=1 << 61),
     ]
     if which == "all":
         launches += [
-            *dense(dtype, 1, 300, 300, 32, 128, 3),  # few programs
-            *dense(dtype, 1, 1, 1, 1, 1, 1),  # numbers of 1 are compiled in
-            *window(dtype, 1, 1, 2, 2, 2, 2, 1),
+            *dense_launches(dtype, 1, 300, 300, 32, 128, 3),  # few programs
+            *dense_launches(dtype, 1, 1, 1, 1, 1, 1),  # numbers of 1 are compiled in
+            *window_launches(dtype, 1, 1, 2, 2, 2, 2, 1),
         ]
     else:  # the first launch of each kernel
-        launches = {launch[0].fn.__name__: launch for launch in reversed(launches)}.values()
+        launches = {each[0].fn.__name__: each for each in reversed(launches)}.values()
     for kernel, args, options in launches:
         compiled = compile_launch(kernel, args, options, capability)
         report = {"kernel": kernel.fn.__name__, "shared": compiled.metadata.shared}

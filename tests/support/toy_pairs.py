@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 from n3match.datasets.pairs.store import PairRecord
 from n3match.datasets.pairs.store_writer import PairStoreWriter
 from n3match.nn import MatchFilter, MatchFilterConfig
-from n3match.pipelines.evaluation import evaluate_pose as module
+from n3match.pipelines.evaluation.evaluate_pose import add_arguments
 from n3match.pipelines.evaluation.pose_evaluation import evaluate_pose
 from n3match.weights import save_weights
 
@@ -113,5 +113,5 @@ def table_rows(report):
 def parse(*arguments):
     """Arguments of `n3match evaluate-pose`."""
     parser = argparse.ArgumentParser()
-    module.add_arguments(parser)
+    add_arguments(parser)
     return parser.parse_args([str(a) for a in arguments])

@@ -56,7 +56,7 @@ def test_few_clean_matches_are_enough():
     assert pose_error_deg(pose, scene) < 5.0
 
 
-def _score(scene, net, order=slice(None), moved=1.0):
+def _logits(scene, net, order=slice(None), moved=1.0):
     return n3match.match_logits(
         scene.points0[order] * moved, scene.points1[order], K0, K1,
         side_info=scene.side_info[order], filter=net,
@@ -73,8 +73,8 @@ def test_match_order_does_not_matter(seed, filter_in_double):
     # In float64, where a choice between two neighbours at the same distance would show.
     scene = make_scene(100, 300, seed=seed)
     order = np.random.default_rng(0).permutation(400)
-    a = _score(scene, filter_in_double)
-    np.testing.assert_allclose(_score(scene, filter_in_double, order), a[order], atol=1e-8)
+    a = _logits(scene, filter_in_double)
+    np.testing.assert_allclose(_logits(scene, filter_in_double, order), a[order], atol=1e-8)
 
 
 @pytest.mark.parametrize("seed", [6, 12])
@@ -82,17 +82,17 @@ def test_float32_costs_a_logit_little(seed, filter_in_double):
     # The second pass sees the logarithm of each match's distance to its epipolar line: of a match
     # on it, coordinates that differ in float32's last digit already move the logit by 1e-3.
     scene = make_scene(100, 300, seed=seed)
-    truth = _score(scene, filter_in_double)
+    truth = _logits(scene, filter_in_double)
     rng = np.random.default_rng(0)
     moved = max(
-        np.abs(_score(scene, filter_in_double, moved=1 + rng.uniform(-1, 1, (400, 2)) * 2**-24)
+        np.abs(_logits(scene, filter_in_double, moved=1 + rng.uniform(-1, 1, (400, 2)) * 2**-24)
                - truth).max()
         for _ in range(8)
     )
     assert moved < 0.02
     # Every layer rounds as well; together they move a logit up to twice as far as that.
     for order in (np.arange(400), rng.permutation(400)):
-        np.testing.assert_allclose(_score(scene, "sift", order), truth[order], atol=4 * moved)
+        np.testing.assert_allclose(_logits(scene, "sift", order), truth[order], atol=4 * moved)
 
 
 def test_same_seed_same_pose():

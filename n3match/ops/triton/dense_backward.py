@@ -10,8 +10,8 @@ steps *forwards*,
     a = q' spread + Σ_m (Π_{l<m} φ_l) w_m (u_m + shift_m),   φ = (1 − 2w)/(1 − w), shift = −D,
 
 so that no more than one step's weights are held at a time. The step in which a row starts treats
-its nearest by itself, as there: with A_n what the later steps say of it, R = Σ q' A/(1 − w)
-and U = Σ q'(u − Σ wu), both over the others,
+its nearest by itself, as in dense/problem.py: with A_n what the later steps say of it,
+R = Σ q' A/(1 − w) and U = Σ q'(u − Σ wu), both over the others,
 
     spread = ω A_n + ω̄² R,   and for the nearest  a = ω̄ (A_n − U + ω R).
 

@@ -12,7 +12,7 @@ O = w₁·w₂ candidates of a query, BLOCK_O of them in registers, K neighbours
 import triton
 import triton.language as tl
 
-from n3match.ops import noise as selection_noise
+from n3match.ops import noise
 from n3match.ops.triton.tiles import (
     CERTAIN,
     column,
@@ -24,9 +24,9 @@ from n3match.ops.triton.tiles import (
 from n3match.ops.triton.window_cells import first_patch, lowest
 
 _UNSIGNED = 1 << 64
-_INCREMENT = tl.constexpr(selection_noise.INCREMENT % _UNSIGNED)
-_FIRST = tl.constexpr(selection_noise.FIRST % _UNSIGNED)
-_SECOND = tl.constexpr(selection_noise.SECOND % _UNSIGNED)
+_INCREMENT = tl.constexpr(noise.INCREMENT % _UNSIGNED)
+_FIRST = tl.constexpr(noise.FIRST % _UNSIGNED)
+_SECOND = tl.constexpr(noise.SECOND % _UNSIGNED)
 
 
 @triton.jit
@@ -58,7 +58,7 @@ def _patch_sums(table, patch, real, n1, n2, w1, w2, half, R, BLOCK_O: tl.constex
 
 @triton.jit
 def _gumbel(seed, number):
-    """As `selection_noise.gumbel`, in float64."""
+    """As `noise.gumbel`, in float64."""
     x = (number + 1).to(tl.uint64) * _INCREMENT + seed.to(tl.uint64)
     x = (x ^ (x >> 30)) * _FIRST
     x = (x ^ (x >> 27)) * _SECOND

@@ -1,4 +1,4 @@
-"""The tiles of window_cells.py by the compiled loops: CPU, float32 and float64.
+"""The tiles of cells.py by the compiled loops: CPU, float32 and float64.
 
 Query, key and value are cut into cells once, as points or planes (see loops.py), whichever the
 loops go through; the output and its gradient only tile by tile. Rows of candidates are padded. What

@@ -1,4 +1,4 @@
-"""The tiles of window_cells.py by tensor operations: any device, no compiler.
+"""The tiles of cells.py by tensor operations: any device, no compiler.
 
 The patches of a tile share their candidates: those in the rectangle around all their windows. So
 distances, weighted sums and what leads back are dense products of cells of the tile with cells of

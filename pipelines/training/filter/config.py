@@ -12,7 +12,7 @@ from n3match.pipelines.training.config import RunConfig
 if TYPE_CHECKING:  # torch takes seconds to load, `--help` should not
     from n3match.nn import MatchFilterConfig
 
-SIDE_INFO = ("ratio", "mutual")  # columns of `side` in a batch
+SIDE_INFO = ("ratio", "mutual")  # columns of `side_info` in a batch
 
 # Networks by name: how each differs from `MatchFilterConfig()`.
 NETWORKS: dict[str, dict] = {
@@ -30,7 +30,7 @@ class TrainingConfig(RunConfig):
     """What determines a run's curve."""
 
     network: str = "n3"
-    refine: bool = False  # a second pass over the better matches
+    refine: bool = False  # a refinement pass over the better matches
     refinements: int = 0  # how often it is run; 0: as in the weights to start from, else once
     pairs: tuple[str, ...] = ()  # HDF5 stores of real pairs
     pair_weights: tuple[float, ...] = ()  # how often each store is drawn; (): by its scenes
@@ -45,7 +45,7 @@ class TrainingConfig(RunConfig):
     min_matches: int = 500  # per pair; each batch draws a number in between
     max_matches: int = 2000
     drop_side_info: float = 0.2  # share of pairs whose side information is withheld
-    drop_keypoint_change: float = 0.2  # share of pairs whose keypoint shapes are withheld
+    drop_keypoint_change: float = 0.2  # share of pairs whose keypoint changes are withheld
     label_threshold: float = 1e-4  # squared symmetric epipolar distance of a right match
     balance: float = 1.0  # of right and wrong matches in the loss, see losses.py; 1: published
     not_mutual: float = 1.0  # weight in the loss of right matches that aren't mutual

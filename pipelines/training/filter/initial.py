@@ -26,18 +26,18 @@ def with_refinements(config: TrainingConfig) -> TrainingConfig:
 
 
 def load_initial(net: MatchFilter, name_or_path: str) -> None:
-    """Weights to fine-tune; a second pass, shapes or consensus that they lack are added.
+    """Weights to fine-tune; what they lack of passes, keypoint changes, consensus is added.
 
     Raises:
         FileNotFoundError, ValueError: no such weights, or those of another network.
     """
     _, described, state = load_weights(name_or_path)
     found = MatchFilterConfig(**described)
-    # Only a lift can be widened: in a second pass other columns come after these, and a consensus
-    # has them for every neighbour.
+    # Only a lift can be widened: in a refinement pass other columns come after these, and a
+    # consensus has them for every neighbour.
     can_widen = not (found.refine or found.consensus)
     if net.config.keypoint_change and not found.keypoint_change and can_widen:
-        # Weights that don't know of shapes yet: they start by not looking at them.
+        # Weights that don't know of keypoint changes yet: they start by ignoring them.
         found = replace(found, keypoint_change=True)
         _add_columns(state, "trunk.lift.weight", CHANGE_COLUMNS)
     # These have no weights.
@@ -56,7 +56,7 @@ def load_initial(net: MatchFilter, name_or_path: str) -> None:
             if ".consensus." in name or ".place." in name  # they start without effect
         }
     if net.config.refine and not found.refine:
-        # The second pass starts as a copy of the first.
+        # The refinement pass starts as a copy of the first.
         found = replace(found, refine=True, refinements=net.config.refinements)
         trunk = {name: t for name, t in state.items() if name.startswith("trunk.")}
         state |= {f"refinement.{name}": t.clone() for name, t in trunk.items()}

@@ -1,4 +1,4 @@
-"""Training losses of the match classifier (Yi et al., CVPR 2018; Zhang et al., ICCV 2019)."""
+"""Training losses of the match filter (Yi et al., CVPR 2018; Zhang et al., ICCV 2019)."""
 
 from __future__ import annotations
 

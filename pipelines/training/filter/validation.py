@@ -30,7 +30,7 @@ class Validation:
 
     Args:
         stores: files written by build-pairs.
-        estimator: a name of `pose_protocol.PROTOCOLS`.
+        estimator: a name of `evaluation.choices.PROTOCOLS`.
         limit: that many pairs at most, evenly spread over all.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Evaluation of denoising: the exact noise, scores with known values, tables."""
+"""Evaluation of denoising: the exact noise, figures with known values, tables."""
 
 import csv
 from dataclasses import replace

@@ -33,7 +33,7 @@ def run(*arguments):
     return main(["evaluate-denoise", *map(str, arguments)])
 
 
-def scores(out):
+def figures(out):
     with (out / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return {(r["image"], r["noise"], r["method"]): float(r["psnr"]) for r in rows}
@@ -82,7 +82,7 @@ def test_command_on_grey_noise(folder, tmp_path, capsys):
         "cv2-nlm", "--weights", raw, blind, "--out", out,
     ) == 0
     assert "PSNR a 0.01 b 0.0001" in capsys.readouterr().out
-    found = scores(out)
+    found = figures(out)
     assert len(found) == 2 * 2 * 4
     net = Denoiser.from_pretrained(raw)
     image = cv2.imread(str(folder / "a.png"), 0)
@@ -103,7 +103,7 @@ def test_command_on_bayer_planes(folder, tmp_path):
         folder, "--noise", "bayer", "--levels", "0.05,0.001", "--methods", "noisy", "cv2-nlm",
         "--weights", raw, "--out", out,
     ) == 0
-    found = scores(out)
+    found = figures(out)
     assert {method for *_, method in found} == {"noisy", "cv2-nlm", "raw"}
     # The other image is so dark that 8 bits are too few for it.
     assert found["b.png", "0.05,0.001", "cv2-nlm"] > found["b.png", "0.05,0.001", "noisy"] + 1

@@ -12,7 +12,7 @@ from toy_scene import write_scene
 
 from n3match.pipelines import cli
 from n3match.pipelines.common.result_rows import read_rows, write_rows
-from n3match.pipelines.evaluation import evaluate_pose as module
+from n3match.pipelines.evaluation import evaluate_pose
 from n3match.pipelines.evaluation.figures import (
     binned_means,
     plot_worst_pairs,
@@ -93,7 +93,7 @@ def test_command_writes_figures_and_seconds(tmp_path, capsys):
         store, "--filters", "none", "mutual-ratio", "--estimators", "opencv_ransac", "eight_point",
         "--out", out, "--workers", 1, "--worst", 2,
     )  # fmt: skip
-    assert module.main(parse(*arguments)) == 0
+    assert evaluate_pose.main(parse(*arguments)) == 0
     report = capsys.readouterr().out
     figures = out / "figures"
     assert picture(figures / "recall.png").shape[1] > picture(figures / "precision.png").shape[1]
@@ -107,7 +107,7 @@ def test_command_writes_figures_and_seconds(tmp_path, capsys):
          if (r.filter, r.estimator) == ("mutual-ratio", "eight_point")]
     )  # fmt: skip
     assert float(seconds[-1]) == pytest.approx(median / 1000, abs=6e-4)
-    assert module.main(parse(*arguments, "--worst", 0)) == 0
+    assert evaluate_pose.main(parse(*arguments, "--worst", 0)) == 0
     assert capsys.readouterr().out == report
 
 
@@ -119,7 +119,7 @@ def test_several_budgets_in_one_run(tmp_path, capsys):
         scenes, "--filters", "mutual-ratio", "--estimators", "opencv_usac", "--out", out,
         "--keypoints", 40, 60, "--limit", 2, "--workers", 1, "--worst", 1,
     )  # fmt: skip
-    assert module.main(arguments) == 0
+    assert evaluate_pose.main(arguments) == 0
     report = capsys.readouterr().out
     few, many = report.split("## ")[1:]
     assert few.startswith("40 keypoints per image\n\n2 pairs of 1 scene, 40 putative")
@@ -132,7 +132,7 @@ def test_several_budgets_in_one_run(tmp_path, capsys):
     (path,) = (out / "figures" / "60" / "worst").iterdir()
     assert picture(path)[200:].std() > 10
     made = (out / "figures" / "40" / "stage-times.json").stat().st_mtime_ns
-    assert module.main(arguments) == 0
+    assert evaluate_pose.main(arguments) == 0
     assert capsys.readouterr().out == report
     assert (out / "figures" / "40" / "stage-times.json").stat().st_mtime_ns == made
 
@@ -140,9 +140,9 @@ def test_several_budgets_in_one_run(tmp_path, capsys):
 def test_budgets_need_scenes(tmp_path):
     store = write_store(tmp_path / "s.h5", [make_record(true=20)])
     with pytest.raises(ValueError, match=r"--keypoints: several numbers need folders .*s\.h5"):
-        module.main(parse(store, "--keypoints", 100, 200))
+        evaluate_pose.main(parse(store, "--keypoints", 100, 200))
     with pytest.raises(ValueError, match="--keypoints must be at least 1, got 0"):
-        module.main(parse(store, "--keypoints", 0))
+        evaluate_pose.main(parse(store, "--keypoints", 0))
 
 
 def test_processes_share_the_pairs(tmp_path):
@@ -150,7 +150,7 @@ def test_processes_share_the_pairs(tmp_path):
     store = write_store(tmp_path / "s.h5", records)
     options = ["--filters", "none", "ratio", "--estimators", "opencv_ransac", "--worst", "0"]
     alone, shared = tmp_path / "alone", tmp_path / "shared"
-    module.main(parse(store, *options, "--out", alone, "--workers", 1))
+    evaluate_pose.main(parse(store, *options, "--out", alone, "--workers", 1))
     # What a job that was stopped left behind: the first two pairs, in a file of a process.
     left = [r for r in read_rows(alone / "results.csv", PoseResult) if r.pair < 2]
     shared.mkdir()

@@ -14,12 +14,13 @@ from toy_scene import write_scene
 from n3match import match_logits
 from n3match.pipelines.common.result_rows import read_rows
 from n3match.pipelines.common.tables import markdown_table
-from n3match.pipelines.evaluation import evaluate_pose as module
 from n3match.pipelines.evaluation import match_filters
+from n3match.pipelines.evaluation.choices import PROTOCOLS
+from n3match.pipelines.evaluation.evaluate_pose import main
 from n3match.pipelines.evaluation.match_filters import CLASSICAL, FilterSource
 from n3match.pipelines.evaluation.pose_evaluation import evaluate_pose
 from n3match.pipelines.evaluation.pose_outputs import make_stores
-from n3match.pipelines.evaluation.protocol import _scores, with_guessed_cameras
+from n3match.pipelines.evaluation.protocol import sampling_weights, with_guessed_cameras
 from n3match.pipelines.evaluation.records import Filtered, PoseResult
 from n3match.pipelines.evaluation.report import bootstrap_interval, hardest_third, make_report
 
@@ -35,7 +36,7 @@ def test_exact_matches_have_all_marks(tmp_path, estimator):
     assert results[0].matches == results[0].right == results[0].kept == results[0].kept_right == 100
     rows = table_rows(make_report(results, ["none"], [estimator]))
     assert rows["", "none"][:3] == ["100", "100.0", "100.0"]
-    cells = rows[f"{module.PROTOCOLS[estimator].title}:", "none"]
+    cells = rows[f"{PROTOCOLS[estimator].title}:", "none"]
     assert cells[:3] == ["100.0 [100, 100]", "100.0", "100.0"]
     assert min(map(float, cells[3:6])) > 99.8
     assert cells[6] == "0"
@@ -77,7 +78,7 @@ def test_marks_by_estimator_are_those_of_the_estimators_tables(tmp_path):
     seen = set()
     for label in filters:
         cells = rows["mAP@5 [95 % CI] by estimator:", label]
-        titles = [f"{module.PROTOCOLS[name].title}:" for name in estimators]
+        titles = [f"{PROTOCOLS[name].title}:" for name in estimators]
         assert cells == [rows[title, label][0] for title in titles]
         seen.update(cells)
     assert len(seen) > 1
@@ -194,7 +195,7 @@ def test_adalam_is_what_kornia_makes_of_the_descriptors():
     np.testing.assert_array_equal(kept, expected)
 
 
-def test_learned_filter_keeps_what_score_matches_keeps(tmp_path):
+def test_learned_filter_keeps_what_match_logits_keeps(tmp_path):
     path = save_net(tmp_path / "net.safetensors")
     record = make_record(true=80, false=60)
     filtered = FilterSource.parse(f"mine={path}").load()(record)()
@@ -412,7 +413,7 @@ def test_command_prints_and_writes_the_table(tmp_path, capsys):
         store, "--filters", "none", "mutual-ratio", "--estimators", "opencv_ransac",
         "--out", out, "--workers", 1, "--hardest",
     )
-    assert module.main(arguments) == 0
+    assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert printed == (out / "table.md").read_text()
     rows = table_rows(printed)
@@ -421,7 +422,7 @@ def test_command_prints_and_writes_the_table(tmp_path, capsys):
     )
     assert len(read_rows(out / "results.csv", PoseResult)) == 4
     with pytest.raises(ValueError, match="estimators: 'none' is none of"):
-        module.main(parse(store, "--estimators", "none"))
+        main(parse(store, "--estimators", "none"))
 
 
 @pytest.fixture(params=["toy", pytest.param("chalmers7", marks=pytest.mark.slow)])
@@ -444,12 +445,12 @@ def test_a_folder_of_scenes_becomes_a_store_once(tmp_path, scenes, capsys):
         folder, "--filters", "mutual-ratio", "--estimators", "opencv_usac",
         "--out", out, "--keypoints", 100, "--limit", 4, "--workers", 1,
     )
-    assert module.main(arguments) == 0
+    assert main(arguments) == 0
     store = out / "scenes-100.h5"
     with h5py.File(store) as file:
         assert len(file["xs"]) == count
     made = store.stat().st_mtime_ns
-    assert module.main(arguments) == 0
+    assert main(arguments) == 0
     assert store.stat().st_mtime_ns == made
     first, second = capsys.readouterr().out.split("4 pairs of 1 scene")[1:]
     assert first == second
@@ -476,24 +477,24 @@ def test_filters_may_see_a_guessed_camera(tmp_path):
 def test_estimators_may_sample_the_best_matches_first(tmp_path, capsys):
     store = write_store(tmp_path / "s.h5", [make_record(true=80, false=60)])
     arguments = parse(
-        store, "--filters", "none", "--sampling", "by_score", "--out", tmp_path / "out",
+        store, "--filters", "none", "--sampling", "by_weight", "--out", tmp_path / "out",
         "--workers", 1, "--worst", 0,
     )
-    assert module.main(arguments) == 0
+    assert main(arguments) == 0
     assert "best matches first (PROSAC)" in capsys.readouterr().out
     rows = read_rows(tmp_path / "out" / "results.csv", PoseResult)
     assert {row.estimator for row in rows} <= {"opencv_usac", "poselib"}  # those that can
     plain = run(store, ["none"], ["opencv_usac"], out=tmp_path / "out")
     assert plain[0].settings != rows[0].settings  # the rows of one are not taken for the other's
-    with pytest.raises(ValueError, match=r"sampling: 'by_score' is for .*, not for 'eight_point'"):
-        run(store, ["none"], ["eight_point"], sampling="by_score")
+    with pytest.raises(ValueError, match=r"sampling: 'by_weight' is for .*, not for 'eight_point'"):
+        run(store, ["none"], ["eight_point"], sampling="by_weight")
 
 
-def test_scores_to_sample_by():
+def test_weights_to_sample_by():
     record = make_record(true=20, false=10)
     everything = np.ones(30, dtype=bool)
-    np.testing.assert_allclose(_scores(record, Filtered(everything)), 1 - record.ratio)
+    np.testing.assert_allclose(sampling_weights(record, Filtered(everything)), 1 - record.ratio)
     weights = np.random.default_rng(0).random(30)
-    np.testing.assert_array_equal(_scores(record, Filtered(everything, weights)), weights)
+    np.testing.assert_array_equal(sampling_weights(record, Filtered(everything, weights)), weights)
     own = Filtered(np.ones(4, dtype=bool), points=(np.zeros((4, 2)), np.zeros((4, 2))))
-    np.testing.assert_array_equal(_scores(record, own), np.ones(4))
+    np.testing.assert_array_equal(sampling_weights(record, own), np.ones(4))

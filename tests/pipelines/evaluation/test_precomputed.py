@@ -108,7 +108,7 @@ def test_files_of_match_by_the_names_of_their_images(tmp_path):
     alone = PrecomputedMatches.parse(str(folder / "pair2.h5"))
     filtered = alone(records[2])()
     np.testing.assert_array_equal(filtered.points[1], records[2].points1[:30])
-    # The weight of the learned filter, relu(tanh(logit)), from its score.
+    # The weight of the learned filter, relu(tanh(logit)), from its probability.
     assert filtered.weights[0] == pytest.approx(np.tanh(np.log(0.6 / 0.4)))
     assert (np.diff(filtered.weights) >= 0).all()
 

@@ -52,12 +52,12 @@ def filtered(hloc, tmp_path_factory):
 def test_keeps_mostly_right_matches_in_hlocs_layout(hloc, filtered):
     assert sorted(filtered) == sorted(GROUPS)
     for group, scene in zip(GROUPS, hloc[2]):
-        matches0, scores = filtered[group]
-        assert matches0.dtype == np.int16 and scores.dtype == np.float16
+        matches0, probability = filtered[group]
+        assert matches0.dtype == np.int16 and probability.dtype == np.float16
         kept = matches0 >= 0
         np.testing.assert_array_equal(matches0[kept], np.flatnonzero(kept))
-        assert (matches0[~kept] == -1).all() and (scores[~kept] == 0).all()
-        assert (scores[kept] >= 0.5).all() and (scores <= 1).all()
+        assert (matches0[~kept] == -1).all() and (probability[~kept] == 0).all()
+        assert (probability[kept] >= 0.5).all() and (probability <= 1).all()
         assert scene.right[kept].mean() > 0.7
         assert scene.right[kept].sum() > 0.6 * scene.right.sum()
 

@@ -10,8 +10,7 @@ from n3match.datasets.pairs.dataset import PairDataset
 from n3match.datasets.scenes.source import ScenePair
 from n3match.geometry import essential_from_pose, normalize_points, symmetric_epipolar_distance
 from n3match.pipelines.cli import main
-from n3match.pipelines.pairs import jobs as pair_jobs
-from n3match.pipelines.pairs import plan as pair_plan
+from n3match.pipelines.pairs import jobs, plan
 from n3match.pipelines.pairs.make_store import build_pairs
 
 
@@ -126,9 +125,9 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("calls", [1, 4, 8])
 def test_a_run_cut_short_goes_on_where_it_was(scenes, store, tmp_path, monkeypatch, calls):
-    monkeypatch.setattr(pair_plan, "PART_SIZE", 2)
+    monkeypatch.setattr(plan, "PART_SIZE", 2)
     made = []
-    make_record = pair_jobs.make_record
+    make_record = jobs.make_record
 
     def count_down(*args):
         made.append(args)
@@ -138,7 +137,7 @@ def test_a_run_cut_short_goes_on_where_it_was(scenes, store, tmp_path, monkeypat
 
     path = tmp_path / "pairs.h5"
     with monkeypatch.context() as patch:
-        patch.setattr(pair_jobs, "make_record", count_down)
+        patch.setattr(jobs, "make_record", count_down)
         with pytest.raises(Killed):
             build(scenes, path, fixed_direction=True)
         # Parts of 2, 2, 2 pairs of the first scene, 2 and 1 of the second.
@@ -224,7 +223,7 @@ def draw(counts, count, seed=0):
         ScenePair(f"{i:04d}", f"{i + 1:04d}", np.eye(3), np.ones(3), num_shared=shared)
         for i, shared in enumerate(counts)
     ]
-    chosen = pair_plan.choose_pairs(pairs, count, np.random.default_rng(seed))
+    chosen = plan.choose_pairs(pairs, count, np.random.default_rng(seed))
     order = [pairs.index(pair) for pair in chosen]
     assert len(set(order)) == len(order) and order == sorted(order)
     bands = np.digitize([pair.num_shared for pair in chosen], (50, 100, 200, 400))
@@ -248,11 +247,11 @@ def test_wide_baselines_and_small_overlaps_get_their_share():
         ScenePair(f"{i}", "x", np.eye(3), np.ones(3), overlap=overlap, parallax=parallax)
         for i, (overlap, parallax) in enumerate(kinds)
     ]
-    chosen = pair_plan.choose_pairs(pairs, 32, np.random.default_rng(0))
+    chosen = plan.choose_pairs(pairs, 32, np.random.default_rng(0))
     found = [(pair.overlap, pair.parallax) for pair in chosen]
     assert [found.count(kind) for kind in dict.fromkeys(kinds)] == [10, 10, 10, 2]
 
 
 def test_few_pairs_are_all_taken():
     assert draw([25, 70, 900], 3) == draw([25, 70, 900], None) == [1, 1, 0, 0, 1]
-    assert pair_plan.choose_pairs([], 5, np.random.default_rng(0)) == []
+    assert plan.choose_pairs([], 5, np.random.default_rng(0)) == []

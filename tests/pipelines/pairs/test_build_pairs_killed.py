@@ -17,7 +17,7 @@ import torch
 from toy_scene import write_scene
 
 from n3match.datasets.pairs.dataset import PairDataset
-from n3match.pipelines.pairs import plan as pair_plan
+from n3match.pipelines.pairs import plan
 from n3match.pipelines.pairs.make_store import build_pairs
 
 
@@ -26,7 +26,7 @@ def kill_until_done(scenes, out, seed):
     through. Prints the parts on the disk after each, "whole" where they are joined, and "done"."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    pair_plan.PART_SIZE = 1
+    plan.PART_SIZE = 1
     lots, longest = random.Random(seed), 0.05
     while True:
         child = os.fork()
@@ -70,7 +70,7 @@ def assert_same(path, wanted):
 def test_killed_again_and_again_it_ends_with_the_same_store(
     scenes, tmp_path, tmp_path_factory, monkeypatch, seed
 ):
-    monkeypatch.setattr(pair_plan, "PART_SIZE", 1)
+    monkeypatch.setattr(plan, "PART_SIZE", 1)
     wanted = build(scenes, tmp_path / "wanted.h5")
     out = tmp_path / "killed.h5"
     output = tmp_path_factory.mktemp("output") / "output"

@@ -16,7 +16,7 @@ from n3match.pipelines.plots.sheet import SideBySide
 from n3match.pipelines.two_view.match_images import MatchedPair
 from n3match.pipelines.two_view.photograph import read_photograph
 
-TITLE, HEADING, SCORES = 75, 60, 50 + 240  # pixels of the bands around the photographs
+TITLE, HEADING, HISTOGRAM = 75, 60, 50 + 240  # pixels of the bands around the photographs
 LENS0, LENS1 = np.array([-0.1, 0.03, 0, 0]), np.array([-0.3, 0.1, 1e-3, 0])
 
 
@@ -66,7 +66,7 @@ def test_command_draws_lines_through_the_epipole_of_their_own_image(tmp_path, ca
     scale = 1200 / (2 * 768 + gap)  # of the photographs in the picture
     row = 1024 * scale
     assert picture.shape[1] == 1200
-    assert abs(picture.shape[0] - (TITLE + 2 * row + HEADING + SCORES)) < 2
+    assert abs(picture.shape[0] - (TITLE + 2 * row + HEADING + HISTOGRAM)) < 2
 
     R, t = np.array(result["R"]), np.array(result["t"])
     K = np.array(result["images"][0]["K"])

@@ -29,7 +29,7 @@ def test_classification_loss_weighs_right_and_wrong_alike():
     mask = torch.tensor([[True, True, True, True, False]])
     loss = classification_loss(logits, positive, mask)
     torch.testing.assert_close(loss, torch.tensor(math.log(2)))
-    # Three wrong matches scored wrongly weigh as much as one right match scored wrongly.
+    # Three wrong matches judged wrongly weigh as much as one right match judged wrongly.
     a = classification_loss(torch.tensor([[-5.0, -5, -5, -5, 0]]), positive, mask)
     b = classification_loss(torch.tensor([[5.0, 5, 5, 5, 0]]), positive, mask)
     torch.testing.assert_close(a, b)
@@ -54,10 +54,10 @@ def test_unbalanced_loss_is_the_plain_mean():
 
 def test_right_matches_that_are_not_mutual_count_less_where_that_is_known():
     config = TrainingConfig(generated=1.0, not_mutual=0.25)
-    side = torch.zeros(2, 4, 2)
-    side[0, :2, 1] = 1  # nothing is known of the second pair
+    side_info = torch.zeros(2, 4, 2)
+    side_info[0, :2, 1] = 1  # nothing is known of the second pair
     positive = torch.tensor([[True, False, True, False]] * 2)
-    batch = {"side_info": side, "distances": torch.zeros(2, 4)}
+    batch = {"side_info": side_info, "distances": torch.zeros(2, 4)}
     found = objective.importance(batch, positive, config)
     assert found.tolist() == [[1, 1, 0.25, 1], [1, 1, 1, 1]]
     # Weights act within a kind: two right matches of weight 1 and ¼.
@@ -153,8 +153,8 @@ def test_fine_tuning_starts_from_the_weights_given(tmp_path):
         train(FilterTask(other), tmp_path / "third", device="cpu")
 
 
-def test_weights_that_know_no_shapes_are_widened(tmp_path):
-    """The start of a run from older weights scores as those did, whatever the shapes."""
+def test_weights_that_know_no_keypoint_change_are_widened(tmp_path):
+    """The start of a run from older weights gives the logits of those, whatever the change."""
     torch.manual_seed(0)
     config = MatchFilterConfig(side_info=SIDE_INFO)
     old = MatchFilter(config).eval()
@@ -162,10 +162,10 @@ def test_weights_that_know_no_shapes_are_widened(tmp_path):
     save_weights(path, old)
     new = MatchFilter(dataclasses.replace(config, keypoint_change=True)).eval()
     load_initial(new, str(path))
-    points, side, shape = torch.rand(1, 30, 4), torch.rand(1, 30, 2), torch.rand(1, 30, 3)
+    points, side_info, change = torch.rand(1, 30, 4), torch.rand(1, 30, 2), torch.rand(1, 30, 3)
     torch.testing.assert_close(
-        new.logits(points[..., :2], points[..., 2:], side, keypoint_change=shape),
-        old.logits(points[..., :2], points[..., 2:], side),
+        new.logits(points[..., :2], points[..., 2:], side_info, keypoint_change=change),
+        old.logits(points[..., :2], points[..., 2:], side_info),
     )
 
 

@@ -323,7 +323,7 @@ def test_half_precision_stops_at_the_logits():
     out = objective.run_network(net, batch, half)
     assert out.logits.dtype == out.weights.dtype == out.essential.dtype == torch.float32
 
-    def apart(a, b):  # in the first pass: the second looks at other matches where logits differ
+    def apart(a, b):  # in the first pass: the second is over other matches where logits differ
         difference = a.earlier_logits[0].double() - b.earlier_logits[0]
         return float(difference.detach()[batch["mask"]].square().mean().sqrt())
 
@@ -397,7 +397,7 @@ def test_second_pass_starts_as_a_copy_of_the_first(tmp_path, network):
     torch.testing.assert_close(net.refinement.trunk(seen, batch["mask"]), first)
 
 
-def test_shapes_are_added_to_one_plain_pass_alone(tmp_path):
+def test_keypoint_changes_are_added_to_one_plain_pass_alone(tmp_path):
     for fields in ({}, {"network": "n3-consensus"}, {"refine": True}):
         before = replace(TINY, keypoint_change=False, **fields)
         save_weights(tmp_path / "plain.safetensors", MatchFilter(before.net))

@@ -31,7 +31,7 @@ def test_every_seed_goes_from_uniform_to_hard(seed):
     np.testing.assert_allclose(weights[-1][:NEIGHBOURS], np.eye(NEIGHBOURS), atol=0.01)
 
 
-def test_what_is_said_of_the_released_reading_holds():
+def test_what_is_said_of_the_released_recursion_holds():
     near = make_scene(0).distances[:NEIGHBOURS]
     first, second = np.diff(near)
     w = weights_at(near, [first / 40, first / 740, min(first, second) / 750], "released")
