@@ -2,7 +2,7 @@
 
 Query, key and value are cut into cells once, as points or planes (see loops.py), whichever the
 loops go through; the output and its gradient only tile by tile. Rows of candidates are padded. What
-the loops do stands in loops.inc.
+the loops do stands in csrc/windows.inc.
 """
 
 from __future__ import annotations
