@@ -22,6 +22,10 @@ that come from OANet.
     K0s K1s       (3, 3)    float64
     dist0s dist1s (D,)      float64  distortion, OpenCV's order
     sizes         (2, 2)    int32    width, height of image 0 and of image 1
+  only of pairs whose descriptors were matched here (not in stores of earlier versions):
+    back_ratios   (N,)      float32  ratio the other way round, in [0, 2]
+    aparts        (N,)      float32  pixels from the nearest to the second nearest in image 1; inf
+                                     where there is no second
     pairs/scene, pairs/name0, pairs/name1: (P,) strings;  pairs/num_shared: (P,) int32,
                                      3-D points that both images see (0 where not known)
     Arrays from 1 kB on are chunked and compressed (gzip); N is each pair's own.
@@ -69,6 +73,11 @@ EXTRA_GROUPS = {
     "dist1s": (("D",), "f8"),
     "sizes": ((2, 2), "i4"),
 }
+# Of some pairs only: a group may lack some of them, or all.
+OPTIONAL_GROUPS = {
+    "back_ratios": (("N",), "f4"),
+    "aparts": (("N",), "f4"),
+}
 _FINITE = ("xs", "Rs", "ts")
 _TABLE = ("scene", "name0", "name1", "num_shared")
 
@@ -89,6 +98,7 @@ class PairRecord:
         shapes0, shapes1: (N, 2) OpenCV keypoint size (px) and angle (degrees).
         K0, K1: (3, 3); distortion0, distortion1: (D,) in OpenCV's order.
         size0, size1: (width, height) in pixels.
+        back_ratio, apart: (N,), see `matching.PutativeMatches`; None where not known.
     """
 
     scene: str
@@ -114,6 +124,8 @@ class PairRecord:
     distortion1: np.ndarray
     size0: tuple[int, int]
     size1: tuple[int, int]
+    back_ratio: np.ndarray | None = None
+    apart: np.ndarray | None = None
 
 
 def open_store(path: str | Path) -> h5py.File:
@@ -207,6 +219,14 @@ def read_shapes(file: h5py.File, index: int) -> tuple[np.ndarray, np.ndarray] | 
     return found["shapes0"], found["shapes1"]
 
 
+def read_candidates(file: h5py.File, index: int) -> dict[str, np.ndarray | None]:
+    """What only some pairs have: back_ratio and apart (N,), None where the file has none."""
+    layout = {"xs": CORE_GROUPS["xs"]}
+    there = [g for g in OPTIONAL_GROUPS if g in file and str(index) in file[g]]
+    found = _read(file, index, layout | {g: OPTIONAL_GROUPS[g] for g in there}) if there else {}
+    return {"back_ratio": found.get("back_ratios"), "apart": found.get("aparts")}
+
+
 def read_record(file: h5py.File, index: int) -> PairRecord:
     """Everything about one pair.
 
@@ -245,6 +265,7 @@ def read_record(file: h5py.File, index: int) -> PairRecord:
         distortion1=found["dist1s"],
         size0=tuple(found["sizes"][0].tolist()),
         size1=tuple(found["sizes"][1].tolist()),
+        **read_candidates(file, index),
     )
 
 

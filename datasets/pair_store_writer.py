@@ -14,6 +14,7 @@ from n3match.datasets.pair_store import (
     CAMERA_GROUPS,
     CORE_GROUPS,
     EXTRA_GROUPS,
+    OPTIONAL_GROUPS,
     SCHEMA_VERSION,
     PairRecord,
     open_store,
@@ -175,7 +176,7 @@ class PairStoreWriter:
 
 
 def _write_records(file: h5py.File, records: list[PairRecord]) -> None:
-    layout = {**CORE_GROUPS, **CAMERA_GROUPS, **EXTRA_GROUPS}
+    layout = {**CORE_GROUPS, **CAMERA_GROUPS, **EXTRA_GROUPS, **OPTIONAL_GROUPS}
     for group in layout:
         file.create_group(group)
     for index, record in enumerate(records):
@@ -203,7 +204,9 @@ def _write_table(file: h5py.File, names: dict[str, list[str]], num_shared: list[
 
 def _to_groups(record: PairRecord) -> dict[str, np.ndarray]:
     K0, K1 = record.K0, record.K1
+    optional = {"back_ratios": record.back_ratio, "aparts": record.apart}
     return {
+        **{group: values for group, values in optional.items() if values is not None},
         "xs": record.xs[None],
         "ys": record.distances_squared[:, None],
         "Rs": record.R,
@@ -242,14 +245,15 @@ def _join(
 ) -> None:
     names: dict[str, list[str]] = {"scene": [], "name0": [], "name1": []}
     num_shared: list[int] = []
-    groups = [file.create_group(group) for group in (*CORE_GROUPS, *CAMERA_GROUPS, *EXTRA_GROUPS)]
+    layout = {**CORE_GROUPS, **CAMERA_GROUPS, **EXTRA_GROUPS, **OPTIONAL_GROUPS}
+    groups = [file.create_group(group) for group in layout]
     for path in parts:
         with open_store(path) as part:
             offset = len(num_shared)
             for group in groups:
-                source = part[group.name]
-                for index in range(len(source)):
-                    part.copy(source[str(index)], group, name=str(offset + index))
+                # Parts begun by an earlier version lack the optional ones.
+                for index, dataset in part.get(group.name, {}).items():
+                    part.copy(dataset, group, name=str(offset + int(index)))
             for name, values in names.items():
                 values.extend(part["pairs"][name].asstr()[:])
             num_shared.extend(part["pairs"]["num_shared"][:].tolist())

@@ -206,6 +206,8 @@ def make_record(
         distortion1=view1.distortion,
         size0=tuple(features0.size.tolist()),
         size1=tuple(features1.size.tolist()),
+        back_ratio=matches.back_ratio,
+        apart=matches.apart,
     )
     # Pixels of the other lenses are those of an ideal one already.
     if view0.lens != "opencv":

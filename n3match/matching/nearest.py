@@ -26,6 +26,7 @@ _GROUP = 16
 _LANES = 32
 # Pairs of descriptors whose differences are formed at a time.
 _CHUNK = 1 << 13
+_LARGEST_BACK_RATIO = 2.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class Matches:
             where both are 0 (nothing tells the two candidates apart).
         mutual: (N,) bool, whether this one is the nearest of image 0 to its nearest, the lowest
             index among equals.
+        second_index: (N,) int64, second nearest descriptor of image 1; -1 where there is none.
+        back_ratio: (N,) float32 in [0, 2], the ratio the other way round: distance / that of the
+            nearest *other* descriptor of image 0 to the same one of image 1. At most 1 where
+            mutual, at least 1 elsewhere; 1 where there is no other. Unlike the rest it is not
+            decided exactly: it is good to about 1e-3.
     """
 
     index: torch.Tensor
@@ -51,6 +57,8 @@ class Matches:
     second_distance: torch.Tensor
     ratio: torch.Tensor
     mutual: torch.Tensor
+    second_index: torch.Tensor
+    back_ratio: torch.Tensor
 
 
 @torch.no_grad()
@@ -91,13 +99,13 @@ def nearest_neighbors(
         raise ValueError(f"block_size: found {block_size}, wanted at least 1")
     # Products must be true float32, whatever autocast region this is called in.
     with torch.autocast(desc0.device.type, enabled=False):
-        index, second, mutual, error = _search(desc0, desc1, block_size)
+        index, second, mutual, back_ratio, error = _search(desc0, desc1, block_size)
     distance = _distances(desc0, desc1, index, error)
     second_distance = _distances(desc0, desc1, second, error)
     ratio = torch.where(
         torch.isfinite(second_distance) & (second_distance > 0), distance / second_distance, 1.0
     )
-    return Matches(index, distance, second_distance, ratio, mutual)
+    return Matches(index, distance, second_distance, ratio, mutual, second, back_ratio)
 
 
 def _checked(name: str, desc, device) -> torch.Tensor:
@@ -111,7 +119,8 @@ def _checked(name: str, desc, device) -> torch.Tensor:
 
 
 def _search(a, b, block_size: int | None):
-    """Indices of the two nearest rows of `b` for each row of `a` (-1 for none), mutual flags.
+    """Indices of the two nearest rows of `b` for each row of `a` (-1 for none), mutual flags, and
+    the ratios the other way round.
 
     Also the bound on the error of a computed squared distance: 0 where they are exact.
     """
@@ -128,7 +137,21 @@ def _search(a, b, block_size: int | None):
         back[~certain] = _scan(b[claimed[~certain]], a, block_size)[0]
     mutual = torch.zeros_like(index, dtype=torch.bool)
     mutual[claims] = back[torch.searchsorted(claimed, index[claims])] == claims
-    return index, second, mutual, error
+    back_ratio = torch.ones_like(value)
+    if len(a) and len(b):
+        other = torch.where(mutual, columns.runner_up(a, b, index, error), columns.value[index])
+        back_ratio = _back_ratio(value, other, mutual, columns.squared)
+    return index, second, mutual, back_ratio.float(), error
+
+
+def _back_ratio(value, other, mutual, squared: bool) -> torch.Tensor:
+    """Of computed distances, or squares of them, to the nearest and to the nearest's other one."""
+    value, other = value.clamp(min=0), other.clamp(min=0)
+    ratio = torch.where(torch.isfinite(other) & (other > 0), value / other, 1.0)
+    ratio = ratio.sqrt() if squared else ratio
+    # Rounding must not say otherwise than the flags, which are exact.
+    ratio = torch.where(mutual, ratio.clamp(max=1.0), ratio.clamp(min=1.0))
+    return ratio.clamp(max=_LARGEST_BACK_RATIO)
 
 
 def _scan(a, b, block_size: int | None, columns: "_ColumnMinima | None" = None):
@@ -170,7 +193,7 @@ def _compiled_scan(a, b, block_size: int | None):
 
     Values and error may be those of distances, or of squared ones in any unit.
     """
-    found, error = _compiled_minima(a, b, block_size)
+    found, error, squared = _compiled_minima(a, b, block_size)
     nearest = found.at.T.contiguous()
     first, second, third = found.values.T
     # As in `_two_nearest`: entries no further apart than two errors may be in the wrong order.
@@ -179,16 +202,17 @@ def _compiled_scan(a, b, block_size: int | None):
         nearest[:, doubtful] = torch.stack(_scan(a[doubtful], b, block_size)[:2])
     if len(b) < 2:
         nearest[1] = -1
-    return *nearest, first, error, _CompiledColumns(found)
+    return *nearest, first, error, _CompiledColumns(found, squared)
 
 
-def _compiled_minima(a, b, block_size: int | None) -> tuple[nearest_native.Minima, float]:
+def _compiled_minima(a, b, block_size: int | None) -> tuple[nearest_native.Minima, float, bool]:
+    """Minima, the bound on their errors, and whether they are of squared distances."""
     whole = _integers(a) and _integers(b)
     if native.has_integer_products() and a.shape[1] and _ordinary(a) and _ordinary(b):
         distances = nearest_integer.IntegerDistances(a, b, whole)
-        return nearest_native.minima(distances, block_size).roots(), distances.error
+        return nearest_native.minima(distances, block_size).roots(), distances.error, False
     left, right, error = _factors(a, b, 1, native.LANES, whole)
-    return nearest_native.minima(nearest_native.Products(left, right), block_size), error
+    return nearest_native.minima(nearest_native.Products(left, right), block_size), error, True
 
 
 def _ordinary(x: torch.Tensor) -> bool:
@@ -197,13 +221,17 @@ def _ordinary(x: torch.Tensor) -> bool:
 
 
 class _CompiledColumns:
-    def __init__(self, minima: nearest_native.Minima):
-        self.value = minima.column_value
+    def __init__(self, minima: nearest_native.Minima, squared: bool):
+        self.value, self.squared = minima.column_value, squared
         self._second, self._at = minima.column_second, minima.column_at
 
     def resolve(self, a, b, columns: torch.Tensor, error: float):
         """As `_ColumnMinima.resolve`."""
         return self._at[columns], self._second[columns] - self.value[columns] > 2 * error
+
+    def runner_up(self, a, b, columns: torch.Tensor, error: float) -> torch.Tensor:
+        """As `_ColumnMinima.runner_up`."""
+        return self._second[columns]
 
 
 def _factors(a, b, multiple_a: int, multiple_b: int, whole: bool | None = None):
@@ -275,6 +303,8 @@ def _two_nearest(block, a, b, error: float, out):
 class _ColumnMinima:
     """The smallest entry of each column over blocks of rows, to the group of rows it lies in."""
 
+    squared = True
+
     def __init__(self, columns: int, like: torch.Tensor):
         self.value = like.new_full((columns,), torch.inf)
         self.second = self.value.clone()  # smallest entry of any other group
@@ -300,14 +330,26 @@ class _ColumnMinima:
 
     def resolve(self, a, b, columns: torch.Tensor, error: float):
         """Nearest row of `a` for the given rows of `b`, and whether that is certain."""
+        rows, exact = self._group(a, b, columns, error)
+        nearest = exact.argmin(0, keepdim=True)
+        certain = self.second[columns] - self.value[columns] > 2 * error
+        return rows.gather(0, nearest)[0], certain
+
+    def runner_up(self, a, b, columns: torch.Tensor, error: float) -> torch.Tensor:
+        """The second smallest entry of each of the given columns; inf where there is none."""
+        wanted, place = columns.unique(return_inverse=True)
+        _, exact = self._group(a, b, wanted, error)
+        in_group = exact.topk(2, dim=0, largest=False).values[1].to(self.second)
+        return torch.minimum(in_group, self.second[wanted])[place]
+
+    def _group(self, a, b, columns: torch.Tensor, error: float):
+        """Rows (_GROUP, C) among which the nearest of the given columns is, and their entries."""
         rank = torch.arange(_GROUP, device=columns.device)[:, None]
         rows = self.base[columns] + self.step[columns] * rank
         padding = rows >= len(a)
         pairs = (rows.masked_fill(padding, 0).flatten(), columns.repeat(_GROUP))
         exact = _squared_differences(a, pairs[0], b, pairs[1], error).view_as(rows)
-        nearest = exact.masked_fill(padding, torch.inf).argmin(0, keepdim=True)
-        certain = self.second[columns] - self.value[columns] > 2 * error
-        return rows.gather(0, nearest)[0], certain
+        return rows, exact.masked_fill(padding, torch.inf)
 
 
 def _squared_differences(a, i, b, j, error: float) -> torch.Tensor:
