@@ -29,7 +29,7 @@ from n3match.datasets.pair_store import read_report
 from n3match.datasets.pair_store_writer import PairStoreWriter
 from n3match.datasets.scene_formats import FORMATS, FoundScene, find_scenes
 from n3match.datasets.scene_source import ReadOptions
-from n3match.pipelines.pair_jobs import PairJobs
+from n3match.pipelines.pair_jobs import DetectionOptions, PairJobs
 from n3match.pipelines.pair_plan import PlanOptions, choose_pairs, plan_digest, plan_scene
 from n3match.pipelines.pair_pool import run_parts
 from n3match.pipelines.reconstruct import reconstruct
@@ -50,6 +50,9 @@ def build_pairs(
     image_root: str | Path | None = None,
     intrinsics: np.ndarray | None = None,
     max_keypoints: int = 2000,
+    contrast_threshold: float = 0.01,
+    max_size: int | None = None,
+    changed: bool = False,
     max_pairs: int | None = None,
     min_shared: int | None = None,
     min_overlap: float | None = None,
@@ -74,7 +77,7 @@ def build_pairs(
         format: one of `scene_formats.FORMATS`; None recognises the layout.
         images: `scenes` is a folder of photographs, whose poses COLMAP is to find.
         image_root, intrinsics, min_shared, min_overlap: see `ReadOptions`.
-        max_keypoints: SIFT keypoints per image.
+        max_keypoints, contrast_threshold, max_size, changed: see `pair_jobs.DetectionOptions`.
         max_pairs: at most so many pairs of one scene, an equal share from each band of
             covisibility and change of view; None for all.
         min_consistent: least share of a pair's reliable matches that its pose should explain, see
@@ -100,6 +103,7 @@ def build_pairs(
     """
     for name, value in (
         ("max_keypoints", max_keypoints),
+        ("max_size", max_size),
         ("max_pairs", max_pairs),
         ("min_shared", min_shared),
         ("processes", processes),
@@ -130,7 +134,8 @@ def build_pairs(
         "fixed_direction": fixed_direction,
         "seed": seed,
     }
-    settings |= _unusual(found, reading, min_consistent, max_pairs)
+    detection = DetectionOptions(max_keypoints, contrast_threshold, max_size, changed, seed)
+    settings |= _unusual(found, reading, detection, min_consistent, max_pairs)
     writer = PairStoreWriter(out, settings, source=source or _describe(found), licence=licence)
     if writer.finished:
         return writer.finish(())
@@ -150,7 +155,7 @@ def build_pairs(
     if not names:
         raise ValueError(f"{scenes}: no pair to match; {'; '.join(problems[:_LINES_SHOWN])}")
     writer.begin(plan_digest([part for planned in parts for part in planned]))
-    run_parts(PairJobs(writer, max_keypoints, min_consistent, strict), parts, processes, progress)
+    run_parts(PairJobs(writer, detection, min_consistent, strict), parts, processes, progress)
     return writer.finish(names, problems=problems, left_out=left_out)
 
 
@@ -177,6 +182,7 @@ def _photographs(
 def _unusual(
     found: Sequence[FoundScene],
     reading: ReadOptions,
+    detection: DetectionOptions,
     min_consistent: float,
     max_pairs: int | None,
 ) -> dict:
@@ -190,6 +196,8 @@ def _unusual(
         settings["min_overlap"] = reading.min_overlap
     if reading.intrinsics is not None:
         settings["intrinsics"] = np.asarray(reading.intrinsics).tolist()
+    usual = DetectionOptions(detection.max_keypoints, seed=detection.seed)
+    settings |= {k: v for k, v in vars(detection).items() if v != getattr(usual, k)}
     if min_consistent:
         settings["min_consistent"] = min_consistent
     return settings
@@ -214,6 +222,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of all images, where the layout has none (RGB-D)",
     )  # fmt: skip
     parser.add_argument("--max-keypoints", type=int, default=2000)
+    parser.add_argument(
+        "--contrast-threshold", type=float, default=0.01,
+        help="of SIFT (default: %(default)s); higher: fewer and stronger keypoints",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-size", type=int, metavar="PIXELS", help="longer side that SIFT sees, at most"
+    )
+    parser.add_argument(
+        "--changed", action="store_true",
+        help="SIFT sees photographs changed on purpose: light, contrast, blur, noise, JPEG, size, "
+        "turns, each view its own way",
+    )  # fmt: skip
     parser.add_argument("--max-pairs", type=int, help="per scene; all when left out")
     parser.add_argument(
         "--min-shared", type=int,

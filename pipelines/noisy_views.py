@@ -19,7 +19,7 @@ from n3match.datasets.image_files import encoded, read_image
 from n3match.datasets.scene_source import View
 from n3match.pipelines.denoise_methods import Method, MethodSource
 from n3match.pipelines.evaluation_noise import noisy_image
-from n3match.pipelines.pair_jobs import ViewFeatures, features_of
+from n3match.pipelines.pair_jobs import DetectionOptions, ViewFeatures, features_of
 from n3match.pipelines.photograph import read_photograph
 from n3match.pipelines.whole_file import whole_file
 
@@ -70,7 +70,7 @@ class NoisyViews:
         height, width = photo.image.shape
         reduced = replace(view, K=photo.K, size=(width, height))
         image = self._treated(scene, view, treatment, photo.image)
-        return reduced, features_of(image, reduced, self.max_keypoints)
+        return reduced, features_of(image, reduced, DetectionOptions(self.max_keypoints))
 
     def _treated(
         self, scene: str, view: View, treatment: Treatment, clean: np.ndarray
