@@ -98,7 +98,7 @@ def _turned(photograph: ChangedPhotograph, angle: float) -> ChangedPhotograph:
     unturned = np.column_stack([turn, middle - turn @ new_middle])
     image = cv2.warpAffine(
         photograph.image, unturned, size, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
+        borderMode=cv2.BORDER_CONSTANT, borderValue=float(photograph.image.mean()),
     )  # fmt: skip
     back = photograph.back[:, :2] @ unturned
     back[:, 2] += photograph.back[:, 2]
