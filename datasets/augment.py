@@ -11,10 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from n3match.side_information import COLUMNS, NEUTRAL
+
 from .two_view import TRUE_MATCH_DISTANCE, make_sample, squared_epipolar_distances
 
-#: Ratio and mutual flag that stand for "not known".
-UNKNOWN_SIDE = (1.0, 0.0)
+_RATIO, _MUTUAL, _BACK_RATIO = (COLUMNS.index(n) for n in ("ratio", "mutual", "back_ratio"))
+# What only a matcher that has the descriptors knows; users often have ratio and mutual flag alone.
+_CANDIDATES = [COLUMNS.index(name) for name in ("back_ratio", "distance", "apart")]
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Augmentation:
     crop: float = 0.15  # chance that only a window of one image is kept
     outliers: float = 0.2  # chance that wrong matches among the pair's own keypoints are added
     ratio: float = 0.1  # spread of the log of the power that the ratios of a pair are raised to
-    drop_side: float = 0.05  # chance that ratio and mutual flag are made unknown
+    drop_side: float = 0.05  # chance that all side information is made unknown
+    drop_candidates: float = 0.05  # chance that all of it but ratio and mutual flag is
     drop_shape: float = 0.05  # chance that turn and change of size are made unknown
 
     def __post_init__(self):
@@ -44,7 +48,7 @@ class Augmentation:
 
 
 #: Changes nothing but the number of matches.
-NO_AUGMENTATION = Augmentation(*([0.0] * 13))
+NO_AUGMENTATION = Augmentation(*([0.0] * 14))
 
 
 def augment(
@@ -62,7 +66,7 @@ def augment(
     if num_matches < 1:
         raise ValueError(f"num_matches: got {num_matches}, wanted 1 or more")
     # All lots are drawn first: the same pair under another config then differs only where it must.
-    lots = rng.random(8)
+    lots = rng.random(9)
     if lots[0] < config.crop:
         sample = crop(sample, rng, least=max(1, min(num_matches, len(sample["x"])) // 2))
     if lots[1] < config.outliers:
@@ -83,10 +87,13 @@ def augment(
     if config.ratio:
         power = np.float32(np.exp(rng.normal(0, config.ratio)))
         side = sample["side"].copy()
-        side[:, 0] **= power
+        side[:, _RATIO] **= power
+        side[:, _BACK_RATIO] **= power
         sample = {**sample, "side": side}
     if lots[6] < config.drop_side:
         sample = drop_side(sample)
+    if lots[8] < config.drop_candidates:
+        sample = drop_candidates(sample)
     return drop_shape(sample) if lots[7] < config.drop_shape else sample
 
 
@@ -178,12 +185,16 @@ def swap_images(sample: dict) -> dict:
     """Image 1 becomes image 0 and the other way round; distances stay.
 
     Nearest neighbours are one-way: in the answer several matches may start, not end, at one
-    keypoint, and the ratios are those of the other direction. As geometry it is as good.
+    keypoint, and where they aren't mutual the ratios are those of the other direction. As geometry
+    it is as good.
     """
     R = sample["R"].astype(np.float64)
     t = sample["t"].astype(np.float64)
     shape = sample["shape"] * np.array([1, -1, -1], np.float32)
-    swapped = make_sample(sample["x"][:, [2, 3, 0, 1]], sample["side"], shape, R.T, -R.T @ t)
+    side, mutual = sample["side"].copy(), sample["side"][:, _MUTUAL] > 0
+    side[mutual, _RATIO] = sample["side"][mutual, _BACK_RATIO]
+    side[mutual, _BACK_RATIO] = sample["side"][mutual, _RATIO]
+    swapped = make_sample(sample["x"][:, [2, 3, 0, 1]], side, shape, R.T, -R.T @ t)
     return {**sample, **swapped, "distances": sample["distances"]}
 
 
@@ -266,7 +277,8 @@ def add_outliers(sample: dict, rng: np.random.Generator, count: int) -> dict:
         side, shape = sample["side"][like], sample["shape"][like]
     else:
         mutual = rng.random(count) < 0.15
-        side = np.stack([rng.beta(18, 1.7, count), mutual], 1).astype(np.float32)
+        side = np.tile(np.float32([*NEUTRAL.values()]), (count, 1))
+        side[:, _RATIO], side[:, _MUTUAL] = rng.beta(18, 1.7, count), mutual
         shape = turn(sample["shape"][first], rng.uniform(-np.pi, np.pi, count)).astype(np.float32)
     distances = squared_epipolar_distances(x, sample["E"])
     added = {"x": x, "side": side, "shape": shape, "distances": distances}
@@ -274,9 +286,16 @@ def add_outliers(sample: dict, rng: np.random.Generator, count: int) -> dict:
 
 
 def drop_side(sample: dict) -> dict:
-    """Ratio and mutual flag of the whole pair made unknown: UNKNOWN_SIDE in every row."""
+    """All side information of the pair made unknown: NEUTRAL in every row."""
     side = np.empty_like(sample["side"])
-    side[:] = UNKNOWN_SIDE
+    side[:] = tuple(NEUTRAL.values())
+    return {**sample, "side": side}
+
+
+def drop_candidates(sample: dict) -> dict:
+    """Side information made unknown but for ratio and mutual flag."""
+    side = sample["side"].copy()
+    side[:, _CANDIDATES] = [NEUTRAL[COLUMNS[column]] for column in _CANDIDATES]
     return {**sample, "side": side}
 
 

@@ -82,7 +82,7 @@ class MixedPairs:
         """The batch of this step (0 or more).
 
         Returns:
-            float32 ``points0`` (B, N, 2), ``points1`` (B, N, 2), ``side`` (B, N, 2), ``shape``
+            float32 ``points0`` (B, N, 2), ``points1`` (B, N, 2), ``side`` (B, N, 5), ``shape``
             (B, N, 3), ``distances`` (B, N), ``R`` (B, 3, 3), ``t`` (B, 3), ``E`` (B, 3, 3), and
             bool ``mask`` (B, N), true where there is a match. N is the longest of the batch; the
             rest is zeros.
@@ -128,7 +128,7 @@ class MixedPairs:
 GENERATED_AUGMENTATION = Augmentation(
     swap=0.0, mirror=0.0, small_roll=0.0, common_roll=0.2, free_roll=0.0, tilt=2.0, focal=0.01,
     reshare=0.0, crop=0.1, outliers=0.0, ratio=0.0, drop_side=0.05,
-    drop_shape=0.05,
+    drop_candidates=0.05, drop_shape=0.05,
 )
 
 
@@ -159,7 +159,7 @@ def collate(samples: Sequence[dict]) -> dict[str, torch.Tensor]:
     longest = max(len(sample["x"]) for sample in samples)
     size = len(samples)
     x = np.zeros((size, longest, 4), np.float32)
-    side = np.zeros((size, longest, 2), np.float32)
+    side = np.zeros((size, longest, samples[0]["side"].shape[1]), np.float32)
     shape = np.zeros((size, longest, 3), np.float32)
     distances = np.zeros((size, longest), np.float32)
     mask = np.zeros((size, longest), bool)

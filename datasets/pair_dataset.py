@@ -12,11 +12,13 @@ from n3match.datasets.pair_store import (
     has_extras,
     open_store,
     read_cameras,
+    read_candidates,
     read_core,
     read_record,
     read_shapes,
 )
 from n3match.matching import relative_shape
+from n3match.side_information import COLUMNS, relative_apart, relative_distance, side_columns
 
 
 class PairDataset(torch.utils.data.Dataset):
@@ -24,7 +26,7 @@ class PairDataset(torch.utils.data.Dataset):
 
     Item i is a dictionary of tensors (N matches):
         x: (N, 4) float32, calibrated x0, y0, x1, y1
-        side: (N, 2) float32, ratio in [0, 1] and mutual flag 0/1
+        side: (N, 5) float32, columns of `n3match.side_information`; neutral where not known
         shape: (N, 3) float32, see `n3match.matching.relative_shape`; zeros where the store has no
             keypoint shapes or cameras
         ys: (N,) float32, squared symmetric epipolar distance, calibrated units
@@ -74,9 +76,7 @@ class PairDataset(torch.utils.data.Dataset):
         t = torch.from_numpy(t / length)
         return {
             "x": torch.from_numpy(core["xs"][0]),
-            "side": torch.from_numpy(
-                np.stack([core["ratios"], core["mutuals"].astype(np.float32)], axis=1)
-            ),
+            "side": torch.from_numpy(self._side(file, row, core, focal[1])),
             "shape": torch.from_numpy(self._relative_shape(file, row, len(core["ys"]), focal)),
             "ys": torch.from_numpy(core["ys"][:, 0]),
             "R": R,
@@ -85,6 +85,15 @@ class PairDataset(torch.utils.data.Dataset):
             "focal": torch.tensor(focal, dtype=torch.float32),
             "index": torch.tensor(index),
         }
+
+    @staticmethod
+    def _side(file: h5py.File, row: int, core: dict, focal1: float) -> np.ndarray:
+        more = read_candidates(file, row)
+        if more["apart"] is not None:
+            more["apart"] = relative_apart(more["apart"], focal1)
+        if more["distance"] is not None:
+            more["distance"] = relative_distance(more["distance"])
+        return side_columns(COLUMNS, core["ratios"], core["mutuals"], **more).astype(np.float32)
 
     @staticmethod
     def _relative_shape(file: h5py.File, row: int, count: int, focal: list[float]) -> np.ndarray:

@@ -220,11 +220,16 @@ def read_shapes(file: h5py.File, index: int) -> tuple[np.ndarray, np.ndarray] | 
 
 
 def read_candidates(file: h5py.File, index: int) -> dict[str, np.ndarray | None]:
-    """What only some pairs have: back_ratio and apart (N,), None where the file has none."""
-    layout = {"xs": CORE_GROUPS["xs"]}
-    there = [g for g in OPTIONAL_GROUPS if g in file and str(index) in file[g]]
-    found = _read(file, index, layout | {g: OPTIONAL_GROUPS[g] for g in there}) if there else {}
-    return {"back_ratio": found.get("back_ratios"), "apart": found.get("aparts")}
+    """What only some pairs have of their matches' candidates: distance, back_ratio and apart, (N,)
+    each, None where the file has none."""
+    optional = {"distances": EXTRA_GROUPS["distances"], **OPTIONAL_GROUPS}
+    layout = {g: kind for g, kind in optional.items() if g in file and str(index) in file[g]}
+    found = _read(file, index, {"xs": CORE_GROUPS["xs"], **layout}) if layout else {}
+    return {
+        "distance": found.get("distances"),
+        "back_ratio": found.get("back_ratios"),
+        "apart": found.get("aparts"),
+    }
 
 
 def read_record(file: h5py.File, index: int) -> PairRecord:
@@ -241,6 +246,7 @@ def read_record(file: h5py.File, index: int) -> PairRecord:
         raise ValueError(f"{file.filename}: has no pixels, cameras and names (an OANet dump?)")
     found = _read(file, index, CORE_GROUPS | EXTRA_GROUPS)
     pairs = file["pairs"]
+    candidates = read_candidates(file, index)
     return PairRecord(
         scene=pairs["scene"].asstr()[index],
         name0=pairs["name0"].asstr()[index],
@@ -265,7 +271,8 @@ def read_record(file: h5py.File, index: int) -> PairRecord:
         distortion1=found["dist1s"],
         size0=tuple(found["sizes"][0].tolist()),
         size1=tuple(found["sizes"][1].tolist()),
-        **read_candidates(file, index),
+        back_ratio=candidates["back_ratio"],
+        apart=candidates["apart"],
     )
 
 

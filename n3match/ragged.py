@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from n3match.match_filter import MatchFilter
-from n3match.nn.classifier import NEUTRAL
+from n3match.side_information import NEUTRAL
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,7 +35,7 @@ from n3match.datasets.colmap_database import (
 )
 from n3match.geometry.estimators import ESTIMATORS
 from n3match.match_filter import MatchFilter
-from n3match.matching.known_side import ratio_and_mutual, side_columns
+from n3match.matching.known_side import ratio_and_mutual
 from n3match.matching.relative_shape import relative_shape
 from n3match.pipelines.image_cameras import calibrated_keypoints
 from n3match.pipelines.pair_results import from_bytes, to_bytes
@@ -44,6 +44,7 @@ from n3match.pipelines.progress_log import ProgressLog, part_path, remove_leftov
 from n3match.pipelines.two_view_geometry import two_view_geometry
 from n3match.pipelines.whole_file import check_target, whole_file
 from n3match.ragged import PairMatches
+from n3match.side_information import side_columns
 
 _IMAGES_HELD = 24
 

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from n3match import weights
 from n3match.match_filter import MatchFilter
-from n3match.matching.known_side import is_gradient_histogram, ratio_and_mutual, side_columns
+from n3match.matching.known_side import is_gradient_histogram, ratio_and_mutual
 from n3match.matching.relative_shape import relative_shape
 from n3match.pipelines.image_cameras import (
     ImageCameras,
@@ -52,6 +52,7 @@ from n3match.plugins.hloc import (
     write_matches,
 )
 from n3match.ragged import PairMatches
+from n3match.side_information import side_columns
 
 _IMAGES_HELD = 24  # with descriptors; a few megabytes each
 

@@ -21,6 +21,7 @@ from n3match.match_filter import MatchFilter
 from n3match.matching import relative_shape
 from n3match.pipelines.filtered import Filtered, PairFilter, PreparedFilter
 from n3match.pipelines.precomputed import PrecomputedMatches
+from n3match.side_information import relative_apart, relative_distance, side_columns
 
 
 def keep_all(record: PairRecord) -> PreparedFilter:
@@ -120,17 +121,17 @@ DESCRIPTIONS = {
 
 def learned(net: MatchFilter, record: PairRecord) -> PreparedFilter:
     """n3match's own: kept where the logit is positive, weight relu(tanh(logit))."""
-    known = {"ratio": record.ratio, "mutual": record.mutual}
-    unknown = [name for name in net.side_information if name not in known]
-    if unknown:
-        raise ValueError(
-            f"filter: wants side information {unknown}, a pair store has {tuple(known)}"
-        )
-    x = torch.tensor(record.xs, dtype=torch.float32)[None]
-    columns = [torch.tensor(known[name], dtype=torch.float32) for name in net.side_information]
-    side = torch.stack(columns, dim=-1)[None] if columns else None
-
     focal = [(K[0, 0] + K[1, 1]) / 2 for K in (record.K0, record.K1)]
+    side = side_columns(
+        net.side_information,
+        record.ratio,
+        record.mutual,
+        back_ratio=record.back_ratio,
+        distance=relative_distance(record.descriptor_distance),
+        apart=None if record.apart is None else relative_apart(record.apart, focal[1]),
+    )
+    x = torch.tensor(record.xs, dtype=torch.float32)[None]
+    side = None if side is None else torch.tensor(side, dtype=torch.float32)[None]
     shape = relative_shape(record.shapes0, record.shapes1, *focal)
     shape = torch.tensor(shape, dtype=torch.float32)[None]
 

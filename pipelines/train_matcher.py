@@ -38,9 +38,9 @@ from n3match.pipelines.training.loop import train
 # Options of the run that are plain numbers or switches, each a flag of the same name.
 NUMBERS = (
     "steps", "batch", "refinements", "min_matches", "max_matches", "coldest", "drop_side",
-    "drop_shape", "rate", "warmup", "label_threshold", "balance", "not_mutual", "essential_weight",
-    "geometric_weight", "essential_after", "ema", "clip", "validate_every", "validation_pairs",
-    "patience", "seed",
+    "drop_candidates", "drop_shape", "hard", "rate", "warmup", "label_threshold", "balance",
+    "not_mutual", "essential_weight", "geometric_weight", "essential_after", "swapped_weight",
+    "ema", "clip", "validate_every", "validation_pairs", "patience", "seed",
 )
 SWITCHES = ("refine", "side_information", "keypoint_shape", "mutual_only", "augment")
 

@@ -15,6 +15,7 @@ from n3match.match_filter import MatchFilter
 from n3match.matching import Features, PutativeMatches, extract_sift, putative_matches
 from n3match.pipelines.photograph import Photograph
 from n3match.pose import pose_from_logits
+from n3match.side_information import relative_apart, relative_distance, side_columns
 
 
 @dataclass
@@ -113,7 +114,7 @@ def match_logits(
         putative.points0,
         putative.points1,
         *(photograph.K for photograph in photographs),
-        side=side_columns(putative, filter.side_information),
+        side=putative_side(putative, filter.side_information, photographs[1].K),
         shapes0=features[0].shapes[putative.index0],
         shapes1=features[1].shapes[putative.index1],
         filter=filter,
@@ -122,19 +123,28 @@ def match_logits(
     )
 
 
-def side_columns(putative: PutativeMatches, names: tuple[str, ...]) -> np.ndarray | None:
+def putative_side(
+    putative: PutativeMatches, names: tuple[str, ...], K1: np.ndarray
+) -> np.ndarray | None:
     """(N, S) what a filter wants to know of each match; None where it wants nothing.
 
+    Args:
+        putative: all matches of a pair.
+        names: the filter's `side_information`.
+        K1: (3, 3) camera matrix of image 1.
+
     Raises:
-        ValueError: a name other than "ratio" and "mutual".
+        ValueError: a name that is no column of `n3match.side_information`.
     """
-    known = {"ratio": putative.ratio, "mutual": putative.mutual}
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ValueError(f"filter: wants side information {unknown}, known here are {[*known]}")
-    if not names:
-        return None
-    return np.stack([known[name].astype(np.float64) for name in names], axis=1)
+    apart = putative.apart
+    return side_columns(
+        names,
+        putative.ratio,
+        putative.mutual,
+        back_ratio=putative.back_ratio,
+        distance=relative_distance(putative.distance),
+        apart=None if apart is None else relative_apart(apart, (K1[0, 0] + K1[1, 1]) / 2),
+    )
 
 
 def pose_of(

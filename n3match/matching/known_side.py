@@ -38,18 +38,3 @@ def ratio_and_mutual(
     if len(np.unique(index1)) == len(index1):
         return ratio, np.ones(len(index1), dtype=bool)
     return ratio, is_nearest & found.mutual.numpy()[index0]
-
-
-def side_columns(
-    names: tuple[str, ...], ratio: np.ndarray, mutual: np.ndarray
-) -> np.ndarray | None:
-    """(M, S) side information for a filter that wants these columns; None where it wants none.
-
-    Raises:
-        ValueError: a name other than "ratio" and "mutual".
-    """
-    known = {"ratio": ratio, "mutual": mutual}
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ValueError(f"filter: wants side information {unknown}, known here are {[*known]}")
-    return np.stack([known[n].astype(np.float64) for n in names], axis=1) if names else None

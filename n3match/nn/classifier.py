@@ -8,7 +8,8 @@ neighbours together are `width` again.
 
 The published networks are the defaults: ``ClassifierConfig()`` is N³ after block 6 of 12,
 ``ClassifierConfig(n3_after=())`` is CNNet. With `refine`, a second network looks at the better
-matches again, once or, with `refinements`, several times (`refinement`).
+matches again, once or, with `refinements`, several times (`refinement`). With `pruning`, another
+network stands in the place of both (`pruning`).
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from torch import Tensor, nn
 
 from n3match.geometry import weighted_eight_point
 from n3match.nn.consensus import SHAPE_COLUMNS
+from n3match.nn.pruning import PruningConfig, PruningNetwork
 from n3match.nn.refinement import Refinement
 from n3match.nn.trunk import Trunk
+from n3match.side_information import NEUTRAL
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,14 @@ class ClassifierConfig:
     refine: bool = False  # a second pass over the better matches, see refinement.py
     refined_share: float = 0.5  # of the matches that the second pass looks at
     refinements: int = 1  # how often it looks, each time at what it said the last time
+    pruning: PruningConfig | None = None  # stages on ever fewer matches in place of all the above
 
     def __post_init__(self):
         # Configurations come back from JSON as lists.
         object.__setattr__(self, "n3_after", tuple(self.n3_after))
         object.__setattr__(self, "side_information", tuple(self.side_information))
+        if isinstance(self.pruning, dict):
+            object.__setattr__(self, "pruning", PruningConfig(**self.pruning))
         for name in (
             "width", "blocks", "neighbours", "embedding_width", "embedding_channels", "refinements"
         ):
@@ -56,6 +62,8 @@ class ClassifierConfig:
             raise ValueError('mutual_only needs "mutual" among side_information, got none')
         if not 0.0 < self.refined_share <= 1.0:
             raise ValueError(f"refined_share must lie in 0 … 1, got {self.refined_share}")
+        if self.pruning is not None and self.refine:
+            raise ValueError("refine: found True with pruning, whose stages are such passes")
         if self.refinements > 1 and not self.refine:
             raise ValueError(f"refinements: {self.refinements} of them need refine, got False")
         for block in self.n3_after:
@@ -75,7 +83,8 @@ class FilterOutput:
     logits: Tensor  # (B, N); positive: keep. −inf where the mask is False
     weights: Tensor  # (B, N) relu(tanh(logits)), in [0, 1)
     essential: Tensor  # (B, 3, 3) weighted eight-point, unit norm: x1ᵀ E x0 = 0
-    earlier_logits: tuple[Tensor, ...]  # (B, N) of the passes before the last, if any
+    earlier_logits: tuple[Tensor, ...]  # (B, N) of the passes before the last, if any; −inf
+    # where a pass didn't look
 
 
 class MatchClassifier(nn.Module):
@@ -89,6 +98,11 @@ class MatchClassifier(nn.Module):
         super().__init__()
         self.config = config = config or ClassifierConfig()
         columns = 4 + len(config.side_information) + SHAPE_COLUMNS * config.keypoint_shape
+        self.trunk = self.refinement = self.pruning = None
+        if config.pruning is not None:
+            shape_at = slice(4 + len(config.side_information), columns)
+            self.pruning = PruningNetwork(columns, config.pruning, shape_at, config.coldest)
+            return
         self.trunk = Trunk(columns, config)
         self.refinement = Refinement(columns, config) if config.refine else None
 
@@ -166,6 +180,8 @@ class MatchClassifier(nn.Module):
         )
 
     def _passes(self, matches: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+        if self.pruning is not None:
+            return self.pruning(matches, mask)
         # Under autocast the head answers in half precision; what follows is epipolar geometry.
         logits = self.trunk(matches, mask).to(matches.dtype)
         if mask is not None:
@@ -189,9 +205,6 @@ class MatchClassifier(nn.Module):
 
 
 _NOT_MUTUAL = -8.0  # the logit of such a match
-
-# What a column holds where nothing is known of it, as in training with side information dropped.
-NEUTRAL = {"ratio": 1.0, "mutual": 0.0}
 
 
 def neutral_side(like: Tensor, config: ClassifierConfig) -> Tensor:

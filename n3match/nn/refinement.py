@@ -10,20 +10,19 @@ weights: each time at what it said the last time.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from n3match.geometry import symmetric_epipolar_distance, weighted_eight_point
+from n3match.nn.epipolar_evidence import evidence
 from n3match.nn.trunk import Trunk
 
 if TYPE_CHECKING:
     from n3match.nn.classifier import ClassifierConfig
 
 _FEWEST = 64  # matches that the second pass looks at, where there are so many
-EVIDENCE_COLUMNS = 2  # tanh of the logit, logarithm of the distance
+EVIDENCE_COLUMNS = 2  # of `epipolar_evidence.evidence`
 
 
 class Refinement(nn.Module):
@@ -54,7 +53,7 @@ class Refinement(nn.Module):
         first = first.detach()
         counts = self._counts(first, mask)
         chosen = first.argsort(dim=1, descending=True, stable=True)
-        columns = torch.cat([matches, self._evidence(matches, first, mask)], -1)
+        columns = torch.cat([matches, evidence(matches, first, mask)], -1)
         if torch.compiler.is_compiling():  # a graph's shapes don't depend on values
             places = torch.arange(chosen.shape[1], device=first.device)
             looked = torch.zeros_like(chosen).scatter(1, chosen, places.expand_as(chosen))
@@ -73,14 +72,3 @@ class Refinement(nn.Module):
         total = torch.full_like(first[:, 0], first.shape[1]) if mask is None else mask.sum(1)
         wanted = torch.ceil(total * self.share).clamp(min=_FEWEST).long()
         return torch.maximum(wanted, (first > 0).sum(1)).minimum(total.long())
-
-    def _evidence(self, matches: Tensor, first: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, N, 2) what the pass before says of each match, within −1 … 1."""
-        with torch.no_grad(), torch.autocast(matches.device.type, enabled=False):
-            x0, x1 = matches[..., :2], matches[..., 2:4]
-            essential = weighted_eight_point(x0, x1, torch.relu(torch.tanh(first)), normalize=True)
-            distance = symmetric_epipolar_distance(x0, x1, essential)
-            # 1e-7 … 1 to −1 … 1: from a tenth of a pixel to anywhere.
-            closeness = (torch.log10(distance.clamp(1e-7, 1.0)) + 3.5) / 3.5
-            evidence = torch.stack([torch.tanh(first / math.e), closeness], -1)
-            return evidence if mask is None else evidence.masked_fill(~mask[..., None], 0.0)

@@ -10,13 +10,10 @@ import torch
 from torch import Tensor
 
 from n3match.match_filter import MatchFilter
-from n3match.matching.known_side import (
-    is_gradient_histogram,
-    ratio_and_mutual,
-    side_columns,
-)
+from n3match.matching.known_side import is_gradient_histogram, ratio_and_mutual
 from n3match.matching.relative_shape import relative_shape
 from n3match.ragged import PairMatches, score_pairs
+from n3match.side_information import side_columns
 
 
 def filter_batch(net: MatchFilter, data: dict) -> dict[str, Tensor]:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from n3match.nn import ClassifierConfig
+from n3match.nn.pruning import PruningConfig
+from n3match.side_information import COLUMNS
 
-SIDE_INFORMATION = ("ratio", "mutual")  # columns of `side` in a batch
+SIDE_INFORMATION = ("ratio", "mutual")  # what the published networks may see of `side`
 
 # Networks by name: how each differs from `ClassifierConfig()`.
 NETWORKS: dict[str, dict] = {
@@ -18,6 +20,11 @@ NETWORKS: dict[str, dict] = {
     "n3-three": {"n3_after": (3, 6, 9)},
     "n3-consensus": {"n3_after": (6,), "consensus": True},
     "n3-two-consensus": {"n3_after": (4, 8), "consensus": True},
+    # Stages on ever fewer matches, all side information; and what stands in N³'s place there.
+    "n3-prune": {"pruning": PruningConfig()},
+    "cnnet-prune": {"pruning": PruningConfig(selection="none")},
+    "knn-prune": {"pruning": PruningConfig(selection="knn")},
+    "concrete-prune": {"pruning": PruningConfig(selection="concrete")},
 }
 
 SCHEDULES = ("constant", "cosine")
@@ -45,7 +52,9 @@ class TrainingConfig:
     min_matches: int = 500  # per pair; each batch draws a number in between
     max_matches: int = 2000
     drop_side: float = 0.2  # share of pairs whose side information is withheld
+    drop_candidates: float = 0.2  # … of which ratio and mutual flag alone are known
     drop_shape: float = 0.2  # share of pairs whose keypoint shapes are withheld
+    hard: float = 0.0  # how much more often hard pairs are drawn, see sources.py; 0: all alike
     rate: float = 1e-3
     schedule: str = "cosine"  # after the warm-up
     warmup: int = 200  # steps in which the rate rises linearly
@@ -55,6 +64,7 @@ class TrainingConfig:
     essential_weight: float = 0.1  # of the distance of the essential matrices (published)
     geometric_weight: float = 0.0  # of the virtual matches' distances
     essential_after: int = 1500  # step from which these two count
+    swapped_weight: float = 0.0  # of the disagreement with what is said of the images swapped
     ema: float = 0.0  # memory of the running mean of weights that is kept; 0: the last ones
     clip: float = 1.0  # largest gradient norm; 0: any
     precision: str = "float32"  # of the network's matrix products
@@ -93,6 +103,9 @@ class TrainingConfig:
             raise ValueError(f"refinements: {self.refinements} of them need refine, got False")
         if self.patience and not self.validation:
             raise ValueError("patience: needs validation stores, none given")
+        for name in ("hard", "swapped_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if not self.coldest < math.inf:
             raise ValueError(f"coldest must be a number or -inf, got {self.coldest}")
         if not 0 <= self.ema < 1:
@@ -106,14 +119,16 @@ class TrainingConfig:
     @property
     def classifier(self) -> ClassifierConfig:
         """The network itself."""
+        network = NETWORKS[self.network]
+        columns = COLUMNS if "pruning" in network else SIDE_INFORMATION
         return ClassifierConfig(
-            side_information=SIDE_INFORMATION if self.side_information else (),
+            side_information=columns if self.side_information else (),
             keypoint_shape=self.keypoint_shape,
             mutual_only=self.mutual_only,
             coldest=None if math.isinf(self.coldest) else self.coldest,
-            refine=self.refine,
+            refine=self.refine and "pruning" not in network,  # whose stages are such passes
             refinements=max(1, self.refinements),
-            **NETWORKS[self.network],
+            **network,
         )
 
 
@@ -139,6 +154,7 @@ PROTOCOLS: dict[str, dict] = {
         "refine": True,
         "coldest": -4.0,
         "drop_side": 0.15,
+        "drop_candidates": 0.15,
         "drop_shape": 0.15,
         "warmup": 100,
         "label_threshold": 2e-5,

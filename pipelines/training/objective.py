@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from n3match.geometry import weighted_eight_point
-from n3match.nn import MatchClassifier, considered
+from n3match.nn import ClassifierConfig, MatchClassifier, considered
 from n3match.pipelines.losses import classification_loss, essential_loss, geometric_loss
 from n3match.pipelines.processes import Processes
-from n3match.pipelines.training.config import SIDE_INFORMATION, TrainingConfig
+from n3match.pipelines.training.config import TrainingConfig
+from n3match.pipelines.training.swapped import disagreement, swapped
+from n3match.side_information import COLUMNS
 
 
 def importance(batch: dict[str, Tensor], positive: Tensor, config: TrainingConfig) -> Tensor:
@@ -17,7 +19,7 @@ def importance(batch: dict[str, Tensor], positive: Tensor, config: TrainingConfi
 
     Wrong matches fall near their epipolar line by chance, and few of those are mutual.
     """
-    mutual = batch["side"][..., SIDE_INFORMATION.index("mutual")] > 0
+    mutual = batch["side"][..., COLUMNS.index("mutual")] > 0
     known = mutual.any(1, keepdim=True)
     doubtful = positive & ~mutual & known
     return torch.ones_like(batch["distances"]).masked_fill(doubtful, config.not_mutual)
@@ -29,12 +31,17 @@ def essential_of(batch: dict[str, Tensor], logits: Tensor) -> Tensor:
     return weighted_eight_point(batch["points0"], batch["points1"], weights, normalize=True)
 
 
+def side_of(batch: dict[str, Tensor], config: ClassifierConfig) -> Tensor:
+    """(B, N, S) the columns of a batch's side information that a network asks for."""
+    return batch["side"][..., [COLUMNS.index(name) for name in config.side_information]]
+
+
 def run_network(net: MatchClassifier, batch: dict[str, Tensor], config: TrainingConfig):
     """What the network says of a batch, its matrix products in `config.precision`.
 
     Half precision ends at the logits: normalisation and epipolar geometry are float32 or more.
     """
-    side = batch["side"] if config.side_information else None
+    side = side_of(batch, net.config) if config.side_information else None
     half = config.precision == "bfloat16"
     with torch.autocast(batch["points0"].device.type, torch.bfloat16, enabled=half):
         return net(batch["points0"], batch["points1"], side, batch["mask"], batch["shape"])
@@ -55,7 +62,7 @@ def losses(
     """
     processes = processes or Processes()
     out = run_network(net, batch, config)
-    mask = considered(batch["side"], net.config, batch["mask"])
+    mask = considered(side_of(batch, net.config), net.config, batch["mask"])
     positive = (batch["distances"] < config.label_threshold) & mask
     weight = importance(batch, positive, config)
     classification = classification_loss(
@@ -63,7 +70,13 @@ def losses(
     )
     total, essential = classification, classification.new_zeros(())
     for earlier in out.earlier_logits:
-        total = total + classification_loss(earlier, positive, mask, config.balance, weight)
+        looked = mask & earlier.isfinite()
+        total = total + classification_loss(
+            earlier, positive & looked, looked, config.balance, weight
+        )
+    if config.swapped_weight > 0:
+        others = run_network(net, swapped(batch), config).logits
+        total = total + config.swapped_weight * disagreement(out.logits, others, mask)
     geometric = torch.zeros_like(essential)
     if step >= config.essential_after:
         # Fewer than eight right matches don't determine E: nothing to learn from.

@@ -18,6 +18,7 @@ from n3match.plugins.kornia.cameras import camera_batch, check_keypoints
 from n3match.plugins.kornia.lafs import relative_shape
 from n3match.plugins.kornia.ragged import Ragged
 from n3match.plugins.kornia.tensors import check_device, check_together
+from n3match.side_information import NEUTRAL
 
 Size = tuple[int, int] | None
 
@@ -166,17 +167,22 @@ class LocalFeatureMatchFilter(nn.Module):
         return relative_shape(lafs[0][0].double(), lafs[1][0].double(), ratio)
 
     def _side(self, ratio: Tensor | None, mutual: Tensor | None, count: int) -> Tensor | None:
-        """(NC, S) columns that the filter asks for; None where one of them isn't known."""
+        """(NC, S) columns that the filter asks for; None where ratio or mutual flag isn't known."""
         known = {"ratio": ratio, "mutual": mutual}
         for name, column in known.items():
             if column is not None and tuple(column.shape) != (count,):
                 raise ValueError(
                     f"{name} must have shape (NC) with NC = {count}, got {tuple(column.shape)}"
                 )
-        columns = [known.get(name) for name in self.filter.side_information]
-        if not columns or any(column is None for column in columns):
+        if not self.filter.side_information or ratio is None or mutual is None:
             return None
-        return torch.stack([column.double() for column in columns], -1)
+        columns = [
+            known[name].double()
+            if name in known
+            else torch.full_like(ratio, NEUTRAL.get(name, 0.0), dtype=torch.float64)
+            for name in self.filter.side_information
+        ]
+        return torch.stack(columns, -1)
 
 
 def _entry(matches: Mapping[str, Tensor], name: str) -> Tensor:

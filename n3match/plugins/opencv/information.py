@@ -12,7 +12,7 @@ from n3match.filtering import as_filter
 from n3match.match_filter import MatchFilter
 from n3match.plugins.checks import check_indices
 from n3match.plugins.opencv.neighbours import find_neighbours
-from n3match.plugins.side import side_columns
+from n3match.side_information import side_columns
 
 
 def match_information(

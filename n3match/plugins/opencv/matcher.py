@@ -15,7 +15,7 @@ from n3match.match_filter import MatchFilter
 from n3match.plugins.checks import check_image_size
 from n3match.plugins.opencv.matches import score_keypoint_matches
 from n3match.plugins.opencv.neighbours import Neighbours, find_neighbours
-from n3match.plugins.side import side_columns
+from n3match.side_information import side_columns
 
 Keypoints = Sequence[cv2.KeyPoint] | np.ndarray
 
