@@ -23,6 +23,7 @@ from n3match.nn.refinement import EVIDENCE_COLUMNS
 from n3match.nn.trunk import ResidualBlock
 
 SELECTIONS = ("n3", "knn", "concrete", "none")
+_DETERMINED = 8  # matches that determine an essential matrix
 _FEWEST = 32  # matches that a stage looks at, where there are so many
 
 
@@ -183,14 +184,14 @@ class PruningNetwork(nn.Module):
         place = torch.arange(n, device=matches.device).expand(b, n)
         nowhere = matches.new_full((b, n), float("-inf"))
         for stage in self.stages[1:]:
-            known = evidence(here, logits, real)
+            known = evidence(here, logits, real, _DETERMINED)
             chosen, real = better(logits, real, self.share)
             here, known, features = (_take(t, chosen, real) for t in (here, known, features))
             place = place.gather(1, chosen)
             features, logits = stage(here, known, features, real)
             found.append(nowhere.scatter(1, place, logits))
         with torch.no_grad(), torch.autocast(matches.device.type, enabled=False):
-            essential = essential_of_logits(here, logits)
+            essential = essential_of_logits(here, logits, _DETERMINED)
         return (*found, self._verdict(matches, essential, found, mask))
 
     def _verdict(

@@ -10,6 +10,7 @@ from n3match.datasets.two_view import (
     make_sample,
     squared_epipolar_distances,
 )
+from n3match.side_information import NEUTRAL
 
 
 @pytest.fixture
@@ -21,7 +22,10 @@ def exact():
     t = np.array([1.0, 0.2, -0.3])
     moved = points @ R.T + t
     x = np.c_[points[:, :2] / points[:, 2:], moved[:, :2] / moved[:, 2:]]
-    side = np.c_[rng.uniform(0.3, 1, 31), rng.random(31) < 0.5]
+    mutual = rng.random(31) < 0.5
+    back_ratio = np.where(mutual, rng.uniform(0.3, 1, 31), rng.uniform(1, 1.5, 31))
+    known = rng.uniform(-0.5, 0.5, (31, 2))
+    side = np.c_[rng.uniform(0.3, 1, 31), mutual, back_ratio, known]
     sample = make_sample(x, side, np.zeros((31, 3)), R, t)
     return frozen({**sample, "shape": geometric_shape(sample)})
 
@@ -224,7 +228,19 @@ def test_shapes_of_added_outliers_are_those_of_wrong_matches(mixed):
 
 
 def test_dropped_side_is_neutral(mixed):
-    assert (aug.drop_side(mixed)["side"] == np.array(aug.UNKNOWN_SIDE)).all()
+    neutral = np.float32([*NEUTRAL.values()])
+    assert (aug.drop_side(mixed)["side"] == neutral).all()
+    partly = aug.drop_candidates(mixed)["side"]
+    np.testing.assert_array_equal(partly[:, :2], mixed["side"][:, :2])
+    assert (partly[:, 2:] == neutral[2:]).all()
+
+
+def test_swapped_ratios_are_those_of_the_other_direction(mixed):
+    side, swapped = mixed["side"], aug.swap_images(mixed)["side"]
+    mutual = side[:, 1] > 0
+    assert mutual.any() and not mutual.all()
+    np.testing.assert_array_equal(swapped[mutual][:, [2, 1, 0, 3, 4]], side[mutual])
+    np.testing.assert_array_equal(swapped[~mutual], side[~mutual])
 
 
 def test_augment_without_augmentation_is_the_identity(mixed):
@@ -243,7 +259,7 @@ def test_augment_is_consistent_and_deterministic(mixed):
         assert 8 <= len(sample["x"]) <= 91
         for key in sample:
             np.testing.assert_array_equal(sample[key], again[key])
-        ratio, mutual = sample["side"].T
+        ratio, mutual = sample["side"].T[:2]
         assert ((ratio > 0) & (ratio <= 1)).all()
         assert set(np.unique(mutual)) <= {0.0, 1.0}
 

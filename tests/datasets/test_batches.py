@@ -60,7 +60,7 @@ def test_shapes_and_dtypes():
     longest = batch["points0"].shape[1]
     assert longest <= 101
     want = {
-        "points0": (5, longest, 2), "points1": (5, longest, 2), "side": (5, longest, 2),
+        "points0": (5, longest, 2), "points1": (5, longest, 2), "side": (5, longest, 5),
         "shape": (5, longest, 3), "mask": (5, longest), "distances": (5, longest),
         "R": (5, 3, 3), "t": (5, 3), "E": (5, 3, 3),
     }

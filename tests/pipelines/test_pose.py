@@ -22,7 +22,7 @@ from n3match.geometry import pose_error_deg, rotation_error_deg
 from n3match.matching import PutativeMatches
 from n3match.pipelines.cli import main
 from n3match.pipelines.photograph import read_photograph
-from n3match.pipelines.two_view import Stopwatch, match_photographs, side_columns
+from n3match.pipelines.two_view import Stopwatch, match_photographs, putative_side
 
 
 def run_json(capsys, *argv) -> tuple[int, dict]:
@@ -211,11 +211,11 @@ def test_side_columns_go_by_name():
         mutual=np.array([True, False]), index0=np.arange(2), index1=np.arange(2),
         distance=np.zeros(2, np.float32),
     )
-    columns = side_columns(matches, ("mutual", "ratio"))
+    columns = putative_side(matches, ("mutual", "ratio"), np.eye(3))
     np.testing.assert_allclose(columns, [[1, 0.5], [0, 0.9]], rtol=1e-6)
-    assert side_columns(matches, ()) is None
+    assert putative_side(matches, (), np.eye(3)) is None
     with pytest.raises(ValueError, match="scale"):
-        side_columns(matches, ("ratio", "scale"))
+        putative_side(matches, ("ratio", "scale"), np.eye(3))
 
 
 def test_stopwatch_adds_up_a_stage_that_runs_twice():
