@@ -49,7 +49,8 @@ class Matches:
         back_ratio: (N,) float32 in [0, 2], the ratio the other way round: distance / that of the
             nearest *other* descriptor of image 0 to the same one of image 1. At most 1 where
             mutual, at least 1 elsewhere; 1 where there is no other. Unlike the rest it is not
-            decided exactly: it is good to about 1e-3.
+            decided exactly, but taken from the products: good to about 1e-3 for descriptors that
+            differ as SIFT's do.
     """
 
     index: torch.Tensor
