@@ -110,7 +110,7 @@ def load_initial(net: MatchClassifier, name_or_path: str) -> None:
     found = ClassifierConfig(**described)
     # Only a lift can be widened: in a second pass other columns come after these, and a consensus
     # has them for every neighbour.
-    can_widen = not (found.refine or found.consensus)
+    can_widen = not (found.refine or found.consensus or found.pruning)
     if net.config.keypoint_shape and not found.keypoint_shape and can_widen:
         # Weights that don't know of shapes yet: they start by not looking at them.
         found = replace(found, keypoint_shape=True)

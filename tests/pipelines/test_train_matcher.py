@@ -95,7 +95,9 @@ def _curve(folder):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize(("network", "ema"), [("n3", 0.0), ("cnnet", 0.0), ("n3-consensus", 0.9)])
+@pytest.mark.parametrize(
+    ("network", "ema"), [("n3", 0.0), ("cnnet", 0.0), ("n3-consensus", 0.9), ("n3-prune", 0.9)]
+)
 def test_resumed_run_gives_the_same_curve_and_weights(tmp_path, monkeypatch, network, ema):
     config = TrainingConfig(**{**TINY.__dict__, "network": network, "ema": ema})
     whole = train(config, tmp_path / "whole", save_every=2, device="cpu")
