@@ -21,6 +21,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "n3match.geometry": (),
         "n3match.geometry.estimators": (),
         "n3match.ragged": ("PairMatches", "score_pairs"),
+        "n3match.side_information": ("relative_distance", "relative_apart", "side_columns"),
         "n3match.export": ("export_program", "export_onnx", "input_names"),
         "n3match.weights": (),
     },

@@ -6,6 +6,7 @@ from n3match.nn.dncnn import DnCNN
 from n3match.nn.image_n3_block import ImageN3Block
 from n3match.nn.n3_block import PointN3Block
 from n3match.nn.n3net import PRESETS, N3Net, N3NetConfig
+from n3match.nn.pruning import PruningConfig
 
 __all__ = [
     "ClassifierConfig",
@@ -18,5 +19,6 @@ __all__ = [
     "N3NetConfig",
     "PRESETS",
     "PointN3Block",
+    "PruningConfig",
     "considered",
 ]
