@@ -27,10 +27,14 @@ _NEAREST, _FARTHEST = 1e-3, 1.0  # calibrated units that stand for −1 and 1, o
 
 
 def relative_distance(distance: np.ndarray) -> np.ndarray:
-    """The column `distance`, (N,) float64, from descriptor distances (N,) of one pair.
+    """The column `distance` from the descriptor distances of one pair.
 
-    Zeros where they aren't known (not finite). All putative matches of the pair should be there: a
-    filter's choice of them has another mean.
+    Args:
+        distance: (N,) of all its putative matches: a choice of them has another mean. Not finite:
+            not known.
+
+    Returns:
+        (N,) float64; zeros where not known.
     """
     distance = np.asarray(distance, dtype=np.float64)
     known = np.isfinite(distance)
@@ -42,9 +46,14 @@ def relative_distance(distance: np.ndarray) -> np.ndarray:
 
 
 def relative_apart(apart: np.ndarray, focal: float) -> np.ndarray:
-    """The column `apart`, (N,) float64, from pixels (N,) in an image of that focal length.
+    """The column `apart` from the distances between nearest and second nearest.
 
-    Zeros where there is no second nearest (not finite).
+    Args:
+        apart: (N,) pixels; not finite where there is no second nearest.
+        focal: focal length of image 1 in pixels.
+
+    Returns:
+        (N,) float64 in [−1, 1]; zeros where there is no second.
     """
     apart = np.asarray(apart, dtype=np.float64)
     known = np.isfinite(apart)
