@@ -50,7 +50,7 @@ def depths(sample, chosen):
 @pytest.mark.parametrize("kind", SCENE_WEIGHTS)
 def test_sample_of_every_scene(kind):
     sample = SyntheticPairs(1, (301, 301), scenes=[kind]).sample(4)
-    shapes = {"x": (301, 4), "side_info": (301, 2), "R": (3, 3), "t": (3,), "E": (3, 3)}
+    shapes = {"x": (301, 4), "side_info": (301, 5), "R": (3, 3), "t": (3,), "E": (3, 3)}
     shapes |= {"keypoint_change": (301, 3), "distances": (301,)}
     assert {key: value.shape for key, value in sample.items()} == shapes
     for key, value in sample.items():
@@ -61,20 +61,23 @@ def test_sample_of_every_scene(kind):
     assert np.linalg.det(R) > 0
     np.testing.assert_allclose(np.linalg.norm(t), 1, atol=1e-6)
     np.testing.assert_allclose(E, np.cross(np.eye(3), t) @ R / np.sqrt(2), atol=1e-6)
-    ratio, mutual = sample["side_info"].T
+    ratio, mutual, back_ratio, _, apart = sample["side_info"].T
     assert (ratio > 0).all()
     assert (ratio <= 1).all()
     assert set(np.unique(mutual)) <= {0.0, 1.0}
+    assert (back_ratio[mutual > 0] <= 1).all()
+    assert (back_ratio[mutual == 0] >= 1).all()
+    assert np.abs(apart).max() <= 1
 
 
 def test_keypoint_shapes_tell_right_matches_from_wrong_ones():
     """As on real photographs: right ones turn alike and keep their size within some 20 %."""
-    pairs = SyntheticPairs(3, (1000, 1000))
+    pairs = SyntheticPairs(11, (1000, 1000))
     for index in range(6):
         sample = pairs.sample(index)
         cosine, sine, log_scale = sample["keypoint_change"].T
         np.testing.assert_allclose(np.hypot(cosine, sine), 1, atol=1e-6)
-        right = (sample["distances"] < 1e-6) & (sample["side_info"] @ [-1, 1] > 0.3)
+        right = (sample["distances"] < 1e-6) & (sample["side_info"][:, :2] @ [-1, 1] > 0.3)
         wrong = sample["distances"] > 1e-3
         assert right.sum() >= 10
         length = [np.hypot(cosine[chosen].mean(), sine[chosen].mean()) for chosen in (right, wrong)]
@@ -91,7 +94,7 @@ def test_keypoint_shapes_are_those_of_the_geometry():
     differences = []
     for index in range(30):
         sample = samples.sample(index)
-        right = (sample["distances"] < 1e-6) & (sample["side_info"] @ [-1, 1] > 0.3)
+        right = (sample["distances"] < 1e-6) & (sample["side_info"][:, :2] @ [-1, 1] > 0.3)
         R = sample["R"]
         if R[2, 2] < 0.97 or right.sum() < 10:
             continue
@@ -123,7 +126,7 @@ def test_distance_at_the_epipoles_is_finite():
 
 
 def test_true_matches_are_there_and_lie_before_both_cameras():
-    pairs = SyntheticPairs(3, (1000, 1000))
+    pairs = SyntheticPairs(11, (1000, 1000))
     rng = np.random.default_rng(0)
     excess, in_front = [], []
     for index in range(40):
@@ -133,7 +136,7 @@ def test_true_matches_are_there_and_lie_before_both_cameras():
         chance = (squared_epipolar_distances(x, sample["E"]) < TRUE_MATCH_DISTANCE).mean()
         true = sample["distances"] < TRUE_MATCH_DISTANCE
         excess.append(true.mean() - chance)
-        sure = (sample["distances"] < 1e-6) & (sample["side_info"] @ [-1, 1] > 0.3)
+        sure = (sample["distances"] < 1e-6) & (sample["side_info"][:, :2] @ [-1, 1] > 0.3)
         in_front += (depths(sample, sure) > 0).all(0).tolist()
     assert np.min(excess) > 0.0
     # Almost no parallax can put a noisy point behind a camera, a wrong sign of t most of them.
