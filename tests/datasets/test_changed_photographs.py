@@ -69,7 +69,8 @@ def test_sizes_and_angles_come_back_to_the_photograph(image):
         if right.sum() < 20:
             continue
         enough += 1
-        before, after = plain.sizes_angles[matches.index0[right]], sizes_angles[matches.index1[right]]
+        before = plain.sizes_angles[matches.index0[right]]
+        after = sizes_angles[matches.index1[right]]
         turn = np.abs((before[:, 1] - after[:, 1] + 180) % 360 - 180)
         assert np.median(turn) < 15
         assert np.median(np.abs(np.log(before[:, 0] / after[:, 0]))) < 0.3

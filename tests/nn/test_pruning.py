@@ -44,7 +44,8 @@ def make_matches(b, n, dtype=torch.float64, seed=1):
     side_info = torch.rand(b, n, len(SIDE_INFO), generator=gen, dtype=dtype)
     side_info[..., 1] = (side_info[..., 1] < 0.6).to(dtype)
     change = torch.rand(b, n, 3, generator=gen, dtype=dtype) - 0.5
-    return {"points0": points0, "points1": points1, "side_info": side_info, "keypoint_change": change}
+    known = {"side_info": side_info, "keypoint_change": change}
+    return {"points0": points0, "points1": points1, **known}
 
 
 @pytest.mark.parametrize("selection", SELECTIONS)

@@ -259,8 +259,8 @@ def test_runs_of_version_0_1_go_on(tmp_path, store, validated):
     state = torch.load(cut / "state.pt", weights_only=True)
     options = json.loads(state["config"])
     for new, old in (
-        ("side_info", "side_information"), ("min_log_temperature", "coldest"), ("keypoint_change", "keypoint_shape"),
-        ("drop_keypoint_change", "drop_shape"),
+        ("side_info", "side_information"), ("min_log_temperature", "coldest"),
+        ("keypoint_change", "keypoint_shape"), ("drop_keypoint_change", "drop_shape"),
     ):
         options[old] = options.pop(new)
     del options["not_mutual"], options["drop_candidates"], options["hard"]
