@@ -8,11 +8,7 @@ import h5py
 def open_hdf5(
     path: Path, missing: str = "no such file", kind: str = "a readable HDF5 file"
 ) -> h5py.File:
-    """The file, open.
-
-    Args:
-        path: of the file.
-        missing, kind: what is said where there is none, or where it is something else.
+    """The file, open; `missing` is said where there is none, `kind` where it is something else.
 
     Raises:
         FileNotFoundError, ValueError: naming the file.

@@ -83,11 +83,8 @@ def draw_levels(rng: np.random.Generator, count: int) -> np.ndarray:
 def poisson_gaussian(
     clean: np.ndarray, rng: np.random.Generator, levels: Sequence | np.ndarray
 ) -> NoisyCrops:
-    """Noise of variance a·x + b on linear intensities x, clipped to 0 … 1; the maps hold a and b.
-
-    Args:
-        levels: (B, 2) a and b of each crop.
-    """
+    """Noise of variance a·x + b on linear intensities x, clipped to 0 … 1; levels (B, 2) and the
+    maps hold a and b of each crop."""
     levels = np.asarray(levels, np.float32)
     a, b = (levels[:, i, None, None, None] for i in (0, 1))
     noise = rng.standard_normal(clean.shape, np.float32) * np.sqrt(a * clean + b)

@@ -147,8 +147,6 @@ def subsample(
     """At most ``num_matches`` random matches.
 
     Args:
-        sample: the pair.
-        rng: source of randomness.
         num_matches: 1 or more; when the pair has no more and no share is asked, it is left as is.
         true_share: wanted share of true matches in (0, 1), reached by leaving out matches of the
             kind that is too frequent, down to a quarter of what there could be otherwise; with
@@ -218,12 +216,6 @@ def mirror(sample: dict) -> dict:
     change = sample["keypoint_change"] * np.array([1, -1, 1], np.float32)
     mirrored = make_sample(x, sample["side_info"], change, R, flip * sample["t"])
     return {**sample, **mirrored, "distances": sample["distances"]}
-
-
-def rotate_in_plane(sample: dict, angle0: float, angle1: float) -> dict:
-    """Cameras 0 and 1 rolled about their optical axes (radians, x towards y); distances stay."""
-    rotated = rotate_cameras(sample, roll_rotation(angle0), roll_rotation(angle1))
-    return {**rotated, "distances": sample["distances"]}
 
 
 def rotate_cameras(sample: dict, rotation0: np.ndarray, rotation1: np.ndarray) -> dict:

@@ -26,14 +26,8 @@ def essential_matrix(R: np.ndarray, t: np.ndarray) -> np.ndarray:
 
 
 def squared_epipolar_distances(x: np.ndarray, E: np.ndarray) -> np.ndarray:
-    """Squared symmetric epipolar distance of each match, (N,) float32, in calibrated units.
-
-    `n3match.geometry.symmetric_epipolar_distance`, worked out in float64.
-
-    Args:
-        x: (N, 4) calibrated coordinates (x0, y0, x1, y1).
-        E: (3, 3), any scale.
-    """
+    """`symmetric_epipolar_distance`, squared, of calibrated matches x (N, 4) and E (3, 3) of any
+    scale, worked out in float64: (N,) float32, in calibrated units."""
     x, E = np.asarray(x, np.float64), np.asarray(E, np.float64)
     return symmetric_epipolar_distance(x[:, :2], x[:, 2:], E).astype(np.float32)
 

@@ -21,6 +21,7 @@ from n3match.datasets.scenes.source import (
     View,
     checked_intrinsics,
     checked_pose,
+    read_lines,
     read_numbers,
     relative_pose_of,
 )
@@ -44,7 +45,9 @@ def read_cnnet_scene(path: Path, name: str, options: ReadOptions) -> SceneSource
         FileNotFoundError, ValueError: a list or a visibility file is missing, malformed, or of
             another length than the others.
     """
-    images, calibrations, visibilities = (_read_list(path / name) for name in _LISTS)
+    images, calibrations, visibilities = (
+        [line for line in read_lines(path / name) if line] for name in _LISTS
+    )
     for list_name, lines in zip(_LISTS[1:], (calibrations, visibilities)):
         if len(lines) != len(images):
             found = f"found {len(lines)} lines, wanted {len(images)} as in images.txt"
@@ -66,14 +69,6 @@ def read_cnnet_scene(path: Path, name: str, options: ReadOptions) -> SceneSource
     others = visible[~np.eye(len(images), dtype=bool)]
     pairs = _pairs(images, poses, visible, (others <= 1).all(), options)
     return SceneSource(name, views, pairs, problems)
-
-
-def _read_list(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file in UTF-8") from error
-    return [line.strip() for line in lines if line.strip()]
 
 
 def _read_view(image: Path, name: str, calibration: Path):

@@ -19,6 +19,7 @@ from n3match.datasets.scenes.source import (
     View,
     checked_intrinsics,
     checked_pose,
+    read_lines,
 )
 
 _COLUMNS = 4 + 9 + 9 + 16
@@ -50,14 +51,10 @@ def read_pair_list(path: Path, name: str, options: ReadOptions) -> SceneSource:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such pair list")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file in UTF-8") from error
     root = path.parent if options.image_root is None else options.image_root
     views: dict[str, View] = {}
     pairs, problems = [], []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         words = line.split()
         if not words:
             continue

@@ -160,6 +160,18 @@ def checked_intrinsics(K: np.ndarray, where: str) -> np.ndarray:
     return K
 
 
+def read_lines(path: Path) -> list[str]:
+    """Of a text file, stripped, empty ones left empty.
+
+    Raises:
+        ValueError: not a text file in UTF-8.
+    """
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file in UTF-8") from error
+
+
 def read_numbers(path: Path, shape: tuple[int, ...] | None = None) -> np.ndarray:
     """A text file of numbers, of `shape` where it is given, else a flat array.
 

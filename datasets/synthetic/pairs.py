@@ -32,20 +32,19 @@ _REPETITIVE = 0.15  # share of pairs in which most wrong matches slip by a perio
 _DTYPE = np.float32
 
 
-class SyntheticPairs(Sequence):
-    """An endless, indexable set of generated image pairs.
+class SyntheticPairs:
+    """An endless set of generated image pairs.
 
-    ``sample(index)`` (or ``pairs[index]``) is a function of (seed, index) alone, so training can be
-    resumed anywhere. See pairs/sample.py for the sample's keys.
+    ``sample(index)`` is a function of (seed, index) alone, so training can be resumed anywhere.
+    See pairs/sample.py for the sample's keys.
 
     Args:
         seed: non-negative; sets with different seeds share no pair.
         num_matches: least and most matches of a pair (both can occur).
-        length: what ``len`` answers; indices past it are as good.
         scenes: kinds of scene to draw from evenly (keys of SCENE_WEIGHTS); None for all by weight.
 
     Raises:
-        ValueError: num_matches not 8 <= lo <= hi, negative seed, length below 1, unknown scene.
+        ValueError: num_matches not 8 <= lo <= hi, negative seed, unknown scene.
     """
 
     def __init__(
@@ -53,7 +52,6 @@ class SyntheticPairs(Sequence):
         seed: int = 0,
         num_matches: tuple[int, int] = (500, 2000),
         *,
-        length: int = 1_000_000,
         scenes: Sequence[str] | None = None,
     ):
         low, high = num_matches
@@ -61,21 +59,11 @@ class SyntheticPairs(Sequence):
             raise ValueError(f"num_matches: got {num_matches}, wanted {_MIN_TRUE} <= lo <= hi")
         if seed < 0:
             raise ValueError(f"seed: got {seed}, wanted 0 or more")
-        if length < 1:
-            raise ValueError(f"length: got {length}, wanted 1 or more")
         unknown = set(scenes or ()) - set(SCENE_WEIGHTS)
         if unknown:
             raise ValueError(f"scenes: got {sorted(unknown)}, wanted some of {list(SCENE_WEIGHTS)}")
-        self.seed, self.num_matches, self.length = int(seed), (int(low), int(high)), int(length)
+        self.seed, self.num_matches = int(seed), (int(low), int(high))
         self.scenes = tuple(scenes) if scenes else None
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> dict:
-        if not 0 <= index < self.length:
-            raise IndexError(f"index {index} is outside 0..{self.length - 1}")
-        return self.sample(index)
 
     def sample(self, index: int, num_matches: int | None = None) -> dict:
         """The pair of this index (0 or more): a sample as pairs/sample.py describes it.

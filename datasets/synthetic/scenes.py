@@ -364,7 +364,6 @@ def random_motion(
     """Camera 1 of a pair: centre (3,), the point it looks at (3,), and its roll in radians.
 
     Args:
-        rng: source of randomness.
         scene: decides which motions are likely.
         focus: (3,) a point that camera 0 sees.
         tilt: (3, 3) rotation of camera 0.

@@ -13,13 +13,14 @@ import torch
 
 from n3match.denoising.denoiser import Denoiser
 from n3match.denoising.noise_level import estimate_sigma
-from n3match.denoising.pixels import check_image
 from n3match.nn import N3NetConfig
 from n3match.weights import DEFAULT_DENOISER as DEFAULT_WEIGHTS
 
 MEMORY_LIMIT = 1 << 30
 # A network trained for one noise level still does well this far from it.
 _TOLERANCE = 0.2
+_WHITE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
+_FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 
 Progress = Callable[[float], None]
 
@@ -71,11 +72,11 @@ def denoise(
     Raises:
         ValueError, TypeError: naming the argument. FileNotFoundError: no such weights.
     """
-    depth = check_image(image)
+    _check_image(image)
     net = as_denoiser(weights)
     if net.config.maps == ("a", "b"):
         raise ValueError("weights: a network for raw noise: use denoise_raw with its a and b")
-    unit = depth.unit(image)
+    unit = _unit(image)
     maps: tuple[float, ...] = ()
     if sigma is not None:
         sigma = _checked_sigma(sigma, net)
@@ -83,7 +84,7 @@ def denoise(
         # Before this, so that an image too small to say is only asked where it must.
         value = estimate_sigma(unit) if sigma is None else sigma / 255
         maps = (_within(value, net),)
-    return depth.stored(_restored(unit, maps, net, memory_limit, progress))
+    return _stored(_restored(unit, maps, net, memory_limit, progress), image.dtype)
 
 
 def denoise_raw(
@@ -109,16 +110,46 @@ def denoise_raw(
     Raises:
         ValueError, TypeError: naming the argument. FileNotFoundError: no such weights.
     """
-    depth = check_image(image)
+    _check_image(image)
     net = as_denoiser(weights)
     if net.config.maps != ("a", "b"):
         raise ValueError("weights: not a network for raw noise (which has maps of a and b)")
     for name, value in (("a", a), ("b", b)):
         if not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
             raise ValueError(f"{name} must be a number, 0 or more, got {value!r}")
-    return depth.stored(
-        _restored(depth.unit(image), (float(a), float(b)), net, memory_limit, progress)
-    )
+    found = _restored(_unit(image), (float(a), float(b)), net, memory_limit, progress)
+    return _stored(found, image.dtype)
+
+
+def _check_image(image: np.ndarray) -> None:
+    """Pixels of (H, W) or (H, W, C), of a type that is known.
+
+    Raises:
+        TypeError: other types than uint8, uint16 and floats. ValueError: no pixels, another shape,
+            NaN or infinite numbers.
+    """
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f"image must be a numpy array, got {type(image).__name__}")
+    if image.dtype not in _WHITE and image.dtype not in _FLOATS:
+        raise TypeError(
+            f"image must be uint8, uint16 or floating point (0 … 1), got {image.dtype}"
+        )
+    if image.ndim not in (2, 3) or not image.size:
+        raise ValueError(f"image must have shape (H, W) or (H, W, C), got {image.shape}")
+    if image.dtype in _FLOATS and not np.isfinite(image).all():
+        raise ValueError("image holds NaN or infinite numbers: finite numbers wanted")
+
+
+def _unit(image: np.ndarray) -> np.ndarray:
+    """float32, white at 1."""
+    return image.astype(np.float32) / np.float32(_WHITE.get(image.dtype, 1))
+
+
+def _stored(unit: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Back: integers rounded and clipped, floats as they are."""
+    if dtype not in _WHITE:
+        return unit.astype(dtype)
+    return np.clip(np.rint(unit * _WHITE[dtype]), 0, _WHITE[dtype]).astype(dtype)
 
 
 def accepted_sigma(config: N3NetConfig) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -125,7 +126,7 @@ class Denoiser(N3Net):
                 wide = (config.neighbours + 1) * config.block_channels
                 needed += _BYTES_PER_NEIGHBOUR_CHANNEL * wide
             channels = config.channels if index == last else config.block_channels
-            passes.append(_Pass(_of_stage(self, index), layout, channels, needed))
+            passes.append(_Pass(partial(self.stage, index), layout, channels, needed))
         return passes
 
 
@@ -135,10 +136,6 @@ class _Pass:
     def __init__(self, function, layout: Layout, channels: int, bytes: int, is_guide=False):
         self.function, self.layout, self.channels = function, layout, channels
         self.bytes, self.is_guide = bytes, is_guide
-
-
-def _of_stage(net: N3Net, index: int):
-    return lambda x, matching: net.stage(index, x, matching)
 
 
 def _folded(net: Denoiser) -> Denoiser:

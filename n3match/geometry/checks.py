@@ -36,11 +36,8 @@ def _lent(value: Any) -> Any:
 
 
 def check_tensor(name: str, value: Any, *tail: int | None, kind: Any = torch.Tensor) -> None:
-    """Require a floating-point tensor whose last dimensions are `tail` (None: any size).
-
-    Args:
-        kind: np.ndarray to require an array.
-    """
+    """Require a floating-point tensor (`kind` np.ndarray: array) whose last dimensions are `tail`
+    (None: any size)."""
     if not isinstance(value, kind):
         wanted = f"{kind.__module__}.{kind.__name__}"
         raise TypeError(f"{name} must be a {wanted}, got {type(value).__name__}")

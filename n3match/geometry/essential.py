@@ -171,12 +171,8 @@ def in_front_of_both(
 ) -> torch.Tensor:
     """Which matches have positive depth in both cameras of a given pose, or are too far to tell.
 
-    Args:
-        R: (..., 3, 3), t: (..., 3) unit length, x1 ~ R x0 + t. x0, x1: (..., N, 2) calibrated.
-            Tensors, or arrays.
-
-    Returns:
-        (..., N) bool.
+    R (..., 3, 3), t (..., 3) of unit length, x0, x1 (..., N, 2) calibrated, tensors or arrays ->
+    (..., N) bool.
     """
     check_tensor("R", R, 3, 3)
     check_tensor("t", t, 3)

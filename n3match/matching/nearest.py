@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from n3match import native
 from n3match.matching import nearest_compiled
 from n3match.native import descriptors
 
@@ -100,7 +101,7 @@ def nearest_neighbors(
         raise ValueError(f"block_size: found {block_size}, wanted at least 1")
     # Products must be true float32, whatever autocast region this is called in.
     with torch.autocast(desc0.device.type, enabled=False):
-        if len(desc0) and len(desc1) and nearest_compiled.usable(desc0):
+        if len(desc0) and len(desc1) and native.serves(desc0):
             index, distance, mutual, back = _compiled_search(desc0, desc1, block_size)
         else:
             index, distance, mutual, back = _search(desc0, desc1, block_size)

@@ -14,7 +14,6 @@ from collections.abc import Callable
 import numpy as np
 from torch import Tensor
 
-from n3match import native
 from n3match.native import descriptors
 
 # Of rounded vectors more are kept than are wanted, so that the last tells whether those before it
@@ -28,10 +27,6 @@ _SLIGHT = 1e-6
 
 # (a, b) -> (2, N) the two nearest of b for each of a
 Scan = Callable[[Tensor, Tensor], np.ndarray]
-
-
-def usable(like: Tensor) -> bool:
-    return like.device.type == "cpu" and native.available()
 
 
 def two_nearest(

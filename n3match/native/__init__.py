@@ -14,7 +14,6 @@ library aside, 1 is as if it weren't set.
 from n3match.native import descriptors
 from n3match.native.library import (
     LANES,
-    LARGEST_K,
     LEVELS,
     available,
     finish,
@@ -23,10 +22,11 @@ from n3match.native.library import (
     masses,
     masses_backward,
     prepare,
+    serves,
 )
 from n3match.native.threads import run_tasks
 
 __all__ = [
-    "LANES", "LARGEST_K", "LEVELS", "available", "descriptors", "finish", "level", "logits",
-    "masses", "masses_backward", "prepare", "run_tasks",
+    "LANES", "LEVELS", "available", "descriptors", "finish", "level", "logits",
+    "masses", "masses_backward", "prepare", "run_tasks", "serves",
 ]

@@ -5,18 +5,15 @@ N, M vectors of either image, D channels. Nothing is checked here. Work is share
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from n3match.native.library import _declared, _library
+from n3match.native.library import call
 from n3match.native.threads import run_tasks
 
 #: Longest vector of integers: the squared distance of any two fits 31 bits, and is below `FAR`.
@@ -29,31 +26,9 @@ _CHUNK = 768  # vectors that are laid out in one task, a multiple of any panel
 _WORDS, _UNSIGNED_BYTES, _SIGNED_BYTES = range(3)
 
 
-class _Functions(NamedTuple):
-    survey: object
-    integers: object
-    nearest: object
-    squared_distances: object
-    panels: tuple[int, int]  # vectors of a panel of rows, of columns
-    takes_bytes: bool
-
-
-@functools.lru_cache(maxsize=1)
-def _functions() -> _Functions:
-    library = _library()
-    panel = _declared(library.n3match_panel, "I", ctypes.c_int64)
-    return _Functions(
-        _declared(library.n3match_survey, "PIIPPP"),
-        _declared(library.n3match_integers, "PIIPPIIPPPPP"),
-        _declared(library.n3match_nearest, "PPPIPPIIIIIPPPIP"),
-        _declared(library.n3match_squared_distances, "PPIPPIP"),
-        (panel(0), panel(1)),
-        bool(_declared(library.n3match_takes_bytes, "", ctypes.c_int64)()),
-    )
-
-
-def _call(function, *arguments: Tensor | int) -> None:
-    function(*(x.data_ptr() if isinstance(x, Tensor) else x for x in arguments))
+def _panel(columns: bool) -> int:
+    """Vectors of a panel of rows, or of columns."""
+    return call("panel", None, columns)
 
 
 @dataclass(frozen=True)
@@ -88,7 +63,7 @@ def survey(images: Sequence[Tensor], centre: Tensor | None = None) -> Survey:
         for number in shared:
             image, rows = tasks[number]
             part = images[image][rows]
-            _call(_functions().survey, part, len(part), depth, centre, sums[number], found[number])
+            call("survey", None, part, len(part), depth, centre, sums[number], found[number])
 
     run_tasks(work, range(len(tasks)))
     return Survey(
@@ -130,14 +105,15 @@ def integers(
     """
     length = images[0].shape[1]
     # Sums of bytes times 128 must fit 32 bits.
-    bytes = bytes and _functions().takes_bytes and length <= 1 << 16
+    bytes = bytes and bool(call("takes_bytes", None)) and length <= 1 << 16
     forms = (_UNSIGNED_BYTES, _SIGNED_BYTES) if bytes else (_WORDS, _WORDS)
     depth = -(-length // (4 if bytes else 2))
     centre, factor = _padded(length, centre), torch.tensor([scale], dtype=torch.float64)
     tasks = _chunks(images)
     cuts = torch.zeros(len(tasks), dtype=torch.float64)
     made = []
-    for image, panel in zip(images, _functions().panels):
+    for number, image in enumerate(images):
+        panel = _panel(number)
         padded = -(-len(image) // panel) * panel
         sizes = (padded * depth, padded, padded)
         made.append([torch.empty(size, dtype=torch.int32) for size in sizes])
@@ -147,9 +123,9 @@ def integers(
         for number in shared:
             image, rows = tasks[number]
             part, (values, norm, start) = images[image][rows], made[image]
-            _call(
-                _functions().integers, part, len(part), length, centre, factor, forms[image],
-                _functions().panels[image], values[rows.start * depth :], norm[rows.start :],
+            call(
+                "integers", None, part, len(part), length, centre, factor, forms[image],
+                _panel(image), values[rows.start * depth :], norm[rows.start :],
                 start[rows.start :], cuts[number], line,
             )
 
@@ -175,7 +151,7 @@ def nearest(
     """
     rows = np.empty((a.count, keep_a), np.int64)
     following = torch.zeros(1, dtype=torch.int64)
-    panel = _functions().panels[0]
+    panel = _panel(0)
     task = min(_TASK_ROWS, -(-a.count // (_TASKS_A_THREAD * torch.get_num_threads())))
     task = max(1, task // panel) * panel
     parts, lock = [], threading.Lock()
@@ -183,8 +159,8 @@ def nearest(
     def work(_) -> None:
         columns = np.empty((b.count, keep_b), np.int64)
         bounds = torch.empty(2 * len(b.start), dtype=torch.int32)
-        _call(
-            _functions().nearest, a.values, a.start, a.norm, a.count, b.values, b.norm, b.count,
+        call(
+            "nearest", None, a.values, a.start, a.norm, a.count, b.values, b.norm, b.count,
             a.depth, a.bytes, keep_a, keep_b, rows.ctypes.data, columns.ctypes.data, bounds, task,
             following,
         )
@@ -209,8 +185,8 @@ def squared_distances(a: Tensor, b: Tensor, i: np.ndarray, j: np.ndarray) -> np.
     def work(shared) -> None:
         for start in shared:
             i, j, out = (array[start : start + 4 * _CHUNK] for array in flat)
-            _call(
-                _functions().squared_distances, a, b, a.shape[1], i.ctypes.data, j.ctypes.data,
+            call(
+                "squared_distances", None, a, b, a.shape[1], i.ctypes.data, j.ctypes.data,
                 len(out), out.ctypes.data,
             )
 

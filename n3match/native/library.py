@@ -12,9 +12,11 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.machinery
+import itertools
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,7 +34,7 @@ _SIGNATURES = {
     "masses_backward": "PPIIIIIPPPP",
     "finish": "PIIIIPPPP",
     "prepare": "PPIIIPPPPPP",
-    # Those of windows.py:
+    # Those of the window form:
     "window_distances": "PPPIIIPP",
     "window_sums": "PPPIIPP",
     "window_products": "PPPIIIPP",
@@ -41,6 +43,16 @@ _SIGNATURES = {
     "cut_points": "PPIIIIPPP",
     "put_points": "PPIIIIP",
     "cut_planes": "PPIIIP",
+}
+# Of those that take one type alone; "I=": they return an integer.
+_PLAIN_SIGNATURES = {
+    "native_use_level": "I=I",
+    "panel": "I=I",
+    "takes_bytes": "I=",
+    "survey": "PIIPPP",
+    "integers": "PIIPPIIPPPPP",
+    "nearest": "PPPIPPIIIIIPPPIP",
+    "squared_distances": "PPIPPIP",
 }
 
 
@@ -57,9 +69,8 @@ def _wanted_level() -> int:
     return LEVELS.index(wanted)
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    library: ctypes.CDLL
+class _Loaded(NamedTuple):
+    functions: dict[tuple[str, torch.dtype | None], Callable]
     level: str
 
 
@@ -73,43 +84,38 @@ def _loaded() -> _Loaded | None:
         try:
             library = ctypes.CDLL(str(path)) if path.is_file() else None
             if library is not None and library.n3match_native_interface() == _INTERFACE:
-                _declare_all(library)
-                use_level = _declared(library.n3match_native_use_level, "I", ctypes.c_int64)
-                return _Loaded(library, LEVELS[use_level(wanted)])
+                functions = _declare_all(library)
+                return _Loaded(functions, LEVELS[functions["native_use_level", None](wanted)])
         except (OSError, AttributeError):
             continue  # built for another machine, of another version, or lacking a function
     return None
 
 
-def _library() -> ctypes.CDLL | None:
-    loaded = _loaded()
-    return None if loaded is None else loaded.library
-
-
-@functools.lru_cache(maxsize=1)
-def _functions() -> dict[tuple[str, torch.dtype], ctypes._CFuncPtr]:
-    return _declare_all(_library())
-
-
-def _declare_all(library: ctypes.CDLL) -> dict[tuple[str, torch.dtype], ctypes._CFuncPtr]:
-    return {
-        (name, dtype): _declared(library[f"n3_{name}_{letters}"], signature)
-        for name, signature in _SIGNATURES.items()
-        for dtype, letters in _NUMBER_TYPES.items()
-    }
-
-
-def _declared(function, signature: str, returns=None):
-    function.restype = returns
-    function.argtypes = [
-        ctypes.c_void_p if letter == "P" else ctypes.c_int64 for letter in signature
-    ]
-    return function
+def _declare_all(library: ctypes.CDLL) -> dict[tuple[str, torch.dtype | None], Callable]:
+    found = {(name, None): library[f"n3match_{name}"] for name in _PLAIN_SIGNATURES}
+    for name, (dtype, letters) in itertools.product(_SIGNATURES, _NUMBER_TYPES.items()):
+        found[name, dtype] = library[f"n3_{name}_{letters}"]
+    for (name, _), function in found.items():
+        returns, _, given = (_SIGNATURES | _PLAIN_SIGNATURES)[name].rpartition("=")
+        function.restype = ctypes.c_int64 if returns else None
+        function.argtypes = [ctypes.c_void_p if x == "P" else ctypes.c_int64 for x in given]
+    return found
 
 
 def available() -> bool:
     """Whether the compiled library is there and wanted."""
-    return _library() is not None
+    return _loaded() is not None
+
+
+def serves(like: Tensor, k: int = 1, recursion: str = "released") -> bool:
+    """Whether the compiled loops can do what is asked of such tensors."""
+    return (
+        like.device.type == "cpu"
+        and like.dtype in _NUMBER_TYPES
+        and recursion == "released"
+        and k <= LARGEST_K
+        and available()
+    )
 
 
 def level() -> str | None:
@@ -123,9 +129,10 @@ def level() -> str | None:
     return None if loaded is None else loaded.level
 
 
-def call(name: str, dtype: torch.dtype, *arguments: Tensor | int | None) -> None:
-    """The function `name` for this number type; an integer may be an address."""
-    _functions()[name, dtype](
+def call(name: str, dtype: torch.dtype | None, *arguments: Tensor | int | None) -> int | None:
+    """The function `name` for this number type, None for those of one type alone; an integer may be
+    an address."""
+    return _loaded().functions[name, dtype](
         *(x.data_ptr() if isinstance(x, Tensor) else x for x in arguments)
     )
 

@@ -18,19 +18,13 @@ SELECTIONS = ("n3", "knn", "concrete")
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def check_k(k: int) -> None:
-    if isinstance(k, bool) or not isinstance(k, numbers.Integral):
-        raise TypeError(f"k must be an int, got {type(k).__name__}")
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-
-
-def check_recursion(recursion: str) -> None:
+def check_rule(
+    k: int, recursion: str, selection: str, generator: torch.Generator | None
+) -> None:
+    """What is to be selected, whatever from."""
+    _check_positive("k", k)
     if recursion not in RECURSIONS:
         raise ValueError(f"recursion must be one of {RECURSIONS}, got {recursion!r}")
-
-
-def check_selection(selection: str, generator: torch.Generator | None) -> None:
     if selection not in SELECTIONS:
         raise ValueError(f"selection must be one of {SELECTIONS}, got {selection!r}")
     if generator is None:
@@ -39,15 +33,6 @@ def check_selection(selection: str, generator: torch.Generator | None) -> None:
         raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
     if selection != "concrete":
         raise ValueError(f'a generator is for selection="concrete", not for {selection!r}')
-
-
-def check_rule(
-    k: int, recursion: str, selection: str, generator: torch.Generator | None
-) -> None:
-    """What is to be selected, whatever from."""
-    check_k(k)
-    check_recursion(recursion)
-    check_selection(selection, generator)
 
 
 def check_floating(name: str, tensor: Tensor, ndim: int, wanted: str) -> None:

@@ -55,7 +55,6 @@ def differentiable(
     """The operator n3match::NAME, once differentiable, and n3match::NAME_backward behind it.
 
     Args:
-        name: of the operator.
         tensors: names of its tensors, "?" behind one that may be None.
         options: its other arguments, as a schema has them.
         forward: (*tensors, *options) -> the output and, behind it, `kept` tensors more that the

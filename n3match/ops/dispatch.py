@@ -37,7 +37,6 @@ def choose(backend: str | None, refusal: str, form: str, query: Tensor) -> str:
         backend: forced by name; None: to be chosen.
         refusal: why "triton" can't serve the call, or "".
         form: as the trial knows it.
-        query: of the call.
     """
     if backend is not None and backend not in _BACKENDS:
         raise ValueError(f"backend must be None or one of {backends()}, got {backend!r}")

@@ -19,36 +19,6 @@ from n3match.ops.window import op as windows
 _HALF = (torch.float16, torch.bfloat16)
 
 
-def n3_weights(
-    distances: Tensor,
-    k: int,
-    log_temperature: float | Tensor = 0.0,
-    *,
-    mask: Tensor | None = None,
-    recursion: str = "released",
-    selection: str = "n3",
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """The K weight distributions themselves, (B, M, O) -> (B, M, O, K): for study and tests.
-
-    Needs O·K numbers per query; `n3_aggregate` never forms them. See `reference.n3_weights`.
-
-    Args:
-        distances: (B, M, O) squared distances of M queries to O candidates, floating point.
-        k: number of neighbours K ≥ 1; may exceed O.
-        log_temperature: log t: a number, or (B, M, 1).
-        mask: (B, M, O) bool, True where a candidate may be selected; None: all may.
-        recursion, selection, generator: as in `n3_aggregate`.
-
-    Raises:
-        ValueError, TypeError: naming the argument.
-    """
-    return reference.n3_weights(
-        distances, k, log_temperature,
-        mask=mask, recursion=recursion, selection=selection, generator=generator,
-    )
-
-
 def n3_aggregate(
     query: Tensor,
     key: Tensor,

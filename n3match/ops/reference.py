@@ -76,7 +76,9 @@ def n3_weights(
     selection: str = "n3",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """The K categorical distributions of each query.
+    """The K categorical distributions of each query themselves: for study and tests.
+
+    Needs O·K numbers per query; `n3_aggregate` never forms them.
 
     Args:
         distances: (B, M, O) squared distances, any floating type.
@@ -94,9 +96,7 @@ def n3_weights(
     Raises:
         ValueError, TypeError: naming the argument.
     """
-    checks.check_k(k)
-    checks.check_recursion(recursion)
-    checks.check_selection(selection, generator)
+    checks.check_rule(k, recursion, selection, generator)
     checks.check_floating("distances", distances, 3, "(B, M, O)")
     b, m, o = distances.shape
     checks.check_mask(mask, (b, m, o), "(B, M, O)", distances.device)
@@ -176,27 +176,21 @@ def aggregate(
     recursion: str,
     selection: str,
     seed: int | None,
+    numbers: Tensor | None = None,
 ) -> Tensor:
     """zᵏ = Σ_i wᵏ_i · value_i: (B, M, E), (B, N, E), (B, N, F), (B, M, 1) -> (B, M, K, F).
 
-    Arguments as in `n3match.ops.n3_aggregate`, checked before; seed: of the noise, None: no noise.
+    Arguments as in `n3match.ops.n3_aggregate`, checked before; seed: of the noise, None: no noise;
+    numbers: those of each query and candidate, None: counted through.
     """
-    b, m, _ = query.shape
-    per_query = key.shape[1] if candidates is None else candidates.shape[2]
-    numbers = torch.arange(b * m * per_query, device=query.device).view(b, m, per_query)
-    rule = (k, exclude_self, recursion, selection, (seed, numbers))
-    return _aggregate(query, key, value, log_t, candidates, mask, *rule)
-
-
-def _aggregate(
-    query, key, value, log_t, candidates, mask, k, exclude_self, recursion, selection, noise
-) -> Tensor:
     b, m, _ = query.shape
     of_batch = torch.arange(b, device=query.device)[:, None, None]
     items = torch.arange(key.shape[1], device=query.device)[None, None]
     index = items.expand(b, m, -1) if candidates is None else candidates
     if index.numel() == 0:
         return value.new_zeros(b, m, k, value.shape[2])
+    if numbers is None:
+        numbers = torch.arange(index.numel(), device=query.device).view(index.shape)
     allowed = torch.ones_like(index, dtype=torch.bool)
     if mask is not None:
         allowed = allowed & mask[of_batch, index]
@@ -209,6 +203,7 @@ def _aggregate(
     if candidates is not None:
         x, v = x[of_batch, 0, index], v[of_batch, 0, index]
     d = (query.double()[:, :, None, :] - x).square().sum(-1)
+    noise = (seed, numbers)
     weights = weights_in_double(d, k, log_t.double(), allowed, recursion, selection, noise)
     return torch.stack([(weights[:, :, None, :, i] @ v)[:, :, 0] for i in range(k)], 2).to(
         value.dtype
@@ -237,9 +232,9 @@ def window_aggregate(
     m = len(index)
     # A query and a candidate have the number they would have if all patches were candidates.
     queries = torch.arange(b * m, device=query.device).view(b, m, 1)
-    z = _aggregate(
+    z = aggregate(
         *(grid.patches(image.double()) for image in (query, key, value)),
         log_t.reshape(b, m, 1), index.expand(b, -1, -1), None, k, exclude_self, recursion,
-        selection, (seed, queries * m + index),
+        selection, seed, queries * m + index,
     )
     return torch.stack([grid.put_back(z[:, :, step]) for step in range(k)], 1).to(value.dtype)

@@ -67,18 +67,7 @@ def gradients(
 _MAX_INVERSE_T = 1e30
 
 
-def _compiled(like: Tensor, k: int, recursion: str) -> bool:
-    """Whether the compiled loops can do these rows."""
-    return (
-        like.device.type == "cpu"
-        and like.dtype in (torch.float32, torch.float64)
-        and recursion == "released"
-        and k <= native.LARGEST_K
-        and native.available()
-    )
-
-
-def _inverse_t(log_t: Tensor) -> Tensor:
+def inverse_t_of(log_t: Tensor) -> Tensor:
     return torch.exp(-log_t).clamp(max=_MAX_INVERSE_T)
 
 
@@ -176,11 +165,11 @@ def _row_weights(d: Tensor, log_t: Tensor, k: int, recursion: str) -> Tensor:
     if recursion != "released":
         return _reference_rows(d, log_t, k, recursion)
     rows, o = d.shape
-    if _compiled(d, k, recursion):
+    if native.serves(d, k):
         w, exact = _compiled_weights(d, log_t, k)
     else:
         w = d.new_empty(rows, k, o)
-        exact = _tensor_weights(_logits(d, _inverse_t(log_t), torch.empty_like(d)), w).exact
+        exact = _tensor_weights(_logits(d, inverse_t_of(log_t), torch.empty_like(d)), w).exact
     if bool(exact.any()):
         w[exact] = _reference_rows(d[exact], log_t[exact], k, recursion)
     return w
@@ -195,8 +184,8 @@ def _row_gradients(
     """
     if recursion != "released":
         return _reference_gradients(d, log_t, grad, k, recursion)
-    inverse_t = _inverse_t(log_t)
-    if _compiled(d, k, recursion):
+    inverse_t = inverse_t_of(log_t)
+    if native.serves(d, k):
         w, d_logits, d_log_t, exact = _compiled_gradients(d, log_t, grad, k)
     else:
         logits = _logits(d, inverse_t, torch.empty_like(d))
@@ -226,7 +215,7 @@ def _compiled_block(d: Tensor, log_t: Tensor, k: int) -> tuple[Tensor, Tensor]:
     rows, o = d.shape
     m = d.new_empty(rows, k, o + -o % native.LANES)
     certain = torch.empty(rows, dtype=torch.bool)
-    native.logits(d.contiguous(), _inverse_t(log_t).contiguous(), m, certain)
+    native.logits(d.contiguous(), inverse_t_of(log_t).contiguous(), m, certain)
     return m, certain
 
 

@@ -79,20 +79,14 @@ def _others(grid: WindowGrid) -> Tensor:
 
 
 def gather_windows(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    k: int,
-    log_temperature: float = 0.0,
-    patch_size: int = 10,
-    stride: int = 5,
-    window: int = 15,
+    query: Tensor, key: Tensor, value: Tensor, k: int, log_temperature: float = 0.0, *layout: int
 ) -> Tensor:
     """The candidates of some queries are copied side by side; (B, C, H, W) -> (B, K, C, H, W).
 
-    In chunks, each computed anew in the backward pass: all at once would take M·O·D numbers.
+    layout: patch size, stride, window; none: `LAYOUT`. In chunks, each computed anew in the
+    backward pass: all at once would take M·O·D numbers.
     """
-    grid = WindowGrid(*query.shape[-2:], patch_size, stride, window)
+    grid = WindowGrid(*query.shape[-2:], *(layout or LAYOUT))
     index = _others(grid)
     tensors = (query, key, value)
     gradients = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
@@ -131,17 +125,11 @@ def gather_windows(
 
 
 def authors_windows(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    k: int,
-    log_temperature: float = 0.0,
-    patch_size: int = 10,
-    stride: int = 5,
-    window: int = 15,
+    query: Tensor, key: Tensor, value: Tensor, k: int, log_temperature: float = 0.0, *layout: int
 ) -> Tensor:
-    """Distances of all pairs of patches, K dense M×N weight matrices, K dense products."""
-    grid = WindowGrid(*query.shape[-2:], patch_size, stride, window)
+    """Distances of all pairs of patches, K dense M×N weight matrices, K dense products;
+    arguments as of `gather_windows`."""
+    grid = WindowGrid(*query.shape[-2:], *(layout or LAYOUT))
     index = _others(grid)
     scale = -math.exp(-log_temperature)
     images = []

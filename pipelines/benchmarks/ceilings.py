@@ -8,12 +8,12 @@ bandwidth. Element-wise work isn't counted: it is what a fast implementation hid
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 
 import torch
 
 from n3match.ops.window.grid import WindowGrid
+from n3match.pipelines.benchmarks.measure import seconds_of_call
 
 _ROUNDS = 7
 
@@ -48,15 +48,9 @@ def measure_ceilings(size: int = 2048, megabytes: int = 512) -> Ceilings:
     target = torch.empty_like(source)
     product, copy = [], []
     for _ in range(_ROUNDS):
-        product.append(_timed(lambda: torch.mm(a, b, out=c)))
-        copy.append(_timed(lambda: target.copy_(source)))
+        product.append(seconds_of_call(lambda: torch.mm(a, b, out=c)))
+        copy.append(seconds_of_call(lambda: target.copy_(source)))
     return Ceilings(2 * size**3 / min(product), 2 * source.nbytes / min(copy))
-
-
-def _timed(function) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def dense_work(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import multiprocessing
 import sqlite3
 import tempfile
 import time
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 
 from n3match.matching import Features, PutativeMatches, extract_sift, putative_matches
-from n3match.pipelines.benchmarks.measure import peak_resident
+from n3match.pipelines.benchmarks.measure import in_new_process, peak_resident
 from n3match.pipelines.filtering.colmap_database import Options, filter_database
 from n3match.pipelines.filtering.hloc_files import filter_files
 from n3match.pipelines.two_view.demo_pair import load_demo_pair
@@ -51,7 +50,8 @@ def run(command: str, pairs: Sequence[int]) -> list[dict]:
     with tempfile.TemporaryDirectory() as name:
         for count in pairs:
             files, matches = write_files(command, Path(name), count)
-            seconds, kept, peak = _in_new_process(command, files)
+            threads = torch.get_num_threads()
+            ((seconds, kept, peak),) = in_new_process(_filter, command, files, threads)
             rows.append(
                 {
                     command: f"{count} pairs of {_KEYPOINTS} keypoints",
@@ -143,24 +143,8 @@ def _write_database(
     return [path, folder / "filtered.db"], len(matches)
 
 
-def _in_new_process(command: str, files: list[Path]) -> tuple[float, int, int]:
-    """Seconds of the command, matches kept, growth of the peak memory in bytes."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(
-        target=_filter, args=(command, files, torch.get_num_threads(), theirs)
-    )
-    process.start()
-    theirs.close()
-    try:
-        return ours.recv()
-    except EOFError:
-        raise MemoryError("the measured process died (out of memory?)") from None
-    finally:
-        process.join()
-
-
 def _filter(command: str, files: list[Path], threads: int, connection) -> None:
+    """Sends the command's seconds, the matches kept, the growth of the peak memory in bytes."""
     torch.set_num_threads(threads)
     before, start = peak_resident(), time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

@@ -44,8 +44,7 @@ def run(
 ) -> int:
     """Prints the tables; with `out`, writes benchmark-gpu.md into that folder.
 
-    Args:
-        compiler: what is done to the plain formulas.
+    The compiler is what is done to the plain formulas.
 
     Returns:
         An exit status: 0; 1 where a kernel's result is wrong; 2 without a GPU or Triton.
@@ -150,13 +149,12 @@ def _cases() -> Iterator[_Case]:
         yield _Case(name, (*images, draw(1, 1, *grid.shape) + shift), windows)
 
 
-def _results(case: _Case, leaves: list[Tensor], cotangent: Tensor | None, backend: str):
+def _results(case: _Case, leaves: list[Tensor], dtype: torch.dtype, backend: str) -> list[Tensor]:
+    """Output and gradients, from a cotangent rounded to `dtype`."""
     leaves = [leaf.detach().requires_grad_() for leaf in leaves]
     z = case.run(*leaves, backend=backend)
-    if cotangent is None:
-        cotangent = torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
-    grads = torch.autograd.grad(z, leaves, cotangent.to(z), materialize_grads=True)
-    return cotangent, [z, *grads]
+    cotangent = torch.randn(z.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    return [z, *torch.autograd.grad(z, leaves, cotangent.to(z), materialize_grads=True)]
 
 
 def check(
@@ -172,10 +170,8 @@ def check(
         for dtype in dtypes if only in case.name else ():
             leaves = [leaf.to(device, dtype) for leaf in case.leaves]
             exact = [leaf.double() for leaf in leaves]
-            cotangent, wanted = _results(case, exact, None, "reference")
-            cotangent = cotangent.to(dtype).double()
-            _, wanted = _results(case, exact, cotangent, "reference")
-            _, found = _results(case, leaves, cotangent, backend)
+            wanted = _results(case, exact, dtype, "reference")
+            found = _results(case, leaves, dtype, backend)
             errors = {
                 name: ((a.double() - b).abs().max() / b.abs().max().clamp(min=_LEAST)).item()
                 for name, a, b in zip(("output", *LEAVES), found, wanted)

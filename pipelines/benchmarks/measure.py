@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import statistics
 import time
@@ -18,43 +19,28 @@ Call = Callable[[], object]
 
 
 def median_seconds(
-    functions: dict[str, Callable[[], object]], repeats: int
+    functions: dict[str, Call], repeats: int, budget: float = math.inf
 ) -> dict[str, float]:
     """Median wall seconds of each function, called in turns after one warm-up each.
 
-    Turns, so that a machine that slows down for a while slows all of them alike.
-    """
-    for function in functions.values():
-        function()
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repeats):
-        for name, function in functions.items():
-            seconds[name].append(_seconds(function))
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def seconds_within(
-    functions: dict[str, Callable[[], object]], repeats: int, budget: float
-) -> dict[str, float]:
-    """As `median_seconds`, but each function gets about `budget` seconds at most.
-
-    One that takes long is called fewer times; one whose first call takes half the budget only that
-    once, its warm-up being a small part of it.
+    Turns, so that a machine that slows down for a while slows all of them alike. Each function gets
+    about `budget` seconds at most: one that takes long is called fewer times; one whose first call
+    takes half the budget only that once, its warm-up being a small part of it.
     """
     seconds: dict[str, list[float]] = {}
     rounds: dict[str, int] = {}
     for name, function in functions.items():
-        first = _seconds(function)
-        rounds[name] = min(repeats, int(budget / max(first, 1e-9)) - 1)
+        first = seconds_of_call(function)
+        rounds[name] = int(min(repeats + 1, budget / max(first, 1e-9))) - 1
         seconds[name] = [first] if rounds[name] < 1 else []
     for turn in range(repeats):
         for name, function in functions.items():
             if turn < rounds[name]:
-                seconds[name].append(_seconds(function))
+                seconds[name].append(seconds_of_call(function))
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def _seconds(function: Callable[[], object]) -> float:
+def seconds_of_call(function: Call) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
@@ -71,6 +57,30 @@ def peak_resident() -> int:
     raise OSError("/proc/self/status has no VmHWM: peak memory can't be measured here")
 
 
+def in_new_process(target: Callable[..., None], *arguments) -> list:
+    """What an importable function sends through the connection that it is given last.
+
+    Raises:
+        MemoryError: it didn't end well.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=target, args=(*arguments, theirs))
+    process.start()
+    theirs.close()
+    sent = []
+    try:
+        while True:
+            sent.append(ours.recv())
+    except EOFError:
+        pass
+    finally:
+        process.join()
+    if process.exitcode != 0:
+        raise MemoryError("the measured process died (out of memory?)")
+    return sent
+
+
 def _measure(prepare, arguments, connection) -> None:
     functions = prepare(*arguments)
     before = peak_resident()
@@ -79,38 +89,21 @@ def _measure(prepare, arguments, connection) -> None:
         connection.send(peak_resident() - before)
 
 
-def peak_bytes_in_turn(
-    prepare: Callable[..., Sequence[Callable[[], object]]], *arguments
-) -> list[int]:
+def peak_bytes_in_turn(prepare: Callable[..., Sequence[Call]], *arguments) -> list[int]:
     """Growth of the peak resident memory by calls made one after the other, in a new process.
 
     Args:
         prepare: importable function that makes the inputs and returns the calls to measure, the
             one that takes least first: each figure is the peak so far.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(prepare, arguments, theirs))
-    process.start()
-    theirs.close()
-    peaks = []
-    try:
-        while True:
-            peaks.append(ours.recv())
-    except EOFError:
-        pass
-    finally:
-        process.join()
-    if process.exitcode != 0:
-        raise MemoryError("the measured process died (out of memory?)")
-    return peaks
+    return in_new_process(_measure, prepare, arguments)
 
 
-def _prepare_one(prepare, *arguments) -> list[Callable[[], object]]:
+def _prepare_one(prepare, *arguments) -> list[Call]:
     return [prepare(*arguments)]
 
 
-def peak_bytes(prepare: Callable[..., Callable[[], object]], *arguments) -> int:
+def peak_bytes(prepare: Callable[..., Call], *arguments) -> int:
     """`peak_bytes_in_turn` of one call, which `prepare` returns."""
     return peak_bytes_in_turn(_prepare_one, prepare, *arguments)[0]
 
@@ -163,13 +156,19 @@ class Limits:
         return ""
 
 
+def _prepare(call, small: int, name: str, size: int, passes: Sequence[bool]) -> list[Call]:
+    for gradients in passes:  # what torch loads at its first call isn't the operator's
+        call(name, small, gradients)()
+    return [call(name, size, gradients) for gradients in passes]
+
+
 def side_by_side(
     form: str,
     size: int,
     names: Sequence[str],
     *,
     call: Callable[[str, int, bool], Call],
-    prepare: Callable[..., Sequence[Call]],
+    small: int,
     needed_bytes: Callable[[str, bool], float],
     floor_seconds: Callable[[bool], float],
     limits: Limits,
@@ -180,9 +179,9 @@ def side_by_side(
     A measurement for each name, without and with gradients.
 
     Args:
-        call: (name, size, gradients) -> the call to time.
-        prepare: importable; (name, size, passes) -> a call for each of `passes` (gradients?), made
-            in the process that measures its memory. Not asked for `PRODUCTS`.
+        call: importable; (name, size, gradients) -> the call to time, and to measure the memory of
+            in another process, but for `PRODUCTS`.
+        small: a size at which calls are made first there.
         needed_bytes: (name, gradients) -> about what it takes: too much for `limits`, and it is
             left out with a note.
         earlier: measurements of the same form at smaller sizes: what was too slow there is left
@@ -201,13 +200,13 @@ def side_by_side(
     seconds = {}
     for g in passes:
         functions = {name: call(name, size, g) for name in names if not notes[name, g]}
-        found = seconds_within(functions, limits.repeats, limits.seconds)
+        found = median_seconds(functions, limits.repeats, limits.seconds)
         seconds.update({(name, g): value for name, value in found.items()})
     peaks = {}
     for name in names if limits.memory else ():
         able = [g for g in passes if not notes[name, g]]
         if name != PRODUCTS and able:
-            found = peak_bytes_in_turn(prepare, name, size, able)
+            found = peak_bytes_in_turn(_prepare, call, small, name, size, able)
             peaks.update({(name, g): value for g, value in zip(able, found)})
     for g in passes:
         for name in names:

@@ -13,12 +13,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from n3match.denoising import Denoiser, denoise
 from n3match.nn import PRESETS, MatchFilter, N3Net
-from n3match.pipelines.benchmarks.measure import (
-    Limits,
-    median_seconds,
-    peak_bytes,
-    seconds_within,
-)
+from n3match.pipelines.benchmarks.measure import Limits, median_seconds, peak_bytes
 from n3match.pipelines.training.filter import objective
 from n3match.pipelines.training.filter.batches import TrainingBatches
 from n3match.pipelines.training.filter.config import TrainingConfig
@@ -60,7 +55,7 @@ def denoising_rows(sides: Sequence[int], limits: Limits) -> list[dict]:
     threads = torch.get_num_threads()
     for side in sides:
         calls = {name: prepare(name, side, threads) for name in NETWORKS}
-        seconds = seconds_within(calls, limits.repeats, limits.seconds)
+        seconds = median_seconds(calls, limits.repeats, limits.seconds)
         row = {"image": f"{side}²"}
         row |= {f"{name}, s": f"{seconds[name]:.3g}" for name in NETWORKS}
         row["n3net / dncnn-17"] = f"{seconds['n3net'] / seconds['dncnn-17']:.2f}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -20,6 +20,7 @@ from n3match.pipelines.benchmarks.measure import (
     OURS,
     PLAIN,
     PRODUCTS,
+    Call,
     Limits,
     Measurement,
     side_by_side,
@@ -53,7 +54,7 @@ def measure_dense(
             n,
             (OURS, PRODUCTS, PLAIN, FLOAT32),
             call=partial(_call, batch),
-            prepare=partial(_prepare, batch),
+            small=16,
             needed_bytes=needed,
             floor_seconds=floor,
             limits=limits,
@@ -62,26 +63,17 @@ def measure_dense(
     return rows
 
 
-def _call(batch: int, name: str, n: int, gradients: bool) -> Callable[[], object]:
-    if name in (PLAIN, FLOAT32):
-        return _plain(name, batch, n, gradients)
+def _call(batch: int, name: str, n: int, gradients: bool) -> Call:
     if name == PRODUCTS:
         return products(batch, n, gradients)
-    make = aggregate_and_gradients if gradients else aggregate
-    return make(batch, n, ops.backends()[0])
-
-
-def _plain(name: str, batch: int, n: int, gradients: bool) -> Callable[[], object]:
-    generator = torch.Generator().manual_seed(0)
-    leaves = [
-        torch.randn(batch, n, channels, generator=generator).requires_grad_(gradients)
-        for channels in (EMBEDDING, EMBEDDING, FEATURES)
-    ]
-    cotangent = torch.randn(batch, n, NEIGHBOURS, FEATURES, generator=generator)
+    leaves = [leaf.requires_grad_(gradients) for leaf in _inputs(batch, n)]
+    cotangent = torch.randn(batch, n, NEIGHBOURS, FEATURES)
 
     def run() -> object:
         if name == FLOAT32:
             z = plain_aggregate(*leaves, NEIGHBOURS)
+        elif name == OURS:
+            z = ops.n3_aggregate(*leaves, NEIGHBOURS, backend=ops.backends()[0])
         else:  # pair by pair: together they would take B times the memory
             pairs = zip(*(leaf.split(1) for leaf in leaves))
             z = torch.cat(
@@ -92,39 +84,13 @@ def _plain(name: str, batch: int, n: int, gradients: bool) -> Callable[[], objec
     return run
 
 
-def _prepare(batch: int, name: str, n: int, passes: Sequence[bool]) -> list[Callable[[], object]]:
-    for gradients in passes:  # what torch loads at its first call isn't the operator's
-        _call(1, name, 16, gradients)()
-    return [_call(batch, name, n, gradients) for gradients in passes]
-
-
-def _inputs(batch: int, n: int, gradients: bool = False):
+def _inputs(batch: int, n: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-
-    def draw(channels: int) -> torch.Tensor:
-        tensor = torch.randn(batch, n, channels, generator=generator)
-        return tensor.requires_grad_(gradients)
-
-    return draw(EMBEDDING), draw(EMBEDDING), draw(FEATURES)
+    channels = (EMBEDDING, EMBEDDING, FEATURES)
+    return [torch.randn(batch, n, c, generator=generator) for c in channels]
 
 
-def aggregate(batch: int, n: int, backend: str) -> Callable[[], object]:
-    query, key, value = _inputs(batch, n)
-    return lambda: ops.n3_aggregate(query, key, value, NEIGHBOURS, backend=backend)
-
-
-def aggregate_and_gradients(batch: int, n: int, backend: str) -> Callable[[], object]:
-    leaves = _inputs(batch, n, gradients=True)
-    cotangent = torch.randn(batch, n, NEIGHBOURS, FEATURES)
-
-    def run():
-        z = ops.n3_aggregate(*leaves, NEIGHBOURS, backend=backend)
-        return torch.autograd.grad(z, leaves, cotangent)
-
-    return run
-
-
-def products(batch: int, n: int, gradients: bool) -> Callable[[], object]:
+def products(batch: int, n: int, gradients: bool) -> Call:
     """Only the matrix products that the operator has to do, as fast as they go on the CPU.
 
     In the operator's own tiles, each by one thread: with one product at a time shared by all

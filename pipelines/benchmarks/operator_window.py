@@ -22,6 +22,7 @@ from n3match.pipelines.benchmarks.measure import (
     GATHERING,
     OURS,
     PRODUCTS,
+    Call,
     Limits,
     Measurement,
     median_seconds,
@@ -60,7 +61,7 @@ def measure_windows(
             side,
             (OURS, PRODUCTS, GATHERING, AUTHORS),
             call=_call,
-            prepare=_prepare,
+            small=20,
             needed_bytes=needed,
             floor_seconds=floor,
             limits=limits,
@@ -69,7 +70,7 @@ def measure_windows(
     return rows
 
 
-def _call(name: str, side: int, gradients: bool) -> Callable[[], object]:
+def _call(name: str, side: int, gradients: bool) -> Call:
     if name == PRODUCTS:
         return _fastest_products(WindowGrid(side, side, *LAYOUT), gradients)
     functions = {
@@ -90,18 +91,12 @@ def _call(name: str, side: int, gradients: bool) -> Callable[[], object]:
     return run
 
 
-def _fastest_products(grid: WindowGrid, gradients: bool) -> Callable[[], object]:
+def _fastest_products(grid: WindowGrid, gradients: bool) -> Call:
     tiles = {
         str(tile): window_products(grid, CHANNELS, NEIGHBOURS, gradients, tile) for tile in TILES
     }
     seconds = median_seconds(tiles, 1)
     return tiles[min(seconds, key=seconds.__getitem__)]
-
-
-def _prepare(name: str, side: int, passes: Sequence[bool]) -> list[Callable[[], object]]:
-    for gradients in passes:  # what torch loads at its first call isn't the operator's
-        _call(name, 20, gradients)()
-    return [_call(name, side, gradients) for gradients in passes]
 
 
 @dataclass(frozen=True)

@@ -70,14 +70,8 @@ def add_run_arguments(
     numbers: Sequence[str],
     helps: Mapping[str, str],
 ) -> None:
-    """Options of every training.
-
-    Args:
-        parser: of a command.
-        config: of the task.
-        numbers: its fields that are plain numbers, each an option of the same name.
-        helps: what some of them are.
-    """
+    """Options of every training; numbers: the task's fields that are plain numbers, each an option
+    of the same name; helps: what some of them are."""
     parser.add_argument("out", type=Path, help="folder of the run; an existing run goes on")
     parser.add_argument(
         "--initial", metavar="WEIGHTS",

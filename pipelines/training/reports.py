@@ -81,12 +81,8 @@ def _tensorboard(folder: Path, start: int):
 
 
 class _CsvLog:
-    """A row of numbers per step.
-
-    Args:
-        path: of the file; rows of step `start` and later are dropped, they will be run again.
-        start: the first step that will be written.
-    """
+    """A row of numbers per step; those of step `start` and later are dropped, they will be run
+    again."""
 
     def __init__(self, path: Path, start: int):
         self._path = path

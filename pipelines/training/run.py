@@ -100,8 +100,6 @@ def train(
     those of the whole, so the result is that of one process up to rounding.
 
     Args:
-        task: what is trained.
-        folder: of the run.
         save_every: steps between states. Without a validation weights are written with each.
         device: None: a GPU where there is one.
         loaders: processes that make batches, for each that trains; 0: a thread.
@@ -268,10 +266,6 @@ class AveragedWeights:
     """A running mean of a network's weights and statistics.
 
     mean ← d·mean + (1 − d)·weights after every step, with a shorter memory d at the start.
-
-    Args:
-        net: whose weights and statistics they are.
-        memory: d in [0, 1).
     """
 
     def __init__(self, net: nn.Module, memory: float):
@@ -297,13 +291,8 @@ class AveragedWeights:
 
 
 def stream(batches: Dataset, steps: range, loaders: int) -> Iterator[dict[str, Tensor]]:
-    """The batches of these steps, made ahead while the caller is busy.
-
-    Args:
-        batches: of a task.
-        steps: in their order.
-        loaders: processes that make them; 0: a thread of this one.
-    """
+    """A task's batches of these steps, made ahead while the caller is busy, by so many processes;
+    0: by a thread of this one."""
     if loaders == 0:
         yield from _by_thread(batches, steps)
         return

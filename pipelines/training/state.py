@@ -27,14 +27,8 @@ class Progress:
 
 
 def save_state(path: Path, config: RunConfig, progress: Progress, **parts: dict) -> None:
-    """Writes a state that a kill leaves whole.
-
-    Args:
-        path: of the file.
-        config: of the run.
-        progress: so far.
-        parts: state dictionaries of `net`, `optimizer` and, where there is one, `averaged`.
-    """
+    """Writes a state that a kill leaves whole; parts: state dictionaries of `net`, `optimizer` and,
+    where there is one, `averaged`."""
     state = {"config": json.dumps(asdict(config)), "progress": asdict(progress), **parts}
     with whole_file(path) as temporary:
         torch.save(state, temporary)

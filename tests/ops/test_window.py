@@ -42,8 +42,8 @@ def _assert_close(found, wanted, tolerance):
 def small_chunks(monkeypatch):
     """So that several, and a last uneven one, are really walked through."""
     monkeypatch.setitem(explicit._CHUNK_ELEMENTS, "cpu", 20000)
-    monkeypatch.setitem(window_cells_tensors._TILE_ELEMENTS, "cpu", 4000)
-    monkeypatch.setattr(window_cells_native, "_TILE_ELEMENTS", 4000)
+    monkeypatch.setattr(window_cells_tensors, "TILE_ELEMENTS", (4000,))
+    monkeypatch.setattr(window_cells_native, "TILE_ELEMENTS", (4000,))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -145,8 +145,8 @@ def test_gradcheck(layout, recursion):
 
 def test_default_sizes(path, monkeypatch):
     """Patch 10, stride 5, window 15, seven neighbours, tiles as they are."""
-    monkeypatch.setitem(window_cells_tensors._TILE_ELEMENTS, "cpu", 1 << 20)
-    monkeypatch.setattr(window_cells_native, "_TILE_ELEMENTS", 1 << 20)
+    monkeypatch.setattr(window_cells_tensors, "TILE_ELEMENTS", (1 << 20,))
+    monkeypatch.setattr(window_cells_native, "TILE_ELEMENTS", (1 << 20,))
     inputs, rest = _inputs((93, 104, 10, 5, 15), torch.float32, 3.0, b=1, e=8, c=8)
     wanted = _run("reference", inputs, 7, rest)
     _assert_close(_run("tiled", inputs, 7, rest, torch.float32), wanted, 1e-4)

@@ -5,7 +5,7 @@ import contextlib
 import pytest
 
 from n3match import native
-from n3match.native import descriptors, library
+from n3match.native import library
 
 
 @contextlib.contextmanager
@@ -25,5 +25,4 @@ def held_to(level: str):
 
 def forget_library() -> None:
     """It is looked for anew, in the environment that is there then."""
-    for looked_up in (library._loaded, library._functions, descriptors._functions):
-        looked_up.cache_clear()
+    library._loaded.cache_clear()

@@ -28,11 +28,7 @@ def pose_by_opencv(
     problem: TwoViewProblem, order: np.ndarray, *args: Any, **kwargs: Any
 ) -> Estimate | None:
     """The pose that `cv2.findEssentialMat` finds; None for a failure, told in whichever way.
-
-    Args:
-        order: (N,) indices: that of each match as it is handed over.
-        args, kwargs: of the function.
-    """
+    order: (N,) indices: that of each match as it is handed over in `args`."""
     stack, mask = call_opencv(cv2.findEssentialMat, *args, **kwargs)
     if stack is None or mask is None:
         return None

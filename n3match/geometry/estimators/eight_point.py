@@ -20,12 +20,6 @@ def eight_point(problem: TwoViewProblem) -> Estimate | None:
 
     Confidence, iterations and seed have no meaning here. Inliers are the matches with a positive
     weight, a Sampson distance below the threshold, and a point before both cameras.
-
-    Args:
-        problem: with 8 matches or more whose weight isn't 0.
-
-    Returns:
-        The pose and its inliers; None where there is none.
     """
     weights = np.ones(len(problem)) if problem.weights is None else problem.weights
     x0, x1, w = (torch.from_numpy(a)[None] for a in (problem.x0, problem.x1, weights))

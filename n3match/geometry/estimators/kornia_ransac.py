@@ -13,12 +13,6 @@ def kornia_ransac(problem: TwoViewProblem) -> Estimate | None:
 
     Each camera's own intrinsics have been applied; the threshold, of Sampson's distance, is in
     calibrated units. Samples are drawn and solved in batches of hundreds.
-
-    Args:
-        problem: of 6 matches or more.
-
-    Returns:
-        The pose and its inliers; None where there is none.
     """
     from kornia.geometry.ransac import RANSAC  # takes seconds: only where it is asked for
 

@@ -15,12 +15,6 @@ def opencv_ransac(problem: TwoViewProblem) -> Estimate | None:
     Each camera's own intrinsics have been applied, so the camera matrix is the identity and the
     threshold is in calibrated units. OpenCV's RANSAC always draws the same samples, whatever
     `cv2.setRNGSeed` says: seed 0 is OpenCV's own run, any other seed shuffles the matches first.
-
-    Args:
-        problem: of 5 matches or more.
-
-    Returns:
-        The pose and its inliers; None where there is none.
     """
     order = np.arange(len(problem))
     if problem.seed:

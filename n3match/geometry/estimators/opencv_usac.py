@@ -22,12 +22,6 @@ def opencv_usac(problem: TwoViewProblem) -> Estimate | None:
 
     It is given pixels and both cameras: its noise levels are fixed numbers of pixels, so with
     calibrated points and identity cameras it is much worse.
-
-    Args:
-        problem: of 5 matches or more.
-
-    Returns:
-        The pose and its inliers; None where there is none.
     """
     order = problem.order
     return pose_by_opencv(
@@ -44,14 +38,7 @@ def opencv_usac(problem: TwoViewProblem) -> Estimate | None:
 
 
 def opencv_usac_fundamental(problem: TwoViewProblem) -> FundamentalEstimate | None:
-    """`cv2.findFundamentalMat` with the settings of `cv2.USAC_MAGSAC`; weights are not used.
-
-    Args:
-        problem: of 7 matches or more.
-
-    Returns:
-        The matrix and its inliers; None where there is none.
-    """
+    """`cv2.findFundamentalMat` with the settings of `cv2.USAC_MAGSAC`; weights are not used."""
     points = problem.pixels0, problem.pixels1
     F, mask = call_opencv(cv2.findFundamentalMat, *points, _magsac(problem))
     return checked_fundamental(F, mask, problem)

@@ -14,14 +14,7 @@ from n3match.geometry.estimators.problem import (
 
 
 def poselib(problem: TwoViewProblem) -> Estimate | None:
-    """`poselib.estimate_relative_pose` with its own defaults; best matches first by PROSAC.
-
-    Args:
-        problem: of 5 matches or more.
-
-    Returns:
-        The pose and its inliers; None where there is none.
-    """
+    """`poselib.estimate_relative_pose` with its own defaults; best matches first by PROSAC."""
     import poselib as library
 
     order = problem.order
@@ -47,14 +40,7 @@ def poselib(problem: TwoViewProblem) -> Estimate | None:
 
 
 def poselib_fundamental(problem: TwoViewProblem) -> FundamentalEstimate | None:
-    """`poselib.estimate_fundamental` with its own defaults; weights are not used.
-
-    Args:
-        problem: of 7 matches or more.
-
-    Returns:
-        The matrix and its inliers; None where there is none.
-    """
+    """`poselib.estimate_fundamental` with its own defaults; weights are not used."""
     import poselib as library
 
     F, info = library.estimate_fundamental(

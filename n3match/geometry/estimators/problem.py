@@ -94,7 +94,11 @@ Found = TypeVar("Found", Estimate, FundamentalEstimate)
 
 @dataclass(frozen=True)
 class EstimatorSpec(Generic[Found]):
-    """All there is to know of an estimator, of poses or of fundamental matrices."""
+    """All there is to know of an estimator, of poses or of fundamental matrices.
+
+    `run` answers an estimate with its inliers, or None where there is none; it is given
+    `fewest_matches` or more, and a linear one so many whose weight isn't 0.
+    """
 
     name: str
     run: Callable[[TwoViewProblem], Found | None]

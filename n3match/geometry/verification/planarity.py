@@ -111,10 +111,7 @@ def plane_dominates(
     matches: Matches, distance: Distance, inliers: np.ndarray, plane: PlaneModel
 ) -> bool:
     """Whether nearly all inliers are on one plane, and those off it no more than chance gives.
-
-    Args:
-        distance: of matches from the epipolar geometry, see `log10_false_alarms`.
-    """
+    distance: of matches from the epipolar geometry, see `log10_false_alarms`."""
     explained = plane.explained
     if np.count_nonzero(explained) < _DOMINANT_SHARE * np.count_nonzero(inliers):
         return False

@@ -43,11 +43,8 @@ class RotationModel:
 
 
 def find_rotation(matches: Matches, R: np.ndarray, inliers: np.ndarray) -> RotationModel | None:
-    """The rotation near R that explains the inliers, if it explains more matches than chance.
-
-    Args:
-        inliers: (N,) bool, to fit the rotation to.
-    """
+    """The rotation near R, fitted to the inliers (N,) bool, if it explains more matches than
+    chance."""
     x0, x1 = matches.x0, matches.x1
     rotation = fit_rotation(x0[inliers], x1[inliers], R, matches.threshold)
     distance = rotation_distance(rotation)

@@ -62,14 +62,7 @@ TARGET_BEGIN(AVX512)
 #define OF_FLOATS __m512
 #define REGISTER 64 /* bytes of a vector register */
 #define REGISTERS 32
-#include "types.inc"
-#include "integers.inc"
-#include "nearest.inc"
-#undef LEVEL
-#undef SIMD
-#undef OF_FLOATS
-#undef REGISTER
-#undef REGISTERS
+#include "level.inc"
 TARGET_END
 TARGET_BEGIN(AVX2)
 #define LEVEL _avx2
@@ -77,14 +70,7 @@ TARGET_BEGIN(AVX2)
 #define OF_FLOATS __m256
 #define REGISTER 32
 #define REGISTERS 16
-#include "types.inc"
-#include "integers.inc"
-#include "nearest.inc"
-#undef LEVEL
-#undef SIMD
-#undef OF_FLOATS
-#undef REGISTER
-#undef REGISTERS
+#include "level.inc"
 TARGET_END
 #else
 #define GENERATIONS 0
@@ -123,14 +109,7 @@ int64_t n3match_native_use_level(int64_t most)
 #define OF_FLOATS __m128
 #define REGISTER 16
 #define REGISTERS 16
-#include "types.inc"
-#include "integers.inc"
-#include "nearest.inc"
-#undef LEVEL
-#undef SIMD
-#undef OF_FLOATS
-#undef REGISTER
-#undef REGISTERS
+#include "level.inc"
 
 /* Numbers below the normal range, where x86 takes a hundred times longer, count as 0 inside. */
 #if defined(__x86_64__)
@@ -165,9 +144,6 @@ int64_t n3match_native_use_level(int64_t most)
 #define INTEGER int32_t
 #define TYPE _f32
 #include "exports.inc"
-#undef REAL
-#undef INTEGER
-#undef TYPE
 #define REAL double
 #define INTEGER int64_t
 #define TYPE _f64

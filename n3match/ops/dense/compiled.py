@@ -29,15 +29,6 @@ _COLUMNS = 16  # products with a matrix of fewer columns, or a few more than a m
 _GROUPS_PER_THREAD = 8
 
 
-def usable(like: Tensor, k: int, recursion: str) -> bool:
-    return (
-        like.device.type == "cpu"
-        and recursion == "released"
-        and k <= native.LARGEST_K
-        and native.available()
-    )
-
-
 def tile_rows(queries: int, numbers: int) -> int:
     """Rows of a tile; numbers: of one row, in all buffers."""
     return min(queries, max(_LEAST_ROWS, _TILE_ELEMENTS // numbers))

@@ -43,7 +43,7 @@ def _search(query, key, mask, k, exclude_self, recursion) -> explicit.Search:
 def _forward(query, key, value, log_t, mask, k, exclude_self, recursion) -> tuple[Tensor, ...]:
     b, m, _ = query.shape
     kept = Saved.blank(b, m, k, query)
-    if not compiled.usable(query, k, recursion):
+    if not native.serves(query, k, recursion):
         search = _search(query, key, mask, k, exclude_self, recursion)
         return explicit.forward(query, key, value, log_t, search), *kept.tensors()
     out = value.new_empty(b, m, k, value.shape[2])
@@ -59,7 +59,7 @@ def _forward(query, key, value, log_t, mask, k, exclude_self, recursion) -> tupl
 def _backward(grad, tensors, outputs, options, wanted) -> tuple[Tensor | None, ...]:
     query, key, value, log_t, mask = tensors
     k, exclude_self, recursion = options
-    if not compiled.usable(query, k, recursion):
+    if not native.serves(query, k, recursion):
         search = _search(query, key, mask, k, exclude_self, recursion)
         return *explicit.backward(grad, query, key, value, log_t, search), None
     out, *saved = outputs

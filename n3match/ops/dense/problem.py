@@ -36,8 +36,7 @@ from torch.nn import functional
 
 from n3match import native
 from n3match.ops import reference
-
-_MAX_INVERSE_T = 1e30
+from n3match.ops.selection import inverse_t_of
 
 
 @dataclass
@@ -96,7 +95,7 @@ def prepare(query: Tensor, key: Tensor, value: Tensor, log_t: Tensor, mask, excl
     if mask is not None:
         key = key.masked_fill(hidden, 0.0)
         norm = norm.masked_fill(~mask, float("inf"))
-    inverse_t = torch.exp(-log_t).clamp(max=_MAX_INVERSE_T)
+    inverse_t = inverse_t_of(log_t)
     n, e = key.shape
     query_rows = query.new_empty(len(query), e + 1)
     torch.mul(query, 2 * inverse_t, out=query_rows[:, :e])

@@ -2,19 +2,20 @@
 atomic additions, so that the same input gives the same bits.
 
 With A = ∂L/∂a of the next step, u the gradient of the weights and D = Σ wu − r, r = Σ w A/(1 − w),
-the recursion of tiled.py is A ← A (1 − w/(1 − w)) + w (u − D). Σ wu is grad·z, known beforehand; r
-needs a sweep over the items for each step, from the last to the first (`terms_kernel`). With these
-numbers of a row, a tile of ∂L/∂a¹ can be made by going through the steps *forwards*,
+the recursion of dense/problem.py is A ← A (1 − w/(1 − w)) + w (u − D). Σ wu is grad·z, known
+beforehand; r needs a sweep over the items for each step, from the last to the first
+(`terms_kernel`). With these numbers of a row, a tile of ∂L/∂a¹ can be made by going through the
+steps *forwards*,
 
     a = q' spread + Σ_m (Π_{l<m} φ_l) w_m (u_m + shift_m),   φ = (1 − 2w)/(1 − w), shift = −D,
 
 so that no more than one step's weights are held at a time. The step in which a row starts treats
-its nearest by itself, as in tiled.py: with A_n what the later steps say of it, R = Σ q' A/(1 − w)
+its nearest by itself, as there: with A_n what the later steps say of it, R = Σ q' A/(1 − w)
 and U = Σ q'(u − Σ wu), both over the others,
 
     spread = ω A_n + ω̄² R,   and for the nearest  a = ω̄ (A_n − U + ω R).
 
-Shapes and the masses: see triton_tiles.py.
+Shapes and the masses: see tiles.py.
 """
 
 import triton
@@ -49,10 +50,7 @@ def terms_kernel(
     PRECISION: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr,
 ):
     """dots: Σ wu (M, K). Fills shifts (M, K) = r − Σ wu, and terms (M, 2)."""
-    batch, first = block_of(tl.program_id(0), M, BLOCK_M)
-    row = tl.arange(0, BLOCK_M)
-    real = first + row < M
-    place = batch * M + first
+    batch, first, row, real, place = block_of(tl.program_id(0), M, BLOCK_M)
     query += place * E
     grad += place * K * F
     key += batch * N * E
@@ -176,11 +174,8 @@ def query_kernel(
     WIDE: precision of products with ∂L/∂a¹, whose operands are never halves: float16 might not
     hold them.
     """
-    batch, first = block_of(tl.program_id(0), M, BLOCK_M)
+    batch, first, row, real, place = block_of(tl.program_id(0), M, BLOCK_M)
     channel = tl.program_id(1) * BLOCK_OUT
-    row = tl.arange(0, BLOCK_M)
-    real = first + row < M
-    place = batch * M + first
     query += place * E
     grad += place * K * F
     key += batch * N * E
@@ -224,20 +219,25 @@ def query_kernel(
 
 
 @triton.jit
-def _item_distances(
-    key, norm, item, item_real, of, query, row, row_real, own, E,
+def _item_masses(
+    query, key, norm, log_t, rows, start, picks, of, item, item_real, number, row, there, own, E, K,
     BLOCK_E: tl.constexpr, EXCLUDE: tl.constexpr,
     PRECISION: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr,
 ):
-    """As `tile_distances`, the items going down and the queries across. Key is that of the block's
-    items, whose numbers are `of`; query is that of the rows, whose own items are `own`."""
+    """q' (items, queries) of the rows from `of` on, their 1/t, ω, start and nearest. Key and norm
+    are those of the block's items, which are called `number`."""
+    at, real = row[None, :], there[None, :]
+    inverse_t = load_inverse_t(log_t + of, at, real)
+    second, log_sum, floor, omega, started = load_row(rows, start, of, at, real, K)
+    nearest = load_nearest(picks + of * K, started, at, real, K)
     dot = products(
-        key, item, item_real, E, query, row, row_real, E, E, BLOCK_E, PRECISION, DOT, ACC
+        key, item, item_real, E, query + of * E, row, there, E, E, BLOCK_E, PRECISION, DOT, ACC
     )
     d = norm[:, None] - 2.0 * dot
     if EXCLUDE:
-        d = tl.where(own[None, :] == of[:, None], float("inf"), d)
-    return d
+        d = tl.where(own[None, :] == number[:, None], float("inf"), d)
+    mass = first_mass(d, number[:, None], nearest, second, log_sum, floor, inverse_t)
+    return mass, inverse_t, omega, started, nearest
 
 
 @triton.jit
@@ -251,31 +251,20 @@ def key_kernel(
 ):
     """Gradients of a block of keys, BLOCK_OUT channels of them: Σ a (2q − 2k)/t over all queries.
     WIDE: as in `query_kernel`."""
-    batch, first = block_of(tl.program_id(0), N, BLOCK_N)
+    batch, first, item, real, place = block_of(tl.program_id(0), N, BLOCK_N)
     channel = tl.program_id(1) * BLOCK_OUT
-    item = tl.arange(0, BLOCK_N)
-    real = first + item < N
-    place = batch * N + first
     key += place * E
     value += place * F
     norm = tl.load(norm + place + item, mask=real, other=float("inf"))
     total = tl.zeros([BLOCK_N, BLOCK_OUT], ACC)
     mean = tl.zeros([BLOCK_N], ACC)
     row = tl.arange(0, BLOCK_M)
-    at = row[None, :]
     for begin in range(0, M, BLOCK_M):
         there = begin + row < M
-        real_row = there[None, :]
         of = batch * M + begin
-        inverse_t = load_inverse_t(log_t + of, at, real_row)
-        second, log_sum, floor, omega, started = load_row(rows, start, of, at, real_row, K)
-        nearest = load_nearest(picks + of * K, started, at, real_row, K)
-        d = _item_distances(
-            key, norm, item, real, first + item, query + of * E, row, there, begin + row, E,
-            BLOCK_E, EXCLUDE, PRECISION, DOT, ACC,
-        )
-        mass = first_mass(
-            d, (first + item)[:, None], nearest, second, log_sum, floor, inverse_t
+        mass, inverse_t, omega, started, nearest = _item_masses(
+            query, key, norm, log_t, rows, start, picks, of, item, real, first + item, row, there,
+            begin + row, E, K, BLOCK_E, EXCLUDE, PRECISION, DOT, ACC,
         )
         a = _logit_gradients(
             mass, first, item, real, value,
@@ -302,29 +291,21 @@ def value_kernel(
     PRECISION: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr,
 ):
     """Gradients of a block of values, BLOCK_F features of them."""
-    batch, first = block_of(tl.program_id(0), N, BLOCK_N)
+    batch, first, item, real, place = block_of(tl.program_id(0), N, BLOCK_N)
     feature = tl.program_id(1) * BLOCK_F
-    item = tl.arange(0, BLOCK_N)
-    real = first + item < N
-    place = batch * N + first
     key += place * E
     norm = tl.load(norm + place + item, mask=real, other=float("inf"))
     number = (first + item)[:, None]
     total = tl.zeros([BLOCK_N, BLOCK_F], ACC)
     row = tl.arange(0, BLOCK_M)
-    at = row[None, :]
     for begin in range(0, M, BLOCK_M):
         there = begin + row < M
-        real_row = there[None, :]
         of = batch * M + begin
-        inverse_t = load_inverse_t(log_t + of, at, real_row)
-        second, log_sum, floor, omega, started = load_row(rows, start, of, at, real_row, K)
-        nearest = load_nearest(picks + of * K, started, at, real_row, K)
-        d = _item_distances(
-            key, norm, item, real, first + item, query + of * E, row, there, begin + row, E,
-            BLOCK_E, EXCLUDE, PRECISION, DOT, ACC,
+        mass, _, omega, started, _ = _item_masses(
+            query, key, norm, log_t, rows, start, picks, of, item, real, first + item, row, there,
+            begin + row, E, K, BLOCK_E, EXCLUDE, PRECISION, DOT, ACC,
         )
-        mass = first_mass(d, number, nearest, second, log_sum, floor, inverse_t)
+        at, real_row = row[None, :], there[None, :]
         for m in range(0, K):
             scale, pick = load_step(scales + of * K, picks + of * K, at, real_row, m, K)
             weight = mass * scale

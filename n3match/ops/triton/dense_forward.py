@@ -1,4 +1,4 @@
-"""Forward pass of the dense form by two Triton kernels; what they compute: see triton_tiles.py.
+"""Forward pass of the dense form by two Triton kernels; what they compute: see tiles.py.
 
 `sums_kernel` finds what a row's distributions are made of: nearest, second nearest and S in one
 sweep over the items, then each of the K − 1 sums Z in one more. `values_kernel` has a program for
@@ -70,11 +70,8 @@ def sums_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr,
     PRECISION: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr,
 ):
-    batch, first = block_of(tl.program_id(0), M, BLOCK_M)
-    row = tl.arange(0, BLOCK_M)
-    real = first + row < M
+    batch, first, row, real, place = block_of(tl.program_id(0), M, BLOCK_M)
     own = first + row
-    place = batch * M + first
     query += place * E
     key += batch * N * E
     norm += batch * N
@@ -152,12 +149,9 @@ def values_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_F: tl.constexpr,
     PRECISION: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr,
 ):
-    batch, first = block_of(tl.program_id(0), M, BLOCK_M)
+    batch, first, row, real, place = block_of(tl.program_id(0), M, BLOCK_M)
     k = tl.program_id(1)
     feature = tl.program_id(2) * BLOCK_F
-    row = tl.arange(0, BLOCK_M)
-    real = first + row < M
-    place = batch * M + first
     query += place * E
     key += batch * N * E
     value += batch * N * F

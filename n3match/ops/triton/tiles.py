@@ -1,6 +1,7 @@
 """What the Triton kernels of the dense form share: a tile of distances, and what becomes of them.
 
-The recursion is that of tiled.py, with three changes that make every row alike, whatever its state:
+The recursion is that of dense/problem.py, with three changes that make every row alike, whatever
+its state:
 
 * Masses start as q'_j = q_j / S, the distribution over all but the nearest. With g and S as there,
   ω = 1/(1 + gS) is the weight of the nearest and ω̄ = gS/(1 + gS) that of all others together: the
@@ -40,9 +41,12 @@ def advance(pointer, index, stride):
 
 @triton.jit
 def block_of(program, count, BLOCK: tl.constexpr):
-    """Batch element (64 bits, for products with it) and first row of a program's block."""
+    """Of a program's block: batch element (64 bits, for products with it), first row, rows from
+    that one on (BLOCK,), which of them exist, and where they begin in the whole batch."""
     blocks = tl.cdiv(count, BLOCK)
-    return (program // blocks).to(tl.int64), (program % blocks) * BLOCK
+    batch, first = (program // blocks).to(tl.int64), (program % blocks) * BLOCK
+    row = tl.arange(0, BLOCK)
+    return batch, first, row, first + row < count, batch * count + first
 
 
 @triton.jit

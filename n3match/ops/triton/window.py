@@ -193,15 +193,6 @@ _window = differentiable(
 )
 
 
-def _cells(image: Tensor, grid: WindowGrid) -> Tensor:
-    """(B, C, H, W) -> (B, cells, C·S²)."""
-    s = grid.stride
-    b, c = image.shape[:2]
-    high, wide = (length // s for length in grid.padded_shape)
-    cut = grid.pad(image).view(b, c, high, s, wide, s)
-    return cut.permute(0, 2, 4, 1, 3, 5).reshape(b, high * wide, c * s * s)
-
-
 def _image(cells: Tensor, grid: WindowGrid) -> Tensor:
     """(B, K, cells, C·S²) -> (B, K, C, H, W)."""
     s = grid.stride
@@ -226,7 +217,9 @@ def aggregate(
     "released" recursion, patches whole cells. float16 and bfloat16 are multiplied as such and
     summed in float32."""
     numbers = accumulator(value.dtype)
-    query_cells, key_cells, value_cells = (_cells(image, grid) for image in (query, key, value))
+    query_cells, key_cells, value_cells = (
+        grid.cells(grid.pad(image)).flatten(1, 2) for image in (query, key, value)
+    )
     if value.dtype == numbers:
         # As in the dense form: a shift changes no distance, but keeps the products small.
         centre = key_cells.detach().mean(1, keepdim=True)

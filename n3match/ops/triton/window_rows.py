@@ -1,10 +1,10 @@
 """Triton kernels of the window form that work on whole rows: one query patch, all its candidates.
 
-Distances may have Gumbel noise ("concrete"), the function of seed and pair in selection_noise.py;
+Distances may have Gumbel noise ("concrete"), the function of seed and pair in ops/noise.py;
 or the nearest are chosen hard ("knn").
 
-A row fits in registers, so that the recursion of triton_tiles.py needs no second sweep, and its way
-back is the one of tiled.py, from the last step to the first. Tables: see triton_window_cells.py.
+A row fits in registers, so that the recursion of tiles.py needs no second sweep, and its way
+back is the one of dense/problem.py, from the last step to the first. Tables: see window_cells.py.
 
 O = w₁·w₂ candidates of a query, BLOCK_O of them in registers, K neighbours, KP ≥ K.
 """
@@ -13,7 +13,14 @@ import triton
 import triton.language as tl
 
 from n3match.ops import noise as selection_noise
-from n3match.ops.triton.tiles import CERTAIN, column, first_mass, load_inverse_t, next_mass
+from n3match.ops.triton.tiles import (
+    CERTAIN,
+    column,
+    first_mass,
+    load_inverse_t,
+    next_mass,
+    point_weight,
+)
 from n3match.ops.triton.window_cells import first_patch, lowest
 
 _UNSIGNED = 1 << 64
@@ -23,15 +30,21 @@ _SECOND = tl.constexpr(selection_noise.SECOND % _UNSIGNED)
 
 
 @triton.jit
+def _partners(patch, candidate, n1, n2, w1, w2, half):
+    """Row and column of each patch, and of each candidate."""
+    i, j = (patch // n2)[:, None], (patch % n2)[:, None]
+    y1 = first_patch(i, n1, w1, half) + candidate // w2
+    return i, j, y1, first_patch(j, n2, w2, half) + candidate % w2
+
+
+@triton.jit
 def _patch_sums(table, patch, real, n1, n2, w1, w2, half, R, BLOCK_O: tl.constexpr):
     """(len(patch), BLOCK_O): of a pair table, the sums over the cells of each patch and candidate;
     and which places hold a candidate."""
     c2 = n2 + R - 1
     v1, v2 = w1 + R - 1, w2 + R - 1
     candidate = tl.arange(0, BLOCK_O)[None, :]
-    i, j = (patch // n2)[:, None], (patch % n2)[:, None]
-    y1 = first_patch(i, n1, w1, half) + candidate // w2
-    y2 = first_patch(j, n2, w2, half) + candidate % w2
+    i, j, y1, y2 = _partners(patch, candidate, n1, n2, w1, w2, half)
     inside = real[:, None] & (candidate < w1 * w2)
     total = tl.zeros([patch.shape[0], BLOCK_O], table.dtype.element_ty)
     for a in range(0, R):
@@ -63,15 +76,32 @@ def _distances(
     d, inside = _patch_sums(table, patch, real, n1, n2, w1, w2, half, R, BLOCK_O)
     if EXCLUDE or NOISE:
         candidate = tl.arange(0, BLOCK_O)[None, :]
-        i, j = (patch // n2)[:, None], (patch % n2)[:, None]
-        y1 = first_patch(i, n1, w1, half) + candidate // w2
-        y2 = first_patch(j, n2, w2, half) + candidate % w2
+        i, j, y1, y2 = _partners(patch, candidate, n1, n2, w1, w2, half)
         if EXCLUDE:
             inside = inside & ((y1 != i) | (y2 != j))
         if NOISE:
             m = n1 * n2
             d -= _gumbel(seed, (image * m + patch[:, None]) * m + y1 * n2 + y2).to(d.dtype)
     return tl.where(inside, d, float("inf"))
+
+
+@triton.jit
+def _pairs(n1, n2, w1, w2, R):
+    """Numbers of an image's pair table."""
+    return (n1 + R - 1) * (n2 + R - 1) * (w1 + R - 1) * (w2 + R - 1)
+
+
+@triton.jit
+def _rows(m, candidates, BLOCK_M: tl.constexpr, BLOCK_O: tl.constexpr):
+    """Of a program: its image (64 bits), its patches and which of them exist; of a candidate table,
+    numbers of the candidates and their places in it, and which of those exist."""
+    blocks = tl.cdiv(m, BLOCK_M)
+    image = (tl.program_id(0) // blocks).to(tl.int64)
+    patch = (tl.program_id(0) % blocks) * BLOCK_M + tl.arange(0, BLOCK_M)
+    real = patch < m
+    candidate = tl.arange(0, BLOCK_O)[None, :]
+    inside = real[:, None] & (candidate < candidates)
+    return image, patch, real, candidate, patch[:, None] * candidates + candidate, inside
 
 
 @triton.jit
@@ -127,19 +157,12 @@ def nearest_kernel(
 ):
     """As `weights_kernel`, hard: 1 for the k-th nearest, the first of equally near ones; the last
     one again where there are fewer."""
-    c1, c2 = n1 + R - 1, n2 + R - 1
     m = n1 * n2
-    blocks = tl.cdiv(m, BLOCK_M)
-    image = (tl.program_id(0) // blocks).to(tl.int64)
-    patch = (tl.program_id(0) % blocks) * BLOCK_M + tl.arange(0, BLOCK_M)
-    real = patch < m
-    table += image * c1 * c2 * (w1 + R - 1) * (w2 + R - 1)
+    image, patch, real, candidate, place, inside = _rows(m, w1 * w2, BLOCK_M, BLOCK_O)
+    table += image * _pairs(n1, n2, w1, w2, R)
     d = _distances(
         table, image, patch, real, seed, n1, n2, w1, w2, half, R, BLOCK_O, EXCLUDE, False
     )
-    candidate = tl.arange(0, BLOCK_O)[None, :]
-    inside = real[:, None] & (candidate < w1 * w2)
-    place = patch[:, None] * (w1 * w2) + candidate
     pick = tl.full([BLOCK_M, 1], -1, tl.int32)
     for step in range(0, K):
         best = tl.min(d, 1)[:, None]
@@ -159,13 +182,9 @@ def weights_kernel(
     BLOCK_O: tl.constexpr, ACC: tl.constexpr,
 ):
     """From a pair table of distances (B, …) the weights: a candidate table (B·K, …)."""
-    c1, c2 = n1 + R - 1, n2 + R - 1
     m = n1 * n2
-    blocks = tl.cdiv(m, BLOCK_M)
-    image = (tl.program_id(0) // blocks).to(tl.int64)
-    patch = (tl.program_id(0) % blocks) * BLOCK_M + tl.arange(0, BLOCK_M)
-    real = patch < m
-    table += image * c1 * c2 * (w1 + R - 1) * (w2 + R - 1)
+    image, patch, real, candidate, place, inside = _rows(m, w1 * w2, BLOCK_M, BLOCK_O)
+    table += image * _pairs(n1, n2, w1, w2, R)
     d = _distances(
         table, image, patch, real, seed, n1, n2, w1, w2, half, R, BLOCK_O, EXCLUDE, NOISE
     )
@@ -173,9 +192,6 @@ def weights_kernel(
     mass, picks, start, omega, omega_bar, _ = _first_step(
         d, inverse_t, real, K, KP, BLOCK_M, BLOCK_O, ACC
     )
-    candidate = tl.arange(0, BLOCK_O)[None, :]
-    inside = real[:, None] & (candidate < w1 * w2)
-    place = patch[:, None] * (w1 * w2) + candidate
     for step in range(0, K):
         pick = column(picks, step, KP)
         hit = candidate == pick
@@ -183,11 +199,8 @@ def weights_kernel(
         total = tl.where(step > start, tl.sum(mass, 1)[:, None], 1.0)
         scale = tl.where(step == start, omega_bar, 1.0 / total)
         weight = tl.where(step < start, 0.0, mass * scale)
-        point = tl.where(step < start, 1.0, tl.where(step == start, omega, 0.0))
-        number = image * K + step
-        tl.store(
-            out + number * m * w1 * w2 + place, weight + tl.where(hit, point, 0.0), mask=inside
-        )
+        weight_of_all = weight + tl.where(hit, point_weight(step, start, omega), 0.0)
+        tl.store(out + (image * K + step) * m * w1 * w2 + place, weight_of_all, mask=inside)
         mass = next_mass(mass, weight, candidate, pick, step, start, omega)
 
 
@@ -202,14 +215,10 @@ def gradients_kernel(
     table: pair table of distances (B, …); weights: what `weights_kernel` made of it; u_table: pair
     table (B·K, …) of the gradients of the weights.
     """
-    c1, c2 = n1 + R - 1, n2 + R - 1
     m = n1 * n2
-    blocks = tl.cdiv(m, BLOCK_M)
-    image = (tl.program_id(0) // blocks).to(tl.int64)
-    patch = (tl.program_id(0) % blocks) * BLOCK_M + tl.arange(0, BLOCK_M)
-    real = patch < m
-    cells = c1 * c2 * (w1 + R - 1) * (w2 + R - 1)
-    table += image * cells
+    image, patch, real, candidate, place, inside = _rows(m, w1 * w2, BLOCK_M, BLOCK_O)
+    pairs = _pairs(n1, n2, w1, w2, R)
+    table += image * pairs
     d = _distances(
         table, image, patch, real, seed, n1, n2, w1, w2, half, R, BLOCK_O, EXCLUDE, NOISE
     )
@@ -217,23 +226,20 @@ def gradients_kernel(
     mass, picks, start, omega, omega_bar, base = _first_step(
         d, inverse_t, real, K, KP, BLOCK_M, BLOCK_O, ACC
     )
-    candidate = tl.arange(0, BLOCK_O)[None, :]
-    inside = real[:, None] & (candidate < w1 * w2)
-    place = patch[:, None] * (w1 * w2) + candidate
     nearest = candidate == column(picks, tl.minimum(start, K - 1), KP)
     a = tl.zeros([BLOCK_M, BLOCK_O], ACC)
     for back in range(0, K):
         step = K - 1 - back
         number = image * K + step
         u, _ = _patch_sums(
-            u_table + number * cells, patch, real, n1, n2, w1, w2, half, R, BLOCK_O
+            u_table + number * pairs, patch, real, n1, n2, w1, w2, half, R, BLOCK_O
         )
         weight = tl.load(weights + number * m * w1 * w2 + place, mask=inside, other=0.0)
         # Later steps: A ← A + w(h − Σ wh), h = u − A/(1 − w).
         later = tl.where(step > start, weight, 0.0)
         h = u - a / (1.0 - later)
         later = later * (h - tl.sum(later * h, 1)[:, None])
-        # The step in which the row starts: the nearest by itself, see tiled.py.
+        # The step in which the row starts: the nearest by itself, see dense/problem.py.
         here = step == start
         h = tl.where(nearest, 0.0, u - a / (1.0 - mass * omega_bar))
         mean = tl.sum(mass * h, 1)[:, None]

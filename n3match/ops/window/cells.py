@@ -42,7 +42,8 @@ class _Problem:
     def cuts(self, engine, like: Tensor, rows: int, columns: int) -> list[list[range]]:
         """That many rows and columns, of cells or patches, cut up for tiles."""
         down, along = self.axes
-        room = engine.tile_elements(like.device) // (self.rule.k * down.window * along.window)
+        room = engine.TILE_ELEMENTS[like.device.type != "cpu"]
+        room //= self.rule.k * down.window * along.window
         size = max(math.isqrt(room) - (down.side - 1), 2 * down.side)
         # What lies at the border of a tile is done twice: none too narrow just for more threads.
         least = min(-(-_tasks_wanted(like.device) // len(like)), rows // (3 * down.side))
@@ -67,7 +68,7 @@ def _cut(length: int, size: int, least: int = 1) -> list[range]:
 
 
 def _engine(like: Tensor):
-    return cells_compiled if cells_compiled.usable(like) else cells_tensors
+    return cells_compiled if native.serves(like) else cells_tensors
 
 
 def _tasks_wanted(device: torch.device) -> int:

@@ -12,31 +12,16 @@ patch; D numbers of a cell.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from n3match.ops.window.grid import WindowGrid
-from n3match.ops.window.tiles import Axes, Part, Tile
+from n3match.ops.window.tiles import Axes, Part, Sums, Tile
 
-# Numbers in the weights of one tile. Larger ones take more candidates that are in no one's window.
-_TILE_ELEMENTS = {"cpu": 1 << 20}
-_TILE_ELEMENTS_DEVICE = 1 << 21
-
-
-def tile_elements(device: torch.device) -> int:
-    return _TILE_ELEMENTS.get(device.type, _TILE_ELEMENTS_DEVICE)
-
-
-@dataclass
-class Sums:
-    """Gradients of query, key and value in the rows of cells from `held` on, (Y, X, D)."""
-
-    held: int
-    query: Tensor
-    key: Tensor
-    value: Tensor
+# Numbers in the weights of one tile, on a CPU and elsewhere. Larger ones take more candidates that
+# are in no one's window.
+TILE_ELEMENTS = 1 << 20, 1 << 21
 
 
 class Images:

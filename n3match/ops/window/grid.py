@@ -58,24 +58,30 @@ class WindowGrid:
         left, _, top, _ = self.padding
         return image[..., top : top + self.height, left : left + self.width]
 
-    def first_row(self, row: int) -> int:
-        """Of the window of the queries in a row."""
-        return min(max(row - self.window // 2, 0), self.shape[0] - self.window_shape[0])
-
-    def first_column(self, column: int) -> int:
-        return min(max(column - self.window // 2, 0), self.shape[1] - self.window_shape[1])
+    @property
+    def firsts(self) -> tuple[list[int], list[int]]:
+        """First row and first column of the windows, for the queries in each row and column."""
+        rows, columns = (
+            [min(max(i - self.window // 2, 0), n - w) for i in range(n)]
+            for n, w in zip(self.shape, self.window_shape)
+        )
+        return rows, columns
 
     def candidates(self, device: torch.device | None = None) -> Tensor:
         """(M, O) numbers of the patches in each window, the query itself among them."""
         rows, columns = (
-            torch.tensor([first(i) for i in range(n)], device=device)[:, None]
-            + torch.arange(w, device=device)
-            for first, n, w in zip(
-                (self.first_row, self.first_column), self.shape, self.window_shape
-            )
+            torch.tensor(first, device=device)[:, None] + torch.arange(w, device=device)
+            for first, w in zip(self.firsts, self.window_shape)
         )
         index = rows[:, None, :, None] * self.shape[1] + columns[None, :, None, :]
         return index.flatten(0, 1).flatten(1)
+
+    def cells(self, padded: Tensor) -> Tensor:
+        """(B, C, H', W') -> (B, y, x, C·S²): in cells of S×S pixels, where P is a multiple."""
+        s = self.stride
+        b, c, high, wide = padded.shape
+        cut = padded.view(b, c, high // s, s, wide // s, s)
+        return cut.permute(0, 2, 4, 1, 3, 5).flatten(3)
 
     def patches(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, M, D)."""

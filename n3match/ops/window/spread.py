@@ -66,9 +66,7 @@ def _patches(padded: Tensor, grid: WindowGrid) -> Tensor:
     if size % stride:
         return functional.unfold(padded, size, stride=stride).mT
     # Of whole cells: a few copies of the batch, where unfold makes one of each image.
-    b, c, high, wide = padded.shape
-    cells = padded.view(b, c, high // stride, stride, wide // stride, stride)
-    cells = cells.permute(0, 2, 4, 1, 3, 5).flatten(3)
+    cells = grid.cells(padded)
     n1, n2 = grid.shape
     side = range(size // stride)
     parts = [cells[:, i : i + n1, j : j + n2] for i in side for j in side]
@@ -82,15 +80,15 @@ def _distances(query: Tensor, key: Tensor, grid: WindowGrid, exclude_self: bool)
     centre = query.detach().mean((0, 2, 3))[:, None, None]
     q, x = (_patches(grid.pad(image) - centre, grid) for image in (query, key))
     q_norm, x_norm = q.square().sum(2), x.square().sum(2)
-    n1, n2 = grid.shape
+    n2 = grid.shape[1]
     high, wide = grid.window_shape
     device = query.device
-    first = torch.tensor([grid.first_column(j) for j in range(n2)], device=device)[:, None]
+    first = torch.tensor(grid.firsts[1], device=device)[:, None]
     column = torch.arange(n2, device=device)
     in_window = (column >= first) & (column < first + wide)
     groups: dict[int, list[int]] = {}
-    for row in range(n1):
-        groups.setdefault(grid.first_row(row), []).append(row)
+    for row, top in enumerate(grid.firsts[0]):
+        groups.setdefault(top, []).append(row)
     for top, rows in groups.items():
         here = slice(rows[0] * n2, (rows[-1] + 1) * n2)
         there = slice(top * n2, (top + high) * n2)

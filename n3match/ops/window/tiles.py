@@ -122,6 +122,16 @@ class Tile:
         return own.view(-1, 1), near.reshape(own.numel(), -1)
 
 
+@dataclass
+class Sums:
+    """Gradients of query, key and value in the rows of cells from `held` on, (Y, X, numbers)."""
+
+    held: int
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
 Axes = tuple[CellAxis, CellAxis]
 
 
@@ -129,9 +139,7 @@ def axes(grid: WindowGrid) -> Axes:
     """Rows and columns of a grid whose patch size is a multiple of its stride."""
     side = grid.patch_size // grid.stride
     rows, columns = (
-        CellAxis(n, w, side, tuple(map(first, range(n))))
-        for first, n, w in zip(
-            (grid.first_row, grid.first_column), grid.shape, grid.window_shape
-        )
+        CellAxis(n, w, side, tuple(first))
+        for first, n, w in zip(grid.firsts, grid.shape, grid.window_shape)
     )
     return rows, columns

@@ -18,7 +18,6 @@ class NoisyBatches(torch.utils.data.Dataset):
     """Crops of clean images with fresh noise: batch number `step` by ``batches[step]``.
 
     Args:
-        config: of the run.
         cache: file for the decoded images.
         rank, size: this process takes crops rank, rank + size, … of each batch.
 

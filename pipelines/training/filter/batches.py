@@ -42,11 +42,6 @@ class RealPairs:
     mutual matches, at least 2 %: pairs in which most matches are wrong decide how good a filter is,
     and are few.
 
-    Args:
-        stores: paths of pair stores or OANet dumps.
-        weights: of the stores; () for none.
-        hard: see above; 0: all pairs of a scene alike.
-
     Raises:
         FileNotFoundError, ValueError: as `PairDataset`; a store without pairs.
     """
@@ -122,7 +117,6 @@ class TrainingBatches(torch.utils.data.Dataset):
     """Batch number `step`, or one process's share of it, by ``batches[step]``.
 
     Args:
-        config: of the run.
         rank, size: this process takes places rank, rank + size, … of each batch.
 
     Raises:

@@ -160,11 +160,7 @@ PROTOCOLS: dict[str, dict] = {
 
 
 def parse_pairs(texts: list[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """Stores and their weights from STORE or STORE:WEIGHT; no weights where none is given.
-
-    Raises:
-        ValueError: a weight for some of the stores only.
-    """
+    """Stores and their weights from STORE or STORE:WEIGHT; no weights where none is given."""
     stores, weights = [], []
     for text in texts:
         store, colon, tail = text.rpartition(":")
@@ -175,9 +171,4 @@ def parse_pairs(texts: list[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
         stores.append(text if weight is None else store)
         if weight is not None:
             weights.append(weight)
-    if weights and len(weights) != len(stores):
-        raise ValueError(
-            f"pairs: {len(weights)} weights for {len(stores)} stores: "
-            "give one for each or none (STORE:WEIGHT)"
-        )
     return tuple(stores), tuple(weights)

@@ -43,11 +43,8 @@ def classification_loss(
 
 
 def essential_loss(essential: Tensor, truth: Tensor, usable: Tensor) -> Tensor:
-    """min(‖e − e_gt‖², ‖e + e_gt‖²), both of unit norm, averaged over the usable pairs.
-
-    Args:
-        essential, truth: (B, 3, 3); usable: (B,) bool.
-    """
+    """min(‖e − e_gt‖², ‖e + e_gt‖²), both of unit norm, averaged over the usable pairs:
+    (B, 3, 3), (B, 3, 3), (B,) bool -> ()."""
     truth = truth / torch.linalg.matrix_norm(truth)[:, None, None]
     error = torch.minimum(
         (essential - truth).square().sum((1, 2)), (essential + truth).square().sum((1, 2))

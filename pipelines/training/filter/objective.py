@@ -85,9 +85,7 @@ def losses(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Total loss, and the numbers for the log: {name of NUMBERS: () over all processes}.
 
-    Args:
-        net, batch, config, step: the batch is this process's share.
-        processes: whose losses will be averaged; the average is the loss of the whole batch.
+    The batch is this process's share; the average of the processes' losses is that of the whole.
     """
     processes = processes or Processes()
     out = run_network(net, batch, config)

@@ -26,7 +26,7 @@ def _pairs(count):
         right = 60 + 37 * seed % 141
         scene = make_scene(right, 2 * right, seed=seed)
         points = undistort_points(scene.points0, K0), undistort_points(scene.points1, K1)
-        pairs.append(PairMatches(*points, scene.side))
+        pairs.append(PairMatches(*points, scene.side_info))
     return pairs
 
 

@@ -66,7 +66,7 @@ def test_stores_and_weights_are_told_apart():
     assert parse_pairs(["a.h5", "C:/b.h5"]) == (("a.h5", "C:/b.h5"), ())
     assert parse_pairs(["a.h5:2", "b:c.h5:.5"]) == (("a.h5", "b:c.h5"), (2.0, 0.5))
     with pytest.raises(ValueError, match="1 weights for 2 stores"):
-        parse_pairs(["a.h5:2", "b.h5"])
+        parse("--pairs", "a.h5:2", "b.h5")
 
 
 def test_stores_are_drawn_by_their_weights(tmp_path):

@@ -1,11 +1,12 @@
-"""Cells cut out of images and put back; what is made of them, `tests/ops/test_window.py` checks."""
+"""Cells cut out of images and put back; what is made of them, `test_window.py` checks."""
 
 import pytest
 import torch
 from torch.nn import functional
 
 from n3match import native
-from n3match.native import windows
+from n3match.ops.window import loops
+from n3match.ops.window.tiles import CellAxis, Tile
 
 pytestmark = [
     pytest.mark.arithmetic,
@@ -46,18 +47,18 @@ def _cells(whole):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_points_are_cut_out_and_put_back(layout, k, dtype):
     images = _draw(layout, k, dtype)
-    view = windows.View(*layout)
+    view = loops.View(*layout)
     whole = _points(images, layout)
     for cells in _cells(whole.shape[:2]):
         rows, columns = (slice(part.start, part.stop) for part in cells)
         wanted = functional.pad(
-            whole[rows, columns], (0, windows.room(view.depth) - view.depth)
+            whole[rows, columns], (0, loops.room(view.depth) - view.depth)
         )
         found = torch.full_like(wanted, float("nan"))
-        windows.cut_points(images, view, cells, found)
+        loops.cut_points(images, view, cells, found)
         assert torch.equal(found, wanted)
         back = torch.full_like(images, 99.0)
-        windows.put_points(found, view, cells, back)
+        loops.put_points(found, view, cells, back)
         there = _points(torch.ones_like(images), layout)
         there[rows, columns] *= 2
         # Pixels of other cells are left alone.
@@ -69,14 +70,14 @@ def test_points_are_cut_out_and_put_back(layout, k, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_planes_are_cut_out(layout, dtype):
     images = _draw(layout, 1, dtype)
-    view = windows.View(*layout)
+    view = loops.View(*layout)
     whole = _points(images, layout)[:, :, 0]
     rows, across = whole.shape[:2]
-    line = windows.line(across)
+    line = loops.line(across)
     assert line >= across + native.LANES
     for start in (0, rows // 2):
         found = images.new_full((rows - start, view.depth, line), float("nan"))
-        windows.cut_planes(images[0], view, (range(start, rows), range(across)), found)
+        loops.cut_planes(images[0], view, (range(start, rows), range(across)), found)
         assert torch.equal(found[:, :, :across], whole[start:].transpose(1, 2))
         assert (found[:, :, across:] == 0).all()
 
@@ -85,12 +86,12 @@ def test_points_shared_among_patches():
     """Three patches of two cells along each axis: those inside belong to two, the outermost to
     one."""
     layout = (1, 8, 8, 2, 0, 0)
-    images, view = _draw(layout, 2, torch.float64), windows.View(*layout)
-    axis = windows.Axis(2, 3, [0, 0, 0], [(0, 3), (0, 4), (0, 4), (1, 4)], [1, 2, 2, 1])
-    cells = range(4), range(4)
-    tile = windows.Tile((axis, axis), (range(3), range(3)), cells)
-    found = images.new_empty(4, 4, 2, windows.room(view.depth))
-    windows.cut_points(images, view, cells, found, tile)
+    images, view = _draw(layout, 2, torch.float64), loops.View(*layout)
+    axis = CellAxis(patches=3, window=3, side=2, nearest=(0, 0, 0))
+    part = axis.of_patches(range(3))
+    tile = loops.LoopsTile((loops.Axis(axis), loops.Axis(axis)), Tile(part, part))
+    found = images.new_empty(4, 4, 2, loops.room(view.depth))
+    loops.cut_points(images, view, tile.cells, found, tile)
     cover = torch.tensor([1.0, 2.0, 2.0, 1.0], dtype=torch.float64)
     wanted = _points(images, layout) / (cover[:, None] * cover)[:, :, None, None]
     torch.testing.assert_close(found[..., : view.depth], wanted)
