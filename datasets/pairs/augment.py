@@ -16,7 +16,11 @@ from n3match.datasets.pairs.sample import (
     make_sample,
     squared_epipolar_distances,
 )
-from n3match.matching.side_info import NEUTRAL
+from n3match.matching.side_info import NEUTRAL, SIDE_INFO
+
+_RATIO, _MUTUAL, _BACK_RATIO = (SIDE_INFO.index(n) for n in ("ratio", "mutual", "back_ratio"))
+# What only a matcher that has the descriptors knows; users often have ratio and mutual flag alone.
+_CANDIDATES = [SIDE_INFO.index(name) for name in ("back_ratio", "distance", "apart")]
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class Augmentation:
     crop: float = 0.15  # chance that only a window of one image is kept
     outliers: float = 0.2  # chance that wrong matches among the pair's own keypoints are added
     ratio: float = 0.1  # spread of the log of the power that the ratios of a pair are raised to
-    drop_side_info: float = 0.05  # chance that ratio and mutual flag are made unknown
+    drop_side_info: float = 0.05  # chance that all side information is made unknown
+    drop_candidates: float = 0.05  # chance that all of it but ratio and mutual flag is
     drop_keypoint_change: float = 0.05  # chance that turn and change of size are made unknown
 
     def __post_init__(self):
@@ -46,13 +51,13 @@ class Augmentation:
 
 
 #: Changes nothing but the number of matches.
-NO_AUGMENTATION = Augmentation(*([0.0] * 13))
+NO_AUGMENTATION = Augmentation(*([0.0] * 14))
 
 #: Generated pairs come in all orientations and shares already; they lack wrong focal lengths.
 GENERATED_AUGMENTATION = Augmentation(
     swap=0.0, mirror=0.0, small_roll=0.0, common_roll=0.2, free_roll=0.0, tilt=2.0, focal=0.01,
     reshare=0.0, crop=0.1, outliers=0.0, ratio=0.0, drop_side_info=0.05,
-    drop_keypoint_change=0.05,
+    drop_candidates=0.05, drop_keypoint_change=0.05,
 )
 
 
@@ -72,7 +77,7 @@ def augment(
     if num_matches < 1:
         raise ValueError(f"num_matches: got {num_matches}, wanted 1 or more")
     # All lots are drawn first: the same pair under another config then differs only where it must.
-    lots = rng.random(8)
+    lots = rng.random(9)
     if lots[0] < config.crop:
         sample = crop(sample, rng, least=max(1, min(num_matches, len(sample["x"])) // 2))
     if lots[1] < config.outliers:
@@ -93,10 +98,12 @@ def augment(
     if config.ratio:
         power = np.float32(np.exp(rng.normal(0, config.ratio)))
         side_info = sample["side_info"].copy()
-        side_info[:, 0] **= power
+        side_info[:, [_RATIO, _BACK_RATIO]] **= power
         sample = {**sample, "side_info": side_info}
     if lots[6] < config.drop_side_info:
         sample = drop_side_info(sample)
+    if lots[8] < config.drop_candidates:
+        sample = drop_candidates(sample)
     return drop_keypoint_change(sample) if lots[7] < config.drop_keypoint_change else sample
 
 
@@ -187,12 +194,17 @@ def swap_images(sample: dict) -> dict:
     """Image 1 becomes image 0 and the other way round; distances stay.
 
     Nearest neighbours are one-way: in the answer several matches may start, not end, at one
-    keypoint, and the ratios are those of the other direction. As geometry it is as good.
+    keypoint, and where they aren't mutual the ratios are those of the other direction. As geometry
+    it is as good.
     """
     R = sample["R"].astype(np.float64)
     t = sample["t"].astype(np.float64)
     change = sample["keypoint_change"] * np.array([1, -1, -1], np.float32)
-    swapped = make_sample(sample["x"][:, [2, 3, 0, 1]], sample["side_info"], change, R.T, -R.T @ t)
+    side_info = sample["side_info"].copy()
+    mutual = side_info[:, _MUTUAL] > 0
+    side_info[mutual, _RATIO] = sample["side_info"][mutual, _BACK_RATIO]
+    side_info[mutual, _BACK_RATIO] = sample["side_info"][mutual, _RATIO]
+    swapped = make_sample(sample["x"][:, [2, 3, 0, 1]], side_info, change, R.T, -R.T @ t)
     return {**sample, **swapped, "distances": sample["distances"]}
 
 
@@ -269,7 +281,8 @@ def add_outliers(sample: dict, rng: np.random.Generator, count: int) -> dict:
         side_info, change = sample["side_info"][like], sample["keypoint_change"][like]
     else:
         mutual = rng.random(count) < 0.15
-        side_info = np.stack([rng.beta(18, 1.7, count), mutual], 1).astype(np.float32)
+        side_info = np.tile(np.float32([*NEUTRAL.values()]), (count, 1))
+        side_info[:, _RATIO], side_info[:, _MUTUAL] = rng.beta(18, 1.7, count), mutual
         angles = rng.uniform(-np.pi, np.pi, count)
         change = turn(sample["keypoint_change"][first], angles).astype(np.float32)
     distances = squared_epipolar_distances(x, sample["E"])
@@ -278,9 +291,16 @@ def add_outliers(sample: dict, rng: np.random.Generator, count: int) -> dict:
 
 
 def drop_side_info(sample: dict) -> dict:
-    """Ratio and mutual flag of the whole pair made unknown."""
+    """All side information of the pair made unknown: NEUTRAL in every row."""
     side_info = np.empty_like(sample["side_info"])
     side_info[:] = tuple(NEUTRAL.values())
+    return {**sample, "side_info": side_info}
+
+
+def drop_candidates(sample: dict) -> dict:
+    """Side information made unknown but for ratio and mutual flag."""
+    side_info = sample["side_info"].copy()
+    side_info[:, _CANDIDATES] = [NEUTRAL[SIDE_INFO[column]] for column in _CANDIDATES]
     return {**sample, "side_info": side_info}
 
 

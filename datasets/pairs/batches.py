@@ -12,7 +12,7 @@ def collate(samples: Sequence[dict]) -> dict[str, torch.Tensor]:
     """Samples (sample.py) of one or more pairs, padded with zeros to the longest.
 
     Returns:
-        float32 ``points0`` (B, N, 2), ``points1`` (B, N, 2), ``side_info`` (B, N, 2),
+        float32 ``points0`` (B, N, 2), ``points1`` (B, N, 2), ``side_info`` (B, N, 5),
         ``keypoint_change`` (B, N, 3), ``distances`` (B, N), ``R`` (B, 3, 3), ``t`` (B, 3), ``E``
         (B, 3, 3), and bool ``mask`` (B, N), true where there is a match.
     """

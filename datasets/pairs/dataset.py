@@ -12,11 +12,13 @@ from n3match.datasets.pairs.store import (
     has_extras,
     open_store,
     read_cameras,
+    read_candidates,
     read_core,
     read_record,
     read_sizes_angles,
 )
-from n3match.matching import keypoint_change
+from n3match.matching import keypoint_change, side_info_columns
+from n3match.matching.side_info import SIDE_INFO
 
 
 class PairDataset(torch.utils.data.Dataset):
@@ -24,7 +26,8 @@ class PairDataset(torch.utils.data.Dataset):
 
     Item i is a dictionary of tensors (N matches):
         x: (N, 4) float32, calibrated x0, y0, x1, y1
-        side_info: (N, 2) float32, ratio in [0, 1] and mutual flag 0/1
+        side_info: (N, 5) float32, all columns of `n3match.matching.side_info`; neutral where the
+            store doesn't have them
         keypoint_change: (N, 3) float32, see `n3match.matching.keypoint_change`; zeros where the
             store has no keypoint sizes and angles, or no cameras
         ys: (N,) float32, squared symmetric epipolar distance, calibrated units
@@ -75,7 +78,10 @@ class PairDataset(torch.utils.data.Dataset):
         return {
             "x": torch.from_numpy(core["xs"][0]),
             "side_info": torch.from_numpy(
-                np.stack([core["ratios"], core["mutuals"].astype(np.float32)], axis=1)
+                side_info_columns(
+                    SIDE_INFO, core["ratios"], core["mutuals"],
+                    **read_candidates(file, row), focal1=focal[1],
+                ).astype(np.float32)
             ),
             "keypoint_change": torch.from_numpy(
                 self._keypoint_change(file, row, len(core["ys"]), focal)

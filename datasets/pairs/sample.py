@@ -1,10 +1,11 @@
 """The sample of one image pair as the datasets hand it round, and its labels (numpy).
 
 A sample is a dict of float32 arrays: ``x`` (N, 4) calibrated coordinates (x0, y0, x1, y1),
-``side_info`` (N, 2) ratio in (0, 1] and mutual flag 0/1, ``keypoint_change`` (N, 3) how the
-keypoint turns and changes its size (``n3match.matching.keypoint_change``; zeros where not known),
-``R`` (3, 3) and ``t`` (3,) of unit length with x1 ~ R x0 + t, ``E`` (3, 3) = [t]x R of Frobenius
-norm 1 with x1ᵀ E x0 = 0, and ``distances`` (N,) squared symmetric epipolar distances.
+``side_info`` (N, 5) all columns of ``n3match.matching.side_info`` (neutral where not known),
+``keypoint_change`` (N, 3) how the keypoint turns and changes its size
+(``n3match.matching.keypoint_change``; zeros where not known), ``R`` (3, 3) and ``t`` (3,) of unit
+length with x1 ~ R x0 + t, ``E`` (3, 3) = [t]x R of Frobenius norm 1 with x1ᵀ E x0 = 0, and
+``distances`` (N,) squared symmetric epipolar distances.
 """
 
 from __future__ import annotations

@@ -22,6 +22,10 @@ that come from OANet.
     K0s K1s       (3, 3)    float64
     dist0s dist1s (D,)      float64  distortion, OpenCV's order
     sizes         (2, 2)    int32    width, height of image 0 and of image 1
+  only of pairs whose descriptors were matched here (not in stores of earlier versions):
+    back_ratios   (N,)      float32  ratio the other way round, in [0, 2]
+    aparts        (N,)      float32  pixels from the nearest to the second nearest in image 1; inf
+                                     where there is no second
     pairs/scene, pairs/name0, pairs/name1: (P,) strings;  pairs/num_shared: (P,) int32,
                                      3-D points that both images see (0 where not known)
     Arrays from 1 kB on are chunked and compressed (gzip); N is each pair's own.
@@ -61,6 +65,8 @@ EXTRA_GROUPS = {
     **dict.fromkeys(("dist0s", "dist1s"), (("D",), "f8")),
     "sizes": ((2, 2), "i4"),
 }
+# Of some pairs only: a group may lack some of them, or all.
+OPTIONAL_GROUPS = dict.fromkeys(("back_ratios", "aparts"), (("N",), "f4"))
 # Fields of a record that are stored as they are.
 FIELD_GROUPS = {
     "points0": "px0s", "points1": "px1s", "R": "Rs", "ratio": "ratios",
@@ -68,6 +74,7 @@ FIELD_GROUPS = {
     "sizes_angles0": "shapes0", "sizes_angles1": "shapes1", "K0": "K0s", "K1": "K1s",
     "distortion0": "dist0s", "distortion1": "dist1s",
 }
+OPTIONAL_FIELD_GROUPS = {"back_ratio": "back_ratios", "apart": "aparts"}
 _FINITE = ("xs", "Rs", "ts")
 _TABLE = ("scene", "name0", "name1", "num_shared")
 
@@ -88,6 +95,7 @@ class PairRecord:
         sizes_angles0, sizes_angles1: (N, 2) OpenCV keypoint size (px) and angle (degrees).
         K0, K1: (3, 3); distortion0, distortion1: (D,) in OpenCV's order.
         size0, size1: (width, height) in pixels.
+        back_ratio, apart: (N,), see `matching.PutativeMatches`; None where not known.
     """
 
     scene: str
@@ -113,6 +121,8 @@ class PairRecord:
     distortion1: np.ndarray
     size0: tuple[int, int]
     size1: tuple[int, int]
+    back_ratio: np.ndarray | None = None
+    apart: np.ndarray | None = None
 
 
 def open_store(path: str | Path) -> h5py.File:
@@ -201,6 +211,16 @@ def read_sizes_angles(file: h5py.File, index: int) -> tuple[np.ndarray, np.ndarr
     return found["shapes0"], found["shapes1"]
 
 
+def read_candidates(file: h5py.File, index: int) -> dict[str, np.ndarray | None]:
+    """What only some pairs have of their matches' candidates: back_ratio, distance and apart, (N,)
+    each; None where the file has none."""
+    kinds = {"distances": EXTRA_GROUPS["distances"], **OPTIONAL_GROUPS}
+    layout = {g: kind for g, kind in kinds.items() if g in file and str(index) in file[g]}
+    found = _read(file, index, {"xs": CORE_GROUPS["xs"], **layout}) if layout else {}
+    fields = {**OPTIONAL_FIELD_GROUPS, "distance": "distances"}
+    return {field: found.get(group) for field, group in fields.items()}
+
+
 def read_record(file: h5py.File, index: int) -> PairRecord:
     """Everything about one pair.
 
@@ -214,7 +234,7 @@ def read_record(file: h5py.File, index: int) -> PairRecord:
     if not has_extras(file):
         raise ValueError(f"{file.filename}: has no pixels, cameras and names (an OANet dump?)")
     found = _read(file, index, CORE_GROUPS | EXTRA_GROUPS)
-    pairs = file["pairs"]
+    pairs, candidates = file["pairs"], read_candidates(file, index)
     return PairRecord(
         **{name: pairs[name].asstr()[index] for name in ("scene", "name0", "name1")},
         num_shared=int(pairs["num_shared"][index]),
@@ -225,6 +245,7 @@ def read_record(file: h5py.File, index: int) -> PairRecord:
         **{field: found[group] for field, group in FIELD_GROUPS.items()},
         size0=tuple(found["sizes"][0].tolist()),
         size1=tuple(found["sizes"][1].tolist()),
+        **{field: candidates[field] for field in OPTIONAL_FIELD_GROUPS},
     )
 
 

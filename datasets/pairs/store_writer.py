@@ -15,6 +15,8 @@ from n3match.datasets.pairs.store import (
     CORE_GROUPS,
     EXTRA_GROUPS,
     FIELD_GROUPS,
+    OPTIONAL_FIELD_GROUPS,
+    OPTIONAL_GROUPS,
     SCHEMA_VERSION,
     PairRecord,
     open_store,
@@ -172,13 +174,15 @@ class PairStoreWriter:
             )
 
 
+_LAYOUT = {**CORE_GROUPS, **CAMERA_GROUPS, **EXTRA_GROUPS, **OPTIONAL_GROUPS}
+
+
 def _write_records(file: h5py.File, records: list[PairRecord]) -> None:
-    layout = {**CORE_GROUPS, **CAMERA_GROUPS, **EXTRA_GROUPS}
-    for group in layout:
+    for group in _LAYOUT:
         file.create_group(group)
     for index, record in enumerate(records):
         for group, values in _to_groups(record).items():
-            shape, dtype = layout[group]
+            shape, dtype = _LAYOUT[group]
             values = np.asarray(values, dtype)
             if not shape_fits(values.shape, shape, len(record.xs)):
                 pair = f"{record.scene}: {record.name0}, {record.name1}"
@@ -210,7 +214,8 @@ def _to_groups(record: PairRecord) -> dict[str, np.ndarray]:
     }
     for i, K in ((1, record.K0), (2, record.K1)):
         groups |= {f"cx{i}s": K[0, 2:], f"cy{i}s": K[1, 2:], f"f{i}s": [[K[0, 0], K[1, 1]]]}
-    return groups
+    optional = {group: getattr(record, field) for field, group in OPTIONAL_FIELD_GROUPS.items()}
+    return groups | {group: values for group, values in optional.items() if values is not None}
 
 
 def _write_report(file: h5py.File, left_out: Sequence[str], problems: Sequence[str]) -> None:
@@ -224,14 +229,14 @@ def _join(
 ) -> None:
     names: dict[str, list[str]] = {"scene": [], "name0": [], "name1": []}
     num_shared: list[int] = []
-    groups = [file.create_group(group) for group in (*CORE_GROUPS, *CAMERA_GROUPS, *EXTRA_GROUPS)]
+    groups = [file.create_group(group) for group in _LAYOUT]
     for path in parts:
         with open_store(path) as part:
             offset = len(num_shared)
             for group in groups:
-                source = part[group.name]
-                for index in range(len(source)):
-                    part.copy(source[str(index)], group, name=str(offset + index))
+                # Parts begun by an earlier version lack the optional ones.
+                for index, dataset in part.get(group.name, {}).items():
+                    part.copy(dataset, group, name=str(offset + int(index)))
             for name, values in names.items():
                 values.extend(part["pairs"][name].asstr()[:])
             num_shared.extend(part["pairs"]["num_shared"][:].tolist())

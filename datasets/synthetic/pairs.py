@@ -25,8 +25,10 @@ from n3match.datasets.synthetic.scenes import (
     random_tilt,
     rotation,
 )
+from n3match.matching.side_info import SIDE_INFO, relative_apart
 
 _MIN_TRUE = 8
+_REPETITIVE = 0.15  # share of pairs in which most wrong matches slip by a period
 _DTYPE = np.float32
 
 
@@ -130,7 +132,9 @@ def _generate(rng: np.random.Generator, count: int, kind: str | None) -> dict:
         ambiguous = min(4 * is_shifted.mean(), 1) * rng.uniform(0.1, 0.9)
         repeated[num_false:] = rng.random(num_true) < ambiguous
     origin = _duplicate_orientations(rng, x0_all, x1_all, end, is_true)
-    side_info = _side_info(rng, is_true, repeated, end)
+    slip = np.full(count, np.nan, _DTYPE)
+    slip[:num_false] = np.where(is_shifted, np.linalg.norm(target - x1[false], axis=1), np.nan)
+    side_info = _side_info(rng, is_true, repeated, end, slip)
     drawn = np.concatenate([false, true])
     local = _local_maps(points[:, drawn], depth[drawn], x1[drawn], tilt, R1, centre)
     alike = is_true | np.concatenate([shared < 0, np.zeros(num_true, bool)])
@@ -302,6 +306,8 @@ def _false_targets(
     is_shifted = np.zeros(num_false, bool)
 
     weights = rng.gamma([4.0, 0.5, 0.35, 0.3, 0.5])
+    if rng.random() < _REPETITIVE:  # facades, tiles, fences: the wrong ones that agree prevail
+        weights[1] *= 10
     weights = weights / weights.sum()
     # ``false`` is in random order, so consecutive runs are random choices.
     kind_of = np.repeat(np.arange(5), rng.multinomial(num_false, weights))
@@ -312,10 +318,7 @@ def _false_targets(
 
     chosen = np.flatnonzero(kind_of == 1)  # repeated structure
     if len(chosen):
-        steps = rng.integers(-2, 3, (len(chosen), 2))
-        if rng.random() < 0.6:
-            steps[:] = steps[0]  # the whole facade slips by one period
-        steps[(steps == 0).all(1)] = (1, 0)
+        steps = _slips(rng, x0[false[chosen]])
         shift = (steps @ scene.lattice).T.astype(_DTYPE)
         ends, valid = _project(points[:, false[chosen]] + shift, R1, centre, camera1)
         assign(chosen[valid], ends[valid])
@@ -346,6 +349,24 @@ def _false_targets(
     return target, shared, is_shifted
 
 
+def _slips(rng: np.random.Generator, x0: np.ndarray) -> np.ndarray:
+    """By how many periods (N, 2), not both 0, each match on repeated structure slips.
+
+    Mostly neighbours slip together: the whole facade, or a few parts of it each by its own step.
+    Such clusters agree with each other as right matches do.
+    """
+    lot = rng.random()
+    if lot < 0.25:
+        steps = rng.integers(-2, 3, (len(x0), 2))
+    else:
+        parts = 1 if lot < 0.6 else int(rng.integers(2, 6))
+        middles = x0[rng.integers(0, len(x0), parts)]
+        nearest = ((x0[:, None] - middles) ** 2).sum(2).argmin(1)
+        steps = rng.integers(-2, 3, (parts, 2))[nearest]
+    steps[(steps == 0).all(1)] = (1, 0)
+    return steps
+
+
 def _duplicate_orientations(
     rng: np.random.Generator, x0: np.ndarray, x1: np.ndarray, end: np.ndarray, is_true: np.ndarray
 ) -> np.ndarray:
@@ -373,9 +394,16 @@ def _duplicate_orientations(
 
 
 def _side_info(
-    rng: np.random.Generator, is_true: np.ndarray, repeated: np.ndarray, end: np.ndarray
+    rng: np.random.Generator,
+    is_true: np.ndarray,
+    repeated: np.ndarray,
+    end: np.ndarray,
+    slip: np.ndarray,
 ) -> np.ndarray:
-    """(N, 2) ratio and mutual flag.
+    """(N, 5) the columns of `n3match.matching.side_info`.
+
+    `slip` (N,): how far (calibrated units) a match on repeated structure is from the right place,
+    where its second nearest is; NaN where it isn't one.
 
     The constants are fits to RootSIFT matches of real photographs (500 pairs of 23 scenes): in
     log-odds the ratio of wrong matches is about normal (3.35, 1.24); that of true ones depends on
@@ -402,7 +430,56 @@ def _side_info(
     owner = np.full(int(end.max(initial=0)) + 1, -1)
     owner[end[claims]] = claims
     mutual[claims] = owner[end[claims]] == claims
-    return np.stack([ratio, mutual], 1).astype(_DTYPE)
+    known = {
+        "ratio": ratio,
+        "mutual": mutual,
+        "back_ratio": _back_ratio(rng, is_true, repeated, mutual, log_odds),
+        "distance": _descriptor_distance(rng, is_true, mutual, log_odds),
+        "apart": _apart(rng, repeated, slip),
+    }
+    return np.stack([known[name] for name in SIDE_INFO], 1).astype(_DTYPE)
+
+
+def _back_ratio(
+    rng: np.random.Generator,
+    is_true: np.ndarray,
+    repeated: np.ndarray,
+    mutual: np.ndarray,
+    log_odds: np.ndarray,
+) -> np.ndarray:
+    """(N,) the ratio the other way round, from the log-odds of the ratio: where a match is right,
+    or repeats, both say nearly the same; where it is wrong they agree little."""
+    own = _normal(rng, len(is_true))
+    same = is_true | repeated
+    back = np.where(same, 0.81 * log_odds + 0.15 + 0.8 * own, 0.29 * log_odds + 2.1 + 1.15 * own)
+    beaten = 1 + np.exp(-2.2 + 1.2 * own)
+    return np.where(mutual, 1 / (1 + np.exp(-np.minimum(back, 12.0))), np.minimum(beaten, 2.0))
+
+
+def _descriptor_distance(
+    rng: np.random.Generator, is_true: np.ndarray, mutual: np.ndarray, log_odds: np.ndarray
+) -> np.ndarray:
+    """(N,) the column `distance`: right matches are nearer, the clearer the more so."""
+    own = _normal(rng, len(is_true))
+    right = rng.normal(-0.42, 0.1) + 0.14 * log_odds + 0.16 * own
+    wrong = 0.03 * log_odds - np.where(mutual, 0.15, 0.05) + rng.uniform(0.08, 0.2) * own
+    relative = np.maximum(1 + np.where(is_true, right, wrong), 0.05)
+    return relative / relative.mean() - 1
+
+
+def _apart(rng: np.random.Generator, repeated: np.ndarray, slip: np.ndarray) -> np.ndarray:
+    """(N,) the column `apart`: on repeated structure a period, else anywhere, seldom beside."""
+    count = len(repeated)
+    anywhere = np.clip(0.58 + 0.27 * _normal(rng, count), -1, 1)
+    lot = rng.random(count)
+    anywhere = np.where(lot < 0.04, rng.uniform(-0.9, -0.3, count), anywhere)
+    anywhere = np.where(lot < 0.012, rng.uniform(-1, -0.9, count), anywhere)
+    periods = slip[np.isfinite(slip)]
+    if not len(periods):
+        return anywhere
+    # Right matches on it have a wrong second nearest a period away.
+    length = np.where(np.isfinite(slip), slip, periods[rng.integers(0, len(periods), count)])
+    return np.where(repeated, relative_apart(length, 1.0), anywhere)
 
 
 def _local_maps(

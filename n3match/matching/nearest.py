@@ -27,6 +27,7 @@ _GROUP = 16
 _LANES = 32
 # Pairs of descriptors whose differences are formed at a time.
 _CHUNK = 1 << 13
+_LARGEST_BACK_RATIO = 2.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,12 @@ class Matches:
             where both are 0 (nothing tells the two candidates apart).
         mutual: (N,) bool, whether this one is the nearest of image 0 to its nearest, the lowest
             index among equals.
+        second_index: (N,) int64, second nearest descriptor of image 1; -1 where there is none.
+        back_ratio: (N,) float32 in [0, 2], the ratio the other way round: distance / that of the
+            nearest *other* descriptor of image 0 to the same one of image 1. At most 1 where
+            mutual, at least 1 elsewhere; 1 where there is no other. Unlike the rest it is not
+            decided exactly, but taken from the products: good to about 1e-3 for descriptors that
+            differ as SIFT's do.
     """
 
     index: torch.Tensor
@@ -52,6 +59,8 @@ class Matches:
     second_distance: torch.Tensor
     ratio: torch.Tensor
     mutual: torch.Tensor
+    second_index: torch.Tensor
+    back_ratio: torch.Tensor
 
 
 @torch.no_grad()
@@ -93,14 +102,18 @@ def nearest_neighbors(
     # Products must be true float32, whatever autocast region this is called in.
     with torch.autocast(desc0.device.type, enabled=False):
         if len(desc0) and len(desc1) and native.serves(desc0):
-            index, distance, mutual = _compiled_search(desc0, desc1, block_size)
+            index, distance, mutual, back = _compiled_search(desc0, desc1, block_size)
         else:
-            index, distance, mutual = _search(desc0, desc1, block_size)
+            index, distance, mutual, back = _search(desc0, desc1, block_size)
     distance, second_distance = distance
     ratio = torch.where(
         torch.isfinite(second_distance) & (second_distance > 0), distance / second_distance, 1.0
     )
-    return Matches(index[0], distance, second_distance, ratio, mutual)
+    # The rounding of `back` must not say otherwise than the flags, which are exact.
+    back_ratio = torch.where(mutual, back.clamp(max=1.0), back.clamp(1.0, _LARGEST_BACK_RATIO))
+    return Matches(
+        index[0], distance, second_distance, ratio, mutual, index[1], back_ratio.float()
+    )
 
 
 def _checked(name: str, desc, device) -> torch.Tensor:
@@ -125,16 +138,16 @@ def _compiled_search(a, b, block_size: int | None):
     def scan(a, b):
         return torch.stack(_scan(a, b, block_size)[:2]).numpy()
 
-    index, squared, mutual = nearest_compiled.two_nearest(a, b, seen, scan)
+    index, squared, mutual, back = nearest_compiled.two_nearest(a, b, seen, scan)
     # NumPy's root: torch shares this one between threads, which then wait for more for some
     # milliseconds, and keep the processors from ours.
     distance = np.sqrt(squared).astype(np.float32)
-    return tuple(torch.from_numpy(array) for array in (index, distance, mutual))
+    return tuple(torch.from_numpy(array) for array in (index, distance, mutual, back))
 
 
 def _search(a, b, block_size: int | None):
     """The two nearest rows of `b` for each row of `a` (2, N), −1 for none; their distances, inf for
-    none; mutual flags (N,)."""
+    none; mutual flags (N,); ratios the other way round (N,), before rounding is put right."""
     for name, x in (("desc0", a), ("desc1", b)):
         _refuse_unless(
             not x.numel() or bool(torch.isfinite(torch.stack(torch.aminmax(x))).all()), name
@@ -150,7 +163,14 @@ def _search(a, b, block_size: int | None):
     mutual = torch.zeros_like(index, dtype=torch.bool)
     mutual[claims] = back[torch.searchsorted(claimed, index[claims])] == claims
     distance = torch.stack([_distances(a, b, i, error) for i in (index, second)])
-    return torch.stack([index, second]), distance, mutual
+    back_ratio = torch.ones_like(value)
+    if len(a) and len(b):
+        other = torch.where(mutual, columns.runner_up(a, b, index, error), columns.value[index])
+        value, other = value.clamp(min=0), other.clamp(min=0)
+        back_ratio = torch.where(
+            torch.isfinite(other) & (other > 0), (value / other).sqrt(), 1.0
+        )
+    return torch.stack([index, second]), distance, mutual, back_ratio
 
 
 def _scan(a, b, block_size: int | None, columns: "_ColumnMinima | None" = None):
@@ -281,14 +301,26 @@ class _ColumnMinima:
 
     def resolve(self, a, b, columns: torch.Tensor, error: float):
         """Nearest row of `a` for the given rows of `b`, and whether that is certain."""
+        rows, exact = self._group(a, b, columns, error)
+        nearest = exact.argmin(0, keepdim=True)
+        certain = self.second[columns] - self.value[columns] > 2 * error
+        return rows.gather(0, nearest)[0], certain
+
+    def runner_up(self, a, b, columns: torch.Tensor, error: float) -> torch.Tensor:
+        """The second smallest entry of each of the given columns; inf where there is none."""
+        wanted, place = columns.unique(return_inverse=True)
+        _, exact = self._group(a, b, wanted, error)
+        in_group = exact.topk(2, dim=0, largest=False).values[1].to(self.second)
+        return torch.minimum(in_group, self.second[wanted])[place]
+
+    def _group(self, a, b, columns: torch.Tensor, error: float):
+        """Rows (_GROUP, C) among which the nearest of the given columns is, and their entries."""
         rank = torch.arange(_GROUP, device=columns.device)[:, None]
         rows = self.base[columns] + self.step[columns] * rank
         padding = rows >= len(a)
         pairs = (rows.masked_fill(padding, 0).flatten(), columns.repeat(_GROUP))
         exact = _squared_differences(a, pairs[0], b, pairs[1], error).view_as(rows)
-        nearest = exact.masked_fill(padding, torch.inf).argmin(0, keepdim=True)
-        certain = self.second[columns] - self.value[columns] > 2 * error
-        return rows.gather(0, nearest)[0], certain
+        return rows, exact.masked_fill(padding, torch.inf)
 
 
 def _squared_differences(a, i, b, j, error: float) -> torch.Tensor:

@@ -19,6 +19,7 @@ from n3match.native import descriptors
 # Of rounded vectors more are kept than are wanted, so that the last tells whether those before it
 # are all that come into question.
 _KEPT, _KEPT_BACK = 4, 3
+_KEPT_BACK_OF_INTEGERS = 2  # the nearest, and the nearest other one
 # For those where it doesn't, if they are no more than a tenth.
 _KEPT_OF_FEW, _FEW = 32, 0.1
 # Beside the roundings to integers: what double precision does to numbers up to 23170.
@@ -30,7 +31,7 @@ Scan = Callable[[Tensor, Tensor], np.ndarray]
 
 def two_nearest(
     a: Tensor, b: Tensor, seen: descriptors.Survey, scan: Scan
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The two nearest of image 1 for each descriptor of image 0.
 
     Args:
@@ -40,7 +41,8 @@ def two_nearest(
 
     Returns:
         index (2, N) int64, −1 for none; their squared distances (2, N) float64, inf for none;
-        mutual (N,) bool, whether the nearest of the nearest is oneself.
+        mutual (N,) bool, whether the nearest of the nearest is oneself; ratio (N,) of the distance
+        to that from the nearest to its nearest other one, up to rounding, 1 for no other.
     """
     if seen.whole and max(seen.longest) <= descriptors.LONGEST:
         return _of_integers(*descriptors.integers((a, b), 1.0, centre=None, bytes=seen.bytes))
@@ -56,13 +58,18 @@ def two_nearest(
         claimed, distance_back[claimed], at_back[claimed], 1, b, a, scan
     )[:, 0]
     squared = descriptors.squared_distances(a, b, np.stack([rows, rows]), index.T)
-    return index.T, squared, back[nearest] == rows
+    mutual = back[nearest] == rows
+    other = np.where(mutual, distance_back[nearest, 1], distance_back[nearest, 0])
+    return index.T, squared, mutual, _ratio(distance[:, 0], other)
 
 
 def _of_integers(a: descriptors.Integers, b: descriptors.Integers):
-    (squared, at), (_, back) = descriptors.nearest(a, b, 2, 1)
+    (squared, at), (squared_back, back) = descriptors.nearest(a, b, 2, _KEPT_BACK_OF_INTEGERS)
     squared = np.where(at >= 0, squared.astype(np.float64), np.inf)
-    return at.T.copy(), squared.T, back[at[:, 0], 0] == np.arange(a.count)
+    nearest = at[:, 0]
+    mutual = back[nearest, 0] == np.arange(a.count)
+    other = _roots(np.where(mutual, squared_back[nearest, 1], squared_back[nearest, 0]))
+    return at.T.copy(), squared.T, mutual, _ratio(np.sqrt(squared[:, 0]), other)
 
 
 class _Rounding:
@@ -116,6 +123,12 @@ class _Rounding:
 
 def _roots(squared: np.ndarray) -> np.ndarray:
     return np.where(squared < descriptors.FAR, np.sqrt(squared.astype(np.float64)), np.inf)
+
+
+def _ratio(distance: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """1 where the other is nothing, or there is none."""
+    known = np.isfinite(other) & (other > 0)
+    return np.where(known, distance / np.where(known, other, 1.0), 1.0)
 
 
 def _nearest_first(

@@ -20,6 +20,11 @@ class PutativeMatches:
         mutual: (N,) bool, nearest in both directions.
         index0, index1: (N,) int64 into the keypoints given.
         distance: (N,) float32, descriptor distance.
+        back_ratio: (N,) float32 in [0, 2], the ratio the other way round, see
+            `nearest_neighbors`; None where it isn't known.
+        apart: (N,) float32, distance from the nearest to the second nearest neighbour *in the
+            image*: in pixels as the keypoints given; inf where there is no second. None where it
+            isn't known.
     """
 
     points0: np.ndarray
@@ -29,6 +34,8 @@ class PutativeMatches:
     index0: np.ndarray
     index1: np.ndarray
     distance: np.ndarray
+    back_ratio: np.ndarray | None = None
+    apart: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.points0)
@@ -60,6 +67,10 @@ def putative_matches(
     keypoints1 = _checked_keypoints("keypoints1", keypoints1, 0 if desc1 is None else len(desc1))
     index0 = np.arange(len(keypoints0) if len(keypoints1) else 0)
     index1 = found.index.cpu().numpy()[index0]
+    second = found.second_index.cpu().numpy()[index0]
+    apart = np.full(len(index0), np.inf, np.float32)
+    known = second >= 0
+    apart[known] = np.linalg.norm(keypoints1[second[known]] - keypoints1[index1[known]], axis=1)
     return PutativeMatches(
         points0=keypoints0[index0],
         points1=keypoints1[index1],
@@ -68,6 +79,8 @@ def putative_matches(
         index0=index0,
         index1=index1,
         distance=found.distance.cpu().numpy()[index0],
+        back_ratio=found.back_ratio.cpu().numpy()[index0],
+        apart=apart,
     )
 
 

@@ -1,20 +1,46 @@
-"""What is known of a match beside its points: what descriptors say, and keypoints' change."""
+"""What is known of a match beside its points: what descriptors say, and keypoints' change.
+
+Side information are columns by name, of which a filter asks for some:
+
+=========== ==================================================================== ==================
+column      what it holds                                                        where not known
+=========== ==================================================================== ==================
+ratio       nearest / second nearest descriptor distance, in [0, 1]              1
+mutual      1 where nearest in both directions, else 0                           0
+back_ratio  the ratio the other way round, in [0, 2], see `nearest_neighbors`    1
+distance    descriptor distance / its mean over the pair's putative matches − 1  0
+apart       how far the second nearest lies from the nearest in image 1, from −1 0
+            (beside it: one keypoint found twice) to 1 (elsewhere: it repeats)
+=========== ==================================================================== ==================
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from n3match.matching.nearest import nearest_neighbors
 
 # The columns of side information, and what they hold where nothing is known of a match.
-NEUTRAL = {"ratio": 1.0, "mutual": 0.0}
+NEUTRAL = {"ratio": 1.0, "mutual": 0.0, "back_ratio": 1.0, "distance": 0.0, "apart": 0.0}
+SIDE_INFO = tuple(NEUTRAL)
+_LARGEST_DISTANCE = 3.0  # times the mean: beyond it is a mistake in the input
+_NEAREST, _FARTHEST = 1e-3, 1.0  # calibrated units that stand for −1 and 1, on a log scale
 # Cosine, sine and log scale of `keypoint_change`; zeros where nothing is known.
 CHANGE_COLUMNS = 3
 LARGEST_LOG_SCALE = 3.0  # SIFT's octaves span less; beyond it is a mistake in the input
 
 
 def side_info_columns(
-    names: tuple[str, ...], ratio: np.ndarray, mutual: np.ndarray
+    names: Sequence[str],
+    ratio: np.ndarray,
+    mutual: np.ndarray,
+    *,
+    back_ratio: np.ndarray | None = None,
+    distance: np.ndarray | None = None,
+    apart: np.ndarray | None = None,
+    focal1: float = 1.0,
 ) -> np.ndarray | None:
     """(N, S) columns in the order of `names`; None where the filter asks for none.
 
@@ -22,17 +48,63 @@ def side_info_columns(
         names: a filter's `side_info`.
         ratio: (N,) nearest / second nearest descriptor distance, 1 where it says nothing.
         mutual: (N,) bool, nearest in both directions.
+        back_ratio, distance, apart: (N,) of all putative matches of the pair, as
+            `PutativeMatches` has them; None where not known: the column is then neutral.
+        focal1: focal length of image 1 in pixels, which `apart` is measured by.
 
     Raises:
-        ValueError: a name other than these.
+        ValueError: a name that is no column.
     """
-    known = dict(zip(NEUTRAL, (ratio, mutual)))
-    unknown = [name for name in names if name not in known]
+    unknown = [name for name in names if name not in NEUTRAL]
     if unknown:
-        raise ValueError(f"filter: wants side information {unknown}, known here are {[*known]}")
+        raise ValueError(f"filter: wants side information {unknown}, known here are {[*NEUTRAL]}")
     if not names:
         return None
-    return np.stack([np.asarray(known[name], dtype=np.float64) for name in names], axis=1)
+    known = {
+        "ratio": ratio,
+        "mutual": mutual,
+        "back_ratio": back_ratio,
+        "distance": None if distance is None else relative_distance(distance),
+        "apart": None if apart is None else relative_apart(apart, focal1),
+    }
+    columns = (np.full(len(ratio), NEUTRAL[n]) if known[n] is None else known[n] for n in names)
+    return np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
+
+
+def relative_distance(distance: np.ndarray) -> np.ndarray:
+    """The column `distance` from the descriptor distances of one pair.
+
+    Args:
+        distance: (N,) of all its putative matches: a choice of them has another mean. Not finite:
+            not known.
+
+    Returns:
+        (N,) float64; zeros where not known.
+    """
+    distance = np.asarray(distance, dtype=np.float64)
+    known = np.isfinite(distance)
+    mean = distance[known].mean() if known.any() else 0.0
+    if mean <= 0:
+        return np.zeros(len(distance))
+    relative = np.where(known, distance, mean) / mean - 1
+    return np.minimum(relative, _LARGEST_DISTANCE)
+
+
+def relative_apart(apart: np.ndarray, focal: float) -> np.ndarray:
+    """The column `apart` from the distances between nearest and second nearest.
+
+    Args:
+        apart: (N,) pixels; not finite where there is no second nearest.
+        focal: focal length of image 1 in pixels.
+
+    Returns:
+        (N,) float64 in [−1, 1]; zeros where there is no second.
+    """
+    apart = np.asarray(apart, dtype=np.float64)
+    known = np.isfinite(apart)
+    calibrated = np.clip(np.where(known, apart, 1.0) / focal, _NEAREST, _FARTHEST)
+    low, high = np.log10(_NEAREST), np.log10(_FARTHEST)
+    return np.where(known, 2 * (np.log10(calibrated) - low) / (high - low) - 1, 0.0)
 
 
 def is_gradient_histogram(descriptors: np.ndarray) -> bool:

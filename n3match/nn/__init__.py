@@ -1,6 +1,6 @@
 """Blocks and networks built on the N³ operator."""
 
-from n3match.nn.config import MatchFilterConfig
+from n3match.nn.config import MatchFilterConfig, PruningConfig
 from n3match.nn.context_norm import ContextNormReLU
 from n3match.nn.dncnn import DnCNN
 from n3match.nn.image_n3_block import ImageN3Block
@@ -20,5 +20,6 @@ __all__ = [
     "N3NetConfig",
     "PRESETS",
     "PointN3Block",
+    "PruningConfig",
     "mutual_mask",
 ]

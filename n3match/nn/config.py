@@ -7,6 +7,36 @@ from dataclasses import dataclass
 from n3match.matching.side_info import CHANGE_COLUMNS, NEUTRAL
 
 COORDINATES = 4  # x0, y0, x1, y1
+SELECTIONS = ("n3", "knn", "concrete", "none")
+
+
+@dataclass(frozen=True)
+class PruningConfig:
+    """What a pruning network is built from, see `pruning`."""
+
+    widths: tuple[int, ...] = (128, 96, 64)  # channels of each stage
+    blocks: int = 2  # residual blocks of a stage before its neighbours, and as many behind them
+    selection: str = "n3"  # of neighbours: one of SELECTIONS; none: a stage without them
+    neighbours: int = 6  # K
+    embedding_channels: int = 16  # of the space in which neighbours are sought
+    value_channels: int = 32  # of the features that neighbours show of themselves
+    kept_share: float = 0.5  # of a stage's matches that the next one looks at
+    verdict_width: int = 32  # of the network that judges all matches at the end
+
+    def __post_init__(self) -> None:
+        # Configurations come back from JSON as lists.
+        object.__setattr__(self, "widths", tuple(self.widths))
+        if self.selection not in SELECTIONS:
+            raise ValueError(f"selection must be one of {SELECTIONS}, got {self.selection!r}")
+        if not self.widths or min(self.widths) < 1:
+            raise ValueError(f"widths must be one or more, each at least 1, got {self.widths}")
+        for name in (
+            "blocks", "neighbours", "embedding_channels", "value_channels", "verdict_width"
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0.0 < self.kept_share <= 1.0:
+            raise ValueError(f"kept_share must lie in 0 … 1, got {self.kept_share}")
 
 
 @dataclass(frozen=True)
@@ -27,11 +57,14 @@ class MatchFilterConfig:
     refine: bool = False  # refinement passes over the better matches, see `passes.Refinement`
     refined_share: float = 0.5  # of the matches that a refinement pass goes over
     refinements: int = 1  # how many passes, each over what the one before said
+    pruning: PruningConfig | None = None  # stages on ever fewer matches in place of all the passes
 
     def __post_init__(self) -> None:
         # Configurations come back from JSON as lists.
         object.__setattr__(self, "n3_after", tuple(self.n3_after))
         object.__setattr__(self, "side_info", tuple(self.side_info))
+        if isinstance(self.pruning, dict):
+            object.__setattr__(self, "pruning", PruningConfig(**self.pruning))
         for name in (
             "width", "blocks", "neighbours", "embedding_width", "embedding_channels", "refinements"
         ):
@@ -43,6 +76,8 @@ class MatchFilterConfig:
             )
         if not 0.0 < self.refined_share <= 1.0:
             raise ValueError(f"refined_share must lie in 0 … 1, got {self.refined_share}")
+        if self.pruning is not None and self.refine:
+            raise ValueError("refine: found True with pruning, whose stages are such passes")
         if self.refinements > 1 and not self.refine:
             raise ValueError(f"refinements: {self.refinements} of them need refine, got False")
         for block in self.n3_after:
@@ -58,6 +93,11 @@ class MatchFilterConfig:
     def columns(self) -> int:
         """Numbers known of each match: calibrated x0, y0, x1, y1, side information, change."""
         return COORDINATES + len(self.side_info) + CHANGE_COLUMNS * self.keypoint_change
+
+    @property
+    def change_columns(self) -> slice:
+        """Which of them hold the keypoints' change; none where it isn't known."""
+        return slice(COORDINATES + len(self.side_info), self.columns)
 
     @property
     def neutral_side_info(self) -> tuple[float, ...]:

@@ -8,7 +8,8 @@ neighbours together are `width` again.
 
 The published networks are the defaults: ``MatchFilterConfig()`` is N³ after block 6 of 12,
 ``MatchFilterConfig(n3_after=())`` is CNNet. With `refine`, a second network goes over the better
-matches again, once or, with `refinements`, several times (`passes`).
+matches again, once or, with `refinements`, several times (`passes`). With `pruning`, another
+network stands in the place of both (`pruning`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from n3match.geometry import weighted_eight_point
 from n3match.matching.side_info import CHANGE_COLUMNS
 from n3match.nn.config import COORDINATES, MatchFilterConfig
 from n3match.nn.passes import Refinement, Trunk, mutual_mask, on_chosen
+from n3match.nn.pruning import PruningNetwork
 from n3match.weights import load_weights
 
 _NOT_MUTUAL = -8.0  # the logit of a match that isn't looked at
@@ -36,7 +38,8 @@ class FilterOutput:
     logits: Tensor  # (B, N); positive: keep. −inf where the mask is False
     weights: Tensor  # (B, N) relu(tanh(logits)), in [0, 1)
     essential: Tensor  # (B, 3, 3) weighted eight-point, unit norm: x1ᵀ E x0 = 0
-    earlier_logits: tuple[Tensor, ...]  # (B, N) of the passes before the last, if any
+    # (B, N) of the passes before the last, if any; −inf where a stage of pruning didn't look
+    earlier_logits: tuple[Tensor, ...]
 
 
 class MatchFilter(nn.Module):
@@ -53,7 +56,8 @@ class MatchFilter(nn.Module):
     def __init__(self, config: MatchFilterConfig | None = None):
         super().__init__()
         self.config = config = config or MatchFilterConfig()
-        self.trunk = Trunk(config.columns, config)
+        self.pruning = PruningNetwork(config) if config.pruning is not None else None
+        self.trunk = Trunk(config.columns, config) if config.pruning is None else None
         self.refinement = Refinement(config.columns, config) if config.refine else None
 
     @property
@@ -217,7 +221,10 @@ class MatchFilter(nn.Module):
         return on_chosen(self._passes, matches, chosen, left_out)
 
     def _passes(self, matches: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+        if self.pruning is not None:
+            return self.pruning(matches, mask)
         # Under autocast the head answers in half precision; what follows is epipolar geometry.
+        assert self.trunk is not None
         logits = self.trunk(matches, mask).to(matches.dtype)
         if mask is not None:
             logits = logits.masked_fill(~mask, float("-inf"))

@@ -17,14 +17,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from n3match.geometry import symmetric_epipolar_distance, weighted_eight_point
 from n3match.nn.config import COORDINATES, MatchFilterConfig
 from n3match.nn.consensus import LocalConsensus
 from n3match.nn.context_norm import ContextNormReLU
+from n3match.nn.epipolar_evidence import EVIDENCE_COLUMNS, evidence
 from n3match.nn.n3_block import PointN3Block
 
 _FEWEST = 64  # matches that a refinement pass goes over, where there are so many
-EVIDENCE_COLUMNS = 2  # tanh of the logit, logarithm of the distance
 
 
 def mutual_mask(
@@ -226,7 +225,7 @@ class Refinement(nn.Module):
         def again(columns: Tensor, real: Tensor) -> tuple[Tensor]:
             return (self.trunk(columns, real).to(first.dtype),)
 
-        columns = torch.cat([matches, self._evidence(matches, first, mask)], -1)
+        columns = torch.cat([matches, evidence(matches, first, mask)], -1)
         return on_chosen(again, columns, chosen, first, order)[0]
 
     def _counts(self, first: Tensor, mask: Tensor | None) -> Tensor:
@@ -234,14 +233,3 @@ class Refinement(nn.Module):
         total = torch.full_like(first[:, 0], first.shape[1]) if mask is None else mask.sum(1)
         wanted = torch.ceil(total * self.share).clamp(min=_FEWEST).long()
         return torch.maximum(wanted, (first > 0).sum(1)).minimum(total.long())[:, None]
-
-    def _evidence(self, matches: Tensor, first: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, N, 2) what the pass before says of each match, within −1 … 1."""
-        with torch.no_grad(), torch.autocast(matches.device.type, enabled=False):
-            x0, x1 = matches[..., :2], matches[..., 2:4]
-            essential = weighted_eight_point(x0, x1, torch.relu(torch.tanh(first)), normalize=True)
-            distance = symmetric_epipolar_distance(x0, x1, essential)
-            # 1e-7 … 1 to −1 … 1: from a tenth of a pixel to anywhere.
-            closeness = (torch.log10(distance.clamp(1e-7, 1.0)) + 3.5) / 3.5
-            evidence = torch.stack([torch.tanh(first / math.e), closeness], -1)
-            return evidence if mask is None else evidence.masked_fill(~mask[..., None], 0.0)

@@ -115,7 +115,10 @@ def learned(net: MatchFilter, record: PairRecord) -> PreparedFilter:
     focal = [(K[0, 0] + K[1, 1]) / 2 for K in (record.K0, record.K1)]
     arrays = (
         record.xs,
-        side_info_columns(net.side_info, record.ratio, record.mutual),
+        side_info_columns(
+            net.side_info, record.ratio, record.mutual, back_ratio=record.back_ratio,
+            distance=record.descriptor_distance, apart=record.apart, focal1=focal[1],
+        ),
         keypoint_change(record.sizes_angles0, record.sizes_angles1, *focal),
     )
     x, side_info, change = (

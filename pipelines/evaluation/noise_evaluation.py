@@ -34,7 +34,12 @@ from n3match.pipelines.evaluation.protocol import (
 )
 from n3match.pipelines.evaluation.records import NoiseResult
 from n3match.pipelines.evaluation.report import noise_table
-from n3match.pipelines.pairs.jobs import ViewFeatures, features_of, make_record
+from n3match.pipelines.pairs.jobs import (
+    DetectionOptions,
+    ViewFeatures,
+    features_of,
+    make_record,
+)
 from n3match.pipelines.pairs.plan import PhotoPart, PlanOptions, plan_scene
 from n3match.pipelines.two_view.photograph import read_photograph
 from n3match.whole_file import write_whole
@@ -86,7 +91,7 @@ class NoisyViews:
         height, width = photo.image.shape
         reduced = replace(view, K=photo.K, size=(width, height))
         image = self._treated(scene, view, treatment, photo.image)
-        return reduced, features_of(image, reduced, self.max_keypoints)
+        return reduced, features_of(image, reduced, DetectionOptions(self.max_keypoints))
 
     def _treated(
         self, scene: str, view: View, treatment: Treatment, clean: np.ndarray

@@ -40,6 +40,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of all images, where the layout has none (RGB-D)",
     )
     parser.add_argument("--max-keypoints", type=int, default=2000)
+    parser.add_argument(
+        "--contrast-threshold", type=float, default=0.01,
+        help="of SIFT (default: %(default)s); higher: fewer and stronger keypoints",
+    )
+    parser.add_argument(
+        "--max-size", type=int, metavar="PIXELS", help="longer side that SIFT sees, at most"
+    )
+    parser.add_argument(
+        "--changed", action="store_true",
+        help="SIFT sees photographs changed on purpose: light, contrast, blur, noise, JPEG, size, "
+        "turns, each view its own way",
+    )
     parser.add_argument("--max-pairs", type=int, help="per scene; all when left out")
     parser.add_argument(
         "--min-shared", type=int,

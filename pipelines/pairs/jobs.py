@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 from scipy.stats import binom
 
 from n3match.datasets.images import read_image_gray
+from n3match.datasets.pairs.changed_photographs import change_photograph, shrink_photograph
 from n3match.datasets.pairs.dump import read_dump_record
 from n3match.datasets.pairs.sample import TRUE_MATCH_DISTANCE
 from n3match.datasets.pairs.store import PairRecord, open_store
@@ -42,18 +44,37 @@ class ViewFeatures:
 
 
 @dataclass(frozen=True)
+class DetectionOptions:
+    """How keypoints are sought in a view.
+
+    Attributes:
+        max_keypoints: per view.
+        contrast_threshold: see `extract_sift`.
+        max_size: a larger photograph is reduced so that its longer side has so many pixels.
+        changed: the photograph is changed on purpose first (`datasets.pairs.changed_photographs`).
+        seed: of the changes.
+    """
+
+    max_keypoints: int
+    contrast_threshold: float = 0.01
+    max_size: int | None = None
+    changed: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class PairJobs:
     """Makes the parts of one store.
 
     Attributes:
         writer: of the store.
-        max_keypoints: per view.
+        detection: how keypoints are sought.
         min_consistent: see `inconsistency`; 0 keeps every pair.
         strict: raise at the first problem instead of noting it.
     """
 
     writer: PairStoreWriter
-    max_keypoints: int
+    detection: DetectionOptions
     min_consistent: float
     strict: bool
 
@@ -68,7 +89,7 @@ class PairJobs:
             return
         try:
             image = read_image_gray(view.path)
-            fields = vars(features_of(image, view, self.max_keypoints))
+            fields = vars(features_of(image, view, self.detection))
         except (OSError, ValueError) as error:
             if self.strict:
                 raise
@@ -131,12 +152,12 @@ class PairJobs:
         except OSError:
             state = ()
         camera = (view.K.tolist(), view.distortion.tolist(), view.lens, view.size)
-        key = repr((str(view.path.absolute()), state, camera, self.max_keypoints))
+        key = repr((str(view.path.absolute()), state, camera, self.detection))
         name = hashlib.sha256(key.encode()).hexdigest()[:32]
         return self.writer.features_dir / f"{name}.npz"
 
 
-def features_of(image: np.ndarray, view: View, max_keypoints: int) -> ViewFeatures:
+def features_of(image: np.ndarray, view: View, detection: DetectionOptions) -> ViewFeatures:
     """Keypoints of a view in its photograph's pixels (H, W) uint8.
 
     Raises:
@@ -153,8 +174,7 @@ def features_of(image: np.ndarray, view: View, max_keypoints: int) -> ViewFeatur
         raise ValueError(
             f"{view.path}: {width} x {height} pixels, its principal point is ({cx:g}, {cy:g})"
         )
-    features = extract_sift(image, max_keypoints)
-    keypoints = features.keypoints.astype(np.float64)
+    keypoints, sizes_angles, descriptors = _detect(image, view, detection)
     calibrated = calibrated_points(keypoints, view.K, view.distortion, view.lens)
     seen = np.isfinite(calibrated).all(axis=1)
     if view.lens != "opencv":
@@ -162,10 +182,31 @@ def features_of(image: np.ndarray, view: View, max_keypoints: int) -> ViewFeatur
     return ViewFeatures(
         keypoints=keypoints[seen],
         calibrated=calibrated[seen],
-        descriptors=features.descriptors[seen],
-        sizes_angles=features.sizes_angles[seen],
+        descriptors=descriptors[seen],
+        sizes_angles=sizes_angles[seen],
         size=np.array([width, height]),
     )
+
+
+def _detect(
+    image: np.ndarray, view: View, detection: DetectionOptions
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Keypoints (N, 2), sizes and angles (N, 2) in the photograph's pixels, descriptors (N, D)."""
+    scale = 1.0 if detection.max_size is None else detection.max_size / max(image.shape)
+    changed = None
+    if detection.changed:
+        # A view's changes depend on its name, not on which others there are.
+        rng = np.random.default_rng([detection.seed, zlib.crc32(view.name.encode())])
+        changed = change_photograph(image, rng, min(scale, 1.0))
+    elif scale < 1:
+        changed = shrink_photograph(image, scale)
+    options = {"contrast_threshold": detection.contrast_threshold}
+    if changed is None:
+        features = extract_sift(image, detection.max_keypoints, **options)
+        return features.keypoints.astype(np.float64), features.sizes_angles, features.descriptors
+    features = extract_sift(changed.image, detection.max_keypoints, **options)
+    keypoints = changed.points(features.keypoints.astype(np.float64))
+    return keypoints, changed.sizes_angles(features.sizes_angles), features.descriptors
 
 
 def make_record(
@@ -203,6 +244,8 @@ def make_record(
         distortion1=view1.distortion,
         size0=tuple(features0.size.tolist()),
         size1=tuple(features1.size.tolist()),
+        back_ratio=matches.back_ratio,
+        apart=matches.apart,
     )
     # Pixels of the other lenses are those of an ideal one already.
     if view0.lens != "opencv":

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from n3match.datasets.pairs.store_writer import PairStoreWriter
 from n3match.datasets.scenes.formats import FoundScene, find_scenes
 from n3match.datasets.scenes.source import ReadOptions
-from n3match.pipelines.pairs.jobs import PairJobs
+from n3match.pipelines.pairs.jobs import DetectionOptions, PairJobs
 from n3match.pipelines.pairs.plan import PlanOptions, plan_digest, plan_scene
 from n3match.pipelines.pairs.pool import run_parts
 from n3match.pipelines.sfm.reconstruct import reconstruct
@@ -31,6 +31,9 @@ def build_pairs(
     image_root: str | Path | None = None,
     intrinsics: np.ndarray | None = None,
     max_keypoints: int = 2000,
+    contrast_threshold: float = 0.01,
+    max_size: int | None = None,
+    changed: bool = False,
     max_pairs: int | None = None,
     min_shared: int | None = None,
     min_overlap: float | None = None,
@@ -55,7 +58,7 @@ def build_pairs(
         format: one of `datasets.scenes.formats.FORMATS`; None recognises the layout.
         images: `scenes` is a folder of photographs, whose poses COLMAP is to find.
         image_root, intrinsics, min_shared, min_overlap: see `ReadOptions`.
-        max_keypoints: SIFT keypoints per image.
+        max_keypoints, contrast_threshold, max_size, changed: see `jobs.DetectionOptions`.
         max_pairs: at most so many pairs of one scene, an equal share from each band of
             covisibility and change of view; None for all.
         min_consistent: least share of a pair's reliable matches that its pose should explain, see
@@ -81,6 +84,7 @@ def build_pairs(
     """
     for name, value in (
         ("max_keypoints", max_keypoints),
+        ("max_size", max_size),
         ("max_pairs", max_pairs),
         ("min_shared", min_shared),
         ("processes", processes),
@@ -111,7 +115,8 @@ def build_pairs(
         "fixed_direction": fixed_direction,
         "seed": seed,
     }
-    settings |= _unusual(found, reading, min_consistent, max_pairs)
+    detection = DetectionOptions(max_keypoints, contrast_threshold, max_size, changed, seed)
+    settings |= _unusual(found, reading, detection, min_consistent, max_pairs)
     writer = PairStoreWriter(out, settings, source=source or _describe(found), licence=licence)
     if writer.finished:
         return writer.finish(())
@@ -131,7 +136,7 @@ def build_pairs(
     if not names:
         raise ValueError(f"{scenes}: no pair to match; {'; '.join(problems[:_LINES_SHOWN])}")
     writer.begin(plan_digest([part for planned in parts for part in planned]))
-    run_parts(PairJobs(writer, max_keypoints, min_consistent, strict), parts, processes, progress)
+    run_parts(PairJobs(writer, detection, min_consistent, strict), parts, processes, progress)
     return writer.finish(names, problems=problems, left_out=left_out)
 
 
@@ -158,6 +163,7 @@ def _photographs(
 def _unusual(
     found: Sequence[FoundScene],
     reading: ReadOptions,
+    detection: DetectionOptions,
     min_consistent: float,
     max_pairs: int | None,
 ) -> dict:
@@ -171,6 +177,8 @@ def _unusual(
         settings["min_overlap"] = reading.min_overlap
     if reading.intrinsics is not None:
         settings["intrinsics"] = np.asarray(reading.intrinsics).tolist()
+    usual = DetectionOptions(detection.max_keypoints, seed=detection.seed)
+    settings |= {k: v for k, v in vars(detection).items() if v != getattr(usual, k)}
     if min_consistent:
         settings["min_consistent"] = min_consistent
     return settings

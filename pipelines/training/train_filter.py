@@ -37,9 +37,10 @@ from n3match.pipelines.training.filter.config import (
 # Fields that are plain numbers or switches, each an option of the same name.
 NUMBERS = (
     "steps", "batch", "refinements", "min_matches", "max_matches", "min_log_temperature",
-    "drop_side_info", "drop_keypoint_change", "rate", "warmup", "label_threshold", "balance",
-    "not_mutual", "essential_weight", "geometric_weight", "essential_after", "ema", "clip",
-    "validate_every", "validation_pairs", "patience", "seed",
+    "drop_side_info", "drop_candidates", "drop_keypoint_change", "hard", "rate", "warmup",
+    "label_threshold", "balance", "not_mutual", "essential_weight", "geometric_weight",
+    "essential_after", "swapped_weight", "ema", "clip", "validate_every", "validation_pairs",
+    "patience", "seed",
 )
 SWITCHES = ("refine", "side_info", "keypoint_change", "mutual_only", "augment")
 

@@ -84,17 +84,20 @@ class MatchedPair:
         """
         net = as_filter(filter)
         photo0, photo1 = self.photographs
+        putative = self.putative
         began = time.perf_counter()
         logits = match_logits(
-            self.putative.points0,
-            self.putative.points1,
+            putative.points0,
+            putative.points1,
             photo0.K,
             photo1.K,
             side_info=side_info_columns(
-                net.side_info, self.putative.ratio, self.putative.mutual
+                net.side_info, putative.ratio, putative.mutual, back_ratio=putative.back_ratio,
+                distance=putative.distance, apart=putative.apart,
+                focal1=(photo1.K[0, 0] + photo1.K[1, 1]) / 2,
             ),
-            sizes_angles0=self.features[0].sizes_angles[self.putative.index0],
-            sizes_angles1=self.features[1].sizes_angles[self.putative.index1],
+            sizes_angles0=self.features[0].sizes_angles[putative.index0],
+            sizes_angles1=self.features[1].sizes_angles[putative.index1],
             filter=net,
             distortion0=photo0.distortion,
             distortion1=photo1.distortion,

@@ -10,6 +10,7 @@ from n3match.datasets.pairs.sample import (
     make_sample,
     squared_epipolar_distances,
 )
+from n3match.matching.side_info import NEUTRAL
 
 
 @pytest.fixture
@@ -21,7 +22,9 @@ def exact():
     t = np.array([1.0, 0.2, -0.3])
     moved = points @ R.T + t
     x = np.c_[points[:, :2] / points[:, 2:], moved[:, :2] / moved[:, 2:]]
-    side_info = np.c_[rng.uniform(0.3, 1, 31), rng.random(31) < 0.5]
+    ratio, mutual = rng.uniform(0.3, 1, 31), rng.random(31) < 0.5
+    back_ratio = np.where(mutual, rng.uniform(0.3, 1, 31), rng.uniform(1, 1.5, 31))
+    side_info = np.c_[ratio, mutual, back_ratio, rng.uniform(-0.5, 0.5, (31, 2))]
     sample = make_sample(x, side_info, np.zeros((31, 3)), R, t)
     return frozen({**sample, "keypoint_change": expected_change(sample)})
 
@@ -232,7 +235,19 @@ def test_keypoint_changes_of_added_outliers_are_those_of_wrong_matches(mixed):
 
 
 def test_dropped_side_is_neutral(mixed):
-    assert (aug.drop_side_info(mixed)["side_info"] == [1.0, 0.0]).all()
+    neutral = np.float32([*NEUTRAL.values()])
+    assert (aug.drop_side_info(mixed)["side_info"] == neutral).all()
+    partly = aug.drop_candidates(mixed)["side_info"]
+    np.testing.assert_array_equal(partly[:, :2], mixed["side_info"][:, :2])
+    assert (partly[:, 2:] == neutral[2:]).all()
+
+
+def test_swapped_ratios_are_those_of_the_other_direction(mixed):
+    side_info, swapped = mixed["side_info"], aug.swap_images(mixed)["side_info"]
+    mutual = side_info[:, 1] > 0
+    assert mutual.any() and not mutual.all()
+    np.testing.assert_array_equal(swapped[mutual][:, [2, 1, 0, 3, 4]], side_info[mutual])
+    np.testing.assert_array_equal(swapped[~mutual], side_info[~mutual])
 
 
 def test_augment_without_augmentation_is_the_identity(mixed):
@@ -251,7 +266,7 @@ def test_augment_is_consistent_and_deterministic(mixed):
         assert 8 <= len(sample["x"]) <= 91
         for key in sample:
             np.testing.assert_array_equal(sample[key], again[key])
-        ratio, mutual = sample["side_info"].T
+        ratio, mutual = sample["side_info"].T[:2]
         assert ((ratio > 0) & (ratio <= 1)).all()
         assert set(np.unique(mutual)) <= {0.0, 1.0}
 

@@ -40,6 +40,21 @@ def assert_complete(path):
             assert_records_equal(read_record(file, index), make_record(index))
 
 
+def test_what_only_some_pairs_have_comes_back_where_it_is(tmp_path):
+    """As in a store whose first part was made by an earlier version."""
+    known = dataclasses.replace(
+        make_record(7), back_ratio=np.float32([1, 0.5, 1.5, 2, 0]), apart=np.full(5, np.inf)
+    )
+    writer = PairStoreWriter(tmp_path / "pairs.h5", SETTINGS)
+    writer.write_part("old", [make_record(6)])
+    with h5py.File(writer.part_path("old"), "a") as file:
+        del file["back_ratios"], file["aparts"]
+    writer.write_part("new", [known, make_record(8)])
+    with open_store(writer.finish(["old", "new"])) as file:
+        for index, record in enumerate((make_record(6), known, make_record(8))):
+            assert_records_equal(read_record(file, index), record)
+
+
 def test_records_come_back_as_written(tmp_path):
     path = make_store(tmp_path / "pairs.h5")
     assert_complete(path)

@@ -37,6 +37,19 @@ def brute_force(a, b):
     return index, distance[rows, index], second, mutual
 
 
+def back_ratio(a, b):
+    """Distance to the nearest / that of its nearest other one, in float64; 1 without another."""
+    distance = np.sqrt(((a.astype(np.float64)[:, None] - b[None]) ** 2).sum(-1))
+    rows, index = np.arange(len(a)), distance.argmin(axis=1)
+    nearest = distance[rows, index]
+    others = distance[:, index]
+    others[rows, rows] = np.inf
+    other = others.min(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.where((other > 0) & np.isfinite(other), nearest / other, 1)
+    return np.minimum(ratio, 2)
+
+
 def assert_as_defined(a, b, **options):
     index, distance, second, mutual = brute_force(a, b)
     found = nearest_neighbors(a, b, **options)
@@ -47,6 +60,8 @@ def assert_as_defined(a, b, **options):
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.where((second > 0) & np.isfinite(second), distance / second, 1)
     np.testing.assert_allclose(found.ratio, ratio, rtol=1e-6)
+    assert (found.back_ratio[found.mutual] <= 1).all()
+    assert (found.back_ratio[~found.mutual] >= 1).all()
 
 
 def sift_like(rng, count, dim=128):
@@ -62,6 +77,25 @@ def test_as_defined_on_odd_sizes(n, m, root):
     if root:
         a, b = root_sift(a), root_sift(b)
     assert_as_defined(a, b)
+
+
+@pytest.mark.parametrize("root", [False, True])
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 3), (2, 1), (300, 217), (2100, 400)])
+def test_ratios_the_other_way_round(n, m, root):
+    rng = np.random.default_rng(n)
+    a, b = sift_like(rng, n), sift_like(rng, m)
+    shared = min(n, m) // 2
+    b[:shared] = np.maximum(a[:shared] + rng.integers(-9, 10, (shared, 128)), 0)
+    if root:
+        a, b = root_sift(a), root_sift(b)
+    found = nearest_neighbors(a, b)
+    np.testing.assert_allclose(found.back_ratio, back_ratio(a, b), rtol=2e-3)
+    assert found.back_ratio.dtype == torch.float32
+    assert n < 3 or 0 < found.mutual.sum() < n
+    second = np.full(n, -1) if m < 2 else np.argsort(
+        ((a[:, None].astype(float) - b[None]) ** 2).sum(-1), axis=1, kind="stable"
+    )[:, 1]
+    np.testing.assert_array_equal(found.second_index, second)
 
 
 @pytest.mark.parametrize("root", [False, True])

@@ -22,6 +22,15 @@ def test_each_keypoint_of_image_0_is_joined_to_its_nearest():
     np.testing.assert_array_equal(matches.distance, [1, 2, 0])
     np.testing.assert_allclose(matches.ratio, [1 / 82**0.5, 2 / 85**0.5, 0], rtol=1e-6)
     assert matches.ratio.dtype == np.float32 and matches.mutual.dtype == bool
+    # The second nearest of each is the other point of image 1, 20 px to the right and below.
+    np.testing.assert_allclose(matches.apart, np.full(3, 800**0.5), rtol=1e-6)
+    # Keypoints 0 and 1 claim the same one, at distances 1 and 2; of the third nobody else does.
+    np.testing.assert_allclose(matches.back_ratio, [0.5, 2, 0], atol=2e-3)
+
+
+def test_without_a_second_nearest_it_is_infinitely_far():
+    matches = putative_matches(np.zeros((2, 2)), np.eye(2, 8), np.zeros((1, 2)), np.eye(1, 8))
+    np.testing.assert_array_equal(matches.apart, [np.inf, np.inf])
 
 
 @pytest.mark.parametrize(("n", "m"), [(0, 5), (5, 0), (0, 0)])

@@ -12,6 +12,12 @@ from n3match.matching import (
     ratio_and_mutual,
     side_info_columns,
 )
+from n3match.matching.side_info import (
+    NEUTRAL,
+    SIDE_INFO,
+    relative_apart,
+    relative_distance,
+)
 
 
 def test_known_values():
@@ -100,3 +106,27 @@ def test_columns_go_by_name():
     assert side_info_columns((), ratio, mutual) is None
     with pytest.raises(ValueError, match="scale"):
         side_info_columns(("ratio", "scale"), ratio, mutual)
+
+
+def test_columns_that_are_not_known_are_neutral():
+    apart = np.array([1.0, np.inf])
+    found = side_info_columns(
+        SIDE_INFO, np.array([0.5, 0.9]), np.array([True, False]), apart=apart, focal1=1000.0
+    )
+    np.testing.assert_array_equal(found[:, 2], [NEUTRAL["back_ratio"]] * 2)
+    np.testing.assert_array_equal(found[:, 3], [NEUTRAL["distance"]] * 2)
+    np.testing.assert_allclose(found[:, 4], [-1, 0], atol=1e-12)
+
+
+def test_distances_are_relative_to_their_mean():
+    np.testing.assert_allclose(relative_distance([1, 2, 3]), [-0.5, 0, 0.5])
+    np.testing.assert_allclose(relative_distance([10, 20, 30]), [-0.5, 0, 0.5])
+    np.testing.assert_allclose(relative_distance([1, np.nan, 3]), [-0.5, 0, 0.5])
+    for unknown in ([np.nan, np.nan], [0, 0], []):
+        np.testing.assert_array_equal(relative_distance(unknown), np.zeros(len(unknown)))
+
+
+def test_how_far_apart_goes_by_its_logarithm():
+    focal = 1000.0
+    pixels = [0, 1, 31.6227766, 1000, 5000, np.inf]
+    np.testing.assert_allclose(relative_apart(pixels, focal), [-1, -1, 0, 1, 1, 0], atol=1e-7)

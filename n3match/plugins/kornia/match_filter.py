@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from n3match.geometry import normalize_points
 from n3match.geometry.checks import check_tensor
+from n3match.matching.side_info import NEUTRAL
 from n3match.nn.match_filter import MatchFilter
 from n3match.plugins.kornia.cameras import camera_batch, check_keypoints
 from n3match.plugins.kornia.lafs import keypoint_change
@@ -167,17 +168,23 @@ class LocalFeatureMatchFilter(nn.Module):
         return keypoint_change(lafs[0][0].double(), lafs[1][0].double(), ratio)
 
     def _side_info(self, ratio: Tensor | None, mutual: Tensor | None, count: int) -> Tensor | None:
-        """(NC, S) columns that the filter asks for; None where one of them isn't known."""
+        """(NC, S) columns that the filter asks for; None where one of these two isn't known."""
         known = {"ratio": ratio, "mutual": mutual}
         for name, column in known.items():
             if column is not None and tuple(column.shape) != (count,):
                 raise ValueError(
                     f"{name} must have shape (NC) with NC = {count}, got {tuple(column.shape)}"
                 )
-        columns = [known.get(name) for name in self.filter.side_info]
-        if not columns or any(column is None for column in columns):
+        wanted = self.filter.side_info
+        given = [known[name] for name in wanted if name in known]
+        if not given or any(column is None for column in given):
             return None
-        return torch.stack([column.double() for column in columns], -1)
+        columns = [
+            torch.full_like(given[0], NEUTRAL.get(name, 0.0), dtype=torch.float64)
+            if name not in known else known[name].double()
+            for name in wanted
+        ]  # fmt: skip
+        return torch.stack(columns, -1)
 
 
 def _entry(matches: Mapping[str, Tensor], name: str) -> Tensor:

@@ -23,11 +23,14 @@ from n3match.datasets.pairs.augment import (
 )
 from n3match.datasets.pairs.batches import collate
 from n3match.datasets.pairs.dataset import PairDataset
+from n3match.datasets.pairs.sample import TRUE_MATCH_DISTANCE
 from n3match.datasets.synthetic.pairs import SyntheticPairs
+from n3match.matching.side_info import SIDE_INFO
 from n3match.pipelines.training.filter.config import TrainingConfig
 
 # Pairs are kept in memory once read, up to so many bytes: reading one takes milliseconds.
 _KEEP_BYTES = 2 << 30
+_SMALLEST_SHARE = 0.02
 
 
 class RealPairs:
@@ -35,12 +38,17 @@ class RealPairs:
 
     A store is drawn by its weight, then a scene of it in proportion to the square root of its
     number of pairs, then a pair of the scene. Without weights, all scenes are those of one store.
+    Within a scene a pair is drawn in proportion to s^−hard, s the share of right ones among its
+    mutual matches, at least 2 %: pairs in which most matches are wrong decide how good a filter is,
+    and are few.
 
     Raises:
         FileNotFoundError, ValueError: as `PairDataset`; a store without pairs.
     """
 
-    def __init__(self, stores: Sequence[str | Path], weights: Sequence[float] = ()):
+    def __init__(
+        self, stores: Sequence[str | Path], weights: Sequence[float] = (), hard: float = 0.0
+    ):
         self._data = PairDataset(list(stores))
         self._kept: dict[int, dict] = {}
         self._bytes = 0
@@ -54,6 +62,7 @@ class RealPairs:
                 members.setdefault((number, self._data.scenes[index]), []).append(index)
             start += count
         self._members = [np.array(members[scene]) for scene in sorted(members)]
+        self._within = [self._running(pairs, hard) for pairs in self._members]
         chance = np.sqrt([len(pairs) for pairs in self._members])
         if len(weights):
             of_scene = np.array([number for number, _ in sorted(members)])
@@ -64,8 +73,25 @@ class RealPairs:
     def draw(self, rng: np.random.Generator) -> dict:
         """One of the pairs."""
         scene = np.searchsorted(self._cumulative, rng.random() * self._cumulative[-1], "right")
-        members = self._members[min(int(scene), len(self._members) - 1)]
-        return self._sample(int(members[rng.integers(len(members))]))
+        scene = min(int(scene), len(self._members) - 1)
+        members, running = self._members[scene], self._within[scene]
+        if running is None:
+            return self._sample(int(members[rng.integers(len(members))]))
+        place = np.searchsorted(running, rng.random() * running[-1], "right")
+        return self._sample(int(members[min(int(place), len(members) - 1)]))
+
+    def _running(self, pairs: np.ndarray, hard: float) -> np.ndarray | None:
+        """Running sum of how often each of the pairs is drawn; None where all are alike."""
+        if not hard:
+            return None
+        shares = []
+        for index in pairs:
+            sample = self._sample(int(index))
+            mutual = sample["side_info"][:, SIDE_INFO.index("mutual")] > 0
+            mutual = mutual if mutual.any() else np.ones_like(mutual)
+            right = sample["distances"][mutual] < TRUE_MATCH_DISTANCE
+            shares.append(right.mean() if len(right) else 1.0)
+        return np.cumsum(np.maximum(shares, _SMALLEST_SHARE) ** -hard)
 
     def _sample(self, index: int) -> dict:
         if index in self._kept:
@@ -106,15 +132,13 @@ class TrainingBatches(torch.utils.data.Dataset):
         self._config = config
         self._places = range(rank, config.batch, size)
         real = config.pairs and config.generated < 1
-        self._real = RealPairs(config.pairs, config.pair_weights) if real else None
+        self._real = RealPairs(config.pairs, config.pair_weights, config.hard) if real else None
         most = config.max_matches
         self._generated = SyntheticPairs(config.seed, (most, most)) if config.generated else None
         self._augment, self._augment_generated = NO_AUGMENTATION, NO_AUGMENTATION
         if config.augment:
-            dropped = {
-                "drop_side_info": config.drop_side_info,
-                "drop_keypoint_change": config.drop_keypoint_change,
-            }
+            names = ("drop_side_info", "drop_candidates", "drop_keypoint_change")
+            dropped = {name: getattr(config, name) for name in names}
             self._augment = Augmentation(**dropped)
             self._augment_generated = replace(GENERATED_AUGMENTATION, **dropped)
 

@@ -12,9 +12,8 @@ from n3match.pipelines.training.config import RunConfig
 if TYPE_CHECKING:  # torch takes seconds to load, `--help` should not
     from n3match.nn import MatchFilterConfig
 
-SIDE_INFO = ("ratio", "mutual")  # columns of `side_info` in a batch
-
-# Networks by name: how each differs from `MatchFilterConfig()`.
+# Networks by name: how each differs from `MatchFilterConfig()`. They see ratio and mutual flag,
+# those with pruning all side information.
 NETWORKS: dict[str, dict] = {
     "n3": {"n3_after": (6,)},  # as published
     "cnnet": {"n3_after": ()},  # as published
@@ -22,6 +21,11 @@ NETWORKS: dict[str, dict] = {
     "n3-three": {"n3_after": (3, 6, 9)},
     "n3-consensus": {"n3_after": (6,), "consensus": True},
     "n3-two-consensus": {"n3_after": (4, 8), "consensus": True},
+    # Stages on ever fewer matches; and what stands in N³'s place there.
+    "n3-prune": {"pruning": {}},
+    "cnnet-prune": {"pruning": {"selection": "none"}},
+    "knn-prune": {"pruning": {"selection": "knn"}},
+    "concrete-prune": {"pruning": {"selection": "concrete"}},
 }
 
 
@@ -35,7 +39,7 @@ class TrainingConfig(RunConfig):
     pairs: tuple[str, ...] = ()  # HDF5 stores of real pairs
     pair_weights: tuple[float, ...] = ()  # how often each store is drawn; (): by its scenes
     generated: float = 0.5  # share of generated pairs in a batch
-    side_info: bool = True  # the network sees ratio and mutual flag
+    side_info: bool = True  # the network sees ratio and mutual flag, with pruning all columns
     keypoint_change: bool = True  # … and how the keypoint turns and changes its size
     mutual_only: bool = False  # the network keeps no match that is known not to be mutual
     min_log_temperature: float = -math.inf  # lower bound of the N³ blocks' log temperatures
@@ -45,13 +49,16 @@ class TrainingConfig(RunConfig):
     min_matches: int = 500  # per pair; each batch draws a number in between
     max_matches: int = 2000
     drop_side_info: float = 0.2  # share of pairs whose side information is withheld
+    drop_candidates: float = 0.15  # … of which ratio and mutual flag alone are known
     drop_keypoint_change: float = 0.2  # share of pairs whose keypoint changes are withheld
+    hard: float = 0.0  # how much more often hard pairs are drawn, see batches.py; 0: all alike
     label_threshold: float = 1e-4  # squared symmetric epipolar distance of a right match
     balance: float = 1.0  # of right and wrong matches in the loss, see losses.py; 1: published
     not_mutual: float = 1.0  # weight in the loss of right matches that aren't mutual
     essential_weight: float = 0.1  # of the distance of the essential matrices (published)
     geometric_weight: float = 0.0  # of the virtual matches' distances
     essential_after: int = 1500  # step from which these two count
+    swapped_weight: float = 0.0  # of the disagreement with what is said of the images swapped
     clip: float = 1.0  # largest gradient norm; 0: any
     validation: tuple[str, ...] = ()  # HDF5 stores never trained on
     validate_every: int = 500  # steps
@@ -75,6 +82,9 @@ class TrainingConfig(RunConfig):
             raise ValueError(f"pairs: weights must be positive numbers, got {self.pair_weights}")
         self._check_least(1, "batch", "validate_every", "validation_pairs")
         self._check_least(0, "patience", "refinements")
+        for name in ("hard", "swapped_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if not 8 <= self.min_matches <= self.max_matches:
             raise ValueError(
                 "min_matches must lie in 8 … max_matches, got "
@@ -96,17 +106,21 @@ class TrainingConfig(RunConfig):
     @property
     def net(self) -> MatchFilterConfig:
         """The network's configuration."""
+        from n3match.matching.side_info import SIDE_INFO
         from n3match.nn import MatchFilterConfig
 
+        network = NETWORKS[self.network]
+        prunes = "pruning" in network
+        columns = SIDE_INFO if prunes else ("ratio", "mutual")
         bound = self.min_log_temperature
         return MatchFilterConfig(
-            side_info=SIDE_INFO if self.side_info else (),
+            side_info=columns if self.side_info else (),
             keypoint_change=self.keypoint_change,
             mutual_only=self.mutual_only,
             min_log_temperature=None if math.isinf(bound) else bound,
-            refine=self.refine,
+            refine=self.refine and not prunes,  # whose stages are such passes
             refinements=max(1, self.refinements),
-            **NETWORKS[self.network],
+            **network,
         )
 
 

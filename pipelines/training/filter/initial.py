@@ -35,7 +35,7 @@ def load_initial(net: MatchFilter, name_or_path: str) -> None:
     found = MatchFilterConfig(**described)
     # Only a lift can be widened: in a refinement pass other columns come after these, and a
     # consensus has them for every neighbour.
-    can_widen = not (found.refine or found.consensus)
+    can_widen = not (found.refine or found.consensus or found.pruning)
     if net.config.keypoint_change and not found.keypoint_change and can_widen:
         # Weights that don't know of keypoint changes yet: they start by ignoring them.
         found = replace(found, keypoint_change=True)

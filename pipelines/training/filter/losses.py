@@ -52,6 +52,16 @@ def essential_loss(essential: Tensor, truth: Tensor, usable: Tensor) -> Tensor:
     return (error * usable).sum() / usable.sum().clamp(min=1)
 
 
+def disagreement(logits: Tensor, others: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared difference of two answers, as probabilities, over the matches of each pair.
+
+    Args:
+        logits, others: (B, N); mask: (B, N) bool.
+    """
+    squared = (torch.sigmoid(logits) - torch.sigmoid(others)).square().masked_fill(~mask, 0.0)
+    return (squared.sum(1) / mask.sum(1).clamp(min=1)).mean()
+
+
 GRID = 8  # virtual points along each side of an image
 _LARGEST_DISTANCE = 0.3  # calibrated units: farther off is no worse
 

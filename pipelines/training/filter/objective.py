@@ -6,14 +6,18 @@ import torch
 from torch import Tensor
 
 from n3match.geometry import weighted_eight_point
-from n3match.nn import MatchFilter, mutual_mask
+from n3match.matching.side_info import SIDE_INFO
+from n3match.nn import MatchFilter, MatchFilterConfig, mutual_mask
 from n3match.pipelines.common.processes import Processes
-from n3match.pipelines.training.filter.config import SIDE_INFO, TrainingConfig
+from n3match.pipelines.training.filter.config import TrainingConfig
 from n3match.pipelines.training.filter.losses import (
     classification_loss,
+    disagreement,
     essential_loss,
     geometric_loss,
 )
+
+_RATIO, _MUTUAL, _BACK_RATIO = (SIDE_INFO.index(n) for n in ("ratio", "mutual", "back_ratio"))
 
 
 def importance(batch: dict[str, Tensor], positive: Tensor, config: TrainingConfig) -> Tensor:
@@ -21,7 +25,7 @@ def importance(batch: dict[str, Tensor], positive: Tensor, config: TrainingConfi
 
     Wrong matches fall near their epipolar line by chance, and few of those are mutual.
     """
-    mutual = batch["side_info"][..., SIDE_INFO.index("mutual")] > 0
+    mutual = batch["side_info"][..., _MUTUAL] > 0
     known = mutual.any(1, keepdim=True)
     doubtful = positive & ~mutual & known
     return torch.ones_like(batch["distances"]).masked_fill(doubtful, config.not_mutual)
@@ -33,12 +37,38 @@ def essential_of(batch: dict[str, Tensor], logits: Tensor) -> Tensor:
     return weighted_eight_point(batch["points0"], batch["points1"], weights, normalize=True)
 
 
+def side_info_of(batch: dict[str, Tensor], config: MatchFilterConfig) -> Tensor:
+    """(B, N, S) the columns of a batch's side information that a network asks for."""
+    return batch["side_info"][..., [SIDE_INFO.index(name) for name in config.side_info]]
+
+
+def swapped(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What the network sees of a batch whose images are exchanged.
+
+    A match is as right one way as the other. Of mutual matches the ratio and the one the other way
+    round change places; of the others only the nearest in image 1 is known, and their columns stay.
+    """
+    side_info = batch["side_info"]
+    back = side_info.clone()
+    mutual = side_info[..., _MUTUAL] > 0
+    for column, other in ((_RATIO, _BACK_RATIO), (_BACK_RATIO, _RATIO)):
+        back[..., column] = torch.where(mutual, side_info[..., other], side_info[..., column])
+    change = batch["keypoint_change"]
+    return {
+        "points0": batch["points1"],
+        "points1": batch["points0"],
+        "side_info": back,
+        "keypoint_change": change * change.new_tensor([1, -1, -1]),
+        "mask": batch["mask"],
+    }
+
+
 def run_network(net: MatchFilter, batch: dict[str, Tensor], config: TrainingConfig):
     """What the network says of a batch, its matrix products in `config.precision`.
 
     Half precision ends at the logits: normalisation and epipolar geometry are float32 or more.
     """
-    side_info = batch["side_info"] if config.side_info else None
+    side_info = side_info_of(batch, net.config) if config.side_info else None
     half = config.precision == "bfloat16"
     with torch.autocast(batch["points0"].device.type, torch.bfloat16, enabled=half):
         return net(
@@ -59,7 +89,7 @@ def losses(
     """
     processes = processes or Processes()
     out = run_network(net, batch, config)
-    mask = mutual_mask(batch["side_info"], net.config, batch["mask"])
+    mask = mutual_mask(side_info_of(batch, net.config), net.config, batch["mask"])
     positive = (batch["distances"] < config.label_threshold) & mask
     weight = importance(batch, positive, config)
     classification = classification_loss(
@@ -67,7 +97,13 @@ def losses(
     )
     total, essential = classification, classification.new_zeros(())
     for earlier in out.earlier_logits:
-        total = total + classification_loss(earlier, positive, mask, config.balance, weight)
+        looked = mask & earlier.isfinite()
+        total = total + classification_loss(
+            earlier, positive & looked, looked, config.balance, weight
+        )
+    if config.swapped_weight > 0:
+        others = run_network(net, swapped(batch), config).logits
+        total = total + config.swapped_weight * disagreement(out.logits, others, mask)
     geometric = torch.zeros_like(essential)
     if step >= config.essential_after:
         # Fewer than eight right matches don't determine E: nothing to learn from.

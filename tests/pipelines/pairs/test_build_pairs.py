@@ -207,6 +207,26 @@ def test_other_options_do_not_overwrite_a_store(scenes, store):
         build(scenes, store, fixed_direction=True, seed=3)
 
 
+@pytest.mark.parametrize(
+    "options", [{"contrast_threshold": 0.13}, {"max_size": 160}, {"changed": True}]
+)
+def test_keypoints_may_be_sought_otherwise(scenes, store, tmp_path, options):
+    """Other matches of the same pairs in the same pixels, many of them right all the same."""
+    out = build(scenes, tmp_path / "other.h5", fixed_direction=True, **options)
+    assert names(out) == names(store)
+    found, usual = records(out), records(store)
+    shares = [(r.distances_squared[r.mutual] < 1e-4).mean() for r in found]
+    assert np.median(shares) > 0.25  # by chance: a few in a hundred
+    for other, record in zip(found, usual):
+        assert other.size0 == record.size0
+        np.testing.assert_array_equal(other.K0, record.K0)
+        assert not np.array_equal(other.points0, record.points0)
+        assert (other.points0 > -2).all()
+        assert (other.points0 < np.array(other.size0) + 2).all()
+    with pytest.raises(ValueError, match="made with settings"):
+        build(scenes, out, fixed_direction=True)
+
+
 def test_command_line(scenes, store, tmp_path, capsys):
     out = tmp_path / "pairs.h5"
     options = ["--max-keypoints", "150", "--fixed-direction"]

@@ -9,7 +9,7 @@ import torch
 
 from n3match.nn import MatchFilter, MatchFilterConfig
 from n3match.pipelines.training.filter import objective
-from n3match.pipelines.training.filter.config import SIDE_INFO, TrainingConfig
+from n3match.pipelines.training.filter.config import TrainingConfig
 from n3match.pipelines.training.filter.initial import load_initial
 from n3match.pipelines.training.filter.losses import classification_loss, essential_loss
 from n3match.pipelines.training.filter.task import FilterTask
@@ -100,7 +100,9 @@ def _curve(folder):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize(("network", "ema"), [("n3", 0.0), ("cnnet", 0.0), ("n3-consensus", 0.9)])
+@pytest.mark.parametrize(
+    ("network", "ema"), [("n3", 0.0), ("cnnet", 0.0), ("n3-consensus", 0.9), ("n3-prune", 0.9)]
+)
 def test_resumed_run_gives_the_same_curve_and_weights(tmp_path, network, ema):
     config = dataclasses.replace(TINY, network=network, ema=ema)
     whole = train(FilterTask(config), tmp_path / "whole", save_every=2, device="cpu")
@@ -156,7 +158,7 @@ def test_fine_tuning_starts_from_the_weights_given(tmp_path):
 def test_weights_that_know_no_keypoint_change_are_widened(tmp_path):
     """The start of a run from older weights gives the logits of those, whatever the change."""
     torch.manual_seed(0)
-    config = MatchFilterConfig(side_info=SIDE_INFO)
+    config = MatchFilterConfig(side_info=("ratio", "mutual"))
     old = MatchFilter(config).eval()
     path = tmp_path / "old.safetensors"
     save_weights(path, old)

@@ -259,11 +259,11 @@ def test_runs_of_version_0_1_go_on(tmp_path, store, validated):
     state = torch.load(cut / "state.pt", weights_only=True)
     options = json.loads(state["config"])
     for new, old in (
-        ("min_log_temperature", "coldest"), ("keypoint_change", "keypoint_shape"),
-        ("drop_keypoint_change", "drop_shape"),
+        ("side_info", "side_information"), ("min_log_temperature", "coldest"),
+        ("keypoint_change", "keypoint_shape"), ("drop_keypoint_change", "drop_shape"),
     ):
         options[old] = options.pop(new)
-    del options["not_mutual"]
+    del options["not_mutual"], options["drop_candidates"], options["hard"]
     torch.save(state | {"config": json.dumps(options)}, cut / "state.pt")
     if validated:
         (cut / "filter.safetensors").rename(cut / "best.safetensors")
@@ -357,6 +357,36 @@ def test_every_network_by_name_trains(tmp_path):
         assert all(p.grad is not None for p in net.parameters())
 
 
+def test_pruning_weights_are_fine_tuned_as_they_are(tmp_path):
+    config = replace(TINY, network="n3-prune", refine=True)  # as the modern protocol says
+    torch.manual_seed(0)
+    before = MatchFilter(config.net)
+    save_weights(tmp_path / "prune.safetensors", before)
+    net = MatchFilter(config.net)
+    load_initial(net, str(tmp_path / "prune.safetensors"))
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(tensor, before.state_dict()[name])
+    with pytest.raises(ValueError, match=r"initial: .* is a network of"):
+        other = MatchFilter(replace(config, network="cnnet-prune").net)
+        load_initial(other, str(tmp_path / "prune.safetensors"))
+
+
+def test_hard_pairs_are_drawn_more_often(tmp_path):
+    """By the share of right ones among the mutual matches: 20 of 20 + i wrong ones."""
+    kept = [make_record(true=20, false=false, seed=i) for i, false in enumerate((0, 60))]
+    store = write_store(tmp_path / "a.h5", kept)
+    rng = np.random.default_rng(0)
+
+    def share_of_hard(hard):
+        data = RealPairs([store], hard=hard)
+        return np.mean([len(data.draw(rng)["x"]) == 80 for _ in range(2000)])
+
+    shares = [(record.distances_squared[record.mutual] < 1e-4).mean() for record in kept]
+    for hard in (0.0, 0.5, 1.0):
+        easy, difficult = (share**-hard for share in shares)
+        assert share_of_hard(hard) == pytest.approx(difficult / (easy + difficult), abs=0.04)
+
+
 def test_consensus_starts_as_the_network_without(tmp_path):
     torch.manual_seed(0)
     plain = MatchFilter(TINY.net).eval()
@@ -364,6 +394,7 @@ def test_consensus_starts_as_the_network_without(tmp_path):
     net = MatchFilter(replace(TINY, network="n3-consensus").net).eval()
     load_initial(net, str(tmp_path / "plain.safetensors"))
     batch = TrainingBatches(TINY)[0]
+    batch["side_info"] = objective.side_info_of(batch, net.config)
     names = ("points0", "points1", "side_info", "mask", "keypoint_change")
     arguments = [batch[name] for name in names]
     torch.testing.assert_close(net.logits(*arguments), plain.logits(*arguments))
@@ -385,6 +416,7 @@ def test_second_pass_starts_as_a_copy_of_the_first(tmp_path, network):
     net = MatchFilter(replace(TINY, network=network, refine=True).net).eval()
     load_initial(net, str(tmp_path / "plain.safetensors"))
     batch = TrainingBatches(TINY)[0]
+    batch["side_info"] = objective.side_info_of(batch, net.config)
     # In float64: the second pass's first layer has two columns more, of weight zero, and sums of
     # other lengths are taken in another order, which these weights amplify.
     plain, net = plain.double(), net.double()
