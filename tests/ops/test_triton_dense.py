@@ -139,7 +139,7 @@ def _operator_arguments():
 
 def test_custom_operator():
     """What PyTorch demands of operators: schema, fake kernel, autograd, compiled with any shape."""
-    torch.library.opcheck(torch.ops.n3match.dense, _operator_arguments())
+    torch.library.opcheck(torch.ops.n3match.triton_dense, _operator_arguments())
 
 
 def test_compiles_into_one_graph():
