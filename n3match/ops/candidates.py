@@ -22,7 +22,7 @@ from n3match.ops import selection
 from n3match.ops.custom_op import differentiable
 
 # Gathered numbers of one chunk: enough to hide the cost of the calls, few enough for the caches.
-_CHUNK_ELEMENTS = {"cpu": 1 << 19}
+CHUNK_ELEMENTS = {"cpu": 1 << 19}
 _CHUNK_ELEMENTS_DEVICE = 1 << 26
 
 
@@ -47,7 +47,7 @@ class Search:
 
 def _chunks(search: Search, query: Tensor, value: Tensor, gathered: bool):
     wide = 3 * search.rule.k + gathered * (query.shape[2] + value.shape[2])
-    room = _CHUNK_ELEMENTS.get(query.device.type, _CHUNK_ELEMENTS_DEVICE)
+    room = CHUNK_ELEMENTS.get(query.device.type, _CHUNK_ELEMENTS_DEVICE)
     step = max(1, room // max(1, search.per_query * wide))
     for b in range(len(query)):
         for start in range(0, query.shape[1], step):

@@ -44,7 +44,7 @@ def choose(backend: str | None, refusal: str, form: str, query: Tensor) -> str:
         raise ValueError(f"backend 'triton' can't serve this call: {refusal}")
     if backend is not None:
         return backend
-    refusal = refusal or _distrust(form, query)
+    refusal = refusal or distrust(form, query)
     if not refusal:
         return "triton"
     if not torch.compiler.is_compiling():
@@ -52,7 +52,7 @@ def choose(backend: str | None, refusal: str, form: str, query: Tensor) -> str:
     return "tiled"
 
 
-def _distrust(form: str, query: Tensor) -> str:
+def distrust(form: str, query: Tensor) -> str:
     """Why the kernels aren't chosen by themselves though they could serve; "" if they are."""
     if query.device.type == "cpu":
         return "the interpreter is for tests"

@@ -31,7 +31,7 @@ _SMALLEST_REST = 2.0**-24
 LAYOUT = (10, 5, 15)
 # Queries gathered at once. Each takes O·D numbers (0.7 MB of 8 channels): it is fastest, with
 # gradients too, while the copies fit a cache and the allocator keeps their memory (32 MB in glibc).
-_CHUNK = 32
+CHUNK = 32
 
 
 def plain_weights(logits: Tensor, k: int) -> Iterator[Tensor]:
@@ -115,8 +115,8 @@ def gather_windows(
         parts = [
             checkpoint(chunk, *arguments, use_reentrant=False) if gradients else chunk(*arguments)
             for arguments in (
-                (q[start : start + _CHUNK], x, squares, v, index[start : start + _CHUNK])
-                for start in range(0, len(index), _CHUNK)
+                (q[start : start + CHUNK], x, squares, v, index[start : start + CHUNK])
+                for start in range(0, len(index), CHUNK)
             )
         ]
         z = torch.cat(parts)

@@ -40,7 +40,7 @@ def _assert_close(found, wanted, tolerance):
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setitem(candidates._CHUNK_ELEMENTS, "cpu", 1500)
+    monkeypatch.setitem(candidates.CHUNK_ELEMENTS, "cpu", 1500)
 
 
 @pytest.mark.parametrize("backend", FAST)

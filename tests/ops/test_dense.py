@@ -69,8 +69,8 @@ def test_without_compiled_loops_matches_reference(
 def test_matches_reference(backend, size, log_t, masked, recursion, dtype, tolerance, monkeypatch):
     _skip_unless_served(backend, recursion)
     # Small tiles, so that several, and a last uneven one, are really walked through.
-    monkeypatch.setattr(compiled, "_TILE_ELEMENTS", 400)
-    monkeypatch.setitem(candidates._CHUNK_ELEMENTS, "cpu", 400)
+    monkeypatch.setattr(compiled, "TILE_ELEMENTS", 400)
+    monkeypatch.setitem(candidates.CHUNK_ELEMENTS, "cpu", 400)
     b, m, n, _, f, k = size
     inputs = _inputs(size, dtype, log_t)
     gen = torch.Generator().manual_seed(1)

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.arithmetic
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setitem(candidates._CHUNK_ELEMENTS, "cpu", 3000)
+    monkeypatch.setitem(candidates.CHUNK_ELEMENTS, "cpu", 3000)
 
 
 def _draw(*shape, seed=0):

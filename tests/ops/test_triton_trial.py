@@ -26,9 +26,9 @@ FORMS = {
 
 @pytest.fixture(autouse=True)
 def small_and_forgotten(monkeypatch):
-    monkeypatch.setattr(trial, "_DENSE", ((1, 20, 4),) * 3)
-    monkeypatch.setattr(trial, "_WINDOW", ((1, 1, 6, 7),) * 3)
-    monkeypatch.setattr(trial, "_LAYOUT", (4, 2, 3))
+    monkeypatch.setattr(trial, "DENSE", ((1, 20, 4),) * 3)
+    monkeypatch.setattr(trial, "WINDOW", ((1, 1, 6, 7),) * 3)
+    monkeypatch.setattr(trial, "LAYOUT", (4, 2, 3))
     trial._failure.cache_clear()
     yield
     trial._failure.cache_clear()
@@ -64,7 +64,7 @@ def test_a_kernel_that_does_not_compile_is_told(form, monkeypatch):
 
 def test_each_selection_of_the_window_form_has_a_trial_of_its_own(monkeypatch):
     tried = []
-    monkeypatch.setattr(dispatch, "_distrust", lambda form, query: tried.append(form) or "no")
+    monkeypatch.setattr(dispatch, "distrust", lambda form, query: tried.append(form) or "no")
     image = torch.rand(1, 1, 9, 8, device=DEVICE)
     for options in (
         {}, {"selection": "concrete"}, {"selection": "knn"},
@@ -77,9 +77,9 @@ def test_each_selection_of_the_window_form_has_a_trial_of_its_own(monkeypatch):
 def test_the_choice_follows_the_trial(monkeypatch):
     query = torch.zeros(1, 5, 2)
     assert dispatch.choose(None, "refused", "dense", query) == "tiled"
-    monkeypatch.setattr(dispatch, "_distrust", lambda form, query: "")
+    monkeypatch.setattr(dispatch, "distrust", lambda form, query: "")
     assert dispatch.choose(None, "", "dense", query) == "triton"
-    monkeypatch.setattr(dispatch, "_distrust", lambda form, query: "it fails")
+    monkeypatch.setattr(dispatch, "distrust", lambda form, query: "it fails")
     assert dispatch.choose(None, "", "dense", query) == "tiled"
     assert dispatch.choose("triton", "", "dense", query) == "triton"
 
@@ -96,7 +96,7 @@ def test_the_interpreter_is_never_chosen(monkeypatch):
 @pytest.mark.skipif(not INTERPRETED, reason="the choice is made by the device itself")
 def test_the_trial_may_fall_into_the_compilation_of_a_graph(monkeypatch):
     failure = trial.failure
-    monkeypatch.setattr(dispatch, "_distrust", lambda *_: failure("dense", "cpu", None))
+    monkeypatch.setattr(dispatch, "distrust", lambda *_: failure("dense", "cpu", None))
     leaves = [torch.randn(1, 9, 3, requires_grad=True) for _ in range(3)]
 
     def run(query, key, value):

@@ -40,7 +40,7 @@ def _assert_close(found, wanted, tolerance):
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     """So that several, and a last uneven one, are really walked through."""
-    monkeypatch.setitem(candidates._CHUNK_ELEMENTS, "cpu", 20000)
+    monkeypatch.setitem(candidates.CHUNK_ELEMENTS, "cpu", 20000)
     monkeypatch.setattr(cells_tensors, "TILE_ELEMENTS", (4000,))
     monkeypatch.setattr(cells_compiled, "TILE_ELEMENTS", (4000,))
 

@@ -23,7 +23,7 @@ from n3match.ops.dense.problem import Problem, Saved
 
 # Numbers in all the (R, K, N) buffers of one tile: 3 MiB of float32, which stay in the caches of
 # one core; much smaller ones make the products slow. Found by trying.
-_TILE_ELEMENTS = 3 << 18
+TILE_ELEMENTS = 3 << 18
 _LEAST_ROWS = 8
 _COLUMNS = 16  # products with a matrix of fewer columns, or a few more than a multiple, are slow
 _GROUPS_PER_THREAD = 8
@@ -31,7 +31,7 @@ _GROUPS_PER_THREAD = 8
 
 def tile_rows(queries: int, numbers: int) -> int:
     """Rows of a tile; numbers: of one row, in all buffers."""
-    return min(queries, max(_LEAST_ROWS, _TILE_ELEMENTS // numbers))
+    return min(queries, max(_LEAST_ROWS, TILE_ELEMENTS // numbers))
 
 
 @dataclass

@@ -17,9 +17,9 @@ from n3match.ops.window.grid import WindowGrid
 
 _TOLERANCE = 1e-3  # of the largest number; a wrong kernel is off by far more
 _LEAST = 1e-6  # a gradient that is zero has to be zero
-_DENSE = ((2, 70, 8), (2, 70, 8), (2, 70, 20))  # query, key, value
-_WINDOW = ((1, 4, 24, 21), (1, 4, 24, 21), (1, 3, 24, 21))
-_LAYOUT = (4, 2, 5)  # patch, stride, window
+DENSE = ((2, 70, 8), (2, 70, 8), (2, 70, 20))  # query, key, value
+WINDOW = ((1, 4, 24, 21), (1, 4, 24, 21), (1, 3, 24, 21))
+LAYOUT = (4, 2, 5)  # patch, stride, window
 
 
 @torch.compiler.assume_constant_result
@@ -53,7 +53,7 @@ def _error(form: str, device: torch.device) -> float:
     """The largest error of output and gradients, relative to the largest number of each; NaN
     counts as infinite."""
     gen = torch.Generator().manual_seed(0)
-    shapes = _DENSE if form == "dense" else _WINDOW
+    shapes = DENSE if form == "dense" else WINDOW
     inputs = [torch.randn(shape, generator=gen).to(device) for shape in shapes]
     results = []
     for run in _runs(form):
@@ -82,11 +82,11 @@ def _runs(form: str):
 
     selection = {"window knn": "knn", "window noise": "concrete"}.get(form, "n3")
     seed = 1 if form == "window noise" else None
-    grid = WindowGrid(*_WINDOW[0][2:], *_LAYOUT)
+    grid = WindowGrid(*WINDOW[0][2:], *LAYOUT)
     log_t = torch.full((1, 1, *grid.shape), 0.5)
     return (
         lambda q, k, v: kernels.aggregate(q, k, v, log_t.to(q), grid, 3, True, selection, seed),
         lambda q, k, v: tiles.aggregate(
-            q, k, v, log_t.to(q), 3, _LAYOUT, True, "released", selection, seed
+            q, k, v, log_t.to(q), 3, LAYOUT, True, "released", selection, seed
         ),
     )

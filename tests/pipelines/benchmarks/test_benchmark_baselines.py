@@ -91,7 +91,7 @@ def test_windows_follow_the_rule(function, case):
 
 @pytest.mark.parametrize("chunk", [7, 1000])
 def test_gathering_in_chunks_has_the_gradients_of_the_authors_algorithm(chunk, monkeypatch):
-    monkeypatch.setattr(baselines, "_CHUNK", chunk)
+    monkeypatch.setattr(baselines, "CHUNK", chunk)
     images = [image.double().requires_grad_() for image in draw(31, 36)]
     cotangent = torch.randn(2, K, 3, 31, 36, dtype=torch.float64)
     gradients = [
