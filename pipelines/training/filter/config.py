@@ -34,7 +34,7 @@ class TrainingConfig(RunConfig):
     """What determines a run's curve."""
 
     network: str = "n3"
-    refine: bool = False  # a refinement pass over the better matches
+    refine: bool = False  # a refinement pass over the better matches; networks that prune have none
     refinements: int = 0  # how often it is run; 0: as in the weights to start from, else once
     pairs: tuple[str, ...] = ()  # HDF5 stores of real pairs
     pair_weights: tuple[float, ...] = ()  # how often each store is drawn; (): by its scenes
@@ -92,6 +92,10 @@ class TrainingConfig(RunConfig):
             )
         if self.refinements and not self.refine:
             raise ValueError(f"refinements: {self.refinements} of them need refine, got False")
+        if self.refinements > 1 and "pruning" in NETWORKS[self.network]:
+            raise ValueError(
+                f"refinements: {self.network} has stages in their place, got {self.refinements}"
+            )
         if self.patience and not self.validation:
             raise ValueError("patience: needs validation stores, none given")
         if not self.min_log_temperature < math.inf:

@@ -468,6 +468,9 @@ def test_looks_have_no_weights_and_each_is_learned_from(tmp_path):
     assert parse("--refinements", "3").net.refinements == 3
     with pytest.raises(ValueError, match="refinements: 3 of them need refine, got False"):
         parse("--no-refine", "--refinements", "3")
+    with pytest.raises(ValueError, match="refinements: n3-prune has stages in their place, got 2"):
+        parse("--network", "n3-prune", "--refinements", "2")
+    assert not parse("--network", "n3-prune").net.refine
 
 
 def test_fine_tuning_looks_as_often_as_the_weights_did(tmp_path):
