@@ -23,7 +23,7 @@ dense product of the tile with those wastes about half, and no more.
 import triton
 import triton.language as tl
 
-from n3match.ops.triton.tiles import advance, load_columns, load_rows, store_rows
+from n3match.ops.triton.window_tiles import advance, load_columns, load_rows, store_rows
 
 TILE_ROWS = tl.constexpr(4)
 TILE_COLUMNS = tl.constexpr(16)

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from n3match.ops import noise
-from n3match.ops.triton.tiles import (
+from n3match.ops.triton.window_tiles import (
     CERTAIN,
     column,
     first_mass,

@@ -1,0 +1,272 @@
+"""What the Triton kernels become on a GPU, without one: compiled as they would be launched, read back.
+
+Registers, spills, shared memory, programs that a multiprocessor holds, the kind of matrix products,
+instructions and barriers of the loop over the items: what decides about a kernel's speed, and what
+a change of a kernel or of Triton can lose without a wrong result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import triton
+from torch._subclasses.fake_tensor import FakeTensorMode
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from n3match.ops.triton import (
+    dense,
+    dense_backward,
+    dense_forward,
+    launch,
+    operands,
+    window,
+    window_cells,
+    window_rows,
+)
+from n3match.ops.window.grid import WindowGrid
+from n3match.pipelines.benchmarks.baselines import LAYOUT
+from n3match.pipelines.benchmarks.operator_dense import EMBEDDING, FEATURES, NEIGHBOURS
+from n3match.pipelines.benchmarks.operator_window import CHANNELS
+from n3match.pipelines.benchmarks.operator_window import NEIGHBOURS as WINDOW_NEIGHBOURS
+from n3match.pipelines.common.tables import markdown_table
+
+_MODULES = (operands, dense_forward, dense_backward, window_cells, window_rows)
+_POINTERS = {
+    torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32",
+    torch.float64: "*fp64", torch.int32: "*i32", torch.bool: "*i1",
+}
+_REGISTERS = 65536  # of a multiprocessor
+# Capability: multiprocessors, and bytes of shared memory, of a program and of a multiprocessor.
+# Of 8.0 the program's is that of 8.6 and 8.9, which run the same code.
+DEVICES = {
+    80: (108, 99 << 10, 164 << 10), 90: (132, 227 << 10, 228 << 10), 100: (148, 227 << 10, 228 << 10)
+}
+_RESERVED = 1 << 10  # shared memory that every program takes besides its own
+_MMA = ("HGMMA", "UTCHMMA", "UTCQMMA", "HMMA", "DMMA")
+
+
+@dataclass(frozen=True)
+class Launch:
+    kernel: triton.JITFunction
+    arguments: tuple
+    options: dict
+    programs: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """Of one kernel at one size; `loop` numbers are those of its busiest innermost loop."""
+
+    kernel: str
+    size: str
+    programs: int
+    registers: int
+    spills: int  # loads and stores of registers that didn't fit
+    shared: int  # bytes
+    resident: int  # programs that a multiprocessor holds
+    mma: str  # "" if there is none
+    loop_instructions: float  # a pair of a query and an item, or of cells; 0 where there is no loop
+    loop_barriers: int
+
+
+class _Recorder:
+    """Stands for a kernel; notes what it would be launched with."""
+
+    def __init__(self, kernel: triton.JITFunction, launches: list[Launch]):
+        self._kernel, self._launches = kernel, launches
+
+    def __getitem__(self, grid):
+        return lambda *arguments, **options: self._launches.append(
+            Launch(self._kernel, arguments, options, math.prod(grid))
+        )
+
+
+@contextlib.contextmanager
+def _recorded(capability: int) -> Iterator[list[Launch]]:
+    """The launches of all that is called within, on a device of that capability."""
+    launches: list[Launch] = []
+    places = [(module, name) for module in _MODULES for name in vars(module)]
+    kernels = {
+        (module, name): kernel
+        for module, name in places
+        if isinstance(kernel := getattr(module, name), triton.JITFunction)
+        and name.endswith("_kernel")
+    }
+    others = {
+        (launch, "_device"): lambda index: DEVICES[capability][:2],
+        (dense, "on_device_of"): lambda like: contextlib.nullcontext(),
+        (window, "on_device_of"): lambda like: contextlib.nullcontext(),
+    }
+    kept = {(module, name): getattr(module, name) for module, name in (*kernels, *others)}
+    stand_ins = {place: _Recorder(kernel, launches) for place, kernel in kernels.items()} | others
+    try:
+        for (module, name), thing in stand_ins.items():
+            setattr(module, name, thing)
+        with FakeTensorMode():
+            yield launches
+    finally:
+        for (module, name), thing in kept.items():
+            setattr(module, name, thing)
+
+
+def dense_launches(
+    dtype: torch.dtype, capability: int, b: int, m: int, n: int, e: int, f: int, k: int,
+    temperature: bool = False,
+) -> list[Launch]:
+    """Both passes; temperature: with the gradient of log t."""
+    numbers = launch.accumulator(dtype)
+    with _recorded(capability) as launches:
+        query, key, value = (
+            torch.empty(*shape, device="cuda", dtype=dtype)
+            for shape in ((b, m, e), (b, n, e), (b, n, f))
+        )
+        log_t = torch.empty(b, m, 1, device="cuda", dtype=numbers)
+        given = (query, key, value, log_t, None)
+        kept = dense._forward(*given, k, m == n)
+        dense._backward(
+            torch.empty_like(kept[0]), given, kept, (k, m == n), [True, True, True, temperature]
+        )
+    return launches
+
+
+def window_launches(
+    dtype: torch.dtype, capability: int, channels: int, k: int, *layout: int,
+    hard: bool = False, seed: int | None = None,
+) -> list[Launch]:
+    numbers = launch.accumulator(dtype)
+    grid = WindowGrid(*layout)
+    high, wide = (length // grid.stride for length in grid.padded_shape)
+    patches = grid.shape[0] * grid.shape[1]
+    with _recorded(capability) as launches:
+        cells = [
+            torch.empty(1, high * wide, channels * grid.stride**2, device="cuda", dtype=dtype)
+            for _ in range(3)
+        ]
+        norm = torch.empty(1, high * wide, device="cuda", dtype=numbers)
+        log_t = torch.empty(1, patches, 1, device="cuda", dtype=numbers)
+        rest = (window._geometry(grid), k, True, hard, seed)
+        (z,) = window._forward(*cells, norm, log_t, *rest)
+        window._backward(z, (*cells, norm, log_t), (), rest, [True] * 5)
+    return launches
+
+
+def _compile(launched: Launch, capability: int):
+    kernel = launched.kernel
+    given = dict(zip(kernel.arg_names, launched.arguments)) | launched.options
+    settings = {
+        name: given.pop(name)
+        for name in ("num_warps", "num_stages", "enable_fp_fusion")
+        if name in given
+    }
+    signature, constants, facts = {}, {}, {}
+    for index, parameter in enumerate(kernel.params):
+        name = parameter.name
+        thing = given[name]
+        plain = isinstance(thing, int) and parameter.do_not_specialize
+        if parameter.is_constexpr or (isinstance(thing, int) and thing == 1 and not plain):
+            signature[name], constants[name] = "constexpr", thing
+            continue
+        number = "i32" if isinstance(thing, int) and thing < 1 << 31 else "i64"
+        signature[name] = number if isinstance(thing, int) else _POINTERS[thing.dtype]
+        if not plain and (not isinstance(thing, int) or thing % 16 == 0):
+            facts[(index,)] = [["tt.divisibility", 16]]
+    return _compiled(
+        kernel, tuple(signature.items()), tuple(constants.items()),
+        tuple((i, tuple(map(tuple, f))) for i, f in facts.items()), tuple(settings.items()),
+        capability,
+    )
+
+
+@functools.lru_cache(maxsize=None)
+def _compiled(kernel, signature, constants, facts, settings, capability):
+    """Once for launches of several sizes that come to the same code."""
+    source = ASTSource(
+        kernel, signature=dict(signature), constexprs=dict(constants),
+        attrs={i: [list(x) for x in f] for i, f in facts},
+    )
+    target = GPUTarget("cuda", capability, 32)
+    return triton.compile(source, target=target, options=dict(settings))
+
+
+def _tool(*arguments: str) -> str:
+    folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    found = subprocess.run(
+        [str(folder / arguments[0]), *arguments[1:]], capture_output=True, text=True, check=True
+    )
+    return found.stdout
+
+
+_INSTRUCTION = re.compile(
+    r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ )?([A-Z0-9_.]+)([^;]*);", re.MULTILINE
+)
+
+
+def _loops(code: list[tuple[int, str, str]]) -> list[list[str]]:
+    """The operations of each innermost loop."""
+    place = {address: i for i, (address, _, _) in enumerate(code)}
+    loops = []
+    for i, (address, operation, rest) in enumerate(code):
+        target = re.search(r"0x([0-9a-f]+)", rest)
+        if operation.startswith("BRA") and target:
+            begin = place.get(int(target[1], 16))
+            if begin is not None and begin < i and address > int(target[1], 16):
+                loops.append((begin, i))
+    inner = [a for a in loops if not any(a[0] <= b[0] and b[1] <= a[1] and a != b for b in loops)]
+    return [[operation.split(".")[0] for _, operation, _ in code[b : e + 1]] for b, e in inner]
+
+
+def read(launched: Launch, size: str, capability: int) -> Report:
+    """Compiles a launch, and reads what became of it."""
+    compiled = _compile(launched, capability)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "kernel.cubin")
+        Path(path).write_bytes(compiled.asm["cubin"])
+        code = [
+            (int(address, 16), operation, rest)
+            for address, operation, rest in _INSTRUCTION.findall(_tool("cuobjdump", "-sass", path))
+        ]
+        usage = _tool("cuobjdump", "--dump-resource-usage", path)
+    registers = int(re.search(r"REG:(\d+)", usage)[1])
+    counts = Counter(operation.split(".")[0] for _, operation, _ in code)
+    mma = "+".join(kind for kind in _MMA if counts[kind])
+    loops = _loops(code)
+    busiest = max(loops, key=lambda ops: (sum(o in _MMA for o in ops), len(ops)), default=[])
+    options = launched.options
+    threads = 32 * options.get("num_warps", 4)
+    tile = options.get("BLOCK_M", 0) * options.get("BLOCK_N", 0)
+    shared = compiled.metadata.shared
+    of_registers = _REGISTERS // (threads * (math.ceil(registers / 8) * 8))
+    of_shared = DEVICES[capability][2] // (shared + _RESERVED)
+    return Report(
+        launched.kernel.fn.__name__.removesuffix("_kernel"), size, launched.programs, registers,
+        counts["LDL"] + counts["STL"], shared, min(of_registers, of_shared, 2048 // threads), mma,
+        len(busiest) * threads / tile if tile else 0.0, busiest.count("BAR"),
+    )
+
+
+def table(reports: Sequence[Report]) -> str:
+    rows = [
+        [
+            r.kernel, r.size, str(r.programs), str(r.registers), str(r.spills),
+            f"{r.shared / 1024:.0f}", str(r.resident), r.mma or "—",
+            f"{r.loop_instructions:.1f}" if r.loop_instructions else "—", str(r.loop_barriers),
+        ]
+        for r in reports
+    ]
+    columns = [
+        "kernel", "size", "programs", "registers", "spills", "shared, KiB",
+        "programs a multiprocessor", "products", "instructions a pair", "barriers in the loop",
+    ]
+    return markdown_table(columns, rows)
