@@ -1,4 +1,4 @@
-"""What the Triton kernels become on a GPU, without one: compiled as they would be launched, read back.
+"""What the Triton kernels become on a GPU, without one: compiled as for a launch, and read back.
 
 Registers, spills, shared memory, programs that a multiprocessor holds, the kind of matrix products,
 instructions and barriers of the loop over the items: what decides about a kernel's speed, and what
@@ -25,6 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from n3match.ops.dispatch import interpreted
 from n3match.ops.triton import (
     dense,
     dense_backward,
@@ -41,6 +42,7 @@ from n3match.pipelines.benchmarks.operator_dense import EMBEDDING, FEATURES, NEI
 from n3match.pipelines.benchmarks.operator_window import CHANNELS
 from n3match.pipelines.benchmarks.operator_window import NEIGHBOURS as WINDOW_NEIGHBOURS
 from n3match.pipelines.common.tables import markdown_table
+from n3match.whole_file import write_whole
 
 _MODULES = (operands, dense_forward, dense_backward, window_cells, window_rows)
 _POINTERS = {
@@ -51,10 +53,17 @@ _REGISTERS = 65536  # of a multiprocessor
 # Capability: multiprocessors, and bytes of shared memory, of a program and of a multiprocessor.
 # Of 8.0 the program's is that of 8.6 and 8.9, which run the same code.
 DEVICES = {
-    80: (108, 99 << 10, 164 << 10), 90: (132, 227 << 10, 228 << 10), 100: (148, 227 << 10, 228 << 10)
+    80: (108, 99 << 10, 164 << 10),
+    90: (132, 227 << 10, 228 << 10),
+    100: (148, 227 << 10, 228 << 10),
 }
 _RESERVED = 1 << 10  # shared memory that every program takes besides its own
 _MMA = ("HGMMA", "UTCHMMA", "UTCQMMA", "HMMA", "DMMA")
+# The dense form's kernels that multiply, by Hopper's own instructions there.
+_MULTIPLY = ("neighbours", "start", "power", "values", "row_sums", "key_sums", "value_sums")
+
+# Numbers of a row, and where the operands of its products lie, are loaded anew for each tile there.
+_MOST_SPILLS = {"row_sums": 160, "key_sums": 60, "rows": 20, "items": 20, "row_gradients": 40}
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,8 @@ class Launch:
 
 @dataclass(frozen=True)
 class Report:
-    """Of one kernel at one size; `loop` numbers are those of its busiest innermost loop."""
+    """Of one kernel at one size; `loop` numbers are those of the innermost loop that multiplies
+    most, or is longest."""
 
     kernel: str
     size: str
@@ -123,7 +133,7 @@ def _recorded(capability: int) -> Iterator[list[Launch]]:
 
 def dense_launches(
     dtype: torch.dtype, capability: int, b: int, m: int, n: int, e: int, f: int, k: int,
-    temperature: bool = False,
+    *, exclude_self: bool, temperature: bool = False,
 ) -> list[Launch]:
     """Both passes; temperature: with the gradient of log t."""
     numbers = launch.accumulator(dtype)
@@ -134,9 +144,10 @@ def dense_launches(
         )
         log_t = torch.empty(b, m, 1, device="cuda", dtype=numbers)
         given = (query, key, value, log_t, None)
-        kept = dense._forward(*given, k, m == n)
+        kept = dense._forward(*given, k, exclude_self)
         dense._backward(
-            torch.empty_like(kept[0]), given, kept, (k, m == n), [True, True, True, temperature]
+            torch.empty_like(kept[0]), given, kept, (k, exclude_self),
+            [True, True, True, temperature],
         )
     return launches
 
@@ -189,7 +200,7 @@ def _compile(launched: Launch, capability: int):
     )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _compiled(kernel, signature, constants, facts, settings, capability):
     """Once for launches of several sizes that come to the same code."""
     source = ASTSource(
@@ -254,6 +265,61 @@ def read(launched: Launch, size: str, capability: int) -> Report:
         counts["LDL"] + counts["STL"], shared, min(of_registers, of_shared, 2048 // threads), mma,
         len(busiest) * threads / tile if tile else 0.0, busiest.count("BAR"),
     )
+
+
+def faults(reports: Sequence[Report], capability: int) -> list[str]:
+    """What would make a kernel slow, or refuse to run, in sentences."""
+    found = []
+    for r in reports:
+        most = _MOST_SPILLS.get(r.kernel, 0)
+        if r.spills > most:
+            found.append(f"{r.kernel} at {r.size}: {r.spills} spills, at most {most} wanted")
+        if capability == 90 and r.kernel in _MULTIPLY and r.mma != "HGMMA":
+            found.append(f"{r.kernel} at {r.size}: {r.mma or 'no'} products, HGMMA wanted")
+        if r.shared > DEVICES[capability][1] or not r.resident:
+            found.append(f"{r.kernel} at {r.size}: {r.shared} bytes of shared memory don't fit")
+    return found
+
+
+def run(
+    sizes: Sequence[int], sides: Sequence[int], out: Path | None = None, capability: int = 90
+) -> int:
+    """Prints the table; with `out`, writes benchmark-kernels.md into that folder.
+
+    Returns:
+        An exit status: 0; 1 where `faults` finds any.
+
+    Raises:
+        ValueError: Triton interprets kernels in this process.
+    """
+    if interpreted():
+        raise ValueError("kernels are interpreted where TRITON_INTERPRET=1: unset it")
+    wrong = []
+    heading = (
+        f"Triton {triton.__version__}, compute capability {capability / 10:g}; dense form E = "
+        f"{EMBEDDING}, F = {FEATURES}, K = {NEIGHBOURS}, windows of {CHANNELS} channels, "
+        f"K = {WINDOW_NEIGHBOURS}."
+    )
+    parts = [heading]
+    for dtype in (torch.float32, torch.bfloat16):
+        of_type = []
+        for n in sizes:
+            launches = dense_launches(
+                dtype, capability, 1, n, n, EMBEDDING, FEATURES, NEIGHBOURS, exclude_self=False
+            )
+            of_type += [read(launched, str(n), capability) for launched in launches]
+        for side in sides:
+            launches = window_launches(
+                dtype, capability, CHANNELS, WINDOW_NEIGHBOURS, side, side, *LAYOUT
+            )
+            of_type += [read(launched, f"{side}²", capability) for launched in launches]
+        parts += [str(dtype).removeprefix("torch."), table(of_type)]
+        wrong += faults(of_type, capability)
+    text = "\n\n".join([*parts, *wrong]) + "\n"
+    print(text, flush=True)
+    if out is not None:
+        write_whole(out / "benchmark-kernels.md", text)
+    return 1 if wrong else 0
 
 
 def table(reports: Sequence[Report]) -> str:

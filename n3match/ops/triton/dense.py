@@ -21,6 +21,7 @@ from n3match.ops.triton.launch import (
     accumulator,
     chunks,
     column_block,
+    compiled_with,
     has_large_memory,
     on_device_of,
     padded,
@@ -30,6 +31,7 @@ from n3match.ops.triton.tiles import ROW_NUMBERS, SPAN
 
 ROWS, ITEMS = 64, 64  # of a tile
 _LARGE_ROOM, _SMALL_ROOM = 200 << 10, 80 << 10  # bytes of shared memory for operands
+_HELD_ROOM = 160 << 10  # of it for those that are there from tile to tile
 STEPS_AT_ONCE = 3  # normalisers that one sweep gives
 _FEATURES = ((3, 64), (6, 32), (8, 16))  # most steps, and features of which their sums fit
 
@@ -116,7 +118,7 @@ def _prepare(p: _Problem, query, key, value, log_t, mask, rows: Tensor) -> _Oper
         p.queries, p.items, p.embedding, p.features, p.rows, p.padded_items, rows.shape[1],
         E_PADDED=e, F_PADDED=f, E_BLOCK=min(64, e), F_BLOCK=min(64, f), PLANES=planes,
         CENTRED=p.like.dtype == accumulator(p.like.dtype), MASKED=mask is not None,
-        ACC=compiled["ACC"], num_warps=8, **p.dot,
+        ACC=compiled["ACC"], **compiled_with(8), **p.dot,
     )
     return found
 
@@ -153,23 +155,24 @@ def _find_scales(p: _Problem, o: _Operands, rows, starts, picks) -> None:
     grid = (blocks, parts, p.batch)
     given = (o.queries, o.keys, o.scales, o.norm, rows)
     sums, indices = p.new(p.batch, parts, 6, p.rows), p.integers(p.batch, parts, p.rows)
-    forward_kernels.nearest_kernel[grid](
+    forward_kernels.neighbours_kernel[grid](
         *given, sums, indices, p.rows, items, chunk, rows.shape[1],
-        num_warps=4, num_stages=3, enable_fp_fusion=True, **shared,
+        **compiled_with(4, 3), **shared,
     )
     forward_kernels.start_kernel[(blocks, p.batch)](
         *given, starts, picks, sums, indices, p.rows, items, parts,
-        K=p.k, num_warps=4, num_stages=2, enable_fp_fusion=True, **shared,
+        K=p.k, **compiled_with(4, 2), **shared,
     )
     for first in range(STEPS_AT_ONCE, p.k, STEPS_AT_ONCE):
         sums = p.new(p.batch, parts, 4, p.rows)
         forward_kernels.power_kernel[grid](
             *given, starts, picks, sums, p.rows, items, chunk,
-            K=p.k, FIRST=first, num_warps=4, num_stages=3, enable_fp_fusion=True, **shared,
+            K=p.k, FIRST=first, **compiled_with(4, 3), **shared,
         )
         forward_kernels.scales_kernel[(blocks, p.batch)](
             rows, starts, sums, p.rows, parts, K=p.k, FIRST=first,
-            LAST=min(first + STEPS_AT_ONCE, p.k), BLOCK_M=ROWS, ACC=shared["ACC"], num_warps=2,
+            LAST=min(first + STEPS_AT_ONCE, p.k), BLOCK_M=ROWS, ACC=shared["ACC"],
+            **compiled_with(2),
         )
 
 
@@ -177,18 +180,20 @@ def _sum_values(p: _Problem, o: _Operands, value, rows, starts, picks, out: Tens
     blocks = p.rows // ROWS
     items, width = p.padded_items, padded(p.features)
     features = min(column_block(p.features), next(f for k, f in _FEATURES if p.k <= k))
-    tile = ITEMS // 2 if p.exclude_self and p.k * features > 160 else ITEMS  # for the registers
+    crowded = (p.exclude_self and p.k * features > 160) or not has_large_memory(p.like)
+    tile = ITEMS // 2 if crowded else ITEMS  # for the registers
     parts, chunk = _parts(p, blocks * p.batch * (width // features), items, tile, resident=2)
     sums = p.new(p.batch, parts, p.rows, p.k, width)
     forward_kernels.values_kernel[(blocks, parts, p.batch * (width // features))](
         o.queries, o.keys, o.values, o.scales, o.norm, rows, starts, picks, sums, p.rows, items,
         chunk, K=p.k, F_PADDED=width, BLOCK_M=ROWS, BLOCK_N=tile, BLOCK_F=features,
-        num_warps=4, num_stages=3, enable_fp_fusion=True, **p.compiled_for, **p.dot,
+        **compiled_with(4, 3), **p.compiled_for, **p.dot,
     )
     narrow = min(64, width)
     forward_kernels.output_kernel[(p.rows // 16, width // narrow, p.batch)](
         value, rows, starts, picks, sums, out, p.queries, p.items, p.features, p.rows, parts,
-        K=p.k, F_PADDED=width, BLOCK_M=16, BLOCK_F=narrow, ACC=p.compiled_for["ACC"], num_warps=4,
+        K=p.k, F_PADDED=width, BLOCK_M=16, BLOCK_F=narrow, ACC=p.compiled_for["ACC"],
+        **compiled_with(4),
     )
 
 
@@ -224,7 +229,7 @@ def _backward(grad, tensors, outputs, options, wanted) -> tuple[Tensor | None, .
             grad, out, value, rows, starts, picks, o.peaks, grads, grad_scales, given,
             p.queries, p.items, p.features, p.rows, p.padded_items,
             K=k, F_PADDED=width, BLOCK_F=min(32, width), PLANES=planes, ACC=compiled["ACC"],
-            num_warps=8, **p.dot,
+            **compiled_with(8), **p.dot,
         )
         found = p.new(p.batch, 3 + 4 * k, p.rows)
         again, again_scales = torch.empty_like(o.queries), torch.empty_like(grad_scales)
@@ -236,7 +241,7 @@ def _backward(grad, tensors, outputs, options, wanted) -> tuple[Tensor | None, .
             d_query, d_log_t, found, again, again_scales, p.queries, p.embedding, p.rows,
             p.padded_items, sums.shape[1],
             K=k, SUMS=sums.shape[2], E_PADDED=e, BLOCK_E=min(32, e), PLANES=planes,
-            TEMPERATURE=wanted[3], ACC=compiled["ACC"], num_warps=8, **p.dot,
+            TEMPERATURE=wanted[3], ACC=compiled["ACC"], **compiled_with(8), **p.dot,
         )
         key_parts, means, value_parts = _sum_items(
             p, o, grads, again, grad_scales, again_scales, rows, starts, picks, found
@@ -244,9 +249,9 @@ def _backward(grad, tensors, outputs, options, wanted) -> tuple[Tensor | None, .
         backward_kernels.items_kernel[(p.padded_items // 16, p.batch)](
             o.keys, o.scales, grad, starts, picks, key_parts, means, value_parts, d_key, d_value,
             p.queries, p.items, p.embedding, p.features, p.rows, p.padded_items,
-            key_parts.shape[1], value_parts.shape[1], K=k, E_PADDED=e, F_PADDED=width, BLOCK_M=64,
-            BLOCK_N=16, BLOCK_E=min(64, e), BLOCK_F=min(64, width), PLANES=planes,
-            ACC=compiled["ACC"], num_warps=4,
+            key_parts.shape[1], value_parts.shape[1], K=k, E_PADDED=e, F_PADDED=width, BLOCK_M=16,
+            BLOCK_N=16, BLOCK_E=min(32, e), BLOCK_F=min(32, width), PLANES=planes,
+            ACC=compiled["ACC"], **compiled_with(4),
         )
     return *gradients, None
 
@@ -257,8 +262,11 @@ def _sum_rows(
     k, e, width = p.k, padded(p.embedding), padded(p.features)
     out = min(e, 32)
     numbers = 2 + k * (k - 1) // 2 + (k - 1) * (k - 2) // 2 + (max(2, k) if temperature else 0)
-    # Gradients of all steps stay in shared memory.
-    tile = _tile(p, lambda m, n, stages: k * m * width + stages * n * (e + width))
+    # Gradients of all steps stay in shared memory, where that has the room.
+    features, held = column_block(p.features), k * width
+    if not has_large_memory(p.like) or ROWS * held * _number_size(p) > _HELD_ROOM:
+        features, held = max(16, min(64, width // 2)), 0
+    tile = _tile(p, lambda m, n, stages: m * held + stages * n * (e + width))
     blocks = p.rows // tile["BLOCK_M"]
     count, chunk = _parts(
         p, blocks * p.batch * (e // out), p.padded_items, tile["BLOCK_N"], resident=1
@@ -267,8 +275,8 @@ def _sum_rows(
     backward_kernels.row_sums_kernel[(blocks, count, p.batch * (e // out))](
         o.queries, o.keys, o.values, grads, o.scales, grad_scales, o.norm, rows, starts, picks,
         given, sums, parts, p.rows, p.padded_items, chunk,
-        K=k, SUMS=numbers, F_PADDED=width, F_BLOCK=_feature_block(p), OUT=out,
-        TEMPERATURE=temperature, num_warps=4, enable_fp_fusion=True, **tile, **p.compiled_for,
+        K=k, SUMS=numbers, F_PADDED=width, F_BLOCK=features, OUT=out,
+        TEMPERATURE=temperature, **tile, **p.compiled_for,
         **p.dot,
     )
     return sums, parts
@@ -278,8 +286,7 @@ def _sum_items(
     p: _Problem, o: _Operands, grads, again, grad_scales, again_scales, rows, starts, picks, found
 ) -> tuple[Tensor, Tensor, Tensor]:
     k, e, width = p.k, padded(p.embedding), padded(p.features)
-    shared = {"K": k, "F_PADDED": width, "num_warps": 4, "enable_fp_fusion": True}
-    shared |= p.compiled_for | p.dot
+    shared = {"K": k, "F_PADDED": width, **p.compiled_for, **p.dot}
     out = min(e, 64)
     tile = _tile(p, lambda m, n, stages: n * width + stages * m * (2 * e + k * width), True)
     blocks = p.padded_items // tile["BLOCK_N"]
@@ -289,7 +296,7 @@ def _sum_items(
     backward_kernels.key_sums_kernel[(blocks, count, p.batch * (e // out))](
         o.queries, o.keys, o.values, grads, again, o.scales, grad_scales, again_scales, o.norm,
         rows, starts, picks, found, key_parts, means, p.rows, p.padded_items, chunk,
-        F_BLOCK=_feature_block(p), OUT=out, **tile, **shared,
+        F_BLOCK=column_block(p.features), OUT=out, **tile, **shared,
     )
     features = min(64, width)
     tile = _tile(p, lambda m, n, stages: stages * m * (e + k * features), True)
@@ -303,12 +310,9 @@ def _sum_items(
     return key_parts, means, value_parts
 
 
-def _feature_block(p: _Problem) -> int:
-    """Of products over all features. Where shared memory is small, programs load both sides anew
-    for each tile."""
-    if has_large_memory(p.like):
-        return column_block(p.features)
-    return min(64, max(16, padded(p.features) // 2))
+def _number_size(p: _Problem) -> int:
+    """Bytes of a number in all its planes."""
+    return plane_type(p.like).itemsize * p.compiled_for["PLANES"]
 
 
 def _tile(p: _Problem, numbers: Callable[[int, int, int], int], of_items: bool = False) -> dict:
@@ -318,14 +322,12 @@ def _tile(p: _Problem, numbers: Callable[[int, int, int], int], of_items: bool =
         numbers: held at a time, of a tile of (m, n) and so many stages.
         of_items: a program has a block of items, and goes over queries.
     """
-    size = plane_type(p.like).itemsize * p.compiled_for["PLANES"]
-    large = has_large_memory(p.like)
-    room = (_LARGE_ROOM if large else _SMALL_ROOM) // size
+    room = (_LARGE_ROOM if has_large_memory(p.like) else _SMALL_ROOM) // _number_size(p)
     for own, other, stages in ((64, 32, 2), (64, 32, 1), (64, 16, 1), (32, 16, 1), (16, 16, 1)):
         m, n = (other, own) if of_items else (own, other)
         if numbers(m, n, stages) <= room:
             break
-    return {"BLOCK_M": m, "BLOCK_N": n, "num_stages": stages}
+    return {"BLOCK_M": m, "BLOCK_N": n, **compiled_with(4, stages)}
 
 
 def _parts(p: _Problem, programs: int, length: int, tile: int, resident: int) -> tuple[int, int]:

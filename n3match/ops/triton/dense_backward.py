@@ -67,15 +67,16 @@ _LEAST_SHARE = tl.constexpr(1e-6)  # of it that ∂L/∂a¹ is taken to reach
 
 # Numbers of a row: the bound, then K of Σ wu and K of grad · value of the nearest.
 GIVEN = tl.constexpr(1)
-# Numbers of a row for the second sweep: spread/S, a of the nearest, and what turns ∂L/∂a¹ back; then
-# of each step c, c times the factor of u, c times its shift, and the weight of the nearest.
+# Numbers of a row for the second sweep: spread/S, a of the nearest, and what turns ∂L/∂a¹ back;
+# then c, c times the factor of u, c times its shift, and the weight of the nearest, K of each.
 FOUND = tl.constexpr(3)
 FOUND_OF_STEP = tl.constexpr(4)
 
 
 @triton.jit
 def gradients_kernel(
-    grad, out, value, rows, starts, picks, peaks, planes, scales, given, M, N, F, M_PADDED, N_PADDED,
+    grad, out, value, rows, starts, picks, peaks, planes, scales, given,
+    M, N, F, M_PADDED, N_PADDED,
     K: tl.constexpr, F_PADDED: tl.constexpr, BLOCK_F: tl.constexpr, PLANES: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr,
 ):
@@ -131,7 +132,7 @@ def gradients_kernel(
     tl.store(given, tl.where(bound > 0, tl.maximum(bound, _LEAST), 1.0))
 
     scale, inverse = 1.0, 1.0
-    if PLANES == 2 or DOT == tl.float16:
+    if (PLANES == 2) or (tl.float16 == DOT):
         scale, inverse = power_of_two(tl.max(largest, 0))
     tl.store(scales + batch * (M_PADDED // SPAN) + tl.program_id(0), inverse)
     planes = advance(planes, batch * M_PADDED + first, K * PLANES * F_PADDED)
@@ -149,8 +150,8 @@ def gradients_kernel(
 
 @triton.jit
 def row_sums_kernel(
-    queries, keys, values, grads, scales, grad_scales, norm, rows, starts, picks, given, sums, parts,
-    M_PADDED, N_PADDED, CHUNK,
+    queries, keys, values, grads, scales, grad_scales, norm, rows, starts, picks, given,
+    sums, parts, M_PADDED, N_PADDED, CHUNK,
     K: tl.constexpr, SUMS: tl.constexpr, E_PADDED: tl.constexpr, F_PADDED: tl.constexpr,
     E_BLOCK: tl.constexpr, F_BLOCK: tl.constexpr, OUT: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PLANES: tl.constexpr, EXCLUDE: tl.constexpr,
@@ -220,6 +221,7 @@ def row_sums_kernel(
         if TEMPERATURE:
             far = tl.minimum(tl.maximum((second - d) * inverse_t, -_FAR), _FAR)
         mass = q
+        running = tl.full(q.shape, 1.0, ACC)
         paths, more, weights = (), (), ()
         for k in tl.static_range(K):
             u = rows_product(
@@ -232,7 +234,7 @@ def row_sums_kernel(
                 apart = u
                 of_start = first_u
             else:
-                apart += running * u  # noqa: F821
+                apart += running * u
                 of_start += first_u
                 for j in tl.static_range(k):
                     more = more + (tl.sum(paths[j] * u, 1),)
@@ -240,14 +242,14 @@ def row_sums_kernel(
                         more = more + (tl.sum(paths[j], 1),)
             if k < K - 1:
                 if k > 0:
-                    weights = weights + (q * running,)  # noqa: F821
+                    weights = weights + (q * running,)
                 rest = 1.0 - mass * (2.0 * steps[k])
                 grown = ()
                 for j in tl.static_range(k):
                     grown = grown + (paths[j] * rest,)
                 square = mass * mass
                 paths = grown + (square,)
-                running = rest if k == 0 else running * rest  # noqa: F821
+                running *= rest
                 mass -= square * steps[k]
         apart *= q
         more = (tl.sum(q * of_start, 1),) + more
@@ -301,8 +303,8 @@ def rows_kernel(
     (B, M, 1); for the second sweep found (B, FOUND + 4K, M_PADDED) and again (B, M_PADDED, PLANES,
     E_PADDED), planes of the queries divided by t, with again_scales. A program has SPAN rows.
 
-    The sums: the largest ∂L/∂a¹ of what spread and r don't multiply; ω̄ U₁; then for each step m, for
-    each k before it, U_km/c_k and, unless m is the last, W_km/(c_k c_m); with TEMPERATURE the sums
+    The sums: the largest ∂L/∂a¹ of what spread and r don't multiply; ω̄ U₁; then for each step m,
+    for each k before it, U_km/c_k and, unless m is the last, W_km/(c_k c_m); with TEMPERATURE those
     of (d₂ − d)/t times what `parts` has times key."""
     batch = tl.program_id(1).to(tl.int64)
     first = tl.program_id(0) * SPAN
@@ -344,17 +346,16 @@ def rows_kernel(
     # The triangle, from the last step to the first.
     r = (zero,)
     r_start = zero
-    for i in tl.static_range(1, K):
-        k: tl.constexpr = K - 1 - i
+    for k in tl.static_range(K - 2, -1, -1):
         others, of_nearest = zero, zero
         path = near_weights[k] / (1.0 - near_weights[k])
         entry = tl.where(start == k, 1.0 / total, steps[k])
         for m in tl.static_range(k + 1, K):
-            # Where U_km is: steps before m have two for each k, the last one.
-            place: tl.constexpr = 2 + m * (m - 1) + (k if m == K - 1 else 2 * k)
-            part = _over_chunks(sums + place * M_PADDED, CHUNKS, SUMS * M_PADDED, zero)
+            # Steps before the last have two numbers for each k.
+            of_pair = sums + (2 + m * (m - 1) + (k if m == K - 1 else 2 * k)) * M_PADDED
+            part = _over_chunks(of_pair, CHUNKS, SUMS * M_PADDED, zero)
             if m < K - 1:
-                w = _over_chunks(sums + (place + 1) * M_PADDED, CHUNKS, SUMS * M_PADDED, zero)
+                w = _over_chunks(of_pair + M_PADDED, CHUNKS, SUMS * M_PADDED, zero)
                 part += r[m - k - 1] * w * steps[m]
             others += part * entry
             weight = near_weights[m]
@@ -393,9 +394,9 @@ def rows_kernel(
         t += _over_chunks(sums + base * M_PADDED, CHUNKS, SUMS * M_PADDED, zero)
         t += spread * _over_chunks(sums + (base + 1) * M_PADDED, CHUNKS, SUMS * M_PADDED, zero)
         for i in tl.static_range(K - 2):
-            place: tl.constexpr = base + 2 + i
+            of_step = sums + (base + 2 + i) * M_PADDED
             of_r = r[i + 1] * steps[i + 1]
-            t += of_r * _over_chunks(sums + place * M_PADDED, CHUNKS, SUMS * M_PADDED, zero)
+            t += of_r * _over_chunks(of_step, CHUNKS, SUMS * M_PADDED, zero)
         tl.store(d_log_t + batch * M + row, -t * bound / LOG2_E, mask=real)
 
     scales += batch * (M_PADDED + 2 * N_PADDED) // SPAN
@@ -432,7 +433,7 @@ def rows_kernel(
         peak = tl.maximum(peak, tl.max(tl.abs(q * (of_query * back)[:, None]), 1))
 
     scale, inverse = 1.0, 1.0
-    if PLANES == 2 or DOT == tl.float16:
+    if (PLANES == 2) or (tl.float16 == DOT):
         scale, inverse = power_of_two(tl.max(peak, 0))
     tl.store(again_scales + batch * (M_PADDED // SPAN) + tl.program_id(0), inverse)
     for begin in range(0, E_PADDED, BLOCK_E):
@@ -503,7 +504,8 @@ def key_sums_kernel(
         q = first_mass(d, number, nearest, second, inverse_t, 0)
         mass = q
         of_step = found + FOUND * M_PADDED + row
-        a = tl.zeros([BLOCK_N, BLOCK_M], ACC) + tl.load(found + row)[None, :]
+        running = tl.full(q.shape, 1.0, ACC)
+        a = tl.zeros(q.shape, ACC) + tl.load(found + row)[None, :]
         for k in tl.static_range(K):
             u = rows_product(
                 vh, vl, value, item, near_grads + k * PLANES * F_PADDED, lane * K,
@@ -511,14 +513,11 @@ def key_sums_kernel(
             )
             u = u * (tl.load(of_step + (K + k) * M_PADDED)[None, :] * of_u)
             u += tl.load(of_step + (2 * K + k) * M_PADDED)[None, :]
-            if k == 0:
-                a += u
-            else:
-                a += running * u  # noqa: F821
+            a += running * u
             if k < K - 1:
                 weight = mass * tl.load(of_step + k * M_PADDED)[None, :]
                 rest = 1.0 - 2.0 * weight
-                running = rest if k == 0 else running * rest  # noqa: F821
+                running *= rest
                 mass -= mass * weight
         own = tl.load(found + M_PADDED + row)[None, :]
         a = tl.where(number == nearest, own, a * q)

@@ -1,6 +1,6 @@
 """Forward pass of the dense form by Triton kernels; what they compute: see tiles.py.
 
-1. `nearest_kernel`: a sweep over the items for each row's nearest, second nearest and power sums
+1. `neighbours_kernel`: a sweep over the items for each row's nearest, second nearest and power sums
    Σ q^p, p = 1 … 4, of the others, which give three normalisers: after two more steps a mass is a
    polynomial of degree 4 in q, and every w of the others is at most ½, so that nothing cancels.
    Items are split over programs, so that a few thousand queries fill a device.
@@ -89,7 +89,7 @@ def _sweep(
 
 
 @triton.jit
-def nearest_kernel(
+def neighbours_kernel(
     queries, keys, scales, norm, rows, parts, indices, M_PADDED, N_PADDED, CHUNK, row_numbers,
     E_PADDED: tl.constexpr, E_BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     PLANES: tl.constexpr, EXCLUDE: tl.constexpr, ACC: tl.constexpr,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 
 import torch
 import triton
@@ -92,9 +91,10 @@ def steps(k: int) -> int:
     return triton.next_power_of_2(max(2, k))
 
 
-def warps(*tile: int) -> int:
-    """For a tile of so many numbers: 8 registers for it in each thread, or fewer."""
-    return 8 if math.prod(tile) >= 2048 else 4
+def compiled_with(warps: int, stages: int = 2) -> dict:
+    """What a kernel is compiled with. Additions and multiplications become one instruction, said
+    here because the default of Triton changes."""
+    return {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
 
 
 def on_device_of(like: Tensor) -> contextlib.AbstractContextManager:

@@ -7,10 +7,16 @@ a few items. Half precision would lose digits by it, and needs none: its product
 import triton
 import triton.language as tl
 
-from n3match.ops.triton.tiles import INVERSE_T, LOG2_E, SPAN, advance, planes_of
+from n3match.ops.triton.tiles import (
+    INVERSE_T,
+    LEAST_INVERSE_T,
+    LOG2_E,
+    MOST_INVERSE_T,
+    SPAN,
+    advance,
+    planes_of,
+)
 
-_LEAST_INVERSE_T = tl.constexpr(1e-30)  # above 0, for inf · 0 is NaN
-_MOST_INVERSE_T = tl.constexpr(1e30)
 _NO_ROW = tl.constexpr(60.0)  # log t of padding: warm, so that nothing is certain
 _SAMPLES = tl.constexpr(64)  # items whose mean is the shift
 
@@ -116,7 +122,7 @@ def operands_kernel(
         )
         row = first + tl.arange(0, SPAN)
         t = tl.load(log_t + batch * M + row, mask=row < M, other=_NO_ROW)
-        inverse = tl.minimum(tl.maximum(tl.exp(-t), _LEAST_INVERSE_T), _MOST_INVERSE_T)
+        inverse = tl.minimum(tl.maximum(tl.exp(-t), LEAST_INVERSE_T), MOST_INVERSE_T)
         inverse = tl.where(t == t, inverse, t)  # NaN stays NaN
         tl.store(
             rows + (batch * row_numbers + INVERSE_T) * M_PADDED + row, inverse * LOG2_E

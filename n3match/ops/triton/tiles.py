@@ -40,6 +40,8 @@ from n3match.ops.reference import CERTAIN_GAP
 SPAN = tl.constexpr(128)  # rows with one scale
 MASS_SCALE = tl.constexpr(2.0**14)  # of a mass or a weight, at most 1, in float16
 CERTAIN = tl.constexpr(CERTAIN_GAP)
+LEAST_INVERSE_T = tl.constexpr(1e-30)  # above 0, for inf · 0 is NaN
+MOST_INVERSE_T = tl.constexpr(1e30)
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 INVERSE_T = tl.constexpr(0)  # log2(e) / t
