@@ -47,6 +47,7 @@ def putative_matches(
     keypoints1: np.ndarray,
     desc1: Descriptors,
     *,
+    binary: bool = False,
     device: str | torch.device | None = None,
 ) -> PutativeMatches:
     """Match each keypoint of image 0 to its nearest in image 1, without any ratio test.
@@ -54,6 +55,7 @@ def putative_matches(
     Args:
         keypoints0, keypoints1: (N0, 2) and (N1, 2) positions in pixels.
         desc0, desc1: (N0, D) and (N1, D) descriptors, or None for none at all.
+        binary: descriptors are bits, eight in each uint8, see `nearest_neighbors`.
         device: where the distances are computed; None for that of the descriptors.
 
     Returns:
@@ -62,7 +64,7 @@ def putative_matches(
     Raises:
         ValueError: a shape that does not fit, or non-finite numbers.
     """
-    found = nearest_neighbors(desc0, desc1, device=device)
+    found = nearest_neighbors(desc0, desc1, binary=binary, device=device)
     keypoints0 = _checked_keypoints("keypoints0", keypoints0, len(found.index))
     keypoints1 = _checked_keypoints("keypoints1", keypoints1, 0 if desc1 is None else len(desc1))
     index0 = np.arange(len(keypoints0) if len(keypoints1) else 0)

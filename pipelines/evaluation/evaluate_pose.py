@@ -53,6 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="per image, for folders of scenes; several: tables for each",
     )
     parser.add_argument(
+        "--feature", default="sift", metavar="KIND",
+        help="sift (default), orb, brisk or akaze, for folders of scenes",
+    )
+    parser.add_argument(
         "--images", type=Path, nargs="*", default=[], metavar="SCENES",
         help="folders of scenes with the photographs of pair stores, for pictures and times",
     )

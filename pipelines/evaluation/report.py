@@ -26,7 +26,7 @@ def make_report(
 ) -> str:
     """Markdown: what was evaluated and how, the tables, those of the hardest third, the seconds.
 
-    `features`: seconds of "sift" and "matching" for a pair, where they are known.
+    `features`: seconds of "features" and "matching" for a pair, where they are known.
     """
     titles = {name: PROTOCOLS[name].title for name in estimators}
     tables = pose_report(results, labels, titles, seed)

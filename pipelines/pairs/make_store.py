@@ -13,6 +13,7 @@ from tqdm import tqdm
 from n3match.datasets.pairs.store_writer import PairStoreWriter
 from n3match.datasets.scenes.formats import FoundScene, find_scenes
 from n3match.datasets.scenes.source import ReadOptions
+from n3match.matching import FEATURES
 from n3match.pipelines.pairs.jobs import DetectionOptions, PairJobs
 from n3match.pipelines.pairs.plan import PlanOptions, plan_digest, plan_scene
 from n3match.pipelines.pairs.pool import run_parts
@@ -31,6 +32,7 @@ def build_pairs(
     image_root: str | Path | None = None,
     intrinsics: np.ndarray | None = None,
     max_keypoints: int = 2000,
+    feature: str = "sift",
     contrast_threshold: float = 0.01,
     max_size: int | None = None,
     changed: bool = False,
@@ -58,7 +60,7 @@ def build_pairs(
         format: one of `datasets.scenes.formats.FORMATS`; None recognises the layout.
         images: `scenes` is a folder of photographs, whose poses COLMAP is to find.
         image_root, intrinsics, min_shared, min_overlap: see `ReadOptions`.
-        max_keypoints, contrast_threshold, max_size, changed: see `jobs.DetectionOptions`.
+        max_keypoints, feature, contrast_threshold, max_size, changed: see `jobs.DetectionOptions`.
         max_pairs: at most so many pairs of one scene, an equal share from each band of
             covisibility and change of view; None for all.
         min_consistent: least share of a pair's reliable matches that its pose should explain, see
@@ -91,6 +93,8 @@ def build_pairs(
     ):
         if value is not None and value < 1:
             raise ValueError(f"{name}: found {value}, wanted at least 1")
+    if feature not in FEATURES:
+        raise ValueError(f"feature: found {feature!r}, wanted one of {FEATURES}")
     for name, value in (("min_overlap", min_overlap), ("min_consistent", min_consistent)):
         if value is not None and not 0 <= value <= 1:
             raise ValueError(f"{name}: found {value}, wanted a share in [0, 1]")
@@ -108,14 +112,16 @@ def build_pairs(
     )
     settings = {
         "scenes": [scene.name for scene in found],
-        "feature": "opencv-sift-root",
+        "feature": stored_feature(feature),
         "max_keypoints": max_keypoints,
         "max_pairs": max_pairs,
         "min_shared": 20 if min_shared is None else min_shared,
         "fixed_direction": fixed_direction,
         "seed": seed,
     }
-    detection = DetectionOptions(max_keypoints, contrast_threshold, max_size, changed, seed)
+    detection = DetectionOptions(
+        max_keypoints, feature, contrast_threshold, max_size, changed, seed
+    )
     settings |= _unusual(found, reading, detection, min_consistent, max_pairs)
     writer = PairStoreWriter(out, settings, source=source or _describe(found), licence=licence)
     if writer.finished:
@@ -138,6 +144,11 @@ def build_pairs(
     writer.begin(plan_digest([part for planned in parts for part in planned]))
     run_parts(PairJobs(writer, detection, min_consistent, strict), parts, processes, progress)
     return writer.finish(names, problems=problems, left_out=left_out)
+
+
+def stored_feature(kind: str) -> str:
+    """What a store's settings call one of FEATURES."""
+    return "opencv-sift-root" if kind == "sift" else f"opencv-{kind}"
 
 
 def _photographs(
@@ -177,7 +188,7 @@ def _unusual(
         settings["min_overlap"] = reading.min_overlap
     if reading.intrinsics is not None:
         settings["intrinsics"] = np.asarray(reading.intrinsics).tolist()
-    usual = DetectionOptions(detection.max_keypoints, seed=detection.seed)
+    usual = DetectionOptions(detection.max_keypoints, detection.feature, seed=detection.seed)
     settings |= {k: v for k, v in vars(detection).items() if v != getattr(usual, k)}
     if min_consistent:
         settings["min_consistent"] = min_consistent

@@ -361,7 +361,8 @@ def test_wrong_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.h5: no such pair store"):
         evaluate_pose([tmp_path / "absent.h5"], **options)
     with pytest.raises(FileNotFoundError, match=r"absent\.h5: no such pair store, nor a folder"):
-        make_stores([tmp_path / "absent.h5"], tmp_path, max_keypoints=100, workers=1)
+        absent = [tmp_path / "absent.h5"]
+        make_stores(absent, tmp_path, feature="sift", max_keypoints=100, workers=1)
     text = tmp_path / "notes.txt"
     text.write_text("no store")
     with pytest.raises(ValueError, match=r"notes\.txt: not a readable HDF5 file"):
