@@ -97,7 +97,7 @@ def evaluate_budget(
     return make_report(
         results, labels, estimators, hardest=arguments.hardest, seed=arguments.seed,
         seeds=arguments.seeds, features=features, focal_guess=arguments.focal_guess,
-        sampling=arguments.sampling,
+        sampling=arguments.sampling, against=arguments.against,
     )
 
 
