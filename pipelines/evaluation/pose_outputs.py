@@ -12,8 +12,8 @@ import numpy as np
 
 from n3match.datasets.images import read_image_gray
 from n3match.datasets.pairs.dataset import PairDataset
-from n3match.datasets.pairs.store import open_store
-from n3match.matching import FEATURES, extract_features, putative_matches
+from n3match.datasets.pairs.store import open_store, read_feature
+from n3match.matching import extract_features, putative_matches
 from n3match.pipelines.common.processes import Processes
 from n3match.pipelines.common.stopwatch import Stopwatch
 from n3match.pipelines.evaluation.choices import PROTOCOLS
@@ -26,7 +26,7 @@ from n3match.pipelines.evaluation.figures import (
 from n3match.pipelines.evaluation.match_filters import parse_filters
 from n3match.pipelines.evaluation.pose_evaluation import evaluate_pose, one_thread
 from n3match.pipelines.evaluation.report import make_report
-from n3match.pipelines.pairs.make_store import build_pairs, stored_feature
+from n3match.pipelines.pairs.make_store import build_pairs
 from n3match.whole_file import write_whole
 
 _PAIRS = 5  # whose photographs are gone through again, to measure how long that takes
@@ -164,10 +164,10 @@ def measure_features(
         with open_store(store) as file:
             settings = json.loads(file.attrs.get("settings", "{}"))
             count = len(file["xs"])
-        kinds = [kind for kind in FEATURES if stored_feature(kind) == settings.get("feature")]
-        if not kinds:
+            kind = read_feature(file)
+        if kind is None:
             return None
-        pairs += [(store, i, kinds[0], settings["max_keypoints"]) for i in range(count)]
+        pairs += [(store, i, kind, settings["max_keypoints"]) for i in range(count)]
     few = [pairs[i * len(pairs) // _PAIRS] for i in range(_PAIRS)] if pairs else []
     runs = []
     with one_thread():

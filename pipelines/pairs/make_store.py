@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from n3match.datasets.pairs.store import stored_feature
 from n3match.datasets.pairs.store_writer import PairStoreWriter
 from n3match.datasets.scenes.formats import FoundScene, find_scenes
 from n3match.datasets.scenes.source import ReadOptions
@@ -144,11 +145,6 @@ def build_pairs(
     writer.begin(plan_digest([part for planned in parts for part in planned]))
     run_parts(PairJobs(writer, detection, min_consistent, strict), parts, processes, progress)
     return writer.finish(names, problems=problems, left_out=left_out)
-
-
-def stored_feature(kind: str) -> str:
-    """What a store's settings call one of FEATURES."""
-    return "opencv-sift-root" if kind == "sift" else f"opencv-{kind}"
 
 
 def _photographs(
