@@ -159,12 +159,14 @@ class ImageFile:
         try:
             with warnings.catch_warnings(), Image.open(io.BytesIO(self._data)) as image:
                 warnings.simplefilter("ignore")  # of odd tags and large sizes
-                size, is_tiff = image.size, isinstance(image, TiffImageFile)
-                if is_tiff:  # newer versions of Pillow have turned this size already
+                if isinstance(image, TiffImageFile):
+                    # Newer versions of Pillow have turned `image.size` already.
                     tags = image.tag_v2
                     size = tags[ExifTags.Base.ImageWidth], tags[ExifTags.Base.ImageLength]
-                # Of all the rest not from `getexif`, which also looks into XMP: OpenCV doesn't.
-                exif = image.getexif() if is_tiff else _exif(image.info.get("exif"))
+                    exif = image.getexif()
+                else:
+                    # Not from `getexif`, which also looks into XMP: OpenCV doesn't.
+                    size, exif = image.size, _exif(image.info.get("exif"))
                 orientation = exif.get(ExifTags.Base.Orientation, 1)
                 mode = image.mode
         except (OSError, SyntaxError, ValueError, KeyError, Image.DecompressionBombError):
@@ -297,8 +299,8 @@ def _ends_early(data: bytes) -> bool:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
     if data[:4] in _TIFF:  # where the directory is, which may be the last thing in the file
-        place = data[4:8] if 42 in data[2:4] else data[8:16]
-        return len(data) < 2 + int.from_bytes(place, "little" if data[:1] == b"I" else "big")
+        offset = data[4:8] if 42 in data[2:4] else data[8:16]
+        return len(data) < 2 + int.from_bytes(offset, "little" if data[:1] == b"I" else "big")
     if data[4:8] == b"ftyp":
         place = 0
         while place < len(data):
