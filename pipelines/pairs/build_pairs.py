@@ -20,7 +20,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from n3match.pipelines.common.arguments import parse_intrinsics
+from n3match.pipelines.common.arguments import add_stored_pixels_argument, parse_intrinsics
 
 _LINES_SHOWN = 20
 
@@ -42,6 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--feature", default="sift", metavar="KIND",
         help="sift (default), or the binary orb, brisk, akaze",
+    )
+    add_stored_pixels_argument(
+        parser, " (pair lists and RGB-D; cameras of COLMAP and cnnet are for stored pixels, unless "
+        "only the turned ones have their size)"
     )
     parser.add_argument("--max-keypoints", type=int, default=2000)
     parser.add_argument(

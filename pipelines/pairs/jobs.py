@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binom
 
-from n3match.datasets.images import read_image_gray
+from n3match.datasets.images import ImageFile
 from n3match.datasets.pairs.changed_photographs import change_photograph, shrink_photograph
 from n3match.datasets.pairs.dump import read_dump_record
 from n3match.datasets.pairs.sample import TRUE_MATCH_DISTANCE
@@ -29,6 +29,8 @@ from n3match.whole_file import write_whole
 
 #: Mutual matches with a ratio below this are mostly right, where the pose is.
 RELIABLE_RATIO = 0.8
+TURNED = "turned by their EXIF orientation"
+LEFT_STORED = "with an EXIF orientation read as stored, as their cameras are"
 _SURE = 0.01  # chance of leaving out a pair that has just the share wanted
 
 
@@ -80,17 +82,26 @@ class PairJobs:
     min_consistent: float
     strict: bool
 
-    def extract(self, view: View) -> None:
+    def extract(self, view: View) -> str:
         """Detect the keypoints of a view and keep them beside the parts, or why there are none.
+
+        Returns:
+            What was done about an EXIF orientation: TURNED, LEFT_STORED; "": there is none, or the
+            photograph wasn't read.
 
         Raises:
             OSError, ValueError: the photograph can't be used, where `strict`.
         """
         path = self._features_path(view)
         if path.exists():
-            return
+            return ""
+        turn = ""
         try:
-            image = read_image_gray(view.path)
+            file = ImageFile(view.path)
+            stored = view.is_stored_frame(file)
+            image = file.gray(stored=stored)
+            if file.orientation != 1:
+                turn = LEFT_STORED if stored else TURNED
             fields = vars(features_of(image, view, self.detection))
         except (OSError, ValueError) as error:
             if self.strict:
@@ -99,6 +110,7 @@ class PairJobs:
         buffer = io.BytesIO()
         np.savez(buffer, **fields)
         write_whole(path, buffer.getvalue())
+        return turn
 
     def forget(self, view: View) -> None:
         self._features_path(view).unlink(missing_ok=True)
@@ -153,7 +165,7 @@ class PairJobs:
             state = (stat.st_size, stat.st_mtime_ns)
         except OSError:
             state = ()
-        camera = (view.K.tolist(), view.distortion.tolist(), view.lens, view.size)
+        camera = (view.K.tolist(), view.distortion.tolist(), view.lens, view.size, view.stored)
         key = repr((str(view.path.absolute()), state, camera, self.detection))
         name = hashlib.sha256(key.encode()).hexdigest()[:32]
         return self.writer.features_dir / f"{name}.npz"

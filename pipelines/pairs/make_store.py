@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from n3match.datasets.pairs.store import stored_feature
 from n3match.datasets.pairs.store_writer import PairStoreWriter
 from n3match.datasets.scenes.formats import FoundScene, find_scenes
 from n3match.datasets.scenes.source import ReadOptions
 from n3match.matching import FEATURES
+from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.pairs.jobs import DetectionOptions, PairJobs
 from n3match.pipelines.pairs.plan import PlanOptions, plan_digest, plan_scene
 from n3match.pipelines.pairs.pool import run_parts
@@ -49,6 +49,7 @@ def build_pairs(
     source: str = "",
     licence: str = "",
     progress: bool = True,
+    stored_pixels: bool = False,
 ) -> Path:
     """Detect, match and label the pairs of all scenes below a folder.
 
@@ -72,7 +73,9 @@ def build_pairs(
         processes: that work beside each other; with 1 all happens in this one.
         strict: raise at the first image or scene that can't be used; else leave it out.
         source, licence: kept in the store.
-        progress: show a bar on standard error.
+        progress: show on standard error how far it is, and what was done about photographs with an
+            EXIF orientation.
+        stored_pixels: don't turn these, where the layout is read as OpenCV does, see `View.stored`.
 
     Returns:
         `out`.
@@ -109,7 +112,8 @@ def build_pairs(
     else:
         found = find_scenes(scenes, format, exclude)
     reading = ReadOptions(
-        min_shared, min_overlap, None if image_root is None else Path(image_root), intrinsics
+        min_shared, min_overlap, None if image_root is None else Path(image_root), intrinsics,
+        stored_pixels,
     )
     settings = {
         "scenes": [scene.name for scene in found],
@@ -128,22 +132,29 @@ def build_pairs(
     if writer.finished:
         return writer.finish(())
     parts = []
-    for scene in tqdm(found, "reading scenes", leave=False, disable=not progress):
-        try:
-            planned, found_problems = plan_scene(
-                scene, reading, PlanOptions(max_pairs, fixed_direction, seed, strict)
-            )
-        except (OSError, ValueError) as error:
-            if strict:
-                raise
-            planned, found_problems = [], [str(error)]
-        problems += found_problems
-        parts.append(planned)
+    with Progress(len(found), "scene", shown=progress) as bar:
+        bar.describe("reading")
+        for scene in found:
+            try:
+                planned, found_problems = plan_scene(
+                    scene, reading, PlanOptions(max_pairs, fixed_direction, seed, strict)
+                )
+            except (OSError, ValueError) as error:
+                if strict:
+                    raise
+                planned, found_problems = [], [str(error)]
+            problems += found_problems
+            parts.append(planned)
+            bar.update()
     names = [part.name for planned in parts for part in planned]
     if not names:
         raise ValueError(f"{scenes}: no pair to match; {'; '.join(problems[:_LINES_SHOWN])}")
     writer.begin(plan_digest([part for planned in parts for part in planned]))
-    run_parts(PairJobs(writer, detection, min_consistent, strict), parts, processes, progress)
+    turns = run_parts(
+        PairJobs(writer, detection, min_consistent, strict), parts, processes, progress
+    )
+    for turn, count in sorted(turns.items()) if progress else ():
+        print(f"n3match: note: photographs {turn}: {count}", file=sys.stderr)
     return writer.finish(names, problems=problems, left_out=left_out)
 
 
@@ -184,6 +195,8 @@ def _unusual(
         settings["min_overlap"] = reading.min_overlap
     if reading.intrinsics is not None:
         settings["intrinsics"] = np.asarray(reading.intrinsics).tolist()
+    if reading.stored:
+        settings["stored_pixels"] = True
     usual = DetectionOptions(detection.max_keypoints, detection.feature, seed=detection.seed)
     settings |= {k: v for k, v in vars(detection).items() if v != getattr(usual, k)}
     if min_consistent:
