@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -119,7 +120,7 @@ _BINARY: dict[str, tuple[int, Callable[[int], cv2.Feature2D]]] = {
     "akaze": (61, lambda count: _moved("AKAZE").create(threshold=1e-4)),
 }
 
-def _moved(name: str) -> type[cv2.Feature2D]:
+def _moved(name: str) -> Any:
     """A detector that OpenCV 5 has moved to its contributed modules."""
     return getattr(cv2, name, None) or getattr(cv2.xfeatures2d, name)
 
