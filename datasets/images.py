@@ -24,6 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 from PIL import ExifTags, Image
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 # Diagonal of a 36 mm x 24 mm frame: CIPA DCG-001 defines the 35 mm equivalent by the diagonal.
@@ -157,7 +158,7 @@ class ImageFile:
             heif = self._heic()
             return _Header(heif.size, heif.mode, 1, _exif(heif.info.get("exif")))
         try:
-            with warnings.catch_warnings(), Image.open(io.BytesIO(self._data)) as image:
+            with warnings.catch_warnings(), _opened(self._data) as image:
                 warnings.simplefilter("ignore")  # of odd tags and large sizes
                 if isinstance(image, TiffImageFile):
                     # Newer versions of Pillow have turned `image.size` already.
@@ -170,7 +171,7 @@ class ImageFile:
                 orientation = exif.get(ExifTags.Base.Orientation, 1)
                 mode = image.mode
         except (OSError, SyntaxError, ValueError, KeyError, Image.DecompressionBombError):
-            # Of the last, images of a size that Pillow refuses, even for their tags alone.
+            # The last: of a size that Pillow refuses, even for their tags alone.
             return _Header(None, "", 1, Image.Exif())
         return _Header(size, mode, orientation if orientation in _TURNS else 1, exif)
 
@@ -265,6 +266,13 @@ class _Header:
     mode: str
     orientation: int
     exif: Image.Exif
+
+
+def _opened(data: bytes) -> Image.Image:
+    """Pillow's image, of which nothing is decoded yet."""
+    if data[:2] == b"\xff\xd8":
+        return JpegImageFile(io.BytesIO(data))  # phones take 200 megapixels, which `open` refuses
+    return Image.open(io.BytesIO(data))
 
 
 def _exif(data: bytes | None) -> Image.Exif:

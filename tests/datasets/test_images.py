@@ -85,6 +85,13 @@ def test_an_orientation_in_xmp_alone_is_none_as_for_opencv(tmp_path):
     assert read_image_gray(tmp_path / "a.jpg").shape == (40, 60)
 
 
+def test_photographs_of_200_megapixels_are_turned_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # Pillow's, of which it takes twice
+    file = ImageFile(save_turned(tmp_path / "a.jpg", 6))
+    assert file.gray().shape == (60, 40)
+    assert file.size() == (40, 60)
+
+
 def test_which_frame_a_camera_is_for_is_told_by_its_size(tmp_path):
     on_its_side = ImageFile(save_turned(tmp_path / "side.jpg", 6))
     assert on_its_side.is_stored_frame((60, 40))
