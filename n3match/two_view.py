@@ -361,7 +361,7 @@ def logits_of_many(net: MatchFilter, pairs: Sequence[PairMatches]) -> list[np.nd
         for name, tensors in given.items():
             found = getattr(pair, name)
             found = unknown[name] if found is None else found
-            tensors.append(torch.from_numpy(found[rows]).to(like))
+            tensors.append(torch.from_numpy(found[rows]).to(like.device, net.dtype))
         logits.append(np.full(n, -np.inf))
         finite.append(rows)
     with torch.inference_mode():

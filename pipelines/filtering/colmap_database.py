@@ -44,7 +44,7 @@ class Options:
 
     filter: str = "sift"  # shipped weights, or a file
     geometries: bool = True
-    descriptors: bool = True  # for ratio and mutual flags
+    descriptors: bool = True  # for side information
     estimator: str = "auto"
     threshold: float = 1.0  # pixels
     seed: int = 0
@@ -156,7 +156,7 @@ class DatabaseReader:
                 f"and {len(descriptors)} descriptors"
             )
         x = calibrated_keypoints(self.images[image_id][0], found.points, camera)
-        return ImageFeatures(x, camera.K, found.sizes_angles, descriptors)
+        return ImageFeatures(x, camera.K, found.points, found.sizes_angles, descriptors)
 
 
 def _filter(

@@ -135,7 +135,7 @@ class PairReader:
     def describe_side_info(self) -> str:
         """How many pairs had side information."""
         parts = {
-            "with ratio and mutual flags from SIFT descriptors": self._with_side_info,
+            "with side information from SIFT descriptors": self._with_side_info,
             "without": self._without,
         }
         return ", ".join(f"{n} pairs {what}" for what, n in parts.items() if n) or "none"
@@ -147,7 +147,7 @@ class PairReader:
         descriptors = found.descriptors
         if descriptors is not None and not is_gradient_histogram(descriptors):
             descriptors = None
-        return ImageFeatures(x, camera.K, found.sizes_angles, descriptors)
+        return ImageFeatures(x, camera.K, found.keypoints, found.sizes_angles, descriptors)
 
 
 def read_pairs_list(path: Path) -> list[tuple[str, str]]:
