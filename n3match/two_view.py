@@ -372,7 +372,7 @@ def logits_of_many(net: MatchFilter, pairs: Sequence[PairMatches]) -> list[np.nd
                 found = unknown[name]
             elif name == "side_info":
                 found = np.hstack([found, unknown[name][:, found.shape[1] :]])
-            tensors.append(torch.from_numpy(found[rows]).to(like))
+            tensors.append(torch.from_numpy(found[rows]).to(like.device, net.dtype))
         logits.append(np.full(n, -np.inf))
         finite.append(rows)
     with torch.inference_mode():

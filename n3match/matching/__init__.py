@@ -8,11 +8,10 @@ from n3match.matching.features import (
     root_sift,
 )
 from n3match.matching.nearest import Matches, nearest_neighbors
-from n3match.matching.putative import PutativeMatches, putative_matches
+from n3match.matching.putative import PutativeMatches, putative_matches, side_info_of_matches
 from n3match.matching.side_info import (
     is_gradient_histogram,
     keypoint_change,
-    ratio_and_mutual,
     side_info_columns,
 )
 
@@ -27,7 +26,7 @@ __all__ = [
     "keypoint_change",
     "nearest_neighbors",
     "putative_matches",
-    "ratio_and_mutual",
     "root_sift",
     "side_info_columns",
+    "side_info_of_matches",
 ]

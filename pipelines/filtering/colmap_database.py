@@ -50,7 +50,7 @@ class Options:
 
     filter: str = "sift"  # shipped weights, or a file
     geometries: bool = True
-    descriptors: bool = True  # for ratio and mutual flags
+    descriptors: bool = True  # for side information
     estimator: str = "auto"
     threshold: float = 1.0  # pixels
     seed: int = 0

@@ -143,7 +143,7 @@ class PairReader:
     def describe_side_info(self) -> str:
         """How many pairs had side information."""
         parts = {
-            "with ratio and mutual flags from SIFT descriptors": self._with_side_info,
+            "with side information from SIFT descriptors": self._with_side_info,
             "without": self._without,
         }
         return ", ".join(f"{n} pairs {what}" for what, n in parts.items() if n) or "none"
