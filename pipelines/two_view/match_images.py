@@ -90,7 +90,10 @@ class MatchedPair:
             putative.points1,
             photo0.K,
             photo1.K,
-            side_info=putative.side_info(net.side_info, (photo1.K[0, 0] + photo1.K[1, 1]) / 2),
+            side_info=putative.side_info(
+                net.side_info, (photo1.K[0, 0] + photo1.K[1, 1]) / 2,
+                binary=net.config.binary_descriptors,
+            ),
             sizes_angles0=self.features[0].sizes_angles[putative.index0],
             sizes_angles1=self.features[1].sizes_angles[putative.index1],
             filter=net,
