@@ -43,6 +43,19 @@ def add_filter_argument(parser: argparse.ArgumentParser, more: str = "") -> None
     )
 
 
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """--device and --half, for `devices.placed`."""
+    parser.add_argument(
+        "--device", default="cpu", metavar="cpu|cuda|…",
+        help="of the networks; results are the same but for rounding (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--half", action="store_true",
+        help="matrix products of the networks in half precision: float16 on a GPU, for denoisers "
+        "bfloat16 on a CPU",
+    )
+
+
 def add_stored_pixels_argument(parser: argparse.ArgumentParser, of: str = "") -> None:
     """--stored-pixels; `of`: more of what it is about."""
     parser.add_argument(
