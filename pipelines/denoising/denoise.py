@@ -16,20 +16,22 @@ for each, and the other images of a folder are done all the same. No file is lef
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from n3match.pipelines.common.arguments import (
     add_device_arguments,
     add_memory_argument,
     add_stored_pixels_argument,
+    given_path,
     parse_sigma,
 )
 from n3match.weights import DEFAULT_DENOISER
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, metavar="IN", help="an image, or a folder of images")
-    parser.add_argument("target", type=Path, metavar="OUT", help="file to write, or a folder")
+    parser.add_argument(
+        "source", type=given_path, metavar="IN", help="an image, or a folder of images"
+    )
+    parser.add_argument("target", type=given_path, metavar="OUT", help="file to write, or a folder")
     parser.add_argument(
         "--sigma", type=parse_sigma, default=None, metavar="auto|S",
         help="standard deviation of the noise in 8-bit units, e.g. 25; auto: estimated from each "
@@ -43,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device_arguments(parser)
     add_stored_pixels_argument(parser)
     parser.add_argument(
-        "--picture", type=Path, metavar="PNG",
+        "--picture", type=given_path, metavar="PNG",
         help="draw before and after beside each other; for a folder: a folder of such pictures",
     )
 

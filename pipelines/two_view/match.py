@@ -17,15 +17,16 @@ unreadable photograph.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from n3match.pipelines.common.arguments import output_file
 from n3match.pipelines.two_view.arguments import add_view_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_view_arguments(parser)
     parser.add_argument(
-        "-o", "--out", type=Path, required=True, metavar="FILE", help="ends in .h5, .hdf5 or .csv"
+        "-o", "--out", type=output_file(".h5", ".hdf5", ".csv"), required=True, metavar="FILE",
+        help="ends in .h5, .hdf5 or .csv"
     )
 
 
@@ -33,17 +34,22 @@ def main(arguments: argparse.Namespace) -> int:
     from n3match.pipelines.common.stopwatch import Stopwatch
     from n3match.pipelines.two_view import two_photographs as view
     from n3match.pipelines.two_view.matches_file import writer_for
-    from n3match.whole_file import check_target
 
-    write = writer_for(arguments.out)
-    check_target(arguments.out)
-    if arguments.plot is not None:
-        check_target(arguments.plot, ".png")
     watch = Stopwatch()
     pair = view.match_from_arguments(arguments, watch)
-    write(arguments.out, pair, arguments.filter)
+    writer_for(arguments.out)(arguments.out, pair, arguments.filter)
     if arguments.plot is not None:
         pair.plot(arguments.plot)
+    if arguments.json:
+        view.print_json({
+            "matches": {"found": len(pair.kept), "kept": int(pair.kept.sum())},
+            "images": [view.photograph_as_dict(photo) for photo in pair.photographs],
+            "filter": arguments.filter,
+            "seconds": watch.seconds,
+            "written": str(arguments.out),
+            "picture": None if arguments.plot is None else str(arguments.plot),
+        })
+        return 0
     for i, photo in enumerate(pair.photographs):
         print(f"image {i}    {view.describe_photograph(photo)}")
     print(f"matches    {len(pair.kept)} found, {pair.kept.sum()} kept")
