@@ -25,13 +25,20 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from n3match import weights
-from n3match.pipelines.common.arguments import check_at_least, check_folder
+from n3match.pipelines.common.arguments import (
+    add_device_arguments,
+    add_stored_pixels_argument,
+    check_at_least,
+    check_folder,
+    given_path,
+    output_folder,
+)
 from n3match.pipelines.evaluation.choices import DESCRIPTIONS, PROTOCOLS, SAMPLINGS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "inputs", nargs="+", type=Path, metavar="STORE_OR_SCENES",
+        "inputs", nargs="+", type=given_path, metavar="STORE_OR_SCENES",
         help="pair stores (.h5), or folders of scenes (images/, sparse/)",
     )
     parser.add_argument(
@@ -45,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(PROTOCOLS)} (default: all that are installed, and can do --sampling)",
     )
     parser.add_argument(
-        "--out", type=Path,
+        "--out", type=output_folder,
         help="folder for results.csv, table.md and figures/; an existing run goes on",
     )
     parser.add_argument(
@@ -57,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sift (default), orb, brisk or akaze, for folders of scenes",
     )
     parser.add_argument(
-        "--images", type=Path, nargs="*", default=[], metavar="SCENES",
+        "--images", type=given_path, nargs="*", default=[], metavar="SCENES",
         help="folders of scenes with the photographs of pair stores, for pictures and times",
     )
     parser.add_argument(
@@ -83,6 +90,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="by_weight: estimators draw the matches with the largest weights first (PROSAC); for "
         "opencv_usac and poselib",
     )
+    add_device_arguments(parser)
+    add_stored_pixels_argument(parser, ", as for build-pairs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--seeds", type=int, default=1, metavar="N",
@@ -90,7 +99,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "differ by a pair or two from seed to seed (default: %(default)s)",
     )
     parser.add_argument(
-        "--workers", type=int, default=None, help="processes (default: one per core)"
+        "--workers", type=int, default=None,
+        help="processes (default: one per core, and one where --device is no CPU)"
     )
 
 
@@ -108,6 +118,7 @@ def default_estimators(sampling: str = "uniform") -> list[str]:
 
 
 def main(arguments: argparse.Namespace) -> int:
+    from n3match.pipelines.common.devices import checked_device
     from n3match.pipelines.common.processes import joined_processes
     from n3match.pipelines.evaluation.match_filters import parse_filters
     from n3match.pipelines.evaluation.pose_outputs import evaluate_budget
@@ -125,7 +136,8 @@ def main(arguments: argparse.Namespace) -> int:
     _check_budgets(budgets, arguments.inputs)
     check_at_least(1, arguments, "seeds")
     check_at_least(0, arguments, "worst")
-    with joined_processes("cpu") as processes:
+    checked_device(arguments.device)
+    with joined_processes(arguments.device) as processes:
         if processes.size > 1 and arguments.out is None:
             raise ValueError("--out: several processes need a folder that all of them see")
         parts = []

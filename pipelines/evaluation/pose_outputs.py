@@ -45,14 +45,16 @@ def evaluate_budget(
     Args:
         folder: for stores that are made here.
     """
-    workers = arguments.workers
-    if workers is None:
+    workers, device = arguments.workers, str(processes.device)
+    if workers is None and processes.device.type != "cpu":
+        workers = 1
+    elif workers is None:
         workers = max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     stores = None
     if processes.is_first:
         stores = make_stores(
             arguments.inputs, folder, feature=arguments.feature, max_keypoints=budget,
-            workers=workers,
+            workers=workers, stored_pixels=arguments.stored_pixels,
         )
     stores = processes.from_first(stores)
     runs = [
@@ -67,13 +69,15 @@ def evaluate_budget(
             processes=processes,
             focal_guess=arguments.focal_guess,
             sampling=arguments.sampling,
+            device=device,
+            half=arguments.half,
         )
         for seed in range(arguments.seed, arguments.seed + arguments.seeds)
     ]
     results = [row for rows in runs for row in rows]
     if not processes.is_first:
         return ""
-    sources = parse_filters(filters)
+    sources = parse_filters(filters, device, arguments.half)
     labels = [source.label for source in sources]
     images = [*(path for path in arguments.inputs if path.is_dir()), *arguments.images]
     features = None
@@ -109,7 +113,13 @@ def _folder_of_seed(arguments: argparse.Namespace, seed: int) -> Path | None:
 
 
 def make_stores(
-    inputs: Sequence[str | Path], folder: Path, *, feature: str, max_keypoints: int, workers: int
+    inputs: Sequence[str | Path],
+    folder: Path,
+    *,
+    feature: str,
+    max_keypoints: int,
+    workers: int,
+    stored_pixels: bool = False,
 ) -> list[Path]:
     """Stores as they are; for a folder of scenes, the store of its pairs, made in `folder`.
 
@@ -127,7 +137,7 @@ def make_stores(
             store = folder / f"{path.resolve().name}-{kind}{max_keypoints}.h5"
             path = build_pairs(
                 path, store, feature=feature, max_keypoints=max_keypoints, fixed_direction=True,
-                processes=workers,
+                processes=workers, stored_pixels=stored_pixels,
             )
         elif not path.exists():
             raise FileNotFoundError(f"{path}: no such pair store, nor a folder of scenes")
