@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from n3match.pipelines.common.progress import quietly
+
 # Subcommand -> (module of this package with add_arguments and main, help). The module of the
 # chosen one alone is imported: torch takes seconds to load.
 COMMANDS = {
@@ -87,10 +89,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse's way to say --help or an error
         return stop.code or 0
     module = import_module(f"n3match.pipelines.{COMMANDS[arguments.command][0]}")
-    traceback = arguments.traceback
-    del arguments.command, arguments.traceback
+    traceback, quiet = arguments.traceback, arguments.quiet
+    del arguments.command, arguments.traceback, arguments.quiet
     try:
-        status = module.main(arguments)
+        with quietly(quiet):
+            status = module.main(arguments)
         sys.stdout.flush()  # here, where a closed pipe is expected
         return status
     except KeyboardInterrupt:
@@ -144,6 +147,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
             module = import_module(f"n3match.pipelines.{module_name}")
             subparser.description = module.__doc__
             module.add_arguments(subparser)
+            subparser.add_argument(
+                "--quiet", action="store_true",
+                help="don't tell on standard error how far the work is: no bar on a terminal, and "
+                "elsewhere no line now and then",
+            )
     return parser.parse_args(argv)
 
 

@@ -53,6 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="per image, for folders of scenes; several: tables for each",
     )
     parser.add_argument(
+        "--feature", default="sift", metavar="KIND",
+        help="sift (default), orb, brisk or akaze, for folders of scenes",
+    )
+    parser.add_argument(
         "--images", type=Path, nargs="*", default=[], metavar="SCENES",
         help="folders of scenes with the photographs of pair stores, for pictures and times",
     )
@@ -64,6 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hardest", action="store_true",
         help="also the tables of the third of pairs with the smallest share of right matches",
+    )
+    parser.add_argument(
+        "--against", metavar="FILTER",
+        help="one of the filters: also how much more pairs the others solve, pair by pair",
     )
     parser.add_argument(
         "--focal-guess", action="store_true",
@@ -108,7 +116,9 @@ def main(arguments: argparse.Namespace) -> int:
 
     filters = arguments.filters or default_filters()
     estimators = list(dict.fromkeys(arguments.estimators or default_estimators(arguments.sampling)))
-    parse_filters(filters)  # before minutes are spent on a store
+    labels = [source.label for source in parse_filters(filters)]  # before minutes are spent
+    if arguments.against not in (None, *labels):
+        raise ValueError(f"--against: found {arguments.against}, wanted one of {labels}")
     check_estimators(estimators, arguments.sampling)
     check_folder(arguments.out)
     budgets = list(dict.fromkeys(arguments.keypoints))

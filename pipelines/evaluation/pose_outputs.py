@@ -12,8 +12,8 @@ import numpy as np
 
 from n3match.datasets.images import read_image_gray
 from n3match.datasets.pairs.dataset import PairDataset
-from n3match.datasets.pairs.store import open_store
-from n3match.matching import extract_sift, putative_matches
+from n3match.datasets.pairs.store import open_store, read_feature
+from n3match.matching import extract_features, putative_matches
 from n3match.pipelines.common.processes import Processes
 from n3match.pipelines.common.stopwatch import Stopwatch
 from n3match.pipelines.evaluation.choices import PROTOCOLS
@@ -50,7 +50,10 @@ def evaluate_budget(
         workers = max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     stores = None
     if processes.is_first:
-        stores = make_stores(arguments.inputs, folder, max_keypoints=budget, workers=workers)
+        stores = make_stores(
+            arguments.inputs, folder, feature=arguments.feature, max_keypoints=budget,
+            workers=workers,
+        )
     stores = processes.from_first(stores)
     runs = [
         evaluate_pose(
@@ -94,7 +97,7 @@ def evaluate_budget(
     return make_report(
         results, labels, estimators, hardest=arguments.hardest, seed=arguments.seed,
         seeds=arguments.seeds, features=features, focal_guess=arguments.focal_guess,
-        sampling=arguments.sampling,
+        sampling=arguments.sampling, against=arguments.against,
     )
 
 
@@ -106,7 +109,7 @@ def _folder_of_seed(arguments: argparse.Namespace, seed: int) -> Path | None:
 
 
 def make_stores(
-    inputs: Sequence[str | Path], folder: Path, *, max_keypoints: int, workers: int
+    inputs: Sequence[str | Path], folder: Path, *, feature: str, max_keypoints: int, workers: int
 ) -> list[Path]:
     """Stores as they are; for a folder of scenes, the store of its pairs, made in `folder`.
 
@@ -120,9 +123,11 @@ def make_stores(
     for path in map(Path, inputs):
         if path.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
-            store = folder / f"{path.resolve().name}-{max_keypoints}.h5"
+            kind = "" if feature == "sift" else f"{feature}-"
+            store = folder / f"{path.resolve().name}-{kind}{max_keypoints}.h5"
             path = build_pairs(
-                path, store, max_keypoints=max_keypoints, fixed_direction=True, processes=workers
+                path, store, feature=feature, max_keypoints=max_keypoints, fixed_direction=True,
+                processes=workers,
             )
         elif not path.exists():
             raise FileNotFoundError(f"{path}: no such pair store, nor a folder of scenes")
@@ -137,7 +142,7 @@ def _cores() -> int:
 def measure_features(
     stores: Sequence[Path], images: Sequence[Path], cache: Path | None
 ) -> dict[str, float] | None:
-    """Median seconds of "sift" (both photographs) and "matching" for a pair, one thread.
+    """Median seconds of "features" (both photographs) and "matching" for a pair, one thread.
 
     Measured on a few pairs, evenly spread; the stores hold what came of it, not how long it took.
 
@@ -159,25 +164,26 @@ def measure_features(
         with open_store(store) as file:
             settings = json.loads(file.attrs.get("settings", "{}"))
             count = len(file["xs"])
-        if settings.get("feature") != "opencv-sift-root":
+            kind = read_feature(file)
+        if kind is None:
             return None
-        pairs += [(store, i, settings["max_keypoints"]) for i in range(count)]
+        pairs += [(store, i, kind, settings["max_keypoints"]) for i in range(count)]
     few = [pairs[i * len(pairs) // _PAIRS] for i in range(_PAIRS)] if pairs else []
     runs = []
     with one_thread():
-        for store, pair, max_keypoints in dict.fromkeys(few):
+        for store, pair, kind, max_keypoints in dict.fromkeys(few):
             record = PairDataset(store).record(pair)
             paths = [find_image(record, side, images) for side in (0, 1)]
             if None in paths:
                 return None
             watch = Stopwatch()
             photographs = [read_image_gray(path) for path in paths]
-            with watch.stage("sift"):
-                found = [extract_sift(image, max_keypoints) for image in photographs]
+            with watch.stage("features"):
+                found = [extract_features(image, kind, max_keypoints) for image in photographs]
             with watch.stage("matching"):
                 putative_matches(
                     found[0].keypoints, found[0].descriptors,
-                    found[1].keypoints, found[1].descriptors,
+                    found[1].keypoints, found[1].descriptors, binary=found[0].binary,
                 )
             runs.append(watch.seconds)
     seconds = {name: float(np.median([run[name] for run in runs])) for name in runs[0]}

@@ -11,11 +11,11 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from n3match.geometry.estimators import ESTIMATORS, choose_estimator
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.fingerprints import hash_of_weights
+from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.common.progress_log import ProgressLog, part_path, remove_leftovers
 from n3match.pipelines.filtering.image_cameras import calibrated_keypoints
 from n3match.pipelines.filtering.pair_logits import (
@@ -50,22 +50,19 @@ class Options:
 
     filter: str = "sift"  # shipped weights, or a file
     geometries: bool = True
-    descriptors: bool = True  # for ratio and mutual flags
+    descriptors: bool = True  # for side information
     estimator: str = "auto"
     threshold: float = 1.0  # pixels
     seed: int = 0
 
 
-def filter_database(
-    path: Path, out: Path | None, options: Options, *, quiet: bool | None = None
-) -> Counter:
+def filter_database(path: Path, out: Path | None, options: Options) -> Counter:
     """Replaces the matches in a database, or writes a copy; goes on where it was stopped.
 
     Args:
         path: of the database.
         out: of the copy; None: it is changed itself.
         options: how.
-        quiet: no progress bar; None: none where standard error is no terminal.
 
     Returns:
         Numbers of "pairs", those "done" in this run, matches "kept", "inliers", pairs whose
@@ -88,7 +85,7 @@ def filter_database(
         with ProgressLog(part_path(target), _depends_on(path, options, reader)) as log:
             if log.discarded:
                 print(f"note       {log.path.name} was of other inputs or options: begun anew")
-            done = _filter(options, net, reader, pairs, log, quiet)
+            done = _filter(options, net, reader, pairs, log)
             results = ((pair, result_from_bytes(log.read(str(pair)))) for pair in pairs)
             if out is None:
                 database.write(results)
@@ -208,7 +205,7 @@ def _usable(pairs: list[int], reader: DatabaseReader) -> list[int]:
 
 
 def _filter(
-    options: Options, net, reader: DatabaseReader, pairs: list[int], log: ProgressLog, quiet
+    options: Options, net, reader: DatabaseReader, pairs: list[int], log: ProgressLog
 ) -> int:
     """Results of all pairs into the log; how many weren't there before."""
     missing = [pair for pair in pairs if not _is_done(pair, reader.database, log)]
@@ -226,10 +223,10 @@ def _filter(
         return PairResult(checksum(pair.matches), pair.matches[kept], geometry)
 
     before = len(pairs) - len(missing)
-    with tqdm(total=len(pairs), initial=before, unit="pair", disable=quiet) as bar:
+    with Progress(len(pairs), "pair", done=before) as progress:
         for pair, found in filter_stream(net, stream, result):
             log.write(str(pair.number), result_to_bytes(found))
-            bar.update()
+            progress.update()
     return len(missing)
 
 

@@ -1,6 +1,6 @@
 """Filter the matches of a COLMAP database, and write two-view geometries of what is left.
 
-Reads cameras, keypoints, matches (and SIFT descriptors, for ratio and mutual flags), and writes
+Reads cameras, keypoints, matches (and SIFT descriptors, for side information), and writes
 for each pair its kept matches, and E, F, H, the relative pose and the inliers as a calibrated
 two-view geometry: the mapper can follow at once, without COLMAP's own verification. Cameras are
 those of the database (any model but panoramas, whose pairs are left as they are). Where a focal
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write no two-view geometries (and remove those there): COLMAP verifies the pairs",
     )
     parser.add_argument(
-        "--no-descriptors", action="store_true", help="don't compute ratio and mutual flags"
+        "--no-descriptors", action="store_true", help="don't compute side information"
     )
     add_filter_argument(parser)
     parser.add_argument(

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from tqdm import tqdm
 
 from n3match.datasets.hdf5 import open_hdf5
 from n3match.matching import is_gradient_histogram
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.fingerprints import file_state, hash_of_weights
+from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.common.progress_log import ProgressLog, part_path, remove_leftovers
 from n3match.pipelines.filtering.image_cameras import ImageCameras, calibrated_keypoints
 from n3match.pipelines.filtering.pair_logits import (
@@ -143,7 +143,7 @@ class PairReader:
     def describe_side_info(self) -> str:
         """How many pairs had side information."""
         parts = {
-            "with ratio and mutual flags from SIFT descriptors": self._with_side_info,
+            "with side information from SIFT descriptors": self._with_side_info,
             "without": self._without,
         }
         return ", ".join(f"{n} pairs {what}" for what, n in parts.items() if n) or "none"
@@ -201,10 +201,10 @@ def _logits(net, reader: PairReader, pairs: list[HlocPair], log: ProgressLog) ->
     missing = [pair for pair in pairs if pair.group not in log]
     stream = ((pair, reader.read(pair)) for pair in missing)
     before = len(pairs) - len(missing)
-    with tqdm(total=len(pairs), initial=before, unit="pair", disable=None) as bar:
+    with Progress(len(pairs), "pair", done=before) as progress:
         for pair, logits in filter_stream(net, stream, lambda pair, matches, logits: logits):
             log.write(pair.group, logits.astype("<f4").tobytes())
-            bar.update()
+            progress.update()
     return len(missing), time.perf_counter() - began
 
 

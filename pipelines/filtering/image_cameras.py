@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from n3match.datasets.images import read_focal_px, read_image_size
+from n3match.datasets.images import ImageFile
 from n3match.datasets.scenes.colmap import model_folder
 from n3match.geometry import calibrated_points, guess_intrinsics
 from n3match.plugins.colmap.model import (
@@ -89,15 +89,17 @@ class ImageCameras:
             raise UnsupportedCamera(self.unsupported[name])
         focal = None
         if self.images is not None:
-            path = self.images / name
-            stored = read_image_size(path)
+            file = ImageFile(self.images / name)
+            # hloc and COLMAP look at the pixels as stored, others at turned ones.
+            stored, turned = file.size(stored=True), file.size()
             size = size or stored
-            if (size[0] > size[1]) != (stored[0] > stored[1]) and stored[0] != stored[1]:
+            wide = {width > height for width, height in (stored, turned)}
+            if (size[0] > size[1]) not in wide and stored[0] != stored[1]:
                 raise ValueError(
-                    f"{path}: {stored[0]} x {stored[1]} pixels, its keypoints are of an image of "
-                    f"{size[0]} x {size[1]}"
+                    f"{file.path}: {stored[0]} x {stored[1]} pixels, its keypoints are of an image "
+                    f"of {size[0]} x {size[1]}"
                 )
-            focal = read_focal_px(path, *size)
+            focal = file.focal_px(*size)
         if size is None:
             raise ValueError(
                 f"{name}: no camera is known, and the features file has no image_size to guess "

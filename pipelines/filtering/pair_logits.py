@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from n3match.matching import keypoint_change, ratio_and_mutual, side_info_columns
+from n3match.matching import keypoint_change, side_info_of_matches
 from n3match.native import run_tasks
 from n3match.nn.match_filter import MatchFilter
 from n3match.plugins.colmap.model import ColmapCamera
@@ -67,14 +67,15 @@ def pair_matches(
         index0, index1: (M,) rows of their keypoints.
     """
     side_info = change = None
-    descriptors = image0.descriptors, image1.descriptors
-    if net.side_info and len(index0) and not any(d is None for d in descriptors):
-        ratio, mutual = ratio_and_mutual(index0, index1, *descriptors)
-        side_info = side_info_columns(net.side_info, ratio, mutual)
+    focal0, focal1 = (np.diag(image.camera.K)[:2].mean() for image in (image0, image1))
+    if len(index0) and image0.descriptors is not None and image1.descriptors is not None:
+        side_info = side_info_of_matches(
+            net.side_info, index0, index1, image0.pixels, image0.descriptors,
+            image1.pixels, image1.descriptors, focal1,
+        )
     if image0.sizes_angles is not None and image1.sizes_angles is not None:
-        focal = (np.diag(i.camera.K)[:2].mean() for i in (image0, image1))
         change = keypoint_change(
-            image0.sizes_angles[index0], image1.sizes_angles[index1], *focal
+            image0.sizes_angles[index0], image1.sizes_angles[index1], focal0, focal1
         )
     return PairMatches(image0.x[index0], image1.x[index1], side_info, change)
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from n3match.datasets.images import read_image_gray
+from n3match.datasets.images import ImageFile
 from n3match.datasets.scenes.colmap import model_folder
 from n3match.matching import extract_sift, putative_matches
 from n3match.nn.match_filter import MatchFilter
+from n3match.pipelines.common.progress import quietly
 from n3match.pipelines.common.tables import markdown_table
 from n3match.pipelines.filtering.colmap_database import Options, filter_database
 from n3match.pipelines.sfm.pose_alignment import pose_errors
@@ -88,7 +89,8 @@ class SfmScene:
         self.names = sorted(self.given)
         self.cameras = {image.name: model.camera_of(i) for i, image in model.images.items()}
         self.features = {
-            name: extract_sift(read_image_gray(self.photographs / name), max_keypoints)
+            # COLMAP's cameras are for the pixels as stored.
+            name: extract_sift(ImageFile(self.photographs / name).gray(stored=True), max_keypoints)
             for name in self.names
         }
         began = time.perf_counter()
@@ -110,7 +112,8 @@ class SfmScene:
         began = time.perf_counter()
         if method not in (RATIO, MUTUAL):
             options = Options(filter=filter_name, geometries=not plus, seed=seed)
-            filter_database(database, None, options, quiet=True)
+            with quietly():  # the runs are counted
+                filter_database(database, None, options)
         if method in (RATIO, MUTUAL) or plus:
             self._verify(database, seed)
         mapped = time.perf_counter()

@@ -4,14 +4,15 @@
     n3match match FOLDER NAME.db           a COLMAP database with two-view geometries
     n3match match FOLDER OUT               hloc's files in a folder OUT
 
-SIFT keypoints, nearest neighbours, the N³ match filter. Pixels are those stored in the file (an
-EXIF orientation is not applied), the centre of the first one is (0, 0).
+SIFT keypoints, nearest neighbours, the N³ match filter. Pixels are those of the image that
+cv2.imread gives: turned by the file's EXIF orientation (--stored-pixels: as stored). The centre of
+the first one is (0, 0).
 
 CSV: a header and the columns x0,y0,x1,y1,probability: of being right, in (½, 1] (1 with --filter
 none). HDF5: datasets points0 (M, 2), points1 (M, 2), probability (M), index0 (M), index1 (M) into
-keypoints0 and keypoints1 (N, 2), and attributes: image0/1, size0/1 (width, height), K0/1,
-distortion0/1 where given, intrinsics0/1 ("given", "exif" or "assumed"), denoised0/1 (the weights)
-with --denoise, filter, num_putative.
+keypoints0 and keypoints1 (N, 2), and attributes: image0/1, size0/1 (width, height), orientation0/1
+(EXIF's), turned0/1 (whether by it), K0/1, distortion0/1 where given, intrinsics0/1 ("given", "exif"
+or "assumed"), denoised0/1 (the weights) with --denoise, filter, num_putative.
 
 A folder: keypoints of each photograph once, all pairs or those chosen, no keypoint matched twice
 in a pair (--filter none: mutual nearest neighbours). OUT gets features.h5, matches.h5 and

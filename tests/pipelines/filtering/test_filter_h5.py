@@ -175,7 +175,7 @@ def test_side_information_comes_from_sift_descriptors_alone(tmp_path, capsys):
             file[name]["scales"] = np.full(array.shape[1], 3.0)
             file[name]["oris"] = np.full(array.shape[1], -20.0)
     assert run(features, matches, tmp_path / "a.h5") == 0
-    assert "1 pairs with ratio and mutual flags" in capsys.readouterr().out
+    assert "1 pairs with side information" in capsys.readouterr().out
     assert run(features, matches, tmp_path / "b.h5", "--no-descriptors") == 0
     assert "1 pairs without" in capsys.readouterr().out
 
