@@ -40,8 +40,8 @@ from n3match.pipelines.two_view.arguments import add_view_arguments
 
 # Of two photographs alone.
 _OF_TWO = (
-    "intrinsics0", "intrinsics1", "distortion0", "distortion1", "denoise", "plot", "out", "json",
-    "half",
+    "intrinsics0", "intrinsics1", "distortion0", "distortion1", "denoise", "sigma", "plot", "out",
+    "json", "half",
 )
 
 
@@ -72,7 +72,7 @@ def _match_folder(arguments: argparse.Namespace) -> int:
     from n3match.pipelines.folder.match_folder import DATABASE, match_folder, report_lines
 
     for name in _OF_TWO:
-        if getattr(arguments, name) not in (None, False):
+        if getattr(arguments, name, None) not in (None, False):
             raise ValueError(
                 f"--{name.replace('_', '-')}: is for two photographs, {arguments.image0} is a "
                 "folder: n3match match FOLDER OUT"
