@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,12 @@ def add_filter_argument(parser: argparse.ArgumentParser, more: str = "") -> None
         help=f'shipped weights ("sift", "sift-cnnet") or a file of weights{more} '
         "(default: %(default)s)",
     )
+
+
+def cores_of_a_process() -> int:
+    """How many cores there are for each process that `torchrun` started on this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def parse_intrinsics(text: str) -> np.ndarray:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from n3match.datasets.pairs.store import read_report
 from n3match.datasets.pairs.store_writer import PairStoreWriter
 from n3match.datasets.scenes.formats import FoundScene, find_scenes
 from n3match.datasets.scenes.source import ReadOptions
@@ -19,7 +20,7 @@ from n3match.pipelines.pairs.pool import run_parts
 from n3match.pipelines.sfm.reconstruct import reconstruct
 from n3match.whole_file import check_target
 
-_LINES_SHOWN = 20  # of the problems, where there is nothing else
+_LINES_SHOWN = 20  # of the problems
 
 
 def build_pairs(
@@ -138,6 +139,19 @@ def build_pairs(
     writer.begin(plan_digest([part for planned in parts for part in planned]))
     run_parts(PairJobs(writer, detection, min_consistent, strict), parts, processes, progress)
     return writer.finish(names, problems=problems, left_out=left_out)
+
+
+def tell_problems(store: Path) -> bool:
+    """On standard error, what was left out of a store and what couldn't be used; whether there was
+    something of the latter."""
+    report = read_report(store)
+    for title, lines in (("left out", report.left_out), ("problem", report.problems)):
+        for line in lines[:_LINES_SHOWN]:
+            print(f"n3match: {title}: {line}", file=sys.stderr)
+        if len(lines) > _LINES_SHOWN:
+            more = len(lines) - _LINES_SHOWN
+            print(f"n3match: {title}: {more} more, in {store}", file=sys.stderr)
+    return bool(report.problems)
 
 
 def _photographs(
