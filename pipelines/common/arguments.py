@@ -101,12 +101,18 @@ def add_device_arguments(parser: argparse.ArgumentParser, *, half: bool = True) 
     )
 
 
-def add_stored_pixels_argument(parser: argparse.ArgumentParser, of: str = "") -> None:
+def add_stored_pixels_argument(parser: argparse._ActionsContainer, of: str = "") -> None:
     """--stored-pixels; `of`: more of what it is about."""
     parser.add_argument(
         "--stored-pixels", action="store_true",
         help=f"don't turn photographs by their EXIF orientation, which cv2.imread does too{of}",
     )
+
+
+def cores_of_a_process() -> int:
+    """How many cores there are for each process that `torchrun` started on this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def parse_intrinsics(text: str) -> np.ndarray:
