@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from n3match.datasets.images import read_image_gray
 from n3match.datasets.pairs.dataset import PairDataset
 from n3match.datasets.pairs.store import open_store, read_feature
 from n3match.matching import extract_features, putative_matches
+from n3match.pipelines.common.arguments import cores_of_a_process
 from n3match.pipelines.common.processes import Processes
 from n3match.pipelines.common.stopwatch import Stopwatch
 from n3match.pipelines.evaluation.choices import PROTOCOLS
@@ -26,7 +26,7 @@ from n3match.pipelines.evaluation.figures import (
 from n3match.pipelines.evaluation.match_filters import parse_filters
 from n3match.pipelines.evaluation.pose_evaluation import evaluate_pose, one_thread
 from n3match.pipelines.evaluation.report import make_report
-from n3match.pipelines.pairs.make_store import build_pairs
+from n3match.pipelines.pairs.sources import photograph_folders, source_options, stores_of
 from n3match.whole_file import write_whole
 
 _PAIRS = 5  # whose photographs are gone through again, to measure how long that takes
@@ -45,14 +45,15 @@ def evaluate_budget(
     Args:
         folder: for stores that are made here.
     """
-    workers = arguments.workers
+    workers, device = arguments.workers, str(processes.device)
     if workers is None:
-        workers = max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        workers = cores_of_a_process() if processes.device.type == "cpu" else 1
     stores = None
     if processes.is_first:
-        stores = make_stores(
-            arguments.inputs, folder, feature=arguments.feature, max_keypoints=budget,
-            workers=workers,
+        # All pairs with at least 20 common 3-D points, image 0 first by name.
+        stores = stores_of(
+            arguments.inputs, folder, source_options(arguments),
+            max_keypoints=budget, fixed_direction=True, processes=workers,
         )
     stores = processes.from_first(stores)
     runs = [
@@ -67,15 +68,17 @@ def evaluate_budget(
             processes=processes,
             focal_guess=arguments.focal_guess,
             sampling=arguments.sampling,
+            device=device,
+            half=arguments.half,
         )
         for seed in range(arguments.seed, arguments.seed + arguments.seeds)
     ]
     results = [row for rows in runs for row in rows]
     if not processes.is_first:
         return ""
-    sources = parse_filters(filters)
+    sources = parse_filters(filters, device, arguments.half)
     labels = [source.label for source in sources]
-    images = [*(path for path in arguments.inputs if path.is_dir()), *arguments.images]
+    images = [*photograph_folders(arguments.inputs, arguments.image_root), *arguments.images]
     features = None
     figures = None
     if arguments.out is not None:
@@ -106,37 +109,6 @@ def _folder_of_seed(arguments: argparse.Namespace, seed: int) -> Path | None:
     if arguments.out is None or arguments.seeds == 1:
         return arguments.out
     return arguments.out / f"seed-{seed}"
-
-
-def make_stores(
-    inputs: Sequence[str | Path], folder: Path, *, feature: str, max_keypoints: int, workers: int
-) -> list[Path]:
-    """Stores as they are; for a folder of scenes, the store of its pairs, made in `folder`.
-
-    All pairs with at least 20 common 3-D points, image 0 first by name. A store that is in `folder`
-    already is used again.
-
-    Raises:
-        FileNotFoundError: no such file or folder. ValueError: see `build_pairs`.
-    """
-    stores = []
-    for path in map(Path, inputs):
-        if path.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            kind = "" if feature == "sift" else f"{feature}-"
-            store = folder / f"{path.resolve().name}-{kind}{max_keypoints}.h5"
-            path = build_pairs(
-                path, store, feature=feature, max_keypoints=max_keypoints, fixed_direction=True,
-                processes=workers,
-            )
-        elif not path.exists():
-            raise FileNotFoundError(f"{path}: no such pair store, nor a folder of scenes")
-        stores.append(path)
-    return stores
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def measure_features(

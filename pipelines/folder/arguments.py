@@ -10,7 +10,7 @@ from n3match.pipelines.common.arguments import check_at_least
 # Options of a folder alone, with what they are where nothing is said.
 DEFAULTS = {
     "pairs": None, "sequential": None, "similar": None, "colmap": None, "intrinsics": None,
-    "one_camera": False, "device": None, "processes": 1, "estimator": "auto", "threshold": 1.0,
+    "one_camera": False, "processes": 1, "estimator": "auto", "threshold": 1.0,
     "seed": 0,
 }
 
@@ -35,9 +35,6 @@ def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     add("--one-camera", action="store_true", **unset,
         help="photographs of one size without a known focal length are by one camera (default: "
         "each by its own, as COLMAP takes them)")
-    add("--device", metavar="DEVICE", **unset,
-        help="where descriptors are compared and the filter runs: cpu, cuda, … (default: a GPU "
-        "where there is one)")
     add("--processes", type=int, metavar="N", **unset,
         help="processes that work beside each other (default: 1, with a thread for each core)")
     add("--estimator", metavar="NAME", **unset,
@@ -75,8 +72,3 @@ def folder_run(arguments: argparse.Namespace, out: Path, *, geometries: bool):
         ),
         given.one_camera, given.processes,
     )
-
-
-def device_of(arguments: argparse.Namespace) -> str | None:
-    """--device, or None."""
-    return getattr(arguments, "device", None)

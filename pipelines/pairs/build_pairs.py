@@ -17,24 +17,30 @@ was done; 2 after an error.
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 
-from n3match.pipelines.common.arguments import add_stored_pixels_argument, parse_intrinsics
-
-_LINES_SHOWN = 20
+from n3match.pipelines.common.arguments import (
+    add_stored_pixels_argument,
+    given_path,
+    output_file,
+    parse_intrinsics,
+)
+from n3match.pipelines.pairs.sources import MIN_CONSISTENT
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("scenes", type=Path, metavar="SOURCE", help="scene, or folder of scenes")
-    parser.add_argument("out", type=Path, metavar="OUT", help="pair store to write (.h5)")
+    parser.add_argument(
+        "scenes", type=given_path, metavar="SOURCE", help="scene, or folder of scenes"
+    )
+    parser.add_argument("out", type=output_file(), metavar="OUT", help="pair store to write (.h5)")
     parser.add_argument(
         "--format", metavar="LAYOUT", help="one of those above (default: recognised)"
     )
     parser.add_argument(
         "--images", action="store_true", help="SOURCE is a folder of photographs for COLMAP"
     )
-    parser.add_argument("--image-root", type=Path, help="folder that names of images refer to")
+    parser.add_argument(
+        "--image-root", type=given_path, help="folder that names of images refer to"
+    )
     parser.add_argument(
         "--intrinsics", type=parse_intrinsics, metavar="FX,FY,CX,CY",
         help="of all images, where the layout has none (RGB-D)",
@@ -72,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "cnnet 0.3, colmap 0)",
     )
     parser.add_argument(
-        "--min-consistent", type=float, default=0.15, metavar="SHARE",
+        "--min-consistent", type=float, default=MIN_CONSISTENT, metavar="SHARE",
         help="pairs whose pose clearly explains less of their mutual low-ratio matches are left "
         "out; 0 keeps all (default: %(default)s)",
     )
@@ -90,15 +96,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    from n3match.datasets.pairs.store import read_report
-    from n3match.pipelines.pairs.make_store import build_pairs
+    from n3match.pipelines.pairs.make_store import build_pairs, tell_problems
 
     out = build_pairs(**vars(arguments))
-    report = read_report(out)
-    for title, lines in (("left out", report.left_out), ("problem", report.problems)):
-        for line in lines[:_LINES_SHOWN]:
-            print(f"n3match: {title}: {line}", file=sys.stderr)
-        if len(lines) > _LINES_SHOWN:
-            print(f"n3match: {title}: {len(lines) - _LINES_SHOWN} more, in {out}", file=sys.stderr)
+    found = tell_problems(out)
     print(out)
-    return 1 if report.problems else 0
+    return 1 if found else 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from n3match.datasets.pairs.store import stored_feature
+from n3match.datasets.pairs.store import read_report, stored_feature
 from n3match.datasets.pairs.store_writer import PairStoreWriter
 from n3match.datasets.scenes.formats import FoundScene, find_scenes
 from n3match.datasets.scenes.source import ReadOptions
@@ -21,7 +21,7 @@ from n3match.pipelines.pairs.pool import run_parts
 from n3match.pipelines.sfm.reconstruct import reconstruct
 from n3match.whole_file import check_target
 
-_LINES_SHOWN = 20  # of the problems, where there is nothing else
+_LINES_SHOWN = 20  # of the problems
 
 
 def build_pairs(
@@ -156,6 +156,19 @@ def build_pairs(
     for turn, count in sorted(turns.items()) if progress else ():
         print(f"n3match: note: photographs {turn}: {count}", file=sys.stderr)
     return writer.finish(names, problems=problems, left_out=left_out)
+
+
+def tell_problems(store: Path) -> bool:
+    """On standard error, what was left out of a store and what couldn't be used; whether there was
+    something of the latter."""
+    report = read_report(store)
+    for title, lines in (("left out", report.left_out), ("problem", report.problems)):
+        for line in lines[:_LINES_SHOWN]:
+            print(f"n3match: {title}: {line}", file=sys.stderr)
+        if len(lines) > _LINES_SHOWN:
+            more = len(lines) - _LINES_SHOWN
+            print(f"n3match: {title}: {more} more, in {store}", file=sys.stderr)
+    return bool(report.problems)
 
 
 def _photographs(

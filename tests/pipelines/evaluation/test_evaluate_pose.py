@@ -20,7 +20,6 @@ from n3match.pipelines.evaluation.choices import PROTOCOLS
 from n3match.pipelines.evaluation.evaluate_pose import main
 from n3match.pipelines.evaluation.match_filters import CLASSICAL, FilterSource
 from n3match.pipelines.evaluation.pose_evaluation import evaluate_pose
-from n3match.pipelines.evaluation.pose_outputs import make_stores
 from n3match.pipelines.evaluation.protocol import sampling_weights, with_guessed_cameras
 from n3match.pipelines.evaluation.records import Filtered, PoseResult
 from n3match.pipelines.evaluation.report import (
@@ -386,9 +385,6 @@ def test_wrong_files_are_named(tmp_path):
     store = write_store(tmp_path / "s.h5", [make_record(true=20)])
     with pytest.raises(FileNotFoundError, match=r"absent\.h5: no such pair store"):
         evaluate_pose([tmp_path / "absent.h5"], **options)
-    with pytest.raises(FileNotFoundError, match=r"absent\.h5: no such pair store, nor a folder"):
-        absent = [tmp_path / "absent.h5"]
-        make_stores(absent, tmp_path, feature="sift", max_keypoints=100, workers=1)
     text = tmp_path / "notes.txt"
     text.write_text("no store")
     with pytest.raises(ValueError, match=r"notes\.txt: not a readable HDF5 file"):
