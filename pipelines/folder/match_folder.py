@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from n3match.geometry.estimators import ESTIMATORS, choose_estimator
 from n3match.pipelines.common.processes import Processes
@@ -248,8 +249,10 @@ def _choose(
     return usable, problems, [pair for pair in pairs if usable.keys() >= set(pair)]
 
 
-def _descriptors(reader: PhotographReader, name: str, usable: dict):
-    return reader.photographs.read(name).descriptors if name in usable else None
+def _descriptors(reader: PhotographReader, name: str, usable: dict) -> np.ndarray:
+    if name not in usable:
+        return np.zeros((0, 128), np.float32)
+    return reader.photographs.read(name).descriptors
 
 
 def _reach(progress: Progress, count: int) -> None:

@@ -40,7 +40,7 @@ class PairChoice:
 
         Args:
             names: of the photographs, sorted.
-            descriptors: (N, 128) of a photograph.
+            descriptors: (N, 128) of a photograph; one without any is like no other.
 
         Raises:
             FileNotFoundError, ValueError: the list can't be read, or names what is not there.
@@ -61,12 +61,14 @@ class PairChoice:
                 for j in range(i + 1, min(i + 1 + self.sequential, len(names)))
             }
         if self.similar is not None:
-            likeness = global_descriptors([descriptors(name) for name in names])
+            found = [descriptors(name) for name in names]
+            likeness = global_descriptors(found)
             likeness = likeness @ likeness.T
             np.fill_diagonal(likeness, -np.inf)
-            nearest = np.argsort(-likeness, axis=1, kind="stable")
-            for i, row in enumerate(nearest[:, : min(self.similar, len(names) - 1)].tolist()):
-                chosen |= {(i, j) for j in row}
+            likeness[:, [not len(of_one) for of_one in found]] = -np.inf
+            nearest = np.argsort(-likeness, axis=1, kind="stable")[:, : self.similar]
+            for i, row in enumerate(nearest.tolist()):
+                chosen |= {(i, j) for j in row if np.isfinite(likeness[i, j])}
         pairs = {(min(pair), max(pair)) for pair in chosen if pair[0] != pair[1]}
         return [(names[i], names[j]) for i, j in sorted(pairs)]
 

@@ -57,6 +57,11 @@ def main(arguments: argparse.Namespace) -> int:
 
     check_at_least(1, arguments, "threads")
     check_folder(arguments.out)
+    if arguments.out.resolve().is_relative_to(arguments.folder.resolve()):
+        raise ValueError(
+            f"OUT: {arguments.out} lies in {arguments.folder}, wanted it outside: its picture "
+            "would be one of the photographs"
+        )
     arguments.out.mkdir(parents=True, exist_ok=True)
     run = folder_run(arguments, arguments.out / "database.db", geometries=True)
     with joined_processes(arguments.device) as processes:

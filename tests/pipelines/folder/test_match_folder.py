@@ -247,6 +247,8 @@ def test_an_unreadable_photograph_is_left_out_and_named(folder, tmp_path, capsys
     assert "n3match: note.jpg: left out: " in done.err
     assert "photos     2," in done.out
     assert len(read_rows(tmp_path / "d.db")["matches"]) == 1
+    assert run(photos, tmp_path / "d.db", "--similar", "1") == 1
+    assert len(read_rows(tmp_path / "d.db")["matches"]) == 1
 
 
 def pairs(choice: PairChoice, names, descriptors=None) -> list[tuple[str, str]]:

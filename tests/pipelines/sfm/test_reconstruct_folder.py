@@ -88,6 +88,8 @@ def test_wrong_use_is_told(folder, tmp_path, capsys, monkeypatch):
     (tmp_path / "empty").mkdir()
     assert run(tmp_path / "empty", tmp_path / "out") == 2
     assert "found 0 photographs, wanted 3 or more" in capsys.readouterr().err
+    assert run(folder, folder / "out") == 2
+    assert "lies in" in capsys.readouterr().err and not (folder / "out").exists()
     monkeypatch.setitem(sys.modules, "pycolmap", None)
     assert run(folder, tmp_path / "out") == 2
     assert 'pip install "n3match[colmap]"' in capsys.readouterr().err
