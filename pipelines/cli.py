@@ -21,7 +21,14 @@ COMMANDS = {
         "a bundled pair of photographs from SIFT to a relative pose, with a picture",
     ),
     "pose": ("two_view.pose", "relative pose of two photographs"),
-    "match": ("two_view.match", "filtered matches of two photographs, to HDF5 or CSV"),
+    "match": (
+        "two_view.match",
+        "filtered matches of two photographs, or of a folder for COLMAP or hloc",
+    ),
+    "reconstruct": (
+        "sfm.reconstruct_folder",
+        "a folder of photographs to camera poses and 3-D points, with COLMAP's mapper",
+    ),
     "denoise": ("denoising.denoise", "remove noise from an image or a folder of images"),
     "evaluate-pose": (
         "evaluation.evaluate_pose",

@@ -86,12 +86,14 @@ def add_filter_argument(parser: argparse.ArgumentParser, more: str = "") -> None
     )
 
 
-def add_device_arguments(parser: argparse.ArgumentParser) -> None:
-    """--device and --half, for `devices.placed`."""
+def add_device_arguments(parser: argparse.ArgumentParser, *, half: bool = True) -> None:
+    """--device and, unless it isn't wanted, --half, for `devices.placed`."""
     parser.add_argument(
         "--device", default="cpu", metavar="cpu|cuda|…",
         help="of the networks; results are the same but for rounding (default: %(default)s)",
     )
+    if not half:
+        return
     parser.add_argument(
         "--half", action="store_true",
         help="matrix products of the networks in half precision: float16 on a GPU, for denoisers "
@@ -99,12 +101,18 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_stored_pixels_argument(parser: argparse.ArgumentParser, of: str = "") -> None:
+def add_stored_pixels_argument(parser: argparse._ActionsContainer, of: str = "") -> None:
     """--stored-pixels; `of`: more of what it is about."""
     parser.add_argument(
         "--stored-pixels", action="store_true",
         help=f"don't turn photographs by their EXIF orientation, which cv2.imread does too{of}",
     )
+
+
+def cores_of_a_process() -> int:
+    """How many cores there are for each process that `torchrun` started on this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def parse_intrinsics(text: str) -> np.ndarray:

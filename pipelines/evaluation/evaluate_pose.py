@@ -27,19 +27,20 @@ from pathlib import Path
 from n3match import weights
 from n3match.pipelines.common.arguments import (
     add_device_arguments,
-    add_stored_pixels_argument,
     check_at_least,
     check_folder,
     given_path,
     output_folder,
 )
 from n3match.pipelines.evaluation.choices import DESCRIPTIONS, PROTOCOLS, SAMPLINGS
+from n3match.pipelines.pairs.sources import add_source_arguments, is_store
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "inputs", nargs="+", type=given_path, metavar="STORE_OR_SCENES",
-        help="pair stores (.h5), or folders of scenes (images/, sparse/)",
+        "inputs", nargs="+", type=given_path, metavar="STORE_OR_SOURCE",
+        help="pair stores (.h5), or what build-pairs takes: scenes, folders of scenes, pair lists, "
+        "dumps; their photographs are read first",
     )
     parser.add_argument(
         "--filters", nargs="+", default=None, metavar="FILTER",
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--keypoints", type=int, nargs="+", default=[2000], metavar="N",
-        help="per image, for folders of scenes; several: tables for each",
+        help="per image, of sources that aren't stores; several: tables for each",
     )
     parser.add_argument(
         "--images", type=given_path, nargs="*", default=[], metavar="SCENES",
@@ -73,6 +74,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also the tables of the third of pairs with the smallest share of right matches",
     )
     parser.add_argument(
+        "--against", metavar="FILTER",
+        help="one of the filters: also how much more pairs the others solve, pair by pair",
+    )
+    parser.add_argument(
         "--focal-guess", action="store_true",
         help="filters see coordinates of a guessed camera (focal length 1.2 × the longer side, "
         "principal point at the centre, no distortion); estimators still get the true one",
@@ -83,7 +88,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "opencv_usac and poselib",
     )
     add_device_arguments(parser)
-    add_stored_pixels_argument(parser, ", as for build-pairs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--seeds", type=int, default=1, metavar="N",
@@ -94,6 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=int, default=None,
         help="processes (default: one per core, and one where --device is no CPU)"
     )
+    add_source_arguments(parser)
 
 
 def default_filters() -> list[str]:
@@ -119,7 +124,9 @@ def main(arguments: argparse.Namespace) -> int:
 
     filters = arguments.filters or default_filters()
     estimators = list(dict.fromkeys(arguments.estimators or default_estimators(arguments.sampling)))
-    parse_filters(filters)  # before minutes are spent on a store
+    labels = [source.label for source in parse_filters(filters)]  # before minutes are spent
+    if arguments.against not in (None, *labels):
+        raise ValueError(f"--against: found {arguments.against}, wanted one of {labels}")
     check_estimators(estimators, arguments.sampling)
     check_folder(arguments.out)
     budgets = list(dict.fromkeys(arguments.keypoints))
@@ -153,9 +160,9 @@ def _check_budgets(budgets: Sequence[int], inputs: Sequence[Path]) -> None:
     for budget in budgets:
         if budget < 1:
             raise ValueError(f"--keypoints must be at least 1, got {budget}")
-    files = [path for path in inputs if not path.is_dir()]
-    if len(budgets) > 1 and files:
+    stores = [path for path in inputs if is_store(path)]
+    if len(budgets) > 1 and stores:
         raise ValueError(
-            f"--keypoints: several numbers need folders of scenes, {files[0]} is none: its "
+            f"--keypoints: several numbers need sources of photographs, {stores[0]} is none: its "
             "keypoints were chosen when it was made"
         )

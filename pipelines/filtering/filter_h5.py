@@ -5,8 +5,9 @@ with −1 in matches0 where the filter rejects, and in matching_scores0 its prob
 that is kept, above 0.5. hloc's `reconstruction.main` reads it in the place of MATCHES.
 
 Cameras are from --colmap, --intrinsics, EXIF (--images), whichever first knows an image, else
-assumed from the image size; what was taken is said. Side information of matches: where FEATURES
-holds SIFT's descriptors, ratio and mutual flags are computed from them; otherwise none is given.
+assumed from the image size; what was taken is said. Side information of matches (ratio, mutual flag
+and whatever else the filter asks for): from SIFT's descriptors where FEATURES holds them; otherwise
+none is given.
 
 Stopped at any moment, even by SIGKILL, it goes on when started again (OUT.part holds what is done).
 """
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--no-descriptors", dest="descriptors", action="store_false",
-        help="don't compute ratio and mutual flags"
+        help="don't compute side information"
     )
     add_filter_argument(parser)
     add_device_arguments(parser)

@@ -19,7 +19,12 @@ from n3match.pipelines.common.fingerprints import file_state, hash_of_weights
 from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.common.progress_log import ProgressLog, part_path, remove_leftovers
 from n3match.pipelines.filtering.image_cameras import ImageCameras, calibrated_keypoints
-from n3match.pipelines.filtering.pair_logits import ImageFeatures, filter_stream, pair_matches
+from n3match.pipelines.filtering.pair_logits import (
+    ImageFeatures,
+    filter_stream,
+    one_to_one,
+    pair_matches,
+)
 from n3match.plugins.hloc import (
     HlocPair,
     find_pair,
@@ -76,6 +81,7 @@ def filter_files(
             wanted = list_pairs(groups, image_names(found))
         if not wanted:
             raise ValueError(f"{matches}: holds no pairs (groups with matches0)")
+        wanted, left_out = _usable(wanted, cameras)
         reader = PairReader(found, groups, cameras, net, descriptors)
         with ProgressLog(part_path(out), depends_on) as log:
             if log.discarded:
@@ -84,6 +90,8 @@ def filter_files(
             remove_leftovers(out)
             with whole_file(out) as temporary, h5py.File(temporary, "w") as file:
                 counts = [_write(groups, file, pair, log) for pair in wanted]
+                for pair in left_out:
+                    groups.copy(groups[pair.group], file, pair.group)
             log.remove()
     before = len(wanted) - done
     print(f"pairs      {len(wanted)}" + (f", {before} of them done before" if before else ""))
@@ -139,7 +147,7 @@ class PairReader:
     def describe_side_info(self) -> str:
         """How many pairs had side information."""
         parts = {
-            "with ratio and mutual flags from SIFT descriptors": self._with_side_info,
+            "with side information from SIFT descriptors": self._with_side_info,
             "without": self._without,
         }
         return ", ".join(f"{n} pairs {what}" for what, n in parts.items() if n) or "none"
@@ -151,7 +159,7 @@ class PairReader:
         descriptors = found.descriptors
         if descriptors is not None and not is_gradient_histogram(descriptors):
             descriptors = None
-        return ImageFeatures(x, camera.K, found.sizes_angles, descriptors)
+        return ImageFeatures(found.keypoints, x, camera, found.sizes_angles, descriptors)
 
 
 def read_pairs_list(path: Path) -> list[tuple[str, str]]:
@@ -172,6 +180,25 @@ def read_pairs_list(path: Path) -> list[tuple[str, str]]:
     return pairs
 
 
+def _usable(
+    pairs: list[HlocPair], cameras: ImageCameras
+) -> tuple[list[HlocPair], list[HlocPair]]:
+    """Pairs to filter, and those of unsupported cameras, which are told."""
+    left_out = [p for p in pairs if {p.name0, p.name1} & cameras.unsupported.keys()]
+    if left_out:
+        names = {name for p in left_out for name in (p.name0, p.name1)} & cameras.unsupported.keys()
+        why = cameras.unsupported[min(names)]
+        if len(left_out) == len(pairs):
+            raise ValueError(f"no pair that can be filtered: {min(names)}: {why}")
+        print(
+            f"left out   {len(left_out)} of {len(pairs)} pairs, left as they are: of "
+            f"{', '.join(sorted(names))}"
+        )
+        print(f"           {why}")
+    unusable = {p.group for p in left_out}
+    return [p for p in pairs if p.group not in unusable], left_out
+
+
 def _logits(net, reader: PairReader, pairs: list[HlocPair], log: ProgressLog) -> tuple[int, float]:
     """Logits of all pairs into the log; how many weren't there before, and the seconds."""
     began = time.perf_counter()
@@ -188,7 +215,8 @@ def _logits(net, reader: PairReader, pairs: list[HlocPair], log: ProgressLog) ->
 def _write(matches: h5py.File, out: h5py.File, pair: HlocPair, log: ProgressLog) -> tuple[int, int]:
     """Write a pair's group; the numbers of matches found and kept."""
     logits = np.frombuffer(log.read(pair.group), "<f4").astype(np.float64)
-    index0 = np.flatnonzero(matches[pair.group]["matches0"][()] >= 0)
-    kept = logits > 0
+    matches0 = matches[pair.group]["matches0"][()]
+    index0 = np.flatnonzero(matches0 >= 0)
+    kept = one_to_one(index0, matches0[index0], logits)
     write_matches(matches, out, pair.group, index0[kept], probability(logits[kept]))
     return len(kept), int(kept.sum())

@@ -23,7 +23,7 @@ from n3match.geometry import (
     essential_from_pose,
     symmetric_epipolar_distance,
 )
-from n3match.matching import extract_sift, putative_matches
+from n3match.matching import extract_features, extract_sift, putative_matches
 from n3match.pipelines.pairs.plan import DumpPart, PhotoPart
 from n3match.whole_file import write_whole
 
@@ -36,7 +36,7 @@ _SURE = 0.01  # chance of leaving out a pair that has just the share wanted
 
 @dataclass(frozen=True, eq=False)
 class ViewFeatures:
-    """Keypoints of a view: pixels, calibrated coordinates (N, 2) float64, and what SIFT says."""
+    """Keypoints of a view: pixels, calibrated coordinates (N, 2) float64, what is known of them."""
 
     keypoints: np.ndarray
     calibrated: np.ndarray
@@ -51,13 +51,15 @@ class DetectionOptions:
 
     Attributes:
         max_keypoints: per view.
-        contrast_threshold: see `extract_sift`.
+        feature: one of `n3match.matching.FEATURES`.
+        contrast_threshold: of SIFT, see `extract_sift`.
         max_size: a larger photograph is reduced so that its longer side has so many pixels.
         changed: the photograph is changed on purpose first (`datasets.pairs.changed_photographs`).
         seed: of the changes.
     """
 
     max_keypoints: int
+    feature: str = "sift"
     contrast_threshold: float = 0.01
     max_size: int | None = None
     changed: bool = False
@@ -212,13 +214,15 @@ def _detect(
         changed = change_photograph(image, rng, min(scale, 1.0))
     elif scale < 1:
         changed = shrink_photograph(image, scale)
-    options = {"contrast_threshold": detection.contrast_threshold}
-    if changed is None:
-        features = extract_sift(image, detection.max_keypoints, **options)
-        return features.keypoints.astype(np.float64), features.sizes_angles, features.descriptors
-    features = extract_sift(changed.image, detection.max_keypoints, **options)
-    keypoints = changed.points(features.keypoints.astype(np.float64))
-    return keypoints, changed.sizes_angles(features.sizes_angles), features.descriptors
+    seen, count = image if changed is None else changed.image, detection.max_keypoints
+    if detection.feature == "sift":
+        features = extract_sift(seen, count, contrast_threshold=detection.contrast_threshold)
+    else:
+        features = extract_features(seen, detection.feature, count)
+    keypoints, sizes_angles = features.keypoints.astype(np.float64), features.sizes_angles
+    if changed is not None:
+        keypoints, sizes_angles = changed.points(keypoints), changed.sizes_angles(sizes_angles)
+    return keypoints, sizes_angles, features.descriptors
 
 
 def make_record(
@@ -227,7 +231,8 @@ def make_record(
     """Putative matches of a pair with their labels from its true epipolar geometry."""
     view0, view1 = part.views[pair.view0], part.views[pair.view1]
     matches = putative_matches(
-        features0.keypoints, features0.descriptors, features1.keypoints, features1.descriptors
+        features0.keypoints, features0.descriptors, features1.keypoints, features1.descriptors,
+        binary=features0.descriptors.dtype == np.uint8,
     )
     x0 = features0.calibrated[matches.index0]
     x1 = features1.calibrated[matches.index1]

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import threading
 from collections import Counter, deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
-
-import cv2
-import torch
 
 from n3match.datasets.scenes.source import View
 from n3match.pipelines.common.progress import Progress
+from n3match.pipelines.common.workers import worker_died, worker_pool
 from n3match.pipelines.pairs.jobs import PairJobs
 from n3match.pipelines.pairs.plan import DumpPart, PhotoPart
 
@@ -38,20 +33,12 @@ def run_parts(
     todo = [[part for part in parts if not jobs.writer.has_part(part.name)] for parts in scenes]
     todo = [parts for parts in todo if parts]
     total, left = (sum(len(p) for parts in group for p in parts) for group in (scenes, todo))
-    # Spawned, not forked: a forked child of a process with torch threads may hang.
-    pool = (
-        _Here()
-        if processes == 1
-        else ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start)
-    )
+    pool = _Here() if processes == 1 else worker_pool(processes)
     try:
         with Progress(total, "pair", done=total - left, shown=progress) as bar:
             return _run(jobs, todo, pool, 1 if processes == 1 else 2, bar)
     except BrokenProcessPool as error:
-        raise OSError(
-            "a worker process died (out of memory?); what is done is kept: start again, "
-            "perhaps with fewer processes"
-        ) from error
+        raise worker_died(error) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -100,16 +87,3 @@ class _Here:
 
     def shutdown(self, *, cancel_futures: bool) -> None:
         pass
-
-
-def _start() -> None:
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    # A parent that is killed tells nobody; its workers would wait for work for ever.
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent) -> None:
-    parent.join()
-    os._exit(1)

@@ -17,7 +17,6 @@ from n3match.matching import (
     PutativeMatches,
     extract_sift,
     putative_matches,
-    side_info_columns,
 )
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.stopwatch import Stopwatch
@@ -91,10 +90,9 @@ class MatchedPair:
             putative.points1,
             photo0.K,
             photo1.K,
-            side_info=side_info_columns(
-                net.side_info, putative.ratio, putative.mutual, back_ratio=putative.back_ratio,
-                distance=putative.distance, apart=putative.apart,
-                focal1=(photo1.K[0, 0] + photo1.K[1, 1]) / 2,
+            side_info=putative.side_info(
+                net.side_info, (photo1.K[0, 0] + photo1.K[1, 1]) / 2,
+                binary=net.config.binary_descriptors,
             ),
             sizes_angles0=self.features[0].sizes_angles[putative.index0],
             sizes_angles1=self.features[1].sizes_angles[putative.index1],
