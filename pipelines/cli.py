@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from n3match.pipelines.common.progress import quietly
+
 # Subcommand -> (module of this package with add_arguments and main, help). The module of the
 # chosen one alone is imported: torch takes seconds to load.
 COMMANDS = {
@@ -18,7 +20,14 @@ COMMANDS = {
         "a bundled pair of photographs from SIFT to a relative pose, with a picture",
     ),
     "pose": ("two_view.pose", "relative pose of two photographs"),
-    "match": ("two_view.match", "filtered matches of two photographs, to HDF5 or CSV"),
+    "match": (
+        "two_view.match",
+        "filtered matches of two photographs, or of a folder for COLMAP or hloc",
+    ),
+    "reconstruct": (
+        "sfm.reconstruct_folder",
+        "a folder of photographs to camera poses and 3-D points, with COLMAP's mapper",
+    ),
     "denoise": ("denoising.denoise", "remove noise from an image or a folder of images"),
     "evaluate-pose": (
         "evaluation.evaluate_pose",
@@ -80,10 +89,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse's way to say --help or an error
         return stop.code or 0
     module = import_module(f"n3match.pipelines.{COMMANDS[arguments.command][0]}")
-    traceback = arguments.traceback
-    del arguments.command, arguments.traceback
+    traceback, quiet = arguments.traceback, arguments.quiet
+    del arguments.command, arguments.traceback, arguments.quiet
     try:
-        status = module.main(arguments)
+        with quietly(quiet):
+            status = module.main(arguments)
         sys.stdout.flush()  # here, where a closed pipe is expected
         return status
     except KeyboardInterrupt:
@@ -137,6 +147,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
             module = import_module(f"n3match.pipelines.{module_name}")
             subparser.description = module.__doc__
             module.add_arguments(subparser)
+            subparser.add_argument(
+                "--quiet", action="store_true",
+                help="don't tell on standard error how far the work is: no bar on a terminal, and "
+                "elsewhere no line now and then",
+            )
     return parser.parse_args(argv)
 
 

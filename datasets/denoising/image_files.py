@@ -1,19 +1,14 @@
-"""Images of any depth, read and written as they are: 8 or 16 bit or float, grey, colour, alpha.
-
-Pixels are those stored in the file (an EXIF orientation is not applied).
-"""
+"""Images of any depth, read and written as they are: 8 or 16 bit or float, grey, colour, alpha."""
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from n3match.datasets.images import decoded, read_bytes
+from n3match.datasets.images import ImageFile
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm")
 _EIGHT_BIT = (".jpg", ".jpeg", ".bmp", ".webp")
@@ -21,39 +16,27 @@ _NO_ALPHA = (".jpg", ".jpeg", ".ppm", ".pgm")
 _JPEG_QUALITY = 95
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path | ImageFile, *, stored: bool = False) -> np.ndarray:
     """(H, W) grey, (H, W, 3) red, green, blue, or (H, W, 4) with alpha; uint8, uint16 or float32.
 
     Palettes become colours.
 
     Args:
-        path: of the file, in any format that OpenCV reads.
+        path: of the file, in any format that OpenCV reads, or HEIC; or the file itself.
+        stored: pixels are not turned by an EXIF orientation.
 
     Raises:
         FileNotFoundError: no such file. ValueError: not an image, CMYK, or of another depth.
     """
-    data = read_bytes(path)
-    if _mode(data) == "CMYK":
-        raise ValueError(f"{path}: is a CMYK image, wanted grey or RGB: convert it first")
-    image = decoded(path, data, cv2.IMREAD_UNCHANGED)
+    file = path if isinstance(path, ImageFile) else ImageFile(path)
+    if file.mode == "CMYK":
+        raise ValueError(f"{file.path}: is a CMYK image, wanted grey or RGB: convert it first")
+    image = file.unchanged(stored=stored)
     if image.dtype not in (np.uint8, np.uint16, np.float32):
-        raise ValueError(f"{path}: pixels of {image.dtype}, wanted 8 or 16 bit or float32")
-    if image.ndim == 2:
-        return image
-    if image.shape[2] == 3:
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    if image.shape[2] == 4:
-        return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
-    raise ValueError(f"{path}: {image.shape[2]} channels, wanted 1, 3 or 4")
-
-
-def _mode(data: bytes) -> str:
-    """Pillow's word for the kind of image; "" where it knows none."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.mode
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return ""
+        raise ValueError(f"{file.path}: pixels of {image.dtype}, wanted 8 or 16 bit or float32")
+    if image.ndim == 3 and image.shape[2] not in (3, 4):
+        raise ValueError(f"{file.path}: {image.shape[2]} channels, wanted 1, 3 or 4")
+    return image
 
 
 def encoded(image: np.ndarray, path: str | Path) -> bytes:

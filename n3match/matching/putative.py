@@ -30,6 +30,7 @@ class PutativeMatches:
         apart: (N,) float32, distance from the nearest to the second nearest neighbour *in the
             image*: in pixels as the keypoints given; inf where there is no second. None where it
             isn't known.
+        binary: whether distances are Hamming's, of binary descriptors.
     """
 
     points0: np.ndarray
@@ -41,28 +42,40 @@ class PutativeMatches:
     distance: np.ndarray
     back_ratio: np.ndarray | None = None
     apart: np.ndarray | None = None
+    binary: bool = False
 
     def __len__(self) -> int:
         return len(self.points0)
 
-    def side_info(self, names: Sequence[str], focal1: float | None) -> np.ndarray | None:
+    def side_info(
+        self, names: Sequence[str], focal1: float | None, *, binary: bool = False
+    ) -> np.ndarray | None:
         """(N, S) what a filter wants to know of each match; None where it asks for nothing.
 
         Args:
             names: the filter's `side_info`.
             focal1: focal length of image 1 in pixels; None where it isn't known: then neither is
                 the column `apart`.
+            binary: whether the filter learnt from binary descriptors. Ratios of Hamming distances
+                are spread otherwise than those of others: what the filter would misread isn't told.
 
         Raises:
             ValueError: a name that is no column.
         """
+        apart = None if focal1 is None else self.apart
+        if binary != self.binary:
+            unknown = np.full(len(self), NEUTRAL["ratio"])
+            return side_info_columns(
+                names, unknown, self.mutual, apart=apart, focal1=focal1 or 1.0
+            )
         return side_info_columns(
             names, self.ratio, self.mutual, back_ratio=self.back_ratio, distance=self.distance,
-            apart=None if focal1 is None else self.apart, focal1=focal1 or 1.0,
+            apart=apart, focal1=focal1 or 1.0,
         )
 
     def side_info_of(
-        self, names: Sequence[str], index0: np.ndarray, index1: np.ndarray, focal1: float | None
+        self, names: Sequence[str], index0: np.ndarray, index1: np.ndarray, focal1: float | None,
+        *, binary: bool = False,
     ) -> np.ndarray | None:
         """The same of M matches made elsewhere, of keypoints that were all matched here.
 
@@ -70,10 +83,10 @@ class PutativeMatches:
         that of one of which nothing is known.
 
         Args:
-            names, focal1: as of `side_info`.
+            names, focal1, binary: as of `side_info`.
             index0, index1: (M,) keypoints of image 0 and image 1.
         """
-        columns = self.side_info(names, focal1)
+        columns = self.side_info(names, focal1, binary=binary)
         if columns is None:
             return None
         unknown = [NEUTRAL[name] for name in names]
@@ -128,6 +141,7 @@ def putative_matches(
     keypoints1: np.ndarray,
     desc1: Descriptors,
     *,
+    binary: bool = False,
     device: str | torch.device | None = None,
 ) -> PutativeMatches:
     """Match each keypoint of image 0 to its nearest in image 1, without any ratio test.
@@ -135,6 +149,7 @@ def putative_matches(
     Args:
         keypoints0, keypoints1: (N0, 2) and (N1, 2) positions in pixels.
         desc0, desc1: (N0, D) and (N1, D) descriptors, or None for none at all.
+        binary: descriptors are bits, eight in each uint8, see `nearest_neighbors`.
         device: where the distances are computed; None for that of the descriptors.
 
     Returns:
@@ -143,7 +158,7 @@ def putative_matches(
     Raises:
         ValueError: a shape that does not fit, or non-finite numbers.
     """
-    found = nearest_neighbors(desc0, desc1, device=device)
+    found = nearest_neighbors(desc0, desc1, binary=binary, device=device)
     keypoints0 = _checked_keypoints("keypoints0", keypoints0, len(found.index))
     keypoints1 = _checked_keypoints("keypoints1", keypoints1, 0 if desc1 is None else len(desc1))
     index0 = np.arange(len(keypoints0) if len(keypoints1) else 0)
@@ -159,6 +174,7 @@ def putative_matches(
         distance=found.distance.cpu().numpy()[index0],
         back_ratio=found.back_ratio.cpu().numpy()[index0],
         apart=distance_apart(keypoints1, index1, second),
+        binary=binary,
     )
 
 

@@ -123,8 +123,8 @@ class MatchFilter(nn.Module):
 
         Args:
             points0, points1: (B, N, 2) calibrated coordinates (K⁻¹ applied) of each match.
-            side_info: (B, N, S) side information, columns named by `side_info` of the filter;
-                None where it isn't known: its columns are then neutral.
+            side_info: (B, N, S) side information, columns named by `side_info` of the filter, or
+                the first of them; None or a column less: it isn't known, and neutral.
             mask: (B, N) bool, True for real matches, False for padding.
             keypoint_change: (B, N, 3) how the keypoints turn and change their size, see
                 `n3match.matching.keypoint_change`; None where it isn't known. Only for networks
@@ -268,10 +268,12 @@ class MatchFilter(nn.Module):
         _check(config, points0, points1, side_info, mask, keypoint_change)
         columns = [points0, points1]
         if config.side_info:
-            if side_info is None:
-                neutral = points0.new_tensor(config.neutral_side_info)
-                side_info = neutral.expand(*points0.shape[:2], -1)
-            columns.append(side_info)
+            known = 0
+            if side_info is not None:
+                columns.append(side_info)
+                known = side_info.shape[-1]
+            neutral = points0.new_tensor(config.neutral_side_info[known:])
+            columns.append(neutral.expand(*points0.shape[:2], -1))
         if config.keypoint_change:
             if keypoint_change is None:
                 keypoint_change = points0.new_zeros(*points0.shape[:2], CHANGE_COLUMNS)
@@ -316,12 +318,17 @@ def _check(
     counts = {"side_info": len(config.side_info), "keypoint_change": CHANGE_COLUMNS}
     for name, found in known.items():
         wanted = (b, n, counts[name])
-        if found is not None and tuple(found.shape) != wanted:
-            columns = f" with columns {config.side_info}" if name == "side_info" else ""
-            raise ValueError(
-                f"{name} must have shape (B, N, {counts[name]}) = {wanted}{columns}, "
-                f"got {tuple(found.shape)}"
-            )
+        if found is None or tuple(found.shape) == wanted:
+            continue
+        columns = ""
+        if name == "side_info":
+            columns = f" with columns {config.side_info} or the first of them"
+            if found.ndim == 3 and found.shape[:2] == (b, n) and found.shape[2] < counts[name]:
+                continue
+        raise ValueError(
+            f"{name} must have shape (B, N, {counts[name]}) = {wanted}{columns}, "
+            f"got {tuple(found.shape)}"
+        )
     if mask is not None and (mask.dtype != torch.bool or tuple(mask.shape) != (b, n)):
         raise ValueError(
             f"mask must be bool of shape (B, N) = {(b, n)}, got {mask.dtype} {tuple(mask.shape)}"

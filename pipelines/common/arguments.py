@@ -50,6 +50,14 @@ def cores_of_a_process() -> int:
     return max(1, (cores or 1) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
+def add_stored_pixels_argument(parser: argparse.ArgumentParser, of: str = "") -> None:
+    """--stored-pixels; `of`: more of what it is about."""
+    parser.add_argument(
+        "--stored-pixels", action="store_true",
+        help=f"don't turn photographs by their EXIF orientation, which cv2.imread does too{of}",
+    )
+
+
 def parse_intrinsics(text: str) -> np.ndarray:
     """"fx,fy,cx,cy" in pixels to a (3, 3) camera matrix."""
     numbers = _numbers(text, 4)

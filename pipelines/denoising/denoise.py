@@ -33,7 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--picture", type=Path, metavar="PNG",
         help="draw before and after beside each other; for a folder: a folder of such pictures",
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -41,7 +40,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     done, count = denoise_files(
         arguments.source, arguments.target, arguments.picture, arguments.weights, arguments.sigma,
-        arguments.memory, quiet=arguments.quiet,
+        arguments.memory,
     )
     print(f"{done} of {count} denoised: {arguments.target}")
     return 2 if done < count else 0

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from n3match.datasets.denoising.image_files import check_suffix, encoded, images_in, read_image
 from n3match.denoising import Denoiser, denoise
 from n3match.denoising.denoise import as_denoiser
+from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.plots.before_after import plot_before_after
 from n3match.whole_file import check_target, write_whole
 
@@ -84,10 +83,8 @@ def denoise_files(
     weights: str,
     sigma: float | None,
     memory_limit: int,
-    *,
-    quiet: bool,
 ) -> tuple[int, int]:
-    """An image or all of a folder, with a bar; each that fails is told by a line on standard error.
+    """An image or all of a folder; each that fails is told by a line on standard error.
 
     Returns:
         How many were done, of how many.
@@ -101,18 +98,13 @@ def denoise_files(
     net = as_denoiser(weights)
     jobs = jobs_of(source, target, picture)
     failed = 0
-    bar = tqdm(
-        total=len(jobs), unit="image", disable=quiet or not sys.stderr.isatty(),
-        bar_format="{l_bar}{bar}| {n:.2f}/{total} [{elapsed}<{remaining}]",
-    )
-    with bar:
+    with Progress(len(jobs), "image") as bar:
         for number, job in enumerate(jobs):
 
             def progress(share: float, number: int = number) -> None:
-                bar.n = number + share
-                bar.refresh()
+                bar.reach(number + share)
 
-            bar.set_description(job.source.name)
+            bar.describe(job.source.name)
             try:
                 denoise_file(job, net, sigma, memory_limit, progress)
             except (ValueError, OSError, MemoryError) as error:
@@ -120,6 +112,6 @@ def denoise_files(
                     raise
                 failed += 1
                 message = " ".join(str(error).split()) or type(error).__name__
-                bar.write(f"n3match: error: {message}", file=sys.stderr)
+                bar.say(f"n3match: error: {message}")
             progress(1.0)
     return len(jobs) - failed, len(jobs)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +16,9 @@ import numpy as np
 import torch
 from scipy.io import loadmat, savemat
 from scipy.io.matlab import MatReadError
-from tqdm import tqdm
 
 from n3match.datasets.denoising.dnd import DndImage, mosaic_places, read_image, read_info
+from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.denoising.methods import Method, MethodSource, RawMethod
 from n3match.whole_file import write_whole
 
@@ -145,11 +144,12 @@ def denoise_dataset(
         raise ValueError(f"{folder / 'info.mat'}: has no sigma_srgb, which --srgb wants")
     submission = Submission(out, raw=not srgb, made_by={"weights": method.fingerprint()})
     failed = 0
-    for image in tqdm(images, unit="image", disable=not sys.stderr.isatty()):
-        try:
-            denoise_image(folder, image, submission, run)
-        except (ValueError, OSError) as error:
-            failed += 1
-            message = " ".join(str(error).split())
-            tqdm.write(f"n3match: error: {message}", file=sys.stderr)
+    with Progress(len(images), "image") as progress:
+        for image in images:
+            try:
+                denoise_image(folder, image, submission, run)
+            except (ValueError, OSError) as error:
+                failed += 1
+                progress.say(f"n3match: error: {' '.join(str(error).split())}")
+            progress.update()
     return len(images) - failed, len(images)

@@ -17,7 +17,6 @@ Exit status: 0; 2 after an error, told by one line on standard error.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from n3match.datasets.denoising.noise import NOISES
@@ -66,8 +65,7 @@ def main(arguments: argparse.Namespace) -> int:
     on_cpu = torch.device(arguments.device).type == "cpu"
     results = denoise_evaluation.evaluate(
         arguments.folders, noises, methods, channels=channels,
-        memory_limit=arguments.memory, quiet=not sys.stderr.isatty(),
-        on_cpu=on_cpu,
+        memory_limit=arguments.memory, on_cpu=on_cpu,
     )
     text = denoise_evaluation.report(results)
     if arguments.out is not None:

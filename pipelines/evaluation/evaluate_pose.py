@@ -68,6 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also the tables of the third of pairs with the smallest share of right matches",
     )
     parser.add_argument(
+        "--against", metavar="FILTER",
+        help="one of the filters: also how much more pairs the others solve, pair by pair",
+    )
+    parser.add_argument(
         "--focal-guess", action="store_true",
         help="filters see coordinates of a guessed camera (focal length 1.2 × the longer side, "
         "principal point at the centre, no distortion); estimators still get the true one",
@@ -111,7 +115,9 @@ def main(arguments: argparse.Namespace) -> int:
 
     filters = arguments.filters or default_filters()
     estimators = list(dict.fromkeys(arguments.estimators or default_estimators(arguments.sampling)))
-    parse_filters(filters)  # before minutes are spent on a store
+    labels = [source.label for source in parse_filters(filters)]  # before minutes are spent
+    if arguments.against not in (None, *labels):
+        raise ValueError(f"--against: found {arguments.against}, wanted one of {labels}")
     check_estimators(estimators, arguments.sampling)
     check_folder(arguments.out)
     budgets = list(dict.fromkeys(arguments.keypoints))

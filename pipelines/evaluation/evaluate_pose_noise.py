@@ -15,13 +15,13 @@ Exit status: 0; 2 after an error, told by one line on standard error.
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 
 from n3match.pipelines.common.arguments import (
     add_memory_argument,
+    add_stored_pixels_argument,
     check_at_least,
     check_folder,
 )
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="noise levels in 8-bit units (default: 15 25 50)",
     )
     add_method_arguments(parser)
+    add_stored_pixels_argument(parser, ", as for build-pairs")
     parser.add_argument(
         "--pairs", type=int, default=10, metavar="N",
         help="at most so many of each scene, easy and hard ones alike (default: %(default)s)",
@@ -62,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     import torch
 
+    from n3match.datasets.scenes.source import ReadOptions
     from n3match.pipelines.common.result_rows import ResultRows
     from n3match.pipelines.denoising.methods import MethodSource, methods_from_arguments
     from n3match.pipelines.evaluation.match_filters import FilterSource
@@ -96,7 +98,8 @@ def main(arguments: argparse.Namespace) -> int:
         raise ValueError(f"methods: none of the methods is for noise of σ {sigmas}")
     filter = FilterSource.parse(arguments.filter)
     estimation = Estimation(filter, arguments.estimator, arguments.seed)
-    parts = plan(arguments.scenes, arguments.pairs, arguments.seed)
+    reading = ReadOptions(stored=arguments.stored_pixels)
+    parts = plan(arguments.scenes, arguments.pairs, arguments.seed, reading)
     torch.set_flush_denormal(True)
     temporary = tempfile.TemporaryDirectory() if arguments.out is None else nullcontext()
     with temporary as made:
@@ -106,10 +109,7 @@ def main(arguments: argparse.Namespace) -> int:
             arguments.memory,
         )
         rows_on_file = ResultRows(folder / "results.csv", NoiseResult)
-        rows = evaluate(
-            parts, treatments, views, estimation, rows_on_file,
-            quiet=not sys.stderr.isatty(),
-        )
+        rows = evaluate(parts, treatments, views, estimation, rows_on_file)
         text = make_report(rows, estimation, views, left_out)
         if arguments.out is not None:
             write_whole(folder / "table.md", text)

@@ -40,8 +40,8 @@ def mutual_and_ratio(record: PairRecord) -> PreparedFilter:
     return lambda: Filtered(record.mutual & (record.ratio < 0.9))
 
 
-def gms(record: PairRecord) -> PreparedFilter:
-    """OpenCV's grid-based motion statistics (Bian et al., CVPR 2017) with its default settings."""
+def gms(record: PairRecord, **options: bool) -> PreparedFilter:
+    """OpenCV's grid-based motion statistics (Bian et al., CVPR 2017); options: withRotation, …"""
     keypoints0 = _opencv_keypoints(record.points0, record.sizes_angles0)
     keypoints1 = _opencv_keypoints(record.points1, record.sizes_angles1)
     matches = [cv2.DMatch(i, i, float(d)) for i, d in enumerate(record.descriptor_distance)]
@@ -50,7 +50,7 @@ def gms(record: PairRecord) -> PreparedFilter:
         kept = np.zeros(len(matches), dtype=bool)
         if matches:
             found = cv2.xfeatures2d.matchGMS(
-                record.size0, record.size1, keypoints0, keypoints1, matches
+                record.size0, record.size1, keypoints0, keypoints1, matches, **options
             )
             kept[[match.queryIdx for match in found]] = True
         return Filtered(kept)
@@ -107,6 +107,7 @@ CLASSICAL: dict[str, PairFilter] = {
     "mutual": mutual_nearest,
     "mutual-ratio": mutual_and_ratio,
     "gms": gms,
+    "gms-rotation-scale": functools.partial(gms, withRotation=True, withScale=True),
     "adalam": adalam,
 }
 

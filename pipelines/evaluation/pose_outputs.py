@@ -11,8 +11,8 @@ import numpy as np
 
 from n3match.datasets.images import read_image_gray
 from n3match.datasets.pairs.dataset import PairDataset
-from n3match.datasets.pairs.store import open_store
-from n3match.matching import extract_sift, putative_matches
+from n3match.datasets.pairs.store import open_store, read_feature
+from n3match.matching import extract_features, putative_matches
 from n3match.pipelines.common.arguments import cores_of_a_process
 from n3match.pipelines.common.processes import Processes
 from n3match.pipelines.common.stopwatch import Stopwatch
@@ -98,7 +98,7 @@ def evaluate_budget(
     return make_report(
         results, labels, estimators, hardest=arguments.hardest, seed=arguments.seed,
         seeds=arguments.seeds, features=features, focal_guess=arguments.focal_guess,
-        sampling=arguments.sampling,
+        sampling=arguments.sampling, against=arguments.against,
     )
 
 
@@ -112,7 +112,7 @@ def _folder_of_seed(arguments: argparse.Namespace, seed: int) -> Path | None:
 def measure_features(
     stores: Sequence[Path], images: Sequence[Path], cache: Path | None
 ) -> dict[str, float] | None:
-    """Median seconds of "sift" (both photographs) and "matching" for a pair, one thread.
+    """Median seconds of "features" (both photographs) and "matching" for a pair, one thread.
 
     Measured on a few pairs, evenly spread; the stores hold what came of it, not how long it took.
 
@@ -134,25 +134,26 @@ def measure_features(
         with open_store(store) as file:
             settings = json.loads(file.attrs.get("settings", "{}"))
             count = len(file["xs"])
-        if settings.get("feature") != "opencv-sift-root":
+            kind = read_feature(file)
+        if kind is None:
             return None
-        pairs += [(store, i, settings["max_keypoints"]) for i in range(count)]
+        pairs += [(store, i, kind, settings["max_keypoints"]) for i in range(count)]
     few = [pairs[i * len(pairs) // _PAIRS] for i in range(_PAIRS)] if pairs else []
     runs = []
     with one_thread():
-        for store, pair, max_keypoints in dict.fromkeys(few):
+        for store, pair, kind, max_keypoints in dict.fromkeys(few):
             record = PairDataset(store).record(pair)
             paths = [find_image(record, side, images) for side in (0, 1)]
             if None in paths:
                 return None
             watch = Stopwatch()
             photographs = [read_image_gray(path) for path in paths]
-            with watch.stage("sift"):
-                found = [extract_sift(image, max_keypoints) for image in photographs]
+            with watch.stage("features"):
+                found = [extract_features(image, kind, max_keypoints) for image in photographs]
             with watch.stage("matching"):
                 putative_matches(
                     found[0].keypoints, found[0].descriptors,
-                    found[1].keypoints, found[1].descriptors,
+                    found[1].keypoints, found[1].descriptors, binary=found[0].binary,
                 )
             runs.append(watch.seconds)
     seconds = {name: float(np.median([run[name] for run in runs])) for name in runs[0]}

@@ -1,4 +1,4 @@
-"""Make a pair store from scenes with known poses: SIFT, putative matches, labels.
+"""Make a pair store from scenes with known poses: keypoints, putative matches, labels.
 
 SOURCE is one scene or a folder of scenes, in any of these layouts:
   colmap     images/ and a model (cameras, images: .bin or .txt) in sparse/ or sparse/0/
@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from n3match.pipelines.common.arguments import parse_intrinsics
+from n3match.pipelines.common.arguments import add_stored_pixels_argument, parse_intrinsics
 from n3match.pipelines.pairs.sources import MIN_CONSISTENT
 
 
@@ -37,18 +37,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--intrinsics", type=parse_intrinsics, metavar="FX,FY,CX,CY",
         help="of all images, where the layout has none (RGB-D)",
     )
+    parser.add_argument(
+        "--feature", default="sift", metavar="KIND",
+        help="sift (default), or the binary orb, brisk, akaze",
+    )
+    add_stored_pixels_argument(
+        parser, " (pair lists and RGB-D; cameras of COLMAP and cnnet are for stored pixels, unless "
+        "only the turned ones have their size)"
+    )
     parser.add_argument("--max-keypoints", type=int, default=2000)
     parser.add_argument(
         "--contrast-threshold", type=float, default=0.01,
         help="of SIFT (default: %(default)s); higher: fewer and stronger keypoints",
     )
     parser.add_argument(
-        "--max-size", type=int, metavar="PIXELS", help="longer side that SIFT sees, at most"
+        "--max-size", type=int, metavar="PIXELS",
+        help="longer side that keypoints are sought in, at most",
     )
     parser.add_argument(
         "--changed", action="store_true",
-        help="SIFT sees photographs changed on purpose: light, contrast, blur, noise, JPEG, size, "
-        "turns, each view its own way",
+        help="keypoints are sought in photographs changed on purpose: light, contrast, blur, "
+        "noise, JPEG, size, turns, each view its own way",
     )
     parser.add_argument("--max-pairs", type=int, help="per scene; all when left out")
     parser.add_argument(

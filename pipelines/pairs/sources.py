@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from n3match.pipelines.common.arguments import parse_intrinsics
+from n3match.pipelines.common.arguments import add_stored_pixels_argument, parse_intrinsics
 
 # Of the reliable matches of a pair, the share that its pose should explain, see `build_pairs`.
 MIN_CONSISTENT = 0.15
 
 # Options of `build_pairs` that say how a source is read.
-_OPTIONS = ("format", "image_root", "intrinsics", "photographs")
+_OPTIONS = ("format", "image_root", "intrinsics", "stored_pixels", "feature", "photographs")
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +36,11 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--photographs", action="store_true",
         help="they are folders of photographs: COLMAP finds the poses (build-pairs --images)",
+    )
+    add_stored_pixels_argument(group, ", as for build-pairs")
+    group.add_argument(
+        "--feature", default="sift", metavar="KIND",
+        help="of the keypoints: sift (default), or binary ones: orb, brisk, akaze",
     )
 
 
@@ -71,7 +76,7 @@ def stores_of(
     """
     from n3match.pipelines.pairs.make_store import build_pairs, tell_problems
 
-    stores = store_paths(inputs, folder, more["max_keypoints"], dumps)
+    stores = store_paths(inputs, folder, options["feature"], more["max_keypoints"], dumps)
     for path, store in zip(map(Path, inputs), stores):
         if store != path:
             folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +86,11 @@ def stores_of(
 
 
 def store_paths(
-    inputs: Sequence[str | Path], folder: Path, max_keypoints: int, dumps: bool = False
+    inputs: Sequence[str | Path],
+    folder: Path,
+    feature: str,
+    max_keypoints: int,
+    dumps: bool = False,
 ) -> list[Path]:
     """Where `stores_of` has its stores, made or not.
 
@@ -89,6 +98,7 @@ def store_paths(
         FileNotFoundError: no such file or folder. ValueError: two sources of one name.
     """
     paths, made = [], {}
+    kind = "" if feature == "sift" else f"{feature}-"
     for path in map(Path, inputs):
         if is_store(path, dumps):
             paths.append(path)
@@ -97,7 +107,7 @@ def store_paths(
         name = place.name if path.is_dir() else place.stem
         if made.setdefault(name, place) != place:
             raise ValueError(f"{path}: of the same name as {made[name]}, wanted another one")
-        paths.append(folder / f"{name}-{max_keypoints}.h5")
+        paths.append(folder / f"{name}-{kind}{max_keypoints}.h5")
     return paths
 
 

@@ -47,9 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from n3match.datasets.scenes.formats import find_scenes
+    from n3match.pipelines.common.progress import Progress
     from n3match.pipelines.common.result_rows import write_rows
     from n3match.pipelines.sfm.runs import MUTUAL, RATIO, SfmResult, SfmScene, report, warm_up
     from n3match.whole_file import write_whole
@@ -65,7 +64,7 @@ def main(arguments: argparse.Namespace) -> int:
     found = [scene for scene in found if not arguments.only or scene.name in arguments.only]
     results: list[SfmResult] = []
     runs = len(found) * len(arguments.methods) * arguments.seeds
-    with tqdm(total=runs, unit="model", disable=None) as bar:
+    with Progress(runs, "model") as progress:
         for scene in found:
             with tempfile.TemporaryDirectory() as work:
                 prepared = SfmScene(
@@ -75,7 +74,7 @@ def main(arguments: argparse.Namespace) -> int:
                 for method in arguments.methods:
                     for seed in range(arguments.seeds):
                         results.append(prepared.run(method, seed))
-                        bar.update()
+                        progress.update()
                         if arguments.out is not None:
                             write_rows(arguments.out / "results.csv", SfmResult, results)
     table = report(results)

@@ -135,7 +135,9 @@ def with_stores(config: TrainingConfig, arguments: argparse.Namespace) -> Traini
             strict=False, processes=cores_of_a_process(),
         )
     else:
-        stores = store_paths(sources, folder, arguments.max_keypoints, dumps=True)
+        stores = store_paths(
+            sources, folder, arguments.feature, arguments.max_keypoints, dumps=True
+        )
     paths = tuple(map(str, stores))
     count = len(config.pairs)
     return replace(config, pairs=paths[:count], validation=paths[count:])

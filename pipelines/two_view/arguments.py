@@ -7,6 +7,7 @@ from pathlib import Path
 
 from n3match.pipelines.common.arguments import (
     add_filter_argument,
+    add_stored_pixels_argument,
     parse_distortion,
     parse_intrinsics,
     parse_sigma,
@@ -20,7 +21,8 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> None:
     for i in (0, 1):
         parser.add_argument(
             f"--intrinsics{i}", type=parse_intrinsics, metavar="FX,FY,CX,CY",
-            help=f"focal lengths and principal point of image {i} in the file's pixels; default: "
+            help=f"focal lengths and principal point of image {i} in pixels of the file, turned "
+            "by its EXIF orientation (unless --stored-pixels); default: "
             "the focal length in the file's EXIF data, else 1.2 × the longer side",
         )
         parser.add_argument(
@@ -35,6 +37,7 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> None:
         help="larger photographs are matched with the longer side reduced to this; all results "
         "are in the files' own pixels (default: %(default)s)",
     )
+    add_stored_pixels_argument(parser)
     add_filter_argument(parser, ', or "none"')
     parser.add_argument(
         "--denoise", nargs="?", const=DEFAULT_DENOISER, metavar="WEIGHTS",

@@ -52,6 +52,8 @@ def write_hdf5(path: str | os.PathLike, pair: MatchedPair, filter_name: str) -> 
             file[f"keypoints{i}"] = photo.to_file(features.keypoints.astype(np.float64))
             file.attrs[f"image{i}"] = photo.name
             file.attrs[f"size{i}"] = photo.size
+            file.attrs[f"orientation{i}"] = photo.orientation
+            file.attrs[f"turned{i}"] = photo.turned
             file.attrs[f"K{i}"] = photo.file_K
             file.attrs[f"intrinsics{i}"] = photo.intrinsics
             if photo.distortion is not None:

@@ -3,8 +3,9 @@
 SIFT keypoints (of photographs denoised before with --denoise), nearest neighbours, the N³ match
 filter, a robust essential matrix, R and t.
 Convention: x1 ~ R x0 + t maps points from camera 0 to camera 1 (x right, y down, z ahead); the
-length of t is unknown and given as 1. Pixels are those stored in the file (an EXIF orientation is
-not applied), the centre of the first one is (0, 0).
+length of t is unknown and given as 1. Pixels, and the cameras R and t are of, are those of the
+image that cv2.imread gives: turned by the file's EXIF orientation (--stored-pixels: as stored). The
+centre of the first one is (0, 0).
 
 Exit status: 0 for a pose; 1 where the matches give none that can be trusted (the printed status
 says why: too_few_matches, estimation_failed, degenerate, no_parallax, insufficient_support);
@@ -99,5 +100,7 @@ def _photo_as_dict(photo: Photograph) -> dict:
         "K": photo.file_K.tolist(),
         "distortion": None if photo.distortion is None else photo.distortion.tolist(),
         "intrinsics": photo.intrinsics,
+        "orientation": photo.orientation,
+        "turned": photo.turned,
         "denoised": photo.denoised or None,
     }

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from n3match.datasets.images import turn_in_words
 from n3match.denoising import Denoiser, denoise
 from n3match.denoising.denoise import as_denoiser
 from n3match.geometry import RelativePose
@@ -33,7 +34,10 @@ def match_from_arguments(arguments: argparse.Namespace, stopwatch: Stopwatch) ->
         denoiser = None if arguments.denoise is None else as_denoiser(arguments.denoise)
     with stopwatch.stage("read"):
         photos = [
-            read_photograph(path, K=K, distortion=distortion, max_size=arguments.max_size)
+            read_photograph(
+                path, K=K, distortion=distortion, max_size=arguments.max_size,
+                stored=arguments.stored_pixels,
+            )
             for path, K, distortion in (
                 (arguments.image0, arguments.intrinsics0, arguments.distortion0),
                 (arguments.image1, arguments.intrinsics1, arguments.distortion1),
@@ -78,10 +82,12 @@ def describe_photograph(photo: Photograph) -> str:
     focal = f"{K[0, 0]:.1f}"
     if not math.isclose(K[0, 0], K[1, 1], rel_tol=1e-6):
         focal += f", {K[1, 1]:.1f}"
-    line = (
-        f"{photo.name}: {photo.size[0]} × {photo.size[1]}, "
-        f"focal length {focal} px ({_ORIGIN[photo.intrinsics]})"
-    )
+    line = f"{photo.name}: {photo.size[0]} × {photo.size[1]}"
+    if photo.turned:
+        line += f" ({turn_in_words(photo.orientation)}, as its EXIF data says)"
+    elif photo.orientation != 1:
+        line += f" (as stored, not {turn_in_words(photo.orientation)} as its EXIF data says)"
+    line += f", focal length {focal} px ({_ORIGIN[photo.intrinsics]})"
     if photo.scale != (1.0, 1.0):
         height, width = photo.image.shape
         line += f", matched at {width} × {height}"

@@ -143,8 +143,9 @@ def test_ratio_and_mutual_of_a_toy():
     np.testing.assert_array_equal(near.mutual, [True, True, False])
     assert find_neighbours(query, train[:1]).ratio.tolist() == [1, 1, 1]
     bits = np.uint8([[0], [255]])
-    near = find_neighbours(bits, bits)
-    assert near.ratio.tolist() == [1, 1] and near.mutual.all()
+    near = find_neighbours(bits, bits ^ np.uint8([[1], [0]]))
+    assert near.binary and near.mutual.all()
+    np.testing.assert_allclose(near.ratio, [1 / 8, 0])
     assert near.rows[0][1].distance == 8  # Hamming
 
 

@@ -184,10 +184,13 @@ def test_a_second_neighbour_past_the_keypoints_is_told():
 
 
 def test_rows_of_binary_descriptors_are_compared_alone():
-    """Ratios of Hamming distances are spread otherwise than those that filters learnt."""
+    """Ratios of Hamming distances are spread otherwise than those that other filters learnt."""
     _, keypoints1, _ = _as_opencv(make_scene(30, 60))
     trains = [[i, (i + 1) % 90] for i in range(90)]
     told = putative_of_rows(_rows([[20, 60]] * 90, trains), keypoints1, keypoints1)
-    assert (told.ratio == 1).all() and np.isnan(told.distance).all() and told.mutual.all()
+    names = ("ratio", "mutual", "distance")
+    np.testing.assert_array_equal(told.side_info(names, None), [[1, 1, 0]] * 90)
+    known = told.side_info(names, None, binary=True)
+    np.testing.assert_allclose(known, [[1 / 3, 1, 0]] * 90)
     told = putative_of_rows(_rows([[20.5, 60]] * 90, trains), keypoints1, keypoints1)
-    assert (told.ratio < 0.4).all() and (told.distance == 20.5).all()
+    assert (told.side_info(names, None)[:, 0] < 0.4).all() and (told.distance == 20.5).all()

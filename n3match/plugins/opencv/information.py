@@ -56,8 +56,9 @@ def match_information(
         found = find_neighbours(descriptors1, descriptors2).putative(
             points_of("keypoints1", keypoints1), points_of("keypoints2", keypoints2)
         )
+        net = as_filter(filter)
         side_info = found.side_info_of(
-            as_filter(filter).side_info, index1, index2, focal2
+            net.side_info, index1, index2, focal2, binary=net.config.binary_descriptors
         )
     return {
         "side_info": side_info,
@@ -76,7 +77,7 @@ def putative_of_rows(
     Whether a keypoint of image 2 has a nearer one in image 1 is seen where that is in a row, too:
     a match counts as mutual where no row has a nearer one of its keypoint. That lets a third more
     matches pass for mutual than are, nearly all of the right ones among them. Where all distances
-    are whole numbers they are Hamming's, and only compared, see `Neighbours`.
+    are whole numbers they are taken for Hamming's.
     """
     matches = [row[0] for row in rows]
     index1, index2 = match_indices(matches, len(keypoints1), len(keypoints2))
@@ -90,16 +91,16 @@ def putative_of_rows(
         for match in row[:2]:
             nearest[match.trainIdx] = min(nearest[match.trainIdx], match.distance)
     points2 = points_of("keypoints2", keypoints2)
-    binary = bool((distance == np.rint(distance)).all())
     return PutativeMatches(
         points0=points_of("keypoints1", keypoints1)[index1],
         points1=points2[index2],
-        ratio=np.ones(len(rows)) if binary else ratio_of(distance, further),
+        ratio=ratio_of(distance, further),
         mutual=distance <= nearest[index2],
         index0=index1,
         index1=index2,
-        distance=np.full(len(rows), np.nan) if binary else distance,
+        distance=distance,
         apart=distance_apart(points2, index2, second),
+        binary=bool((distance == np.rint(distance)).all()),
     )
 
 

@@ -37,9 +37,9 @@ class N3Matcher:
 
     Args:
         normType: as in `cv2.BFMatcher`; None: Hamming for uint8 descriptors, L2 for others.
-        filter: a `MatchFilter`, a shipped name, or a path. The shipped ones are trained on SIFT;
-            of binary descriptors (ORB, AKAZE, BRISK) they are told which matches are mutual, but
-            not the ratio of distances, which is spread otherwise there.
+        filter: a `MatchFilter`, a shipped name, or a path. One that is trained on SIFT is told of
+            binary descriptors (ORB, AKAZE, BRISK) which matches are mutual, but not the ratio of
+            distances, which is spread otherwise there.
     """
 
     def __init__(
@@ -181,7 +181,10 @@ class N3Matcher:
             cameras,
             pair.distortions,
             names=names,
-            side_info=found.side_info(self._filter.side_info, mean_focal(cameras[1])),
+            side_info=found.side_info(
+                self._filter.side_info, mean_focal(cameras[1]),
+                binary=self._filter.config.binary_descriptors,
+            ),
             filter=self._filter,
         )
         kept = np.zeros(len(near.rows), dtype=bool)

@@ -96,7 +96,7 @@ def filter_matches(
         )["side_info"]
     elif side_info is None and rows is not None:
         side_info = putative_of_rows(rows, keypoints1, keypoints2).side_info(
-            net.side_info, mean_focal(cameras[1])
+            net.side_info, mean_focal(cameras[1]), binary=net.config.binary_descriptors
         )
     logits = keypoint_match_logits(
         matched1, matched2, cameras, (distortion1, distortion2),

@@ -21,9 +21,8 @@ class Neighbours:
         nearest: (N,) int64 train index of the first of each row, −1 where it is empty.
         second: (N,) int64 of the next one, −1 where there is none.
         mutual: (N,) bool, nearest in both directions.
-        distance, ratio, back_ratio: (N,) as of `PutativeMatches`; NaN, 1 and 1 for binary
-            descriptors, whose distances are spread otherwise than those of the real-valued ones
-            that filters are trained on.
+        distance, ratio, back_ratio: (N,) as of `PutativeMatches`.
+        binary: whether distances are Hamming's.
     """
 
     rows: tuple[tuple[cv2.DMatch, ...], ...]
@@ -33,6 +32,7 @@ class Neighbours:
     distance: np.ndarray
     ratio: np.ndarray
     back_ratio: np.ndarray
+    binary: bool
 
     def putative(self, points1: np.ndarray, points2: np.ndarray) -> PutativeMatches:
         """Each query descriptor with its nearest, where it has one.
@@ -52,6 +52,7 @@ class Neighbours:
             distance=self.distance[index1],
             back_ratio=self.back_ratio[index1],
             apart=distance_apart(points2, index2, self.second[index1]),
+            binary=self.binary,
         )
 
 
@@ -114,11 +115,6 @@ def _described(rows, back, k: int, binary: bool) -> Neighbours:
     mutual = np.zeros(len(rows), dtype=bool)
     mutual[known] = nearest_back[nearest[known]] == query[known]
     back_ratio = np.ones(len(rows))
-    if binary:
-        return Neighbours(
-            tuple(row[:k] for row in rows), nearest, second, mutual,
-            np.full(len(rows), np.nan), np.ones(len(rows)), back_ratio,
-        )
     # How near the nearest *other* descriptor of the query image is to the same one.
     there, is_mutual = nearest[known], mutual[known]
     other = np.where(is_mutual, other_back[there], distance_back[there])
@@ -126,7 +122,7 @@ def _described(rows, back, k: int, binary: bool) -> Neighbours:
     back_ratio[known] = np.where(is_mutual, found.clip(max=1.0), found.clip(1.0, 2.0))
     return Neighbours(
         tuple(row[:k] for row in rows), nearest, second, mutual, distance,
-        ratio_of(distance, second_distance), back_ratio,
+        ratio_of(distance, second_distance), back_ratio, binary,
     )
 
 

@@ -208,7 +208,11 @@ def test_other_options_do_not_overwrite_a_store(scenes, store):
 
 
 @pytest.mark.parametrize(
-    "options", [{"contrast_threshold": 0.13}, {"max_size": 160}, {"changed": True}]
+    "options",
+    [
+        {"contrast_threshold": 0.13}, {"max_size": 160}, {"changed": True},
+        {"feature": "orb"}, {"feature": "akaze"}, {"feature": "brisk"},
+    ],
 )
 def test_keypoints_may_be_sought_otherwise(scenes, store, tmp_path, options):
     """Other matches of the same pairs in the same pixels, many of them right all the same."""

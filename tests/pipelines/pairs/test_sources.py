@@ -17,7 +17,10 @@ from n3match.pipelines.pairs.make_store import build_pairs
 from n3match.pipelines.pairs.sources import stores_of
 from n3match.pipelines.training import train_filter
 
-NOTHING = {"format": None, "image_root": None, "intrinsics": None, "images": False}
+NOTHING = {
+    "format": None, "image_root": None, "intrinsics": None, "images": False,
+    "stored_pixels": False, "feature": "sift",
+}
 QUICK = {"max_keypoints": 60, "progress": False}
 
 
@@ -65,7 +68,7 @@ def test_a_pair_list_finds_its_photographs(tmp_path, capsys):
     root = ["--image-root", tmp_path / "photographs"]
     assert evaluate_pose.main(parse(*arguments, *root)) == 0
     report = capsys.readouterr().out
-    assert "## 60 keypoints per image" in report and "| sift | matching |" in " ".join(
+    assert "## 60 keypoints per image" in report and "| features | matching |" in " ".join(
         report.split()
     )
     (path,) = (tmp_path / "out" / "figures" / "60" / "worst").iterdir()
