@@ -104,9 +104,9 @@ def side_info_of_matches(
     index0: np.ndarray,
     index1: np.ndarray,
     keypoints0: np.ndarray,
-    desc0: Descriptors,
+    desc0: torch.Tensor | np.ndarray,
     keypoints1: np.ndarray,
-    desc1: Descriptors,
+    desc1: torch.Tensor | np.ndarray,
     focal1: float | None,
 ) -> np.ndarray | None:
     """(M, S) what a filter wants to know of matches made elsewhere, from the descriptors.
@@ -130,7 +130,7 @@ def side_info_of_matches(
         keypoints0, desc0 = keypoints0[kept], desc0[kept]
     found = putative_matches(keypoints0, desc0, keypoints1, desc1)
     columns = found.side_info_of(names, index0, index1, focal1)
-    if made_mutual and "mutual" in names:
+    if columns is not None and made_mutual and "mutual" in names:
         columns[:, names.index("mutual")] = 1.0
     return columns
 

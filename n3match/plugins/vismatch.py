@@ -54,8 +54,9 @@ class FilteredMatcher(nn.Module):
         super().__init__()
         self.matcher, self.threshold = matcher, threshold
         # One loaded by name is this module's own: .to(device) must not move the filter of others.
-        own = isinstance(filter, MatchFilter)
-        self.filter = filter if own else MatchFilter.from_pretrained(filter)
+        self.filter: MatchFilter = (
+            filter if isinstance(filter, MatchFilter) else MatchFilter.from_pretrained(filter)
+        )
         self.K0, self.K1 = K0, K1
         self.eval()
 

@@ -136,14 +136,3 @@ def test_no_matches_are_an_ordinary_answer():
     answer = FilteredMatcher(nothing)(*IMAGES)
     assert (answer["num_inliers"], answer["status"]) == (0, "too_few_matches")
     assert answer["R"] is None and answer["matched_kpts0"].shape == (0, 2)
-
-
-def test_a_real_vismatch_matcher():
-    base = pytest.importorskip("vismatch.base_matcher", reason="vismatch is not installed")
-
-    class Fixed(base.BaseMatcher):
-        def _forward(self, img0, img1):
-            return SCENE.points0, SCENE.points1, None, None, None, None, None
-
-    answer = FilteredMatcher(Fixed(), K0=K0, K1=K1)(*IMAGES)
-    assert answer["status"] == "ok" and answer["num_inliers"] > 50

@@ -124,7 +124,7 @@ def test_several_budgets_in_one_run(tmp_path, capsys):
     few, many = report.split("## ")[1:]
     assert few.startswith("40 keypoints per image\n\n2 pairs of 1 scene, 40 putative")
     assert many.startswith("60 keypoints per image\n\n2 pairs of 1 scene, 60 putative")
-    assert "| sift | matching | read pair |" in " ".join(few.split())
+    assert "| features | matching | read pair |" in " ".join(few.split())
     assert {r.store for r in read_rows(out / "results.csv", PoseResult)} == {
         "scenes-40.h5", "scenes-60.h5"
     }

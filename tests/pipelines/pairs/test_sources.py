@@ -17,7 +17,10 @@ from n3match.pipelines.pairs.make_store import build_pairs
 from n3match.pipelines.pairs.sources import stores_of
 from n3match.pipelines.training import train_filter
 
-NOTHING = {"format": None, "image_root": None, "intrinsics": None, "images": False}
+NOTHING = {
+    "format": None, "image_root": None, "intrinsics": None, "images": False,
+    "stored_pixels": False, "feature": "sift",
+}
 QUICK = {"max_keypoints": 60, "progress": False}
 
 
