@@ -9,6 +9,7 @@ import torch
 from putative_scenes import K0, K1, make_scene
 
 from n3match.geometry import undistort_points
+from n3match.matching.side_info import SIDE_INFO
 from n3match.nn import MatchFilter, MatchFilterConfig
 from n3match.two_view import PairMatches, logits_of_many
 from n3match.weights import save_weights
@@ -237,7 +238,7 @@ def test_torch_hub(tmp_path):
         "assert not net.training; print(type(net).__name__, *net.side_info)"
     )
     assert prepared.run(code, tmp_path / "output") == 0
-    assert (tmp_path / "output").read_text().split() == ["MatchFilter", "ratio", "mutual"]
+    assert (tmp_path / "output").read_text().split() == ["MatchFilter", *SIDE_INFO]
 
 
 def test_how_many_refinement_passes_may_be_chosen(tmp_path):
