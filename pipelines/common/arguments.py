@@ -86,14 +86,12 @@ def add_filter_argument(parser: argparse.ArgumentParser, more: str = "") -> None
     )
 
 
-def add_device_arguments(parser: argparse.ArgumentParser, *, half: bool = True) -> None:
-    """--device and, unless it isn't wanted, --half, for `devices.placed`."""
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """--device and --half, for `devices.placed`."""
     parser.add_argument(
         "--device", default="cpu", metavar="cpu|cuda|…",
         help="of the networks; results are the same but for rounding (default: %(default)s)",
     )
-    if not half:
-        return
     parser.add_argument(
         "--half", action="store_true",
         help="matrix products of the networks in half precision: float16 on a GPU, for denoisers "

@@ -20,7 +20,11 @@ def checked_device(name: str) -> torch.device:
     """
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        # Of a GPU nothing is made: each of a job's processes would take memory of the first one.
+        if device.type != "cuda":
+            torch.empty(0, device=device)
+        elif (device.index or 0) >= torch.cuda.device_count():
+            raise RuntimeError(f"found {torch.cuda.device_count()} GPUs")
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"--device: {name!r} can't be used: {reason}") from error

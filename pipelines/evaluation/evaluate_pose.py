@@ -122,6 +122,7 @@ def main(arguments: argparse.Namespace) -> int:
     from n3match.pipelines.evaluation.protocol import check_estimators
     from n3match.whole_file import write_whole
 
+    checked_device(arguments.device)
     filters = arguments.filters or default_filters()
     estimators = list(dict.fromkeys(arguments.estimators or default_estimators(arguments.sampling)))
     labels = [source.label for source in parse_filters(filters)]  # before minutes are spent
@@ -133,7 +134,6 @@ def main(arguments: argparse.Namespace) -> int:
     _check_budgets(budgets, arguments.inputs)
     check_at_least(1, arguments, "seeds")
     check_at_least(0, arguments, "worst")
-    checked_device(arguments.device)
     with joined_processes(arguments.device) as processes:
         if processes.size > 1 and arguments.out is None:
             raise ValueError("--out: several processes need a folder that all of them see")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from n3match.pipelines.common.arguments import check_at_least
+from n3match.pipelines.common.arguments import check_at_least, given_path
 
 # Options of a folder alone, with what they are where nothing is said.
 DEFAULTS = {
@@ -20,16 +20,16 @@ def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("of a folder")
     add = group.add_argument
     unset = {"default": argparse.SUPPRESS}
-    add("--pairs", type=Path, metavar="LIST", **unset,
+    add("--pairs", type=given_path, metavar="LIST", **unset,
         help="match the pairs of a text file, NAME0 NAME1 on a line (default: all pairs)")
     add("--sequential", type=int, metavar="N", **unset,
         help="match each photograph with the N next ones by name; of --pairs, --sequential and "
         "--similar the union counts")
     add("--similar", type=int, metavar="N", **unset,
         help="match each photograph with the N that look most alike (VLAD of SIFT)")
-    add("--colmap", type=Path, metavar="MODEL", **unset,
+    add("--colmap", type=given_path, metavar="MODEL", **unset,
         help="a folder with a COLMAP model that has the cameras of the photographs")
-    add("--intrinsics", type=Path, metavar="LIST", **unset,
+    add("--intrinsics", type=given_path, metavar="LIST", **unset,
         help="a text file of their cameras, NAME MODEL WIDTH HEIGHT PARAMETERS… on a line, as "
         "COLMAP has them (default: EXIF's focal length, else 1.2 × the longer side, a guess)")
     add("--one-camera", action="store_true", **unset,
@@ -68,7 +68,7 @@ def folder_run(arguments: argparse.Namespace, out: Path, *, geometries: bool):
         Detection(given.max_keypoints, given.max_size),
         MatchOptions(
             given.filter, given.colmap, given.intrinsics, geometries, given.estimator,
-            given.threshold, given.seed,
+            given.threshold, given.seed, given.half,
         ),
         given.one_camera, given.processes,
     )

@@ -20,7 +20,13 @@ from n3match.pipelines.common.progress_log import lock_file, part_path, remove_l
 from n3match.pipelines.common.workers import run_jobs
 from n3match.pipelines.filtering.image_cameras import ImageCameras
 from n3match.pipelines.folder.pair_choice import PairChoice
-from n3match.pipelines.folder.pair_jobs import FoundPair, MatchOptions, PairJobs, parts_of
+from n3match.pipelines.folder.pair_jobs import (
+    FoundPair,
+    MatchOptions,
+    PairJobs,
+    load_filter,
+    parts_of,
+)
 from n3match.pipelines.folder.photographs import (
     Detection,
     PhotographReader,
@@ -30,7 +36,6 @@ from n3match.pipelines.folder.photographs import (
 from n3match.plugins.colmap import ColmapCamera, NewColmapDatabase
 from n3match.plugins.colmap.database import DEGENERATE
 from n3match.plugins.hloc import add_features, add_matches
-from n3match.two_view import as_filter
 from n3match.whole_file import check_target, whole_file, write_whole
 
 DATABASE = ".db"
@@ -112,8 +117,7 @@ def match_folder(
     _check_out(run.out)
     choose_estimator(run.options.estimator, ESTIMATORS)
     device = str(processes.device)
-    if run.options.filter != "none":
-        as_filter(run.options.filter, device)
+    load_filter(run.options, device)
     with _locked(run.work, processes):
         photographs = run.photographs
         shown = processes.is_first

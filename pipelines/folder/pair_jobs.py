@@ -13,6 +13,7 @@ import numpy as np
 
 from n3match.matching import keypoint_change, putative_matches
 from n3match.nn.match_filter import MatchFilter
+from n3match.pipelines.common.devices import placed
 from n3match.pipelines.common.fingerprints import file_state, hash_of_weights, versions
 from n3match.pipelines.filtering.colmap_database import result_from_bytes, result_to_bytes
 from n3match.pipelines.filtering.image_cameras import ImageCameras
@@ -20,7 +21,7 @@ from n3match.pipelines.filtering.pair_logits import ImageFeatures, filter_stream
 from n3match.pipelines.filtering.two_view_geometry import two_view_geometry
 from n3match.pipelines.folder.photographs import PhotographReader, Photographs
 from n3match.plugins.colmap.database import PairResult, TwoViewGeometry
-from n3match.two_view import PairMatches, as_filter, probability
+from n3match.two_view import PairMatches, probability
 from n3match.whole_file import write_whole
 
 # Pairs of a part: few, so that little is lost, but no more files than this.
@@ -38,6 +39,7 @@ class MatchOptions:
     estimator: str = "auto"
     threshold: float = 1.0  # pixels of the photographs as they are matched
     seed: int = 0
+    half: bool = False  # see `devices.placed`
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,9 +111,7 @@ class PairJobs:
         return self._path(part).exists()
 
     def _net(self) -> MatchFilter | None:
-        return None if self.options.filter == "none" else as_filter(
-            self.options.filter, self.device
-        )
+        return load_filter(self.options, self.device)
 
     def _fields(self, number: int, found: _Putative, logits: np.ndarray) -> dict[str, np.ndarray]:
         kept = one_to_one(found.index0, found.index1, logits)
@@ -134,6 +134,18 @@ class PairJobs:
         text = repr((part, keys, _depends_on(self.options)))
         name = hashlib.sha256(text.encode()).hexdigest()[:32]
         return self.photographs.work / "pairs" / f"{name}.npz"
+
+
+@functools.lru_cache(maxsize=1)
+def load_filter(options: MatchOptions, device: str | None) -> MatchFilter | None:
+    """The network, kept for the next call; None where there is none.
+
+    Raises:
+        OSError, ValueError: no such weights, or no such device.
+    """
+    if options.filter == "none":
+        return None
+    return placed(MatchFilter.from_pretrained(options.filter), device or "cpu", options.half)
 
 
 def parts_of(pairs: Sequence[tuple[str, str]]) -> list[str]:

@@ -11,7 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from n3match.pipelines.common.arguments import add_stored_pixels_argument, parse_intrinsics
+from n3match.pipelines.common.arguments import (
+    add_stored_pixels_argument,
+    given_path,
+    parse_intrinsics,
+)
 
 # Of the reliable matches of a pair, the share that its pose should explain, see `build_pairs`.
 MIN_CONSISTENT = 0.15
@@ -27,7 +31,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
         "--format", metavar="LAYOUT", help="as of build-pairs (default: recognised)"
     )
     group.add_argument(
-        "--image-root", type=Path, metavar="FOLDER", help="that names of images refer to"
+        "--image-root", type=given_path, metavar="FOLDER", help="that names of images refer to"
     )
     group.add_argument(
         "--intrinsics", type=parse_intrinsics, metavar="FX,FY,CX,CY",

@@ -23,15 +23,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from n3match.pipelines.common.arguments import add_device_arguments, add_filter_argument
+from n3match.pipelines.common.arguments import (
+    add_device_arguments,
+    add_filter_argument,
+    given_path,
+    output_folder,
+)
 from n3match.pipelines.folder.arguments import add_folder_arguments, folder_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="of photographs")
-    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
+    parser.add_argument("folder", type=given_path, metavar="FOLDER", help="of photographs")
+    parser.add_argument("out", type=output_folder, metavar="OUT", help="the folder to make")
     parser.add_argument(
         "--max-keypoints", type=int, default=4000, metavar="N",
         help="SIFT keypoints per photograph (default: %(default)s)",
@@ -42,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "in the files' own pixels (default: %(default)s)",
     )
     add_filter_argument(parser, ', or "none"')
-    add_device_arguments(parser, half=False)
+    add_device_arguments(parser)
     parser.add_argument(
         "--threads", type=int, default=None, metavar="N",
         help="that the mapper may use (default: one for each core)",
@@ -51,12 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    from n3match.pipelines.common.arguments import check_at_least, check_folder
+    from n3match.pipelines.common.arguments import check_at_least
+    from n3match.pipelines.common.devices import checked_device
     from n3match.pipelines.common.processes import joined_processes
     from n3match.pipelines.sfm.folder_model import reconstruct_folder
 
+    checked_device(arguments.device)
     check_at_least(1, arguments, "threads")
-    check_folder(arguments.out)
     if arguments.out.resolve().is_relative_to(arguments.folder.resolve()):
         raise ValueError(
             f"OUT: {arguments.out} lies in {arguments.folder}, wanted it outside: its picture "

@@ -41,7 +41,7 @@ from n3match.pipelines.two_view.arguments import add_view_arguments
 # Of two photographs alone.
 _OF_TWO = (
     "intrinsics0", "intrinsics1", "distortion0", "distortion1", "denoise", "sigma", "plot", "out",
-    "json", "half",
+    "json",
 )
 
 
@@ -68,6 +68,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _match_folder(arguments: argparse.Namespace) -> int:
+    from n3match.pipelines.common.devices import checked_device
     from n3match.pipelines.common.processes import joined_processes
     from n3match.pipelines.folder.match_folder import DATABASE, match_folder, report_lines
 
@@ -77,6 +78,7 @@ def _match_folder(arguments: argparse.Namespace) -> int:
                 f"--{name.replace('_', '-')}: is for two photographs, {arguments.image0} is a "
                 "folder: n3match match FOLDER OUT"
             )
+    checked_device(arguments.device)
     arguments.folder, out = arguments.image0, arguments.image1
     run = folder_run(arguments, out, geometries=out.suffix == DATABASE)
     with joined_processes(arguments.device) as processes:

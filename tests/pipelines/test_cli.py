@@ -222,6 +222,7 @@ _FOLDERS = {
     "train-filter": ["out"],
     "train-denoiser": ["--images", "absent", "--", "out"],
     "compare-sfm": ["absent", "--out", "out"],
+    "reconstruct": ["absent", "out"],
     "benchmark": ["--out", "out"],
 }
 

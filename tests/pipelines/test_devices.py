@@ -34,11 +34,15 @@ def test_a_device_that_is_not_there_is_named(name):
     [
         ("pose", "absent.jpg", "absent.jpg"),
         ("evaluate-pose", "absent.h5", "--filters", "sift"),
+        ("match", ".", "out"),
+        ("reconstruct", ".", "out"),
     ],
 )
-def test_it_is_said_before_the_work(argv, capsys):
+def test_it_is_said_before_the_work(argv, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert main([*argv, "--device", "abacus"]) == 2
     assert "--device: 'abacus'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("half", [False, True])
