@@ -30,7 +30,6 @@ from n3match.pipelines.folder.photographs import (
 from n3match.plugins.colmap import ColmapCamera, NewColmapDatabase
 from n3match.plugins.colmap.database import DEGENERATE
 from n3match.plugins.hloc import add_features, add_matches
-from n3match.two_view import as_filter
 from n3match.whole_file import check_target, whole_file, write_whole
 
 DATABASE = ".db"
@@ -112,10 +111,10 @@ def match_folder(
     _check_out(run.out)
     choose_estimator(run.options.estimator, ESTIMATORS)
     device = str(processes.device)
-    if run.options.filter != "none":
-        as_filter(run.options.filter, device)
+    photographs = run.photographs
+    jobs = PairJobs(photographs, run.options, device)
+    jobs.network()  # loaded before the work, for what is wrong with it
     with _locked(run.work, processes):
-        photographs = run.photographs
         shown = processes.is_first
         mine = names[processes.rank :: processes.size]
         with Progress(len(names), "photograph", shown=shown) as progress:
@@ -127,7 +126,6 @@ def match_folder(
         reader = PhotographReader(photographs, cameras)
         chosen = processes.from_first(_choose(run, names, reader) if processes.is_first else None)
         usable, problems, pairs = chosen
-        jobs = PairJobs(photographs, run.options, device)
         parts = parts_of(pairs)
         todo = [part for part in parts if not jobs.is_done(part)]
         before = len(pairs) - sum(map(_length, todo))

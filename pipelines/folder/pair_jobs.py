@@ -13,6 +13,7 @@ import numpy as np
 
 from n3match.matching import keypoint_change, putative_matches
 from n3match.nn.match_filter import MatchFilter
+from n3match.pipelines.common.devices import placed
 from n3match.pipelines.common.fingerprints import file_state, hash_of_weights, versions
 from n3match.pipelines.filtering.colmap_database import result_from_bytes, result_to_bytes
 from n3match.pipelines.filtering.image_cameras import ImageCameras
@@ -20,7 +21,7 @@ from n3match.pipelines.filtering.pair_logits import ImageFeatures, filter_stream
 from n3match.pipelines.filtering.two_view_geometry import two_view_geometry
 from n3match.pipelines.folder.photographs import PhotographReader, Photographs
 from n3match.plugins.colmap.database import PairResult, TwoViewGeometry
-from n3match.two_view import PairMatches, as_filter, probability
+from n3match.two_view import PairMatches, probability
 from n3match.whole_file import write_whole
 
 # Pairs of a part: few, so that little is lost, but no more files than this.
@@ -38,6 +39,7 @@ class MatchOptions:
     estimator: str = "auto"
     threshold: float = 1.0  # pixels of the photographs as they are matched
     seed: int = 0
+    half: bool = False  # precision of the filter, where the device gains by it
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +64,12 @@ class PairJobs:
     Attributes:
         photographs: of the folder.
         options: how.
-        device: where descriptors are compared and the filter runs; None: the CPU.
+        device: where descriptors are compared and the filter runs.
     """
 
     photographs: Photographs
     options: MatchOptions
-    device: str | None = None
+    device: str
 
     def match(self, part: str) -> None:
         """Match the pairs of a part (lines of two names) and write what was found.
@@ -78,7 +80,7 @@ class PairJobs:
         if path.exists():
             return
         names = pairs_of(part)
-        reader, net = _reader(self.photographs, self.options), self._net()
+        reader, net = _reader(self.photographs, self.options), self.network()
 
         def make(name0: str, name1: str) -> Callable[[], _Putative]:
             return lambda: _putative(net, reader, name0, name1, self.device)
@@ -108,10 +110,15 @@ class PairJobs:
     def is_done(self, part: str) -> bool:
         return self._path(part).exists()
 
-    def _net(self) -> MatchFilter | None:
-        return None if self.options.filter == "none" else as_filter(
-            self.options.filter, self.device
-        )
+    def network(self) -> MatchFilter | None:
+        """The filter, kept by the process; None where none is asked for.
+
+        Raises:
+            FileNotFoundError, ValueError: it can't be loaded, or there is no such device.
+        """
+        if self.options.filter == "none":
+            return None
+        return _network(self.options.filter, self.device, self.options.half)
 
     def _fields(self, number: int, found: _Putative, logits: np.ndarray) -> dict[str, np.ndarray]:
         kept = one_to_one(found.index0, found.index1, logits)
@@ -164,7 +171,7 @@ class _Putative(PairMatches):
 
 
 def _putative(
-    net: MatchFilter | None, reader: PhotographReader, name0: str, name1: str, device: str | None
+    net: MatchFilter | None, reader: PhotographReader, name0: str, name1: str, device: str
 ) -> _Putative:
     (features0, image0), (features1, image1) = (reader.image(name) for name in (name0, name1))
     found = putative_matches(
@@ -184,6 +191,11 @@ def _putative(
         index0=rows[0], index1=rows[1], mutual=found.mutual, image0=image0, image1=image1,
         file_pixels=float(np.mean([1 / features0.scale, 1 / features1.scale])),
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _network(name: str, device: str, half: bool) -> MatchFilter:
+    return placed(MatchFilter.from_pretrained(name), device, half)
 
 
 @functools.lru_cache(maxsize=1)

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "in the files' own pixels (default: %(default)s)",
     )
     add_filter_argument(parser, ', or "none"')
-    add_device_arguments(parser, half=False)
+    add_device_arguments(parser)
     parser.add_argument(
         "--threads", type=int, default=None, metavar="N",
         help="that the mapper may use (default: one for each core)",

@@ -41,7 +41,7 @@ from n3match.pipelines.two_view.arguments import add_view_arguments
 # Of two photographs alone.
 _OF_TWO = (
     "intrinsics0", "intrinsics1", "distortion0", "distortion1", "denoise", "sigma", "plot", "out",
-    "json", "half",
+    "json",
 )
 
 
