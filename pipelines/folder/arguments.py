@@ -49,8 +49,9 @@ def folder_run(arguments: argparse.Namespace, out: Path, *, geometries: bool):
     """What the arguments ask for: a `FolderRun` that writes `out`.
 
     Raises:
-        ValueError: an option out of range.
+        ValueError: an option out of range, a device that isn't there.
     """
+    from n3match.pipelines.common.devices import checked_device
     from n3match.pipelines.folder.match_folder import FolderRun
     from n3match.pipelines.folder.pair_choice import PairChoice
     from n3match.pipelines.folder.pair_jobs import MatchOptions
@@ -62,6 +63,7 @@ def folder_run(arguments: argparse.Namespace, out: Path, *, geometries: bool):
     )
     if not 0 < given.threshold < float("inf"):
         raise ValueError(f"--threshold must be positive, got {given.threshold}")
+    checked_device(given.device)
     return FolderRun(
         given.folder, out,
         PairChoice(given.pairs, given.sequential, given.similar),

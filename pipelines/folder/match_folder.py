@@ -20,13 +20,7 @@ from n3match.pipelines.common.progress_log import lock_file, part_path, remove_l
 from n3match.pipelines.common.workers import run_jobs
 from n3match.pipelines.filtering.image_cameras import ImageCameras
 from n3match.pipelines.folder.pair_choice import PairChoice
-from n3match.pipelines.folder.pair_jobs import (
-    FoundPair,
-    MatchOptions,
-    PairJobs,
-    load_filter,
-    parts_of,
-)
+from n3match.pipelines.folder.pair_jobs import FoundPair, MatchOptions, PairJobs, parts_of
 from n3match.pipelines.folder.photographs import (
     Detection,
     PhotographReader,
@@ -117,9 +111,10 @@ def match_folder(
     _check_out(run.out)
     choose_estimator(run.options.estimator, ESTIMATORS)
     device = str(processes.device)
-    load_filter(run.options, device)
+    photographs = run.photographs
+    jobs = PairJobs(photographs, run.options, device)
+    jobs.network()  # loaded before the work, for what is wrong with it
     with _locked(run.work, processes):
-        photographs = run.photographs
         shown = processes.is_first
         mine = names[processes.rank :: processes.size]
         with Progress(len(names), "photograph", shown=shown) as progress:
@@ -131,7 +126,6 @@ def match_folder(
         reader = PhotographReader(photographs, cameras)
         chosen = processes.from_first(_choose(run, names, reader) if processes.is_first else None)
         usable, problems, pairs = chosen
-        jobs = PairJobs(photographs, run.options, device)
         parts = parts_of(pairs)
         todo = [part for part in parts if not jobs.is_done(part)]
         before = len(pairs) - sum(map(_length, todo))

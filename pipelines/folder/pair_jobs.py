@@ -39,7 +39,7 @@ class MatchOptions:
     estimator: str = "auto"
     threshold: float = 1.0  # pixels of the photographs as they are matched
     seed: int = 0
-    half: bool = False  # see `devices.placed`
+    half: bool = False  # precision of the filter, where the device gains by it
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +64,12 @@ class PairJobs:
     Attributes:
         photographs: of the folder.
         options: how.
-        device: where descriptors are compared and the filter runs; None: the CPU.
+        device: where descriptors are compared and the filter runs.
     """
 
     photographs: Photographs
     options: MatchOptions
-    device: str | None = None
+    device: str
 
     def match(self, part: str) -> None:
         """Match the pairs of a part (lines of two names) and write what was found.
@@ -80,7 +80,7 @@ class PairJobs:
         if path.exists():
             return
         names = pairs_of(part)
-        reader, net = _reader(self.photographs, self.options), self._net()
+        reader, net = _reader(self.photographs, self.options), self.network()
 
         def make(name0: str, name1: str) -> Callable[[], _Putative]:
             return lambda: _putative(net, reader, name0, name1, self.device)
@@ -110,8 +110,15 @@ class PairJobs:
     def is_done(self, part: str) -> bool:
         return self._path(part).exists()
 
-    def _net(self) -> MatchFilter | None:
-        return load_filter(self.options, self.device)
+    def network(self) -> MatchFilter | None:
+        """The filter, kept by the process; None where none is asked for.
+
+        Raises:
+            FileNotFoundError, ValueError: it can't be loaded, or there is no such device.
+        """
+        if self.options.filter == "none":
+            return None
+        return _network(self.options.filter, self.device, self.options.half)
 
     def _fields(self, number: int, found: _Putative, logits: np.ndarray) -> dict[str, np.ndarray]:
         kept = one_to_one(found.index0, found.index1, logits)
@@ -134,18 +141,6 @@ class PairJobs:
         text = repr((part, keys, _depends_on(self.options)))
         name = hashlib.sha256(text.encode()).hexdigest()[:32]
         return self.photographs.work / "pairs" / f"{name}.npz"
-
-
-@functools.lru_cache(maxsize=1)
-def load_filter(options: MatchOptions, device: str | None) -> MatchFilter | None:
-    """The network, kept for the next call; None where there is none.
-
-    Raises:
-        OSError, ValueError: no such weights, or no such device.
-    """
-    if options.filter == "none":
-        return None
-    return placed(MatchFilter.from_pretrained(options.filter), device or "cpu", options.half)
 
 
 def parts_of(pairs: Sequence[tuple[str, str]]) -> list[str]:
@@ -176,7 +171,7 @@ class _Putative(PairMatches):
 
 
 def _putative(
-    net: MatchFilter | None, reader: PhotographReader, name0: str, name1: str, device: str | None
+    net: MatchFilter | None, reader: PhotographReader, name0: str, name1: str, device: str
 ) -> _Putative:
     (features0, image0), (features1, image1) = (reader.image(name) for name in (name0, name1))
     found = putative_matches(
@@ -196,6 +191,11 @@ def _putative(
         index0=rows[0], index1=rows[1], mutual=found.mutual, image0=image0, image1=image1,
         file_pixels=float(np.mean([1 / features0.scale, 1 / features1.scale])),
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _network(name: str, device: str, half: bool) -> MatchFilter:
+    return placed(MatchFilter.from_pretrained(name), device, half)
 
 
 @functools.lru_cache(maxsize=1)

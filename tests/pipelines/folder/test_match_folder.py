@@ -301,10 +301,16 @@ def test_wrong_use_is_told(folder, tmp_path, capsys):
     )
     assert "--one-camera: is for a folder" in error_of(capsys, photo, photo, "--one-camera")
     assert "--out: found none" in run_two(capsys, photo)
+    assert "--device: 'abacus'" in error_of_device(capsys, folder, tmp_path / "d.db")
     assert "no-such-weights" in error_of(
         capsys, folder, tmp_path / "d.db", "--filter", "no-such-weights"
     )
     assert os.listdir(tmp_path) == ["file"]
+
+
+def error_of_device(capsys, *argv) -> str:
+    assert main(["match", *map(str, argv), "--device", "abacus"]) == 2
+    return capsys.readouterr().err
 
 
 def run_two(capsys, photo) -> str:
