@@ -1,4 +1,5 @@
 """The command `n3match`: one subcommand per pipeline."""
+# PYTHON_ARGCOMPLETE_OK
 
 from __future__ import annotations
 
@@ -138,7 +139,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--traceback", action="store_true", help="after an error, show where it came from"
     )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    chosen = next((word for word in argv if not word.startswith("-")), None)
+    completing = "_ARGCOMPLETE" in os.environ
+    words = os.environ.get("COMP_LINE", "").split()[1:] if completing else argv
+    chosen = next((word for word in words if not word.startswith("-")), None)
     for name, (module_name, help_text) in COMMANDS.items():
         subparser = subparsers.add_parser(
             name, help=help_text, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -152,6 +155,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
                 help="don't tell on standard error how far the work is: no bar on a terminal, and "
                 "elsewhere no line now and then",
             )
+    if completing:
+        try:
+            import argcomplete
+        except ImportError:  # the shell asks for completions that another environment announced
+            sys.exit(1)
+        argcomplete.autocomplete(parser)  # answers the shell, and ends
     return parser.parse_args(argv)
 
 

@@ -40,12 +40,12 @@ class Progress:
         shown: nothing is shown otherwise, nor within `quietly`.
     """
 
-    def __init__(self, total: int, unit: str, *, done: float = 0, shown: bool = True):
+    def __init__(self, total: float, unit: str, *, done: float = 0, shown: bool = True):
         self.total, self.unit, self.done = total, unit, done
         self._what = ""
         self._before, self._began = done, time.monotonic()
         self._line_at = self._began + FIRST_LINE_S
-        self._said = False
+        self._said: float | None = None  # what the last line told of
         self._shown = shown and not is_quiet()
         self._bar = None
         if self._shown and sys.stderr.isatty():
@@ -63,7 +63,7 @@ class Progress:
     def __exit__(self, failed: type | None, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
-        elif self._said and failed is None:
+        elif failed is None and self._said not in (None, self.done):
             self._line()
 
     def update(self, count: float = 1) -> None:
@@ -98,12 +98,11 @@ class Progress:
         self._bar.set_postfix_str(f"{self._count()} {self.unit}s", refresh=False)
 
     def _count(self) -> str:
-        done = round(self.done, 2)
-        return f"{done:.0f}/{self.total}" if done == int(done) else f"{done:.2f}/{self.total}"
+        return "/".join(f"{n:.0f}" if n == int(n) else f"{n:.2f}" for n in (self.done, self.total))
 
     def _line(self) -> None:
         now = time.monotonic()
-        self._said, self._line_at = True, now + LINE_EVERY_S
+        self._said, self._line_at = self.done, now + LINE_EVERY_S
         parts = [f"{self._count()} {self.unit}s"]
         if self.total:
             parts[0] += f" ({self.done / self.total:.0%})"

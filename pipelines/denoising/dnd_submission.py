@@ -10,6 +10,7 @@ import io
 import json
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +127,14 @@ def denoise_image(
 
 
 def denoise_dataset(
-    folder: Path, out: Path, weights: str, *, srgb: bool, memory_limit: int
+    folder: Path,
+    out: Path,
+    weights: str,
+    *,
+    srgb: bool,
+    memory_limit: int,
+    device: str = "cpu",
+    half: bool = False,
 ) -> tuple[int, int]:
     """The whole dataset; images that fail are told by a line each on standard error.
 
@@ -137,7 +145,7 @@ def denoise_dataset(
         OSError, ValueError: no such dataset or method, or `out` holds files of another.
     """
     torch.set_flush_denormal(True)
-    method = MethodSource.parse(weights)
+    method = replace(MethodSource.parse(weights), device=device, half=half)
     run = method.load(memory_limit) if srgb else method.load_raw(memory_limit)
     images = read_info(folder)
     if srgb and any(image.sigma is None for image in images):

@@ -25,14 +25,20 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from n3match import weights
-from n3match.pipelines.common.arguments import check_at_least, check_folder
+from n3match.pipelines.common.arguments import (
+    add_device_arguments,
+    check_at_least,
+    check_folder,
+    given_path,
+    output_folder,
+)
 from n3match.pipelines.evaluation.choices import DESCRIPTIONS, PROTOCOLS, SAMPLINGS
 from n3match.pipelines.pairs.sources import add_source_arguments, is_store
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "inputs", nargs="+", type=Path, metavar="STORE_OR_SOURCE",
+        "inputs", nargs="+", type=given_path, metavar="STORE_OR_SOURCE",
         help="pair stores (.h5), or what build-pairs takes: scenes, folders of scenes, pair lists, "
         "dumps; their photographs are read first",
     )
@@ -47,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(PROTOCOLS)} (default: all that are installed, and can do --sampling)",
     )
     parser.add_argument(
-        "--out", type=Path,
+        "--out", type=output_folder,
         help="folder for results.csv, table.md and figures/; an existing run goes on",
     )
     parser.add_argument(
@@ -55,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="per image, of sources that aren't stores; several: tables for each",
     )
     parser.add_argument(
-        "--images", type=Path, nargs="*", default=[], metavar="SCENES",
+        "--images", type=given_path, nargs="*", default=[], metavar="SCENES",
         help="folders of scenes with the photographs of pair stores, for pictures and times",
     )
     parser.add_argument(
@@ -81,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="by_weight: estimators draw the matches with the largest weights first (PROSAC); for "
         "opencv_usac and poselib",
     )
+    add_device_arguments(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--seeds", type=int, default=1, metavar="N",
@@ -88,7 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "differ by a pair or two from seed to seed (default: %(default)s)",
     )
     parser.add_argument(
-        "--workers", type=int, default=None, help="processes (default: one per core)"
+        "--workers", type=int, default=None,
+        help="processes (default: one per core, and one where --device is no CPU)"
     )
     add_source_arguments(parser)
 
@@ -107,6 +115,7 @@ def default_estimators(sampling: str = "uniform") -> list[str]:
 
 
 def main(arguments: argparse.Namespace) -> int:
+    from n3match.pipelines.common.devices import checked_device
     from n3match.pipelines.common.processes import joined_processes
     from n3match.pipelines.evaluation.match_filters import parse_filters
     from n3match.pipelines.evaluation.pose_outputs import evaluate_budget
@@ -124,7 +133,8 @@ def main(arguments: argparse.Namespace) -> int:
     _check_budgets(budgets, arguments.inputs)
     check_at_least(1, arguments, "seeds")
     check_at_least(0, arguments, "worst")
-    with joined_processes("cpu") as processes:
+    checked_device(arguments.device)
+    with joined_processes(arguments.device) as processes:
         if processes.size > 1 and arguments.out is None:
             raise ValueError("--out: several processes need a folder that all of them see")
         parts = []

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from n3match.pipelines.common.arguments import (
@@ -24,6 +25,8 @@ from n3match.pipelines.common.arguments import (
     add_stored_pixels_argument,
     check_at_least,
     check_folder,
+    given_path,
+    output_folder,
 )
 from n3match.pipelines.denoising.arguments import add_method_arguments
 from n3match.pipelines.evaluation.choices import PROTOCOLS
@@ -31,7 +34,7 @@ from n3match.pipelines.evaluation.choices import PROTOCOLS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "scenes", type=Path, help="a folder of scenes, of any kind that build-pairs reads"
+        "scenes", type=given_path, help="a folder of scenes, of any kind that build-pairs reads"
     )
     parser.add_argument(
         "--sigma", type=float, nargs="+", default=[15.0, 25.0, 50.0], metavar="S",
@@ -55,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the pairs and of the estimator")
     add_memory_argument(parser)
     parser.add_argument(
-        "--out", type=Path,
+        "--out", type=output_folder,
         help="folder for results.csv, table.md, images/; an existing run goes on",
     )
 
@@ -96,7 +99,9 @@ def main(arguments: argparse.Namespace) -> int:
             left_out.append(f"{method.label} is not for noise of σ {', '.join(missing)}.")
     if len(treatments) == 1:
         raise ValueError(f"methods: none of the methods is for noise of σ {sigmas}")
-    filter = FilterSource.parse(arguments.filter)
+    filter = replace(
+        FilterSource.parse(arguments.filter), device=arguments.device, half=arguments.half
+    )
     estimation = Estimation(filter, arguments.estimator, arguments.seed)
     reading = ReadOptions(stored=arguments.stored_pixels)
     parts = plan(arguments.scenes, arguments.pairs, arguments.seed, reading)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -19,6 +19,7 @@ from n3match import weights
 from n3match.datasets.pairs.store import PairRecord
 from n3match.matching import keypoint_change, side_info_columns
 from n3match.nn.match_filter import MatchFilter
+from n3match.pipelines.common.devices import placed
 from n3match.pipelines.common.fingerprints import hash_of_weights
 from n3match.pipelines.evaluation.precomputed import PrecomputedMatches
 from n3match.pipelines.evaluation.records import Filtered, PairFilter, PreparedFilter
@@ -141,10 +142,13 @@ def learned(net: MatchFilter, record: PairRecord) -> PreparedFilter:
 
 @dataclass(frozen=True)
 class FilterSource:
-    """Which filter is meant: `label` in tables, `source` a name or a path of weights."""
+    """Which filter is meant: `label` in tables, `source` a name or a path of weights; networks run
+    on `device`, in half precision where wanted (`devices.placed`)."""
 
     label: str
     source: str
+    device: str = "cpu"
+    half: bool = False
 
     @classmethod
     def parse(cls, text: str) -> FilterSource:
@@ -181,7 +185,8 @@ class FilterSource:
         if precomputed is not None:
             return precomputed
         # Not a closure: it is sent to other processes.
-        return functools.partial(learned, MatchFilter.from_pretrained(self.source))
+        net = placed(MatchFilter.from_pretrained(self.source), self.device, self.half)
+        return functools.partial(learned, net)
 
     def fingerprint(self) -> str:
         """Text that changes when the filter does, e.g. when weights are trained again."""
@@ -190,16 +195,23 @@ class FilterSource:
         precomputed = self._precomputed()
         if precomputed is not None:
             return precomputed.fingerprint()
-        return hash_of_weights(self.source)
+        return hash_of_weights(self.source) + (" in half" if self.half else "")
 
 
-def parse_filters(filters: Sequence[str]) -> list[FilterSource]:
+def parse_filters(
+    filters: Sequence[str], device: str = "cpu", half: bool = False
+) -> list[FilterSource]:
     """What the filters named are; a filter named twice counts once.
+
+    Args:
+        filters: texts for `FilterSource.parse`.
+        device, half: of networks, see `devices.placed`.
 
     Raises:
         ValueError: no filter, an unknown one, or one label for two filters.
     """
-    sources = list(dict.fromkeys(FilterSource.parse(text) for text in filters))
+    named = dict.fromkeys(FilterSource.parse(text) for text in filters)
+    sources = [replace(source, device=device, half=half) for source in named]
     labels = [source.label for source in sources]
     if not sources:
         raise ValueError("filters: none given")

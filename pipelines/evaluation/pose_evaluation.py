@@ -41,6 +41,8 @@ def evaluate_pose(
     processes: Processes | None = None,
     focal_guess: bool = False,
     sampling: str = "uniform",
+    device: str = "cpu",
+    half: bool = False,
 ) -> list[PoseResult]:
     """Filters the pairs of stores, estimates their poses and compares them with the true ones.
 
@@ -56,6 +58,7 @@ def evaluate_pose(
         processes: of a job under torchrun, which share the pairs and see one `out`.
         focal_guess: the filters don't know the cameras, see `with_guessed_cameras`.
         sampling: of the estimators, see `find_pose`.
+        device, half: of the filters that are networks, see `devices.placed`.
 
     Returns:
         A row per pair, filter and estimator, sorted; none but in the first of the processes.
@@ -65,7 +68,7 @@ def evaluate_pose(
             results.csv, naming it. ImportError: "poselib" is not installed.
         NotADirectoryError: `out` is a file.
     """
-    sources = parse_filters(filters)
+    sources = parse_filters(filters, device, half)
     check_estimators(estimators, sampling)
     check_folder(None if out is None else Path(out))
     for name, value in (("limit", limit), ("workers", workers)):

@@ -45,9 +45,9 @@ def evaluate_budget(
     Args:
         folder: for stores that are made here.
     """
-    workers = arguments.workers
+    workers, device = arguments.workers, str(processes.device)
     if workers is None:
-        workers = cores_of_a_process()
+        workers = cores_of_a_process() if processes.device.type == "cpu" else 1
     stores = None
     if processes.is_first:
         # All pairs with at least 20 common 3-D points, image 0 first by name.
@@ -68,13 +68,15 @@ def evaluate_budget(
             processes=processes,
             focal_guess=arguments.focal_guess,
             sampling=arguments.sampling,
+            device=device,
+            half=arguments.half,
         )
         for seed in range(arguments.seed, arguments.seed + arguments.seeds)
     ]
     results = [row for rows in runs for row in rows]
     if not processes.is_first:
         return ""
-    sources = parse_filters(filters)
+    sources = parse_filters(filters, device, arguments.half)
     labels = [source.label for source in sources]
     images = [*photograph_folders(arguments.inputs, arguments.image_root), *arguments.images]
     features = None

@@ -7,13 +7,14 @@ import hashlib
 import struct
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from n3match.geometry.estimators import ESTIMATORS, choose_estimator
 from n3match.nn.match_filter import MatchFilter
+from n3match.pipelines.common.devices import placed
 from n3match.pipelines.common.fingerprints import hash_of_weights
 from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.common.progress_log import ProgressLog, part_path, remove_leftovers
@@ -54,6 +55,8 @@ class Options:
     estimator: str = "auto"
     threshold: float = 1.0  # pixels
     seed: int = 0
+    device: str = "cpu"  # of the filter; half: see `devices.placed`
+    half: bool = False
 
 
 def filter_database(path: Path, out: Path | None, options: Options) -> Counter:
@@ -76,7 +79,7 @@ def filter_database(path: Path, out: Path | None, options: Options) -> Counter:
     """
     target = check_target(out or path)
     choose_estimator(options.estimator, ESTIMATORS)
-    net = MatchFilter.from_pretrained(options.filter)
+    net = placed(MatchFilter.from_pretrained(options.filter), options.device, options.half)
     with ColmapDatabase(path) as database:
         if out is None:
             database.check_writable()
@@ -262,7 +265,10 @@ def _depends_on(database: Path, options: Options, reader: DatabaseReader) -> dic
         "database": str(database.absolute()),
         "content": hashlib.sha256(state.encode()).hexdigest(),
         "weights": hash_of_weights(options.filter),
-        "options": astuple(options)[1:],
+        "options": [
+            *(v for k, v in vars(options).items() if k not in ("filter", "device", "half")),
+            *(["half"] if options.half else []),
+        ],
     }
 
 

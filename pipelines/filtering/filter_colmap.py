@@ -15,15 +15,22 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 
-from n3match.pipelines.common.arguments import add_filter_argument
+from n3match.pipelines.common.arguments import (
+    add_device_arguments,
+    add_filter_argument,
+    given_path,
+    output_file,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("database", type=Path, metavar="DATABASE", help="COLMAP's database.db")
     parser.add_argument(
-        "--out", type=Path, metavar="DATABASE2", help="write a copy, and leave DATABASE as it is"
+        "database", type=given_path, metavar="DATABASE", help="COLMAP's database.db"
+    )
+    parser.add_argument(
+        "--out", type=output_file(), metavar="DATABASE2",
+        help="write a copy, and leave DATABASE as it is"
     )
     parser.add_argument(
         "--no-geometries", action="store_true",
@@ -33,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-descriptors", action="store_true", help="don't compute side information"
     )
     add_filter_argument(parser)
+    add_device_arguments(parser)
     parser.add_argument(
         "--estimator", default="auto",
         help="of the two-view geometries, as in `n3match pose` (default: PoseLib where installed, "
@@ -63,6 +71,8 @@ def main(arguments: argparse.Namespace) -> int:
             estimator=arguments.estimator,
             threshold=arguments.threshold,
             seed=arguments.seed,
+            device=arguments.device,
+            half=arguments.half,
         ),
     )
     seconds = time.perf_counter() - began

@@ -14,6 +14,7 @@ import numpy as np
 from n3match.datasets.hdf5 import open_hdf5
 from n3match.matching import is_gradient_histogram
 from n3match.nn.match_filter import MatchFilter
+from n3match.pipelines.common.devices import placed
 from n3match.pipelines.common.fingerprints import file_state, hash_of_weights
 from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.common.progress_log import ProgressLog, part_path, remove_leftovers
@@ -50,6 +51,8 @@ def filter_files(
     pairs: Path | None = None,
     descriptors: bool = True,
     filter: str = "sift",
+    device: str = "cpu",
+    half: bool = False,
 ) -> None:
     """What `n3match filter-h5` does, with its arguments; prints how many.
 
@@ -59,7 +62,7 @@ def filter_files(
     if out.absolute() in [path.absolute() for path in (features, matches)]:
         raise ValueError(f"OUT: {out} is an input file, wanted another name")
     check_target(out)
-    net = MatchFilter.from_pretrained(filter)
+    net = placed(MatchFilter.from_pretrained(filter), device, half)
     cameras = ImageCameras.read(colmap, intrinsics, images)
     depends_on = {  # not on the pairs wanted: these don't change what is found of one
         "format": "n3match-filter-h5-1",
@@ -68,6 +71,7 @@ def filter_files(
         "cameras": [file_state(colmap), file_state(intrinsics)],
         "images": str(images),
         "descriptors": descriptors,
+        **({"half": True} if half else {}),
     }
     with open_hdf5(features) as found, open_hdf5(matches) as groups:
         if pairs is not None:

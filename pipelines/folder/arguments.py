@@ -10,7 +10,7 @@ from n3match.pipelines.common.arguments import check_at_least
 # Options of a folder alone, with what they are where nothing is said.
 DEFAULTS = {
     "pairs": None, "sequential": None, "similar": None, "colmap": None, "intrinsics": None,
-    "one_camera": False, "device": None, "processes": 1, "estimator": "auto", "threshold": 1.0,
+    "one_camera": False, "processes": 1, "estimator": "auto", "threshold": 1.0,
     "seed": 0,
 }
 
@@ -19,33 +19,30 @@ def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of a folder; those not given are not set, see `DEFAULTS`."""
     group = parser.add_argument_group("of a folder")
     add = group.add_argument
-    quiet = {"default": argparse.SUPPRESS}
-    add("--pairs", type=Path, metavar="LIST", **quiet,
+    unset = {"default": argparse.SUPPRESS}
+    add("--pairs", type=Path, metavar="LIST", **unset,
         help="match the pairs of a text file, NAME0 NAME1 on a line (default: all pairs)")
-    add("--sequential", type=int, metavar="N", **quiet,
+    add("--sequential", type=int, metavar="N", **unset,
         help="match each photograph with the N next ones by name; of --pairs, --sequential and "
         "--similar the union counts")
-    add("--similar", type=int, metavar="N", **quiet,
+    add("--similar", type=int, metavar="N", **unset,
         help="match each photograph with the N that look most alike (VLAD of SIFT)")
-    add("--colmap", type=Path, metavar="MODEL", **quiet,
+    add("--colmap", type=Path, metavar="MODEL", **unset,
         help="a folder with a COLMAP model that has the cameras of the photographs")
-    add("--intrinsics", type=Path, metavar="LIST", **quiet,
+    add("--intrinsics", type=Path, metavar="LIST", **unset,
         help="a text file of their cameras, NAME MODEL WIDTH HEIGHT PARAMETERS… on a line, as "
         "COLMAP has them (default: EXIF's focal length, else 1.2 × the longer side, a guess)")
-    add("--one-camera", action="store_true", **quiet,
+    add("--one-camera", action="store_true", **unset,
         help="photographs of one size without a known focal length are by one camera (default: "
         "each by its own, as COLMAP takes them)")
-    add("--device", metavar="DEVICE", **quiet,
-        help="where descriptors are compared and the filter runs: cpu, cuda, … (default: a GPU "
-        "where there is one)")
-    add("--processes", type=int, metavar="N", **quiet,
+    add("--processes", type=int, metavar="N", **unset,
         help="processes that work beside each other (default: 1, with a thread for each core)")
-    add("--estimator", metavar="NAME", **quiet,
+    add("--estimator", metavar="NAME", **unset,
         help="of two-view geometries, as in `n3match pose` (default: auto)")
-    add("--threshold", type=float, metavar="PIXELS", **quiet,
+    add("--threshold", type=float, metavar="PIXELS", **unset,
         help="of their inliers, pixels of the photographs at the size they are matched at "
         "(default: 1)")
-    add("--seed", type=int, **quiet, help="of the estimator: same seed, same result")
+    add("--seed", type=int, **unset, help="of the estimator: same seed, same result")
 
 
 def folder_run(arguments: argparse.Namespace, out: Path, *, geometries: bool):
@@ -75,8 +72,3 @@ def folder_run(arguments: argparse.Namespace, out: Path, *, geometries: bool):
         ),
         given.one_camera, given.processes,
     )
-
-
-def device_of(arguments: argparse.Namespace) -> str | None:
-    """--device, or None."""
-    return getattr(arguments, "device", None)

@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 
 import h5py
-from tqdm import tqdm
 
 from n3match.geometry.estimators import ESTIMATORS, choose_estimator
 from n3match.pipelines.common.processes import Processes
+from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.common.progress_log import lock_file, part_path, remove_leftovers
 from n3match.pipelines.common.workers import run_jobs
 from n3match.pipelines.filtering.image_cameras import ImageCameras
@@ -90,7 +90,7 @@ class FolderCounts:
 
 
 def match_folder(
-    run: FolderRun, processes: Processes, *, quiet: bool | None = None, keep: bool = False
+    run: FolderRun, processes: Processes, *, keep: bool = False
 ) -> FolderCounts | None:
     """Keypoints of all photographs, matches of all pairs chosen, one file or folder of them.
 
@@ -99,7 +99,6 @@ def match_folder(
     Args:
         run: what is asked for.
         processes: of the job.
-        quiet: no progress bars; None: none where standard error is no terminal.
         keep: leave what was done beside the output, for whoever makes more of it.
 
     Returns:
@@ -116,10 +115,11 @@ def match_folder(
         as_filter(run.options.filter, device)
     with _locked(run.work, processes):
         photographs = run.photographs
-        bar = partial(tqdm, disable=quiet if processes.is_first else True)
+        shown = processes.is_first
         mine = names[processes.rank :: processes.size]
-        with bar(total=len(names), unit="photograph", desc="keypoints") as shown:
-            step = partial(shown.update, processes.size)
+        with Progress(len(names), "photograph", shown=shown) as progress:
+            progress.describe("keypoints")
+            step = partial(_reach, progress, processes.size)
             run_jobs(photographs.extract, mine, run.workers, step)
         processes.wait()
         cameras = ImageCameras.read(run.options.colmap, run.options.intrinsics, run.folder)
@@ -130,8 +130,11 @@ def match_folder(
         parts = parts_of(pairs)
         todo = [part for part in parts if not jobs.is_done(part)]
         before = len(pairs) - sum(map(_length, todo))
-        with bar(total=len(pairs), initial=before, unit="pair", desc="matches") as shown:
-            _match(jobs, todo[processes.rank :: processes.size], run.workers, shown, processes.size)
+        with Progress(len(pairs), "pair", done=before, shown=shown) as progress:
+            progress.describe("matches")
+            # Parts are of one length but for the last.
+            step = partial(_reach, progress, processes.size * _length(parts[0]) if parts else 0)
+            run_jobs(jobs.match, todo[processes.rank :: processes.size], run.workers, step)
         processes.wait()
         if not processes.is_first:
             processes.wait()
@@ -249,13 +252,9 @@ def _descriptors(reader: PhotographReader, name: str, usable: dict):
     return reader.photographs.read(name).descriptors if name in usable else None
 
 
-def _match(jobs: PairJobs, parts: list[str], workers: int, shown: tqdm, size: int) -> None:
-    def done() -> None:
-        # Parts are of one length but for the last.
-        shown.update(min(size * _length(parts[0]), shown.total - shown.n))
-
-    if parts:
-        run_jobs(jobs.match, parts, workers, done)
+def _reach(progress: Progress, count: int) -> None:
+    """So many more, about: each process tells what all have done, if they are alike."""
+    progress.reach(min(progress.done + count, progress.total))
 
 
 def _length(part: str) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from n3match.matching import keypoint_change, putative_matches, side_info_columns
+from n3match.matching import keypoint_change, putative_matches
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.fingerprints import file_state, hash_of_weights, versions
 from n3match.pipelines.filtering.colmap_database import result_from_bytes, result_to_bytes
@@ -175,9 +175,8 @@ def _putative(
     return _Putative(
         image0.x[rows[0]],
         image1.x[rows[1]],
-        None if net is None else side_info_columns(
-            net.side_info, found.ratio, found.mutual, back_ratio=found.back_ratio,
-            distance=found.distance, apart=found.apart, focal1=focal1,
+        None if net is None else found.side_info(
+            net.side_info, focal1, binary=net.config.binary_descriptors
         ),
         keypoint_change(
             image0.sizes_angles[rows[0]], image1.sizes_angles[rows[1]], focal0, focal1

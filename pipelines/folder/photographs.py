@@ -57,7 +57,7 @@ class Detection:
 
 @dataclass(frozen=True, eq=False)
 class PhotographFeatures:
-    """Keypoints of one photograph, in pixels of the file as stored.
+    """Keypoints of one photograph, in pixels of the file as stored: COLMAP and hloc read those.
 
     Attributes:
         size: (2,) width and height of the file's image.
@@ -103,7 +103,9 @@ class Photographs:
         if path.exists():
             return
         try:
-            photo = read_photograph(self.folder / name, max_size=self.detection.max_size)
+            photo = read_photograph(
+                self.folder / name, max_size=self.detection.max_size, stored=True
+            )
         except (OSError, ValueError) as error:
             fields = {"problem": np.array(str(error))}
         else:

@@ -17,22 +17,30 @@ was done; 2 after an error.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from n3match.pipelines.common.arguments import add_stored_pixels_argument, parse_intrinsics
+from n3match.pipelines.common.arguments import (
+    add_stored_pixels_argument,
+    given_path,
+    output_file,
+    parse_intrinsics,
+)
 from n3match.pipelines.pairs.sources import MIN_CONSISTENT
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("scenes", type=Path, metavar="SOURCE", help="scene, or folder of scenes")
-    parser.add_argument("out", type=Path, metavar="OUT", help="pair store to write (.h5)")
+    parser.add_argument(
+        "scenes", type=given_path, metavar="SOURCE", help="scene, or folder of scenes"
+    )
+    parser.add_argument("out", type=output_file(), metavar="OUT", help="pair store to write (.h5)")
     parser.add_argument(
         "--format", metavar="LAYOUT", help="one of those above (default: recognised)"
     )
     parser.add_argument(
         "--images", action="store_true", help="SOURCE is a folder of photographs for COLMAP"
     )
-    parser.add_argument("--image-root", type=Path, help="folder that names of images refer to")
+    parser.add_argument(
+        "--image-root", type=given_path, help="folder that names of images refer to"
+    )
     parser.add_argument(
         "--intrinsics", type=parse_intrinsics, metavar="FX,FY,CX,CY",
         help="of all images, where the layout has none (RGB-D)",

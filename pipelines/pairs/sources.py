@@ -17,7 +17,7 @@ from n3match.pipelines.common.arguments import add_stored_pixels_argument, parse
 MIN_CONSISTENT = 0.15
 
 # Options of `build_pairs` that say how a source is read.
-_OPTIONS = ("format", "image_root", "intrinsics", "stored_pixels", "feature", "photographs")
+_OPTIONS = ("format", "image_root", "intrinsics", "photographs", "feature", "stored_pixels")
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,11 +37,10 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
         "--photographs", action="store_true",
         help="they are folders of photographs: COLMAP finds the poses (build-pairs --images)",
     )
-    add_stored_pixels_argument(group, ", as for build-pairs")
     group.add_argument(
-        "--feature", default="sift", metavar="KIND",
-        help="of the keypoints: sift (default), or binary ones: orb, brisk, akaze",
+        "--feature", default="sift", metavar="KIND", help="sift (default), orb, brisk or akaze"
     )
+    add_stored_pixels_argument(group)
 
 
 def source_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -76,7 +75,8 @@ def stores_of(
     """
     from n3match.pipelines.pairs.make_store import build_pairs, tell_problems
 
-    stores = store_paths(inputs, folder, options["feature"], more["max_keypoints"], dumps)
+    kind = options.get("feature", "sift")
+    stores = store_paths(inputs, folder, kind, more["max_keypoints"], dumps)
     for path, store in zip(map(Path, inputs), stores):
         if store != path:
             folder.mkdir(parents=True, exist_ok=True)
@@ -86,10 +86,7 @@ def stores_of(
 
 
 def store_paths(
-    inputs: Sequence[str | Path],
-    folder: Path,
-    feature: str,
-    max_keypoints: int,
+    inputs: Sequence[str | Path], folder: Path, feature: str, max_keypoints: int,
     dumps: bool = False,
 ) -> list[Path]:
     """Where `stores_of` has its stores, made or not.
@@ -98,7 +95,6 @@ def store_paths(
         FileNotFoundError: no such file or folder. ValueError: two sources of one name.
     """
     paths, made = [], {}
-    kind = "" if feature == "sift" else f"{feature}-"
     for path in map(Path, inputs):
         if is_store(path, dumps):
             paths.append(path)
@@ -107,6 +103,7 @@ def store_paths(
         name = place.name if path.is_dir() else place.stem
         if made.setdefault(name, place) != place:
             raise ValueError(f"{path}: of the same name as {made[name]}, wanted another one")
+        kind = "" if feature == "sift" else f"{feature}-"
         paths.append(folder / f"{name}-{kind}{max_keypoints}.h5")
     return paths
 

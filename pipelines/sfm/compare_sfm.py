@@ -22,11 +22,18 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from n3match.pipelines.common.arguments import check_at_least
+from n3match.pipelines.common.arguments import (
+    add_device_arguments,
+    check_at_least,
+    given_path,
+    output_folder,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("scenes", type=Path, metavar="SCENES", help="a scene or a folder of scenes")
+    parser.add_argument(
+        "scenes", type=given_path, metavar="SCENES", help="a scene or a folder of scenes"
+    )
     parser.add_argument(
         "--methods", nargs="+", metavar="METHOD",
         default=["ratio", "mutual", "sift", "sift+verify"],
@@ -41,8 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs; means are shown")
     parser.add_argument("--threads", type=int, default=2, help="that COLMAP may use")
+    add_device_arguments(parser)
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="write table.md and results.csv there"
+        "--out", type=output_folder, metavar="DIR", help="write table.md and results.csv there"
     )
 
 
@@ -70,6 +78,7 @@ def main(arguments: argparse.Namespace) -> int:
                 prepared = SfmScene(
                     scene.name, scene.path, Path(work),
                     max_keypoints=arguments.max_keypoints, threads=arguments.threads,
+                    device=arguments.device, half=arguments.half,
                 )
                 for method in arguments.methods:
                     for seed in range(arguments.seeds):

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from n3match.pipelines.common.fingerprints import file_state, hash_of, hash_of_weights
 from n3match.pipelines.common.processes import Processes
+from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.common.stopwatch import Stopwatch
 from n3match.pipelines.folder.match_folder import (
     FolderCounts,
@@ -34,7 +34,6 @@ def reconstruct_folder(
     processes: Processes,
     *,
     threads: int | None = None,
-    quiet: bool | None = None,
 ) -> dict | None:
     """The matches of a folder, and COLMAP's model of it; prints what came of it.
 
@@ -43,7 +42,6 @@ def reconstruct_folder(
         out: a folder that exists.
         processes: of the job; the first one maps.
         threads: that the mapper may use; None: one for each core.
-        quiet: no progress bars; None: none where standard error is no terminal.
 
     Returns:
         What `summary.json` holds; None but in the first process.
@@ -65,11 +63,11 @@ def reconstruct_folder(
             (out / SUMMARY).unlink(missing_ok=True)  # it would speak of another model
         watch = Stopwatch()
         with watch.stage("matching"):
-            counts = match_folder(run, processes, quiet=quiet, keep=True)
+            counts = match_folder(run, processes, keep=True)
         if counts is None:
             return None
         with watch.stage("mapping"):
-            found = _map(pycolmap, run, out, len(names), threads, quiet)
+            found = _map(pycolmap, run, out, len(names), threads)
         summary = _summary(run, counts, found, names)
         if found is not None:
             _draw(out / PICTURE, found[0])
@@ -101,12 +99,17 @@ def _finished(out: Path, settings: str) -> dict | None:
     return summary if whole else None
 
 
-def _map(pycolmap, run: FolderRun, out: Path, count: int, threads: int | None, quiet):
-    with tqdm(total=count, unit="photograph", desc="mapping", disable=quiet) as bar:
+def _map(pycolmap, run: FolderRun, out: Path, count: int, threads: int | None):
+    with Progress(count, "photograph") as progress:
+        progress.describe("mapping")
+
+        def registered() -> None:  # of a model that is given up, too
+            progress.reach(min(progress.done + 1, count))
+
         try:
             return map_largest(
                 pycolmap, run.out, run.folder, out / MODEL,
-                threads=threads or os.cpu_count() or 1, registered=bar.update,
+                threads=threads or os.cpu_count() or 1, registered=registered,
             )
         except RuntimeError as error:  # how pycolmap tells of anything
             raise ValueError(f"{run.out}: COLMAP failed ({error})") from error

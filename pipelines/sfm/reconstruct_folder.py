@@ -25,8 +25,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from n3match.pipelines.common.arguments import add_filter_argument
-from n3match.pipelines.folder.arguments import add_folder_arguments, device_of, folder_run
+from n3match.pipelines.common.arguments import add_device_arguments, add_filter_argument
+from n3match.pipelines.folder.arguments import add_folder_arguments, folder_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "in the files' own pixels (default: %(default)s)",
     )
     add_filter_argument(parser, ', or "none"')
+    add_device_arguments(parser, half=False)
     parser.add_argument(
         "--threads", type=int, default=None, metavar="N",
         help="that the mapper may use (default: one for each core)",
@@ -58,7 +59,7 @@ def main(arguments: argparse.Namespace) -> int:
     check_folder(arguments.out)
     arguments.out.mkdir(parents=True, exist_ok=True)
     run = folder_run(arguments, arguments.out / "database.db", geometries=True)
-    with joined_processes(device_of(arguments)) as processes:
+    with joined_processes(arguments.device) as processes:
         summary = reconstruct_folder(run, arguments.out, processes, threads=arguments.threads)
     if summary is None:
         return 0

@@ -68,13 +68,24 @@ class SfmResult:
 class SfmScene:
     """A scene with a database of its keypoints and mutual matches, from which methods start."""
 
-    def __init__(self, name: str, path: Path, work: Path, *, max_keypoints: int, threads: int):
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        work: Path,
+        *,
+        max_keypoints: int,
+        threads: int,
+        device: str = "cpu",
+        half: bool = False,
+    ):
         """
         Args:
             name: of the scene; path: its folder, with images/ and a COLMAP model in sparse/.
             work: folder for databases and models.
             max_keypoints: SIFT keypoints per photograph.
             threads: that COLMAP may use.
+            device, half: of the filters, see `devices.placed`.
 
         Raises:
             ImportError: pycolmap is not installed. FileNotFoundError, ValueError: a photograph or
@@ -82,6 +93,7 @@ class SfmScene:
         """
         self.pycolmap = load_pycolmap("compare-sfm reconstructs with pycolmap")
         self.name, self.work, self.threads = name, work, threads
+        self._device, self._half = device, half
         folder = model_folder(path)
         model = read_colmap_model(folder)
         self.given = {image.name: (image.R, image.t) for image in model.images.values()}
@@ -111,7 +123,10 @@ class SfmScene:
         self._write(database, _RATIO if method == RATIO else 1.0)
         began = time.perf_counter()
         if method not in (RATIO, MUTUAL):
-            options = Options(filter=filter_name, geometries=not plus, seed=seed)
+            options = Options(
+                filter=filter_name, geometries=not plus, seed=seed, device=self._device,
+                half=self._half,
+            )
             with quietly():  # the runs are counted
                 filter_database(database, None, options)
         if method in (RATIO, MUTUAL) or plus:

@@ -29,24 +29,26 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
+from n3match.pipelines.common.arguments import output_file
 from n3match.pipelines.folder.arguments import (
     DEFAULTS,
     add_folder_arguments,
-    device_of,
     folder_run,
 )
 from n3match.pipelines.two_view.arguments import add_view_arguments
 
 # Of two photographs alone.
-_OF_TWO = ("intrinsics0", "intrinsics1", "distortion0", "distortion1", "denoise", "plot", "out")
+_OF_TWO = (
+    "intrinsics0", "intrinsics1", "distortion0", "distortion1", "denoise", "sigma", "plot", "out",
+    "json", "half",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_view_arguments(parser)
     parser.add_argument(
-        "-o", "--out", type=Path, metavar="FILE",
+        "-o", "--out", type=output_file(".h5", ".hdf5", ".csv"), metavar="FILE",
         help="of two photographs: ends in .h5, .hdf5 or .csv",
     )
     add_folder_arguments(parser)
@@ -70,14 +72,14 @@ def _match_folder(arguments: argparse.Namespace) -> int:
     from n3match.pipelines.folder.match_folder import DATABASE, match_folder, report_lines
 
     for name in _OF_TWO:
-        if getattr(arguments, name) is not None:
+        if getattr(arguments, name, None) not in (None, False):
             raise ValueError(
                 f"--{name.replace('_', '-')}: is for two photographs, {arguments.image0} is a "
                 "folder: n3match match FOLDER OUT"
             )
     arguments.folder, out = arguments.image0, arguments.image1
     run = folder_run(arguments, out, geometries=out.suffix == DATABASE)
-    with joined_processes(device_of(arguments)) as processes:
+    with joined_processes(arguments.device) as processes:
         counts = match_folder(run, processes)
     if counts is None:
         return 0
@@ -92,17 +94,22 @@ def _match_two(arguments: argparse.Namespace) -> int:
     from n3match.pipelines.common.stopwatch import Stopwatch
     from n3match.pipelines.two_view import two_photographs as view
     from n3match.pipelines.two_view.matches_file import writer_for
-    from n3match.whole_file import check_target
 
-    write = writer_for(arguments.out)
-    check_target(arguments.out)
-    if arguments.plot is not None:
-        check_target(arguments.plot, ".png")
     watch = Stopwatch()
     pair = view.match_from_arguments(arguments, watch)
-    write(arguments.out, pair, arguments.filter)
+    writer_for(arguments.out)(arguments.out, pair, arguments.filter)
     if arguments.plot is not None:
         pair.plot(arguments.plot)
+    if arguments.json:
+        view.print_json({
+            "matches": {"found": len(pair.kept), "kept": int(pair.kept.sum())},
+            "images": [view.photograph_as_dict(photo) for photo in pair.photographs],
+            "filter": arguments.filter,
+            "seconds": watch.seconds,
+            "written": str(arguments.out),
+            "picture": None if arguments.plot is None else str(arguments.plot),
+        })
+        return 0
     for i, photo in enumerate(pair.photographs):
         print(f"image {i}    {view.describe_photograph(photo)}")
     print(f"matches    {len(pair.kept)} found, {pair.kept.sum()} kept")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,12 +13,12 @@ import torch
 
 from n3match.datasets.images import turn_in_words
 from n3match.denoising import Denoiser, denoise
-from n3match.denoising.denoise import as_denoiser
 from n3match.geometry import RelativePose
+from n3match.nn import MatchFilter
+from n3match.pipelines.common.devices import placed
 from n3match.pipelines.common.stopwatch import Stopwatch
 from n3match.pipelines.two_view.match_images import MatchedPair, match_images
 from n3match.pipelines.two_view.photograph import ASSUMED, EXIF, GIVEN, Photograph, read_photograph
-from n3match.two_view import as_filter
 
 _ORIGIN = {
     GIVEN: "as given",
@@ -30,8 +32,13 @@ def match_from_arguments(arguments: argparse.Namespace, stopwatch: Stopwatch) ->
     if "sigma" in arguments and arguments.denoise is None:
         raise ValueError("--sigma: is of the noise that --denoise takes out, which isn't asked for")
     with stopwatch.stage("weights"):
-        filter = None if arguments.filter == "none" else as_filter(arguments.filter)
-        denoiser = None if arguments.denoise is None else as_denoiser(arguments.denoise)
+        filter = denoiser = None
+        if arguments.filter != "none":
+            net = MatchFilter.from_pretrained(arguments.filter)
+            filter = placed(net, arguments.device, arguments.half)
+        if arguments.denoise is not None:
+            weights = Denoiser.from_pretrained(arguments.denoise)
+            denoiser = placed(weights, arguments.device, arguments.half)
     with stopwatch.stage("read"):
         photos = [
             read_photograph(
@@ -51,7 +58,9 @@ def match_from_arguments(arguments: argparse.Namespace, stopwatch: Stopwatch) ->
             photos = [
                 denoised_photograph(photo, denoiser, arguments.denoise, sigma) for photo in photos
             ]
-    pair = match_images(*photos, filter=filter, max_keypoints=arguments.max_keypoints)
+    pair = match_images(
+        *photos, filter=filter, max_keypoints=arguments.max_keypoints, device=arguments.device
+    )
     stopwatch.add(pair.seconds)
     return pair
 
@@ -94,6 +103,27 @@ def describe_photograph(photo: Photograph) -> str:
     if photo.denoised:
         line += f", denoised by {photo.denoised}"
     return line
+
+
+def photograph_as_dict(photo: Photograph) -> dict:
+    """The same as plain values for JSON."""
+    return {
+        "path": photo.name,
+        "width": photo.size[0],
+        "height": photo.size[1],
+        "K": photo.file_K.tolist(),
+        "distortion": None if photo.distortion is None else photo.distortion.tolist(),
+        "intrinsics": photo.intrinsics,
+        "orientation": photo.orientation,
+        "turned": photo.turned,
+        "denoised": photo.denoised or None,
+    }
+
+
+def print_json(result: dict) -> None:
+    """One object on standard output."""
+    json.dump(result, sys.stdout, indent=2, allow_nan=False)
+    print()
 
 
 def describe_seconds(seconds: dict[str, float]) -> str:

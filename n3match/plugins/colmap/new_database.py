@@ -78,7 +78,8 @@ class NewColmapDatabase(ColmapDatabase):
         """Its id.
 
         Args:
-            name: relative to the folder of images; camera_id: of its camera.
+            name: relative to the folder of images.
+            camera_id: of its camera.
         """
         self._insert("images", name=name, camera_id=camera_id)
         return self._last_id()

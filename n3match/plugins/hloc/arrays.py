@@ -143,7 +143,9 @@ def add_features(
         file: to write.
         name: of the image.
         keypoints: (N, 2) pixels of the original image; integers are pixel centres.
-        sizes_angles: (N, 2) size and angle in degrees; responses: (N,); descriptors: (N, D).
+        sizes_angles: (N, 2) size and angle in degrees.
+        responses: (N,) of the detector.
+        descriptors: (N, D).
         size: (width, height) of the original image.
     """
     group = file.create_group(name)

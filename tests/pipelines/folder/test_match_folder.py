@@ -10,6 +10,7 @@ import prepared
 import pytest
 from colmap_databases import indices, read_rows
 from killed import die_before, kill, run_until_killed
+from PIL import ExifTags, Image
 from relief import camera_matrix, poses, write_photographs
 from scipy.spatial.transform import Rotation
 
@@ -221,6 +222,21 @@ def test_without_a_filter_the_mutual_matches_are_written(folder, tmp_path):
     with h5py.File(tmp_path / "hloc" / "matches.h5") as file:
         scores = file["5-0.png/5-1.png/matching_scores0"][()]
         assert set(np.unique(scores)) == {0.0, 1.0}
+
+
+def test_a_turned_photograph_is_matched_as_it_is_stored(tmp_path):
+    """COLMAP's mapper and hloc look at the pixels in the file, whatever its EXIF orientation."""
+    photos = write_photographs(tmp_path / "photos", 2)
+    image = Image.open(photos / "5-0.png")
+    exif = image.getexif()
+    exif[ExifTags.Base.Orientation] = 6
+    image.save(photos / "5-0.jpg", quality=95, exif=exif)
+    (photos / "5-0.png").unlink()
+    assert run(photos, tmp_path / "d.db") == 0
+    with ColmapDatabase(tmp_path / "d.db") as database:
+        sizes = {(camera.width, camera.height) for camera in database.cameras().values()}
+        assert sizes == {(400, 300)}
+        assert database.keypoints(1).points[:, 0].max() > 330
 
 
 def test_an_unreadable_photograph_is_left_out_and_named(folder, tmp_path, capsys):
