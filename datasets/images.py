@@ -53,6 +53,9 @@ _TRUNCATED = "is truncated: the file ends before its image does"
 class ImageFile:
     """A photograph's file, read once: its pixels, how they lie, what the camera wrote.
 
+    Args:
+        path: of the file, which is read at once.
+
     Attributes:
         path: of the file.
 
@@ -74,6 +77,9 @@ class ImageFile:
 
     def size(self, *, stored: bool = False) -> tuple[int, int]:
         """(width, height), from the header alone.
+
+        Args:
+            stored: in pixels as they are stored, not turned by the EXIF orientation.
 
         Raises:
             ValueError: neither Pillow nor, of HEIC, pillow-heif can open it.
@@ -98,6 +104,9 @@ class ImageFile:
     def gray(self, *, stored: bool = False) -> np.ndarray:
         """(H, W) uint8 grey.
 
+        Args:
+            stored: in pixels as they are stored, not turned by the EXIF orientation.
+
         Raises:
             ValueError: not an image, truncated, larger than OpenCV reads (2^30 pixels), or HEIC
                 without pillow-heif.
@@ -107,13 +116,21 @@ class ImageFile:
         return self._decoded(cv2.IMREAD_GRAYSCALE, stored)
 
     def rgb(self, *, stored: bool = False) -> np.ndarray:
-        """(H, W, 3) uint8 red, green, blue; otherwise as `gray`."""
+        """(H, W, 3) uint8 red, green, blue; otherwise as `gray`.
+
+        Args:
+            stored: in pixels as they are stored, not turned by the EXIF orientation.
+        """
         if self._is_heic:
             return self._heic_pixels()
         return cv2.cvtColor(self._decoded(cv2.IMREAD_COLOR, stored), cv2.COLOR_BGR2RGB)
 
     def unchanged(self, *, stored: bool = False) -> np.ndarray:
-        """Any channels and depth: (H, W), (H, W, 3) red, green, blue, (H, W, 4) with alpha."""
+        """Any channels and depth: (H, W), (H, W, 3) red, green, blue, (H, W, 4) with alpha.
+
+        Args:
+            stored: in pixels as they are stored, not turned by the EXIF orientation.
+        """
         if self._is_heic:
             return self._heic_pixels()
         image = self._decoded(cv2.IMREAD_UNCHANGED, stored)
@@ -254,7 +271,11 @@ def read_image_rgb(path: str | os.PathLike, *, stored: bool = False) -> np.ndarr
 
 
 def turn_in_words(orientation: int) -> str:
-    """What an EXIF orientation does to the stored pixels: "turned by 90° clockwise"; "" for 1."""
+    """What an EXIF orientation does to the stored pixels: "turned by 90° clockwise"; "" for 1.
+
+    Args:
+        orientation: the tag, 1 … 8.
+    """
     return _TURNS[orientation][3]
 
 

@@ -56,7 +56,11 @@ class View:
     stored: bool = True
 
     def is_stored_frame(self, file: ImageFile) -> bool:
-        """Whether the stored pixels of the photograph are those that the camera is for."""
+        """Whether the stored pixels of the photograph are those that the camera is for.
+
+        Args:
+            file: of the photograph.
+        """
         return file.is_stored_frame(self.size, self.stored)
 
 

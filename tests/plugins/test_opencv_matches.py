@@ -21,7 +21,7 @@ def _as_opencv(scene):
 @pytest.mark.parametrize("cameras", [True, False])
 @pytest.mark.parametrize("with_side", [True, False])
 def test_keeps_the_right_ones_of_the_same_objects(cameras, with_side):
-    scene = make_scene(60, 1200, seed=2)
+    scene = make_scene(200, 600, seed=2)
     keypoints0, keypoints1, matches = _as_opencv(scene)
     # Given in another order than the keypoints.
     matches = [matches[i] for i in np.random.default_rng(0).permutation(len(matches))]
