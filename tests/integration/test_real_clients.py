@@ -107,19 +107,19 @@ def test_pycolmap(client, tmp_path):
     joined = np.stack([np.arange(600)] * 2, axis=1).astype(np.uint32)
     with pycolmap.Database.open(path) as database:
         ids = []
-        for i, (camera, (width, height), points) in enumerate(
+        for i, (matrix, (width, height), points) in enumerate(
             ((K0, SIZE0, scene.points0), (K1, SIZE1, scene.points1))
         ):
-            params = [camera[0, 0], camera[1, 1], camera[0, 2] + 0.5, camera[1, 2] + 0.5]
-            camera_id = database.write_camera(
-                pycolmap.Camera(model="PINHOLE", width=width, height=height, params=params)
-            )
+            params = [matrix[0, 0], matrix[1, 1], matrix[0, 2] + 0.5, matrix[1, 2] + 0.5]
+            camera = pycolmap.Camera(model="PINHOLE", width=width, height=height, params=params)
+            camera.has_prior_focal_length = True  # else it counts as a guess
+            camera_id = database.write_camera(camera)
             ids.append(
                 database.write_image(pycolmap.Image(name=f"{i}.jpg", camera_id=camera_id))
             )
             database.write_keypoints(ids[-1], (points + 0.5).astype(np.float32))
         database.write_matches(*ids, joined)
-    counts = filter_database(path, None, Options(), quiet=True)
+    counts = filter_database(path, None, Options())
     assert counts["calibrated"] == 1
     with pycolmap.Database.open(path) as database:
         kept = database.read_matches(*ids)
