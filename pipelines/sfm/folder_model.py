@@ -49,8 +49,8 @@ def reconstruct_folder(
     Raises:
         ImportError: pycolmap is not installed. OSError, ValueError: naming the file or argument.
     """
-    pycolmap = load_pycolmap("reconstruct needs pycolmap for COLMAP's mapper")
     names = find_photographs(run.folder, LEAST_IMAGES)
+    pycolmap = load_pycolmap("reconstruct needs pycolmap for COLMAP's mapper")
     settings = _settings(run, names)
     summary = processes.from_first(_finished(out, settings) if processes.is_first else None)
     if summary is not None:
