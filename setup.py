@@ -23,6 +23,7 @@ setup(
             depends=sorted(glob("n3match/native/csrc/*.inc")),
             extra_compile_args=FLAGS,
             optional=True,  # without a compiler the package works all the same
+            py_limited_api=True,  # loaded by ctypes: no Python's own, one wheel for all of them
         )
     ]
 )

@@ -85,8 +85,9 @@ def match_logits(
         points0, points1: (N, 2) matched pixels; integers are pixel centres.
         K0, K1: (3, 3) camera matrices.
         side_info: (N, S) what descriptors say of each match, columns named by the filter's
-            `side_info` (for "sift": ratio of nearest to second nearest descriptor distance in
-            [0, 1], and 1 where the match is mutual, else 0); None where nothing is known.
+            `side_info`, or the first of them (ratio of nearest to second nearest descriptor
+            distance in [0, 1], and 1 where the match is mutual, else 0); None where nothing is
+            known. `n3match.matching.side_info_columns` makes them all.
         sizes_angles0, sizes_angles1: (N, 2) keypoint size (pixels) and angle (degrees) of each
             match, as OpenCV's; both or None. See `n3match.matching.keypoint_change`.
         filter: a `MatchFilter`, a shipped name, or a path.
@@ -108,11 +109,10 @@ def match_logits(
         )
     if side_info is not None:
         side_info = np.asarray(side_info, dtype=np.float64)
-        wanted = (len(x0), len(net.side_info))
-        if side_info.shape != wanted:
+        if not _is_side_info(side_info, net, len(x0)):
             raise ValueError(
-                f"side_info must have shape (N, S) = {wanted} with columns {net.side_info}, "
-                f"got {side_info.shape}"
+                f"side_info must have shape (N, S) = {(len(x0), len(net.side_info))} with columns "
+                f"{net.side_info} or the first of them, got {side_info.shape}"
             )
         if not np.isfinite(side_info).all():
             raise ValueError("side_info holds NaN or infinite numbers: finite numbers wanted")
@@ -315,7 +315,8 @@ class PairMatches:
     Attributes:
         points0, points1: (N, 2) calibrated coordinates; rows that aren't finite (rays that the lens
             model doesn't reach) are never kept.
-        side_info: (N, S), columns named by the filter's `side_info`; None where unknown.
+        side_info: (N, S), columns named by the filter's `side_info`, or the first of them; None
+            where unknown.
         keypoint_change: (N, 3), see `n3match.matching.keypoint_change`; None where unknown.
     """
 
@@ -326,6 +327,11 @@ class PairMatches:
 
     def __len__(self) -> int:
         return len(self.points0)
+
+
+def _is_side_info(array: np.ndarray, net: MatchFilter, count: int) -> bool:
+    """Whether it has a row for each match, and the columns that the filter wants or the first."""
+    return array.ndim == 2 and len(array) == count and array.shape[1] <= len(net.side_info)
 
 
 def logits_of_many(net: MatchFilter, pairs: Sequence[PairMatches]) -> list[np.ndarray]:
@@ -355,13 +361,18 @@ def logits_of_many(net: MatchFilter, pairs: Sequence[PairMatches]) -> list[np.nd
         shapes = {"points1": (n, 2)} | {name: array.shape for name, array in unknown.items()}
         for name, wanted in shapes.items():
             found = getattr(pair, name)
-            if found is not None and found.shape != wanted:
+            if found is None or found.shape == wanted:
+                continue
+            if name != "side_info" or not _is_side_info(found, net, n):
                 raise ValueError(f"pairs[{i}].{name}: found shape {found.shape}, wanted {wanted}")
         rows = np.isfinite(np.hstack([pair.points0, pair.points1])).all(axis=1)
         for name, tensors in given.items():
             found = getattr(pair, name)
-            found = unknown[name] if found is None else found
-            tensors.append(torch.from_numpy(found[rows]).to(like))
+            if found is None:
+                found = unknown[name]
+            elif name == "side_info":
+                found = np.hstack([found, unknown[name][:, found.shape[1] :]])
+            tensors.append(torch.from_numpy(found[rows]).to(like.device, net.dtype))
         logits.append(np.full(n, -np.inf))
         finite.append(rows)
     with torch.inference_mode():

@@ -19,16 +19,16 @@ def check_target(path: str | os.PathLike, suffix: str = "") -> Path:
         ValueError: another ending. OSError: its folder is missing or not writable, or `path` is a
             folder itself.
     """
-    path = Path(path)
+    given, path = os.fspath(path), Path(path)
     if suffix and path.suffix.lower() != suffix:
-        raise ValueError(f"{path}: wanted a name that ends in {suffix}")
+        raise ValueError(f"{given}: wanted a name that ends in {suffix}")
     folder = path.parent
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: is a folder, wanted the name of a file to write")
+    if path.is_dir() or given.endswith(os.sep):
+        raise IsADirectoryError(f"{given}: is a folder, wanted the name of a file to write")
     if not folder.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {folder} to write into")
+        raise FileNotFoundError(f"{given}: there is no folder {folder} to write into")
     if not os.access(folder, os.W_OK):
-        raise PermissionError(f"{path}: the folder {folder} is not writable")
+        raise PermissionError(f"{given}: the folder {folder} is not writable")
     return path
 
 

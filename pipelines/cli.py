@@ -1,4 +1,5 @@
 """The command `n3match`: one subcommand per pipeline."""
+# PYTHON_ARGCOMPLETE_OK
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from n3match.pipelines.common.progress import quietly
+
 # Subcommand -> (module of this package with add_arguments and main, help). The module of the
 # chosen one alone is imported: torch takes seconds to load.
 COMMANDS = {
@@ -18,7 +21,14 @@ COMMANDS = {
         "a bundled pair of photographs from SIFT to a relative pose, with a picture",
     ),
     "pose": ("two_view.pose", "relative pose of two photographs"),
-    "match": ("two_view.match", "filtered matches of two photographs, to HDF5 or CSV"),
+    "match": (
+        "two_view.match",
+        "filtered matches of two photographs, or of a folder for COLMAP or hloc",
+    ),
+    "reconstruct": (
+        "sfm.reconstruct_folder",
+        "a folder of photographs to camera poses and 3-D points, with COLMAP's mapper",
+    ),
     "denoise": ("denoising.denoise", "remove noise from an image or a folder of images"),
     "evaluate-pose": (
         "evaluation.evaluate_pose",
@@ -80,10 +90,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse's way to say --help or an error
         return stop.code or 0
     module = import_module(f"n3match.pipelines.{COMMANDS[arguments.command][0]}")
-    traceback = arguments.traceback
-    del arguments.command, arguments.traceback
+    traceback, quiet = arguments.traceback, arguments.quiet
+    del arguments.command, arguments.traceback, arguments.quiet
     try:
-        status = module.main(arguments)
+        with quietly(quiet):
+            status = module.main(arguments)
         sys.stdout.flush()  # here, where a closed pipe is expected
         return status
     except KeyboardInterrupt:
@@ -128,7 +139,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--traceback", action="store_true", help="after an error, show where it came from"
     )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    chosen = next((word for word in argv if not word.startswith("-")), None)
+    completing = "_ARGCOMPLETE" in os.environ
+    words = os.environ.get("COMP_LINE", "").split()[1:] if completing else argv
+    chosen = next((word for word in words if not word.startswith("-")), None)
     for name, (module_name, help_text) in COMMANDS.items():
         subparser = subparsers.add_parser(
             name, help=help_text, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -137,6 +150,17 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
             module = import_module(f"n3match.pipelines.{module_name}")
             subparser.description = module.__doc__
             module.add_arguments(subparser)
+            subparser.add_argument(
+                "--quiet", action="store_true",
+                help="don't tell on standard error how far the work is: no bar on a terminal, and "
+                "elsewhere no line now and then",
+            )
+    if completing:
+        try:
+            import argcomplete
+        except ImportError:  # the shell asks for completions that another environment announced
+            sys.exit(1)
+        argcomplete.autocomplete(parser)  # answers the shell, and ends
     return parser.parse_args(argv)
 
 

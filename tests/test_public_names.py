@@ -10,6 +10,7 @@ import pytest
 
 import n3match
 from n3match import denoising, geometry, matching, nn, ops, plugins, weights
+from n3match.matching.side_info import SIDE_INFO
 
 
 def test_public_names_are_these_and_all_of_them_load():
@@ -91,7 +92,7 @@ def test_shipped_filters_load(name):
     assert name in weights.shipped()
     net = n3match.MatchFilter.from_pretrained(name)
     assert not net.training
-    assert net.side_info == ("ratio", "mutual")
+    assert net.side_info == SIDE_INFO
 
 
 def test_all_shipped_weights_have_a_model_card():

@@ -34,6 +34,7 @@ that come from OANet.
     attributes    schema_version, settings (JSON text of how it was made), source, licence
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,7 @@ import h5py
 import numpy as np
 
 from n3match.datasets.hdf5 import open_hdf5
+from n3match.matching import FEATURES
 
 SCHEMA_VERSION = 1
 
@@ -144,6 +146,20 @@ def open_store(path: str | Path) -> h5py.File:
         file.close()
         raise
     return file
+
+
+def stored_feature(kind: str) -> str:
+    """What a store's settings call one of `n3match.matching.FEATURES`."""
+    return "opencv-sift-root" if kind == "sift" else f"opencv-{kind}"
+
+
+def read_feature(file: h5py.File) -> str | None:
+    """Of which of `n3match.matching.FEATURES` a store's matches are; None where it doesn't say."""
+    try:
+        found = json.loads(file.attrs.get("settings", "{}")).get("feature")
+    except (ValueError, AttributeError):
+        return None
+    return next((kind for kind in FEATURES if stored_feature(kind) == found), None)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from n3match.datasets.hdf5 import open_hdf5
-from n3match.datasets.images import read_image_size
+from n3match.datasets.images import ImageFile
 from n3match.datasets.scenes.source import (
     ReadOptions,
     ScenePair,
@@ -72,7 +72,7 @@ def read_cnnet_scene(path: Path, name: str, options: ReadOptions) -> SceneSource
 
 
 def _read_view(image: Path, name: str, calibration: Path):
-    width, height = read_image_size(image)
+    width, height = ImageFile(image).size(stored=True)
     with open_hdf5(calibration, missing="no such calibration file") as file:
         K, R = (_field(file, key, 9).reshape(3, 3) for key in "KR")
         t = _field(file, "T", 3)

@@ -69,7 +69,8 @@ def read_colmap_scene(path: Path, name: str, options: ReadOptions) -> SceneSourc
         pair = _pair(model, points, id0, id1, shared)
         if np.linalg.norm(pair.t) > 0 and not pair.overlap < (options.min_overlap or 0):
             pairs.append(pair)
-    return SceneSource(name, views, pairs)
+    problems = [f"{image}: left out: {why}" for image, why in sorted(model.unsupported.items())]
+    return SceneSource(name, views, pairs, problems)
 
 
 def _pair(model: ColmapModel, points: dict, id0: int, id1: int, shared: int) -> ScenePair:

@@ -5,7 +5,7 @@ A text file with a line for each pair:
     name0 name1 rotation0 rotation1 K0 (9 numbers) K1 (9) T_0to1 (16)
 
 matrices row by row. The rotations, numbers of quarter turns that bring each photograph upright, are
-read and not applied: K and T are for the files as stored, and SIFT does not care.
+read and not applied: K and T are for the files as OpenCV reads them, and SIFT does not care.
 """
 
 from pathlib import Path
@@ -63,7 +63,7 @@ def read_pair_list(path: Path, name: str, options: ReadOptions) -> SceneSource:
         except ValueError as error:
             problems.append(str(error))
             continue
-        keys = [_view_key(views, root, n, K) for n, K in zip(names, (K0, K1))]
+        keys = [_view_key(views, root, n, K, options.stored) for n, K in zip(names, (K0, K1))]
         pairs.append(ScenePair(*keys, R, t))
     return SceneSource(name, views, pairs, problems)
 
@@ -91,10 +91,12 @@ def _parse(words: list[str], where: str):
     return words[:2], K0, K1, R, t
 
 
-def _view_key(views: dict[str, View], root: Path, name: str, K: np.ndarray) -> str:
+def _view_key(
+    views: dict[str, View], root: Path, name: str, K: np.ndarray, stored: bool
+) -> str:
     key, count = name, 1
     while key in views and not np.array_equal(views[key].K, K):
         count += 1
         key = f"{name}#{count}"
-    views.setdefault(key, View(key, root / name, K))
+    views.setdefault(key, View(key, root / name, K, stored=stored))
     return key

@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from n3match.datasets.images import ImageFile
 from n3match.datasets.scenes.source import (
     ReadOptions,
     ScenePair,
@@ -66,7 +67,7 @@ def read_rgbd_scene(path: Path, name: str, options: ReadOptions) -> SceneSource:
         except (OSError, ValueError) as error:
             problems.append(str(error))
             continue
-        views[colour.name] = View(colour.name, colour, K)
+        views[colour.name] = View(colour.name, colour, K, stored=options.stored)
         poses.append(pose)
         samples.append(sample)
     limit = MIN_OVERLAP if options.min_overlap is None else options.min_overlap
@@ -132,8 +133,8 @@ def _sample_depth(path: Path, K: np.ndarray, *, turned: bool) -> tuple[np.ndarra
     """Depth map (H, W) in metres, 0 where none, and (S, 3) points of a grid in the camera frame."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such depth image")
-    raw = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
-    if raw is None or raw.dtype != np.uint16 or raw.ndim != 2:
+    raw = ImageFile(path).unchanged()
+    if raw.dtype != np.uint16 or raw.ndim != 2:
         raise ValueError(f"{path}: not a 16-bit grey image, wanted depth in millimetres")
     if turned:
         raw = (raw >> 3) | (raw << 13)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from n3match.datasets.images import ImageFile
+
 # A rotation matrix may be off by what text files with six digits lose, and no more.
 _ROTATION_TOLERANCE = 1e-3
 
@@ -22,12 +24,14 @@ class ReadOptions:
         min_overlap: least share in [0, 1] of one view that the other sees, where it is known.
         image_root: folder that the names of images refer to.
         intrinsics: (3, 3) K of all images, where the layout has none.
+        stored: photographs are not turned by EXIF, in layouts that are read as OpenCV does.
     """
 
     min_shared: int | None = None
     min_overlap: float | None = None
     image_root: Path | None = None
     intrinsics: np.ndarray | None = None
+    stored: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +40,11 @@ class View:
 
     Attributes:
         name: unique in the scene; path: the file.
-        K: (3, 3) float64, pixel centres at integers, in the frame of the file as stored.
+        K: (3, 3) float64, pixel centres at integers.
         distortion: coefficients of `lens` (see `n3match.geometry.camera`).
         size: (width, height) that the intrinsics are for; None where the layout does not say.
+        stored: whether they are for the pixels as stored, not turned by EXIF, where the size
+            doesn't tell which (COLMAP looks at stored pixels, OpenCV at turned ones).
     """
 
     name: str
@@ -47,6 +53,15 @@ class View:
     distortion: np.ndarray = field(default_factory=lambda: np.zeros(4))
     lens: str = "opencv"
     size: tuple[int, int] | None = None
+    stored: bool = True
+
+    def is_stored_frame(self, file: ImageFile) -> bool:
+        """Whether the stored pixels of the photograph are those that the camera is for.
+
+        Args:
+            file: of the photograph.
+        """
+        return file.is_stored_frame(self.size, self.stored)
 
 
 @dataclass(frozen=True, eq=False)

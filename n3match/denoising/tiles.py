@@ -24,6 +24,11 @@ class Span:
     core_stop: int
 
     @property
+    def length(self) -> int:
+        """Of the tile."""
+        return self.stop - self.start
+
+    @property
     def tile(self) -> slice:
         return slice(self.start, self.stop)
 

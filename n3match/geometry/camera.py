@@ -11,11 +11,17 @@ of COLMAP's camera models (r² = x² + y² of a point x = (u - cx) / fx, y = (v 
                  (OPENCV_FISHEYE, RADIAL_FISHEYE, SIMPLE_RADIAL_FISHEYE, FISHEYE, SIMPLE_FISHEYE)
     fov          tan(r ω) / (2 tan(ω / 2)) = tan θ                                  (FOV)
     division     x / (1 + k r²)                                   (DIVISION, SIMPLE_DIVISION)
+    thin_prism   r = θ as of `equidistant`, bent by radial, tangential and thin prism terms
+                 k1 k2 p1 p2 k3 k4 sx1 sy1                                  (THIN_PRISM_FISHEYE)
+    fisheye624   the same by six radial terms, then tangential and prism ones
+                 k0 … k5 p0 p1 s0 … s3                              (RAD_TAN_THIN_PRISM_FISHEYE)
+    eucm         the enhanced unified model, α and β                                      (EUCM)
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -29,7 +35,7 @@ from n3match.geometry.checks import (
     check_tensor,
 )
 
-LENSES = ("opencv", "equidistant", "fov", "division")
+LENSES = ("opencv", "equidistant", "fov", "division", "thin_prism", "fisheye624", "eucm")
 #: Rays further than this from the axis are left out: on z = 1 a pixel there is as wide as dozens
 #: at the centre, so distances to epipolar lines mean nothing.
 MAX_ANGLE = math.radians(80)
@@ -41,6 +47,8 @@ _FOCAL_GUESS = 1.2
 _MAX_ITERATIONS = 30
 _TOLERANCE = 1e-12
 _STEP = 1e-6
+# Of a fisheye's polynomial: what is left beyond this was not inverted, no ray reaches the pixel.
+_UNREACHED = 1e-9
 
 
 def guess_focal(size: tuple[float, float] | np.ndarray) -> np.ndarray:
@@ -196,8 +204,9 @@ def calibrated_points(
     Args:
         points: (N, 2) pixels.
         K: (3, 3) camera matrix.
-        distortion: of `lens`: in OpenCV's order; (4,) k1 … k4; (1,) ω; (1,) k.
-        lens: "opencv", "equidistant", "fov" or "division".
+        distortion: of `lens`: in OpenCV's order; (4,) k1 … k4; (1,) ω; (1,) k; (8,), (12,) or (2,)
+            in the order given above.
+        lens: one of `LENSES`.
 
     Returns:
         (N, 2) float64. Of lenses other than OpenCV's NaN for rays more than `MAX_ANGLE` from the
@@ -211,16 +220,15 @@ def calibrated_points(
     if lens not in LENSES:
         raise ValueError(f"lens: found {lens!r}, wanted one of {', '.join(LENSES)}")
     x = undistort_points(points, K)
+    k = np.asarray(distortion, dtype=np.float64)
+    if lens in _BENT:
+        x = _unbent(x, lambda angles: _BENT[lens](angles, k))
     radius = np.linalg.norm(x, axis=1)
-    if lens == "division":
-        scale = 1 / (1 + float(distortion[0]) * radius**2)
+    if lens in _SCALES:
+        scale = _SCALES[lens](radius, k)
         scale[~(np.isfinite(scale) & (scale > 0))] = np.nan
     else:
-        angle = (
-            _equidistant_angle(radius, np.asarray(distortion, np.float64))
-            if lens == "equidistant"
-            else _fov_angle(radius, float(distortion[0]))
-        )
+        angle = _ANGLES[lens](radius, k)
         angle[~(angle < MAX_ANGLE)] = np.nan
         # Both are 1 at the centre of the image, where the ratio has no other value.
         scale = np.divide(np.tan(angle), radius, out=np.ones_like(radius), where=radius > 1e-12)
@@ -238,9 +246,19 @@ def _distort(x: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
 
 
 def _undistort(distorted: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
-    """Newton with halved steps: a step is kept only where it brings the residual down."""
+    return _inverse(distorted, lambda x: _distort(x, coefficients))[0]
+
+
+def _inverse(
+    distorted: np.ndarray, distort: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Newton with halved steps: a step is kept only where it brings the residual down.
+
+    Returns:
+        (N, 2) points that `distort` takes to `distorted`, and (N,) what is left of the residual.
+    """
     x = distorted.copy()
-    residual = distorted - _distort(x, coefficients)
+    residual = distorted - distort(x)
     error = np.abs(residual).max(axis=1)
     step_size = np.ones(len(x))
     for _ in range(_MAX_ITERATIONS):
@@ -248,8 +266,7 @@ def _undistort(distorted: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
             break
         # Central differences: with steps of 1e-6 the Jacobian is good to about 1e-10.
         columns = [
-            (_distort(x + h, coefficients) - _distort(x - h, coefficients)) / (2 * _STEP)
-            for h in ((_STEP, 0.0), (0.0, _STEP))
+            (distort(x + h) - distort(x - h)) / (2 * _STEP) for h in ((_STEP, 0.0), (0.0, _STEP))
         ]
         (a, c), (b, d) = columns[0].T, columns[1].T
         determinant = a * d - b * c
@@ -257,14 +274,44 @@ def _undistort(distorted: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
         r0, r1 = residual.T
         step = np.stack(((d * r0 - b * r1) / determinant, (a * r1 - c * r0) / determinant), axis=1)
         candidate = x + step_size[:, None] * step
-        candidate_residual = distorted - _distort(candidate, coefficients)
+        candidate_residual = distorted - distort(candidate)
         candidate_error = np.abs(candidate_residual).max(axis=1)
         better = candidate_error < error
         x[better] = candidate[better]
         residual[better] = candidate_residual[better]
         error[better] = candidate_error[better]
         step_size = np.where(better, np.minimum(1.0, step_size * 2), step_size / 2)
-    return x
+    return x, error
+
+
+def _unbent(bent: np.ndarray, bend: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """(N, 2) θ x / r, NaN where none is bent to the point given."""
+    if not len(bent):
+        return bent
+    angles, error = _inverse(bent, bend)
+    angles[error > _UNREACHED] = np.nan
+    return angles
+
+
+def _thin_prism(angles: np.ndarray, k: np.ndarray) -> np.ndarray:
+    k1, k2, p1, p2, k3, k4, s1, s2 = k
+    r2 = (angles * angles).sum(axis=1, keepdims=True)
+    radial = 1 + r2 * (k1 + r2 * (k2 + r2 * (k3 + r2 * k4)))
+    return angles * radial + _tangential(angles, r2, p2, p1) + r2 * np.array([s1, s2])
+
+
+def _fisheye624(angles: np.ndarray, k: np.ndarray) -> np.ndarray:
+    s2 = (angles * angles).sum(axis=1, keepdims=True)
+    radial = np.polynomial.polynomial.polyval(s2, np.concatenate(([1.0], k[:6])))
+    x = angles * radial
+    r2 = (x * x).sum(axis=1, keepdims=True)
+    return x + _tangential(x, r2, k[6], k[7]) + r2 * k[[8, 10]] + r2 * r2 * k[[9, 11]]
+
+
+def _tangential(x: np.ndarray, r2: np.ndarray, p: float, q: float) -> np.ndarray:
+    """p (r² + 2 x²) + 2 q x y along x, and the same with exchanged letters along y."""
+    factors = np.array([p, q])
+    return factors * (r2 + 2 * x * x) + 2 * factors[::-1] * x[:, :1] * x[:, 1:]
 
 
 def _equidistant_angle(radius: np.ndarray, k: np.ndarray) -> np.ndarray:
@@ -293,3 +340,26 @@ def _fov_angle(radius: np.ndarray, omega: float) -> np.ndarray:
     inside = radius * abs(omega) < math.pi / 2
     ratio = np.tan(np.where(inside, radius * abs(omega), 0)) / (2 * math.tan(abs(omega) / 2))
     return np.where(inside, np.arctan(ratio), np.nan)
+
+
+def _division_scale(radius: np.ndarray, k: np.ndarray) -> np.ndarray:
+    return 1 / (1 + k[0] * radius**2)
+
+
+def _eucm_scale(radius: np.ndarray, k: np.ndarray) -> np.ndarray:
+    alpha, beta = k
+    s = beta * radius**2
+    with np.errstate(invalid="ignore"):  # beyond the circle that α > ½ has
+        root = np.sqrt(1 - (2 * alpha - 1) * s)
+    return (alpha * root + 1 - alpha) / (1 - alpha * alpha * s)
+
+
+# How each lens is undone: a bend of θ x / r, the angle of a radius, or what stretches a point.
+_BENT = {"thin_prism": _thin_prism, "fisheye624": _fisheye624}
+_ANGLES = {
+    "equidistant": _equidistant_angle,
+    "fov": lambda radius, k: _fov_angle(radius, float(k[0])),
+    "thin_prism": lambda radius, k: radius.copy(),
+    "fisheye624": lambda radius, k: radius.copy(),
+}
+_SCALES = {"division": _division_scale, "eucm": _eucm_scale}

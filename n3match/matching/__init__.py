@@ -1,25 +1,32 @@
-"""Features and putative matches: SIFT, exact nearest neighbours, what is known of a match."""
+"""Features (SIFT, binary ones), exact nearest neighbours, what is known of a putative match."""
 
+from n3match.matching.features import (
+    FEATURES,
+    Features,
+    extract_features,
+    extract_sift,
+    root_sift,
+)
 from n3match.matching.nearest import Matches, nearest_neighbors
-from n3match.matching.putative import PutativeMatches, putative_matches
+from n3match.matching.putative import PutativeMatches, putative_matches, side_info_of_matches
 from n3match.matching.side_info import (
     is_gradient_histogram,
     keypoint_change,
-    ratio_and_mutual,
     side_info_columns,
 )
-from n3match.matching.sift import Features, extract_sift, root_sift
 
 __all__ = [
+    "FEATURES",
     "Features",
     "Matches",
     "PutativeMatches",
+    "extract_features",
     "extract_sift",
     "is_gradient_histogram",
     "keypoint_change",
     "nearest_neighbors",
     "putative_matches",
-    "ratio_and_mutual",
     "root_sift",
     "side_info_columns",
+    "side_info_of_matches",
 ]

@@ -32,7 +32,7 @@ _LARGEST_BACK_RATIO = 2.0
 
 @dataclass(frozen=True)
 class Matches:
-    """For each descriptor of image 0 its two nearest of image 1, by Euclidean distance.
+    """For each descriptor of image 0 its two nearest of image 1, by Euclidean or Hamming distance.
 
     All tensors are on the device of the computation.
 
@@ -68,29 +68,36 @@ def nearest_neighbors(
     desc0: torch.Tensor | np.ndarray | None,
     desc1: torch.Tensor | np.ndarray | None,
     *,
+    binary: bool = False,
     block_size: int | None = None,
     device: torch.device | str | None = None,
 ) -> Matches:
     """Find the two nearest descriptors of image 1 for each of image 0.
 
     The same as `cv2.BFMatcher(cv2.NORM_L2).knnMatch(desc0, desc1, k=2)`, decided in exact
-    arithmetic on the float32 values given: ties go to the lowest index on every machine.
+    arithmetic on the float32 values given: ties go to the lowest index on every machine. Of binary
+    descriptors all distances, and so the ratios, are the numbers of bits that differ, as by
+    `cv2.NORM_HAMMING`.
 
     Args:
         desc0: (N, D) descriptors of image 0, any real dtype (used as float32). None, which OpenCV
             gives for an image without keypoints, stands for N = 0.
         desc1: (M, D) of image 1, likewise.
+        binary: descriptors are bits, eight in each number: uint8.
         block_size: rows of `desc0` per matrix product; None chooses by the size of the cache.
             It does not change the result.
         device: where to compute; None for the device of `desc0` (the CPU for an array).
 
     Raises:
         ValueError: not two-dimensional, unequal D, a non-finite number, or block_size < 1.
+        TypeError: binary, and not uint8.
     """
     if desc0 is None:
         desc0 = np.zeros((0, 0 if desc1 is None else np.shape(desc1)[-1]), np.float32)
     if desc1 is None:
         desc1 = np.zeros((0, np.shape(desc0)[-1]), np.float32)
+    if binary:
+        desc0, desc1 = _bits("desc0", desc0), _bits("desc1", desc1)
     desc0 = _checked("desc0", desc0, device)
     desc1 = _checked("desc1", desc1, desc0.device)
     if desc0.shape[1] != desc1.shape[1]:
@@ -105,6 +112,8 @@ def nearest_neighbors(
             index, distance, mutual, back = _compiled_search(desc0, desc1, block_size)
         else:
             index, distance, mutual, back = _search(desc0, desc1, block_size)
+    if binary:  # between rows of 0 and 1 the squared distance is how many differ
+        distance, back = distance.square().round(), back.square()
     distance, second_distance = distance
     ratio = torch.where(
         torch.isfinite(second_distance) & (second_distance > 0), distance / second_distance, 1.0
@@ -114,6 +123,14 @@ def nearest_neighbors(
     return Matches(
         index[0], distance, second_distance, ratio, mutual, index[1], back_ratio.float()
     )
+
+
+def _bits(name: str, desc) -> np.ndarray:
+    """(N, D) bytes as (N, 8 D) uint8 of 0 and 1; nothing of any type for no descriptors."""
+    desc = np.asarray(desc.cpu() if isinstance(desc, torch.Tensor) else desc)
+    if desc.size and desc.dtype != np.uint8:
+        raise TypeError(f"{name}: found {desc.dtype}, wanted uint8 for binary descriptors")
+    return np.unpackbits(desc.astype(np.uint8), axis=-1)
 
 
 def _checked(name: str, desc, device) -> torch.Tensor:

@@ -1,13 +1,18 @@
 """Putative matches: every keypoint of image 0 with its nearest neighbour in image 1."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from n3match.matching.nearest import nearest_neighbors
+from n3match.matching.side_info import NEUTRAL, side_info_columns
 
 Descriptors = torch.Tensor | np.ndarray | None
+
+# Columns of side information that depend on all keypoints of image 0.
+_OF_ALL = frozenset({"back_ratio", "distance"})
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class PutativeMatches:
         apart: (N,) float32, distance from the nearest to the second nearest neighbour *in the
             image*: in pixels as the keypoints given; inf where there is no second. None where it
             isn't known.
+        binary: whether distances are Hamming's, of binary descriptors.
     """
 
     points0: np.ndarray
@@ -36,9 +42,97 @@ class PutativeMatches:
     distance: np.ndarray
     back_ratio: np.ndarray | None = None
     apart: np.ndarray | None = None
+    binary: bool = False
 
     def __len__(self) -> int:
         return len(self.points0)
+
+    def side_info(
+        self, names: Sequence[str], focal1: float | None, *, binary: bool = False
+    ) -> np.ndarray | None:
+        """(N, S) what a filter wants to know of each match; None where it asks for nothing.
+
+        Args:
+            names: the filter's `side_info`.
+            focal1: focal length of image 1 in pixels; None where it isn't known: then neither is
+                the column `apart`.
+            binary: whether the filter learnt from binary descriptors. Ratios of Hamming distances
+                are spread otherwise than those of others: what the filter would misread isn't told.
+
+        Raises:
+            ValueError: a name that is no column.
+        """
+        apart = None if focal1 is None else self.apart
+        if binary != self.binary:
+            unknown = np.full(len(self), NEUTRAL["ratio"])
+            return side_info_columns(
+                names, unknown, self.mutual, apart=apart, focal1=focal1 or 1.0
+            )
+        return side_info_columns(
+            names, self.ratio, self.mutual, back_ratio=self.back_ratio, distance=self.distance,
+            apart=apart, focal1=focal1 or 1.0,
+        )
+
+    def side_info_of(
+        self, names: Sequence[str], index0: np.ndarray, index1: np.ndarray, focal1: float | None,
+        *, binary: bool = False,
+    ) -> np.ndarray | None:
+        """The same of M matches made elsewhere, of keypoints that were all matched here.
+
+        A match to another keypoint than the nearest says nothing in favour of itself: its row is
+        that of one of which nothing is known.
+
+        Args:
+            names, focal1, binary: as of `side_info`.
+            index0, index1: (M,) keypoints of image 0 and image 1.
+        """
+        columns = self.side_info(names, focal1, binary=binary)
+        if columns is None:
+            return None
+        unknown = [NEUTRAL[name] for name in names]
+        columns = np.concatenate([columns, [unknown]])
+        row = np.searchsorted(self.index0, index0)
+        found = row < len(self)
+        found[found] = (self.index0[row[found]] == index0[found]) & (
+            self.index1[row[found]] == index1[found]
+        )
+        return columns[np.where(found, row, -1)]
+
+
+def side_info_of_matches(
+    names: Sequence[str],
+    index0: np.ndarray,
+    index1: np.ndarray,
+    keypoints0: np.ndarray,
+    desc0: torch.Tensor | np.ndarray,
+    keypoints1: np.ndarray,
+    desc1: torch.Tensor | np.ndarray,
+    focal1: float | None,
+) -> np.ndarray | None:
+    """(M, S) what a filter wants to know of matches made elsewhere, from the descriptors.
+
+    Args:
+        names, focal1: as of `PutativeMatches.side_info`.
+        index0, index1: (M,) rows of the keypoints that are matched.
+        keypoints0, desc0, keypoints1, desc1: of all keypoints, as of `putative_matches`.
+
+    Returns:
+        None where the filter asks for nothing. Else as `PutativeMatches.side_info_of`; but where no
+        two matches share a keypoint of image 1 the matcher has made them mutual already, and all
+        are taken to be.
+    """
+    if not names:
+        return None
+    made_mutual = len(np.unique(index1)) == len(index1)
+    if made_mutual and _OF_ALL.isdisjoint(names):
+        # The other keypoints of image 0 tell nothing more, and needn't be searched for.
+        kept, index0 = np.unique(index0, return_inverse=True)
+        keypoints0, desc0 = keypoints0[kept], desc0[kept]
+    found = putative_matches(keypoints0, desc0, keypoints1, desc1)
+    columns = found.side_info_of(names, index0, index1, focal1)
+    if columns is not None and made_mutual and "mutual" in names:
+        columns[:, names.index("mutual")] = 1.0
+    return columns
 
 
 def putative_matches(
@@ -47,6 +141,7 @@ def putative_matches(
     keypoints1: np.ndarray,
     desc1: Descriptors,
     *,
+    binary: bool = False,
     device: str | torch.device | None = None,
 ) -> PutativeMatches:
     """Match each keypoint of image 0 to its nearest in image 1, without any ratio test.
@@ -54,6 +149,7 @@ def putative_matches(
     Args:
         keypoints0, keypoints1: (N0, 2) and (N1, 2) positions in pixels.
         desc0, desc1: (N0, D) and (N1, D) descriptors, or None for none at all.
+        binary: descriptors are bits, eight in each uint8, see `nearest_neighbors`.
         device: where the distances are computed; None for that of the descriptors.
 
     Returns:
@@ -62,15 +158,12 @@ def putative_matches(
     Raises:
         ValueError: a shape that does not fit, or non-finite numbers.
     """
-    found = nearest_neighbors(desc0, desc1, device=device)
+    found = nearest_neighbors(desc0, desc1, binary=binary, device=device)
     keypoints0 = _checked_keypoints("keypoints0", keypoints0, len(found.index))
     keypoints1 = _checked_keypoints("keypoints1", keypoints1, 0 if desc1 is None else len(desc1))
     index0 = np.arange(len(keypoints0) if len(keypoints1) else 0)
     index1 = found.index.cpu().numpy()[index0]
     second = found.second_index.cpu().numpy()[index0]
-    apart = np.full(len(index0), np.inf, np.float32)
-    known = second >= 0
-    apart[known] = np.linalg.norm(keypoints1[second[known]] - keypoints1[index1[known]], axis=1)
     return PutativeMatches(
         points0=keypoints0[index0],
         points1=keypoints1[index1],
@@ -80,8 +173,22 @@ def putative_matches(
         index1=index1,
         distance=found.distance.cpu().numpy()[index0],
         back_ratio=found.back_ratio.cpu().numpy()[index0],
-        apart=apart,
+        apart=distance_apart(keypoints1, index1, second),
+        binary=binary,
     )
+
+
+def distance_apart(keypoints1: np.ndarray, index1: np.ndarray, second1: np.ndarray) -> np.ndarray:
+    """(N,) float32 pixels from the nearest to the second nearest neighbour in image 1.
+
+    Args:
+        keypoints1: (N1, 2) pixels.
+        index1, second1: (N,) rows of them; second1 −1 where there is none: the answer is inf there.
+    """
+    apart = np.full(len(index1), np.inf, np.float32)
+    known = second1 >= 0
+    apart[known] = np.linalg.norm(keypoints1[second1[known]] - keypoints1[index1[known]], axis=1)
+    return apart
 
 
 def _checked_keypoints(name: str, keypoints: np.ndarray, count: int) -> np.ndarray:

@@ -20,8 +20,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from n3match.matching.nearest import nearest_neighbors
-
 # The columns of side information, and what they hold where nothing is known of a match.
 NEUTRAL = {"ratio": 1.0, "mutual": 0.0, "back_ratio": 1.0, "distance": 0.0, "apart": 0.0}
 SIDE_INFO = tuple(NEUTRAL)
@@ -119,31 +117,6 @@ def is_gradient_histogram(descriptors: np.ndarray) -> bool:
     if descriptors.ndim != 2 or descriptors.shape[1] != 128 or not len(descriptors):
         return False
     return bool(np.isfinite(descriptors).all() and descriptors.min() >= 0)
-
-
-def ratio_and_mutual(
-    index0: np.ndarray, index1: np.ndarray, desc0: np.ndarray, desc1: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Ratio and mutual flag of given matches, as `putative_matches` has them.
-
-    Args:
-        index0, index1: (M,) rows of `desc0` and `desc1` that are matched.
-        desc0, desc1: (N0, D), (N1, D).
-
-    Returns:
-        (M,) float64 ratio of nearest to second nearest distance, 1 where `index1` isn't the
-        nearest; (M,) bool, nearest in both directions. Where no two matches share a keypoint of
-        image 1 the matcher has made them mutual already, and all are taken to be.
-    """
-    made_mutual = len(np.unique(index1)) == len(index1)
-    if made_mutual:  # the other rows of image 0 tell nothing more
-        desc0, index0 = desc0[index0], np.arange(len(index0))
-    found = nearest_neighbors(desc0, desc1)
-    is_nearest = found.index.numpy()[index0] == index1
-    ratio = np.where(is_nearest, found.ratio.numpy()[index0], 1.0)
-    if made_mutual:
-        return ratio, np.ones(len(index1), dtype=bool)
-    return ratio, is_nearest & found.mutual.numpy()[index0]
 
 
 def keypoint_change(

@@ -79,7 +79,8 @@ def _loaded() -> _Loaded | None:
     wanted = _wanted_level()
     if wanted < 0:
         return None
-    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+    # Built for every Python; a file for one alone is of an earlier version.
+    for suffix in sorted(importlib.machinery.EXTENSION_SUFFIXES, key=lambda s: "abi3" not in s):
         path = Path(__file__).with_name("_kernels" + suffix)
         try:
             library = ctypes.CDLL(str(path)) if path.is_file() else None

@@ -53,6 +53,7 @@ class MatchFilterConfig:
     consensus: bool = False  # N³ blocks also see how the neighbours' motions differ
     side_info: tuple[str, ...] = ()  # names of extra input columns
     keypoint_change: bool = False  # three more: how the keypoint turns and changes its size
+    binary_descriptors: bool = False  # learnt what ratios of Hamming distances mean, not of others
     mutual_only: bool = False  # matches known not to be mutual are left out, see `mutual_mask`
     refine: bool = False  # refinement passes over the better matches, see `passes.Refinement`
     refined_share: float = 0.5  # of the matches that a refinement pass goes over

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from n3match.geometry import weighted_eight_point
 from n3match.matching.side_info import CHANGE_COLUMNS
@@ -29,6 +30,7 @@ from n3match.nn.pruning import PruningNetwork
 from n3match.weights import load_weights
 
 _NOT_MUTUAL = -8.0  # the logit of a match that isn't looked at
+_HALVES = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,9 @@ class MatchFilter(nn.Module):
     calibrated coordinates, see `forward`; `n3match.match_logits` takes pixels. A new one has random
     weights; `from_pretrained` loads trained ones.
 
+    After `.half()` or `.bfloat16()`, in eval mode, its matrix products are in that type on a GPU;
+    on a CPU, which wins nothing by it, in float32, as the epipolar geometry is on either.
+
     Args:
         config: what it is built from; None for `MatchFilterConfig()`.
     """
@@ -64,6 +69,13 @@ class MatchFilter(nn.Module):
     def side_info(self) -> tuple[str, ...]:
         """Names of the columns of side information, e.g. ("ratio", "mutual"); it works without."""
         return self.config.side_info
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes epipolar geometry in, and wants of its inputs: the type of its weights,
+        float32 where these are in half precision."""
+        dtype = next(self.parameters()).dtype
+        return torch.float32 if dtype in _HALVES else dtype
 
     @classmethod
     def from_pretrained(
@@ -111,8 +123,8 @@ class MatchFilter(nn.Module):
 
         Args:
             points0, points1: (B, N, 2) calibrated coordinates (K⁻¹ applied) of each match.
-            side_info: (B, N, S) side information, columns named by `side_info` of the filter;
-                None where it isn't known: its columns are then neutral.
+            side_info: (B, N, S) side information, columns named by `side_info` of the filter, or
+                the first of them; None or a column less: it isn't known, and neutral.
             mask: (B, N) bool, True for real matches, False for padding.
             keypoint_change: (B, N, 3) how the keypoints turn and change their size, see
                 `n3match.matching.keypoint_change`; None where it isn't known. Only for networks
@@ -126,6 +138,7 @@ class MatchFilter(nn.Module):
         """
         matches = self._inputs(points0, points1, side_info, mask, keypoint_change)
         *earlier, logits = self._logits(matches, mask)
+        matches = matches.to(logits.dtype)
         with torch.autocast(matches.device.type, enabled=False):
             weights = torch.relu(torch.tanh(logits))
             essential = weighted_eight_point(
@@ -212,6 +225,14 @@ class MatchFilter(nn.Module):
 
     def _logits(self, matches: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
         """Logits (B, N) of each pass, in their order; −inf where the mask is False."""
+        dtype = next(self.parameters()).dtype
+        if dtype in _HALVES and not self.training:
+            state = {f"net.{k}": v.float() for k, v in self.state_dict(keep_vars=True).items()}
+            with torch.autocast(matches.device.type, dtype, matches.device.type != "cpu"):
+                return functional_call(_InFull(self), state, (matches.float(), mask))
+        return self._logits_in_full(matches, mask)
+
+    def _logits_in_full(self, matches: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
         if not self.config.mutual_only or not matches.shape[1]:
             return self._passes(matches, mask)
         left_out = matches.new_full(matches.shape[:2], _NOT_MUTUAL)
@@ -247,16 +268,29 @@ class MatchFilter(nn.Module):
         _check(config, points0, points1, side_info, mask, keypoint_change)
         columns = [points0, points1]
         if config.side_info:
-            if side_info is None:
-                neutral = points0.new_tensor(config.neutral_side_info)
-                side_info = neutral.expand(*points0.shape[:2], -1)
-            columns.append(side_info)
+            known = 0
+            if side_info is not None:
+                columns.append(side_info)
+                known = side_info.shape[-1]
+            neutral = points0.new_tensor(config.neutral_side_info[known:])
+            columns.append(neutral.expand(*points0.shape[:2], -1))
         if config.keypoint_change:
             if keypoint_change is None:
                 keypoint_change = points0.new_zeros(*points0.shape[:2], CHANGE_COLUMNS)
             columns.append(keypoint_change)
         matches = torch.cat(columns, -1)
         return matches if mask is None else matches.masked_fill(~mask[..., None], 0.0)
+
+
+class _InFull(nn.Module):
+    """A filter's logits, as a module that `functional_call` lends weights of another type."""
+
+    def __init__(self, net: MatchFilter):
+        super().__init__()
+        self.net = net
+
+    def forward(self, matches: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+        return self.net._logits_in_full(matches, mask)
 
 
 def _check(
@@ -284,12 +318,17 @@ def _check(
     counts = {"side_info": len(config.side_info), "keypoint_change": CHANGE_COLUMNS}
     for name, found in known.items():
         wanted = (b, n, counts[name])
-        if found is not None and tuple(found.shape) != wanted:
-            columns = f" with columns {config.side_info}" if name == "side_info" else ""
-            raise ValueError(
-                f"{name} must have shape (B, N, {counts[name]}) = {wanted}{columns}, "
-                f"got {tuple(found.shape)}"
-            )
+        if found is None or tuple(found.shape) == wanted:
+            continue
+        columns = ""
+        if name == "side_info":
+            columns = f" with columns {config.side_info} or the first of them"
+            if found.ndim == 3 and found.shape[:2] == (b, n) and found.shape[2] < counts[name]:
+                continue
+        raise ValueError(
+            f"{name} must have shape (B, N, {counts[name]}) = {wanted}{columns}, "
+            f"got {tuple(found.shape)}"
+        )
     if mask is not None and (mask.dtype != torch.bool or tuple(mask.shape) != (b, n)):
         raise ValueError(
             f"mask must be bool of shape (B, N) = {(b, n)}, got {mask.dtype} {tuple(mask.shape)}"

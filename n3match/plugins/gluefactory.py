@@ -18,12 +18,7 @@ import torch
 from torch import Tensor
 
 from n3match.geometry import guess_intrinsics
-from n3match.matching import (
-    is_gradient_histogram,
-    keypoint_change,
-    ratio_and_mutual,
-    side_info_columns,
-)
+from n3match.matching import is_gradient_histogram, keypoint_change, side_info_of_matches
 from n3match.nn import MatchFilter
 from n3match.two_view import PairMatches, logits_of_many, probability
 
@@ -31,6 +26,8 @@ try:
     from gluefactory.models.base_model import BaseModel
 except ImportError:
     BaseModel = None
+
+_NEEDED = ("view0", "view1", "keypoints0", "keypoints1", "matches0")
 
 if BaseModel is None:
 
@@ -60,9 +57,7 @@ else:
             "weights": "sift",  # shipped weights, or a file of weights
             "trainable": False,
         }
-        required_data_keys: ClassVar[list[str]] = [
-            "view0", "view1", "keypoints0", "keypoints1", "matches0",
-        ]
+        required_data_keys: ClassVar[list[str]] = [*_NEEDED]
 
         def _init(self, conf):
             self.net = MatchFilter.from_pretrained(conf.weights)
@@ -111,13 +106,18 @@ def filter_batch(net: MatchFilter, data: dict) -> dict[str, Tensor]:
         `matching_scores1`, the filter's probabilities, 0 for none; on the device of `matches0`.
 
     Raises:
-        ValueError: a match past the keypoints, or nothing that tells a camera.
+        ValueError: an entry that is missing, a match past the keypoints, nothing that tells a
+            camera.
     """
+    missing = [key for key in _NEEDED if key not in data]
+    if missing:
+        raise ValueError(f"data: found {sorted(data)}, wanted {', '.join(missing)}, too")
     matches0 = data["matches0"]
     points = [_calibrated(data, i) for i in (0, 1)]
     sizes_angles = [_sizes_angles(data, i) for i in (0, 1)]
     descriptors = [_array(data.get(f"descriptors{i}")) for i in (0, 1)]
-    focals = [_focals(data, i, len(matches0)) for i in (0, 1)]
+    pixels = [data[f"keypoints{i}"].detach().cpu().double().numpy() for i in (0, 1)]
+    focals = [_focals(data, i) for i in (0, 1)]
     joined, pairs = [], []
     for b, row in enumerate(matches0.detach().cpu().numpy()):
         index0 = np.flatnonzero(row >= 0)
@@ -129,14 +129,17 @@ def filter_batch(net: MatchFilter, data: dict) -> dict[str, Tensor]:
         change = None
         if all(found is not None for found in sizes_angles):
             change = keypoint_change(
-                sizes_angles[0][b][index0], sizes_angles[1][b][index1], focals[0][b], focals[1][b]
+                sizes_angles[0][b][index0], sizes_angles[1][b][index1],
+                *(1.0 if focal is None else focal[b] for focal in focals),
             )
         side_info = None
         if all(found is not None for found in descriptors) and len(index0):
-            pair = [d[b] for d in descriptors]
-            if all(map(is_gradient_histogram, pair)):
-                ratio, mutual = ratio_and_mutual(index0, index1, *pair)
-                side_info = side_info_columns(net.side_info, ratio, mutual)
+            desc0, desc1 = (d[b] for d in descriptors)
+            if is_gradient_histogram(desc0) and is_gradient_histogram(desc1):
+                side_info = side_info_of_matches(
+                    net.side_info, index0, index1, pixels[0][b], desc0, pixels[1][b], desc1,
+                    None if focals[1] is None else focals[1][b],
+                )
         joined.append((index0, index1))
         pairs.append(PairMatches(points[0][b][index0], points[1][b][index1], side_info, change))
     kept0 = np.full(matches0.shape, -1, dtype=np.int64)
@@ -173,13 +176,13 @@ def _calibrated(data: dict, i: int) -> np.ndarray:
     return (keypoints.detach().cpu().double().numpy() - centre) / focal
 
 
-def _focals(data: dict, i: int, count: int) -> np.ndarray:
-    """(B,) mean focal lengths in pixels, to compare keypoint sizes."""
+def _focals(data: dict, i: int) -> np.ndarray | None:
+    """(B,) mean focal lengths in pixels; None where the camera doesn't tell."""
     view = data[f"view{i}"]
     camera = view.get("camera")
     if camera is not None:
         f = getattr(camera, "f", None)
-        return np.ones(count) if f is None else f.detach().cpu().double().numpy().mean(-1)
+        return None if f is None else f.detach().cpu().double().numpy().mean(-1)
     return _guessed_focals(view, i)
 
 

@@ -10,7 +10,8 @@ what such a GPU is fast at.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from n3match.pipelines.common.arguments import output_folder
 
 PARTS = (
     "ops", "matching", "filter", "filter-h5", "filter-colmap", "training-step", "denoise",
@@ -70,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=int, default=None, help="CPU threads of torch")
     parser.add_argument(
-        "--out", type=Path, default=None,
+        "--out", type=output_folder, default=None,
         help="folder for benchmark-PART.csv, benchmark-ops.md and .png, benchmark-gpu.md",
     )
 

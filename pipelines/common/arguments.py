@@ -4,9 +4,52 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+from n3match.whole_file import check_target
+
+
+def given_path(text: str) -> Path:
+    """A file or folder of this machine."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) and not Path(text).exists():
+        raise argparse.ArgumentTypeError(f"{text}: is a URL, wanted a file: download it first")
+    return Path(text)
+
+
+def output_file(*suffixes: str) -> Callable[[str], Path]:
+    """A type of arguments: a file to write, which is found out before any work.
+
+    Args:
+        suffixes: one of which the name has to end in, in small or large letters; none: anything.
+    """
+
+    def parse(text: str) -> Path:
+        path = given_path(text)
+        if suffixes and path.suffix.lower() not in suffixes:
+            wanted = " or ".join(suffixes)
+            raise argparse.ArgumentTypeError(f"{text}: wanted a name that ends in {wanted}")
+        try:
+            check_target(text)
+        except OSError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+        return path
+
+    return parse
+
+
+def output_folder(text: str) -> Path:
+    """A type of arguments: a folder to write into, made where it isn't there."""
+    path = given_path(text)
+    try:
+        check_folder(text)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("out: ")) from error
+    return path
 
 
 def parse_sigma(text: str) -> float | None:
@@ -41,6 +84,33 @@ def add_filter_argument(parser: argparse.ArgumentParser, more: str = "") -> None
         help=f'shipped weights ("sift", "sift-cnnet") or a file of weights{more} '
         "(default: %(default)s)",
     )
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """--device and --half, for `devices.placed`."""
+    parser.add_argument(
+        "--device", default="cpu", metavar="cpu|cuda|…",
+        help="of the networks; results are the same but for rounding (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--half", action="store_true",
+        help="matrix products of the networks in half precision: float16 on a GPU, for denoisers "
+        "bfloat16 on a CPU",
+    )
+
+
+def add_stored_pixels_argument(parser: argparse._ActionsContainer, of: str = "") -> None:
+    """--stored-pixels; `of`: more of what it is about."""
+    parser.add_argument(
+        "--stored-pixels", action="store_true",
+        help=f"don't turn photographs by their EXIF orientation, which cv2.imread does too{of}",
+    )
+
+
+def cores_of_a_process() -> int:
+    """How many cores there are for each process that `torchrun` started on this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def parse_intrinsics(text: str) -> np.ndarray:
@@ -83,7 +153,18 @@ def check_at_least(least: int, arguments: argparse.Namespace, *names: str) -> No
             )
 
 
-def check_folder(out: Path | None) -> None:
-    """Raises NotADirectoryError where `out` is a file; it need not exist."""
-    if out is not None and out.exists() and not out.is_dir():
+def check_folder(out: str | Path | None) -> None:
+    """Asked before the work whose results are written there; `out` need not exist, nor be given.
+
+    Raises:
+        OSError: it can't be made or written into.
+    """
+    if out is None:
+        return
+    there = next(path for path in (Path(out), *Path(out).parents) if path.exists())
+    if there == Path(out) and not there.is_dir():
         raise NotADirectoryError(f"out: {out} is a file, wanted a folder")
+    if not there.is_dir():
+        raise NotADirectoryError(f"out: {out} can't be made: {there} is a file")
+    if not os.access(there, os.W_OK):
+        raise PermissionError(f"out: {out}: the folder {there} is not writable")

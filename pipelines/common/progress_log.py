@@ -14,6 +14,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 _HEAD = struct.Struct("<III")  # bytes of the key, bytes of the payload, CRC-32 of both
 
@@ -39,7 +40,7 @@ class ProgressLog:
         self.path = path
         header = json.dumps(depends_on, sort_keys=True).encode() + b"\n"
         self._file = path.open("a+b", buffering=0)
-        self._lock()
+        lock_file(self._file, path)
         self._places: dict[str, tuple[int, int]] = {}
         self._file.seek(0)
         size = os.fstat(self._file.fileno()).st_size
@@ -109,16 +110,22 @@ class ProgressLog:
             yield data[:key_length].decode(), start, length
             position = start + length
 
-    def _lock(self) -> None:
-        try:
-            import fcntl
-        except ImportError:
-            return  # no such locks on this system
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._file.close()
-            raise ValueError(f"{self.path}: in use: another run is writing this result") from error
+
+def lock_file(file: IO, path: Path) -> None:
+    """Hold a file open for this process alone, where the system has such locks.
+
+    Raises:
+        ValueError: another process holds it; `path` is named.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return  # no such locks on this system
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise ValueError(f"{path}: in use: another run is writing this result") from error
 
 
 def part_path(out: Path) -> Path:
@@ -127,9 +134,10 @@ def part_path(out: Path) -> Path:
 
 
 def remove_leftovers(out: Path) -> None:
-    """Delete the temporary files of runs that were killed while they wrote `out`.
+    """Delete the temporary files of runs that were killed while they wrote `out`, a database's
+    journal among them.
 
     Call it with the log of `part_path` open: no other run is at work then.
     """
-    for leftover in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):
+    for leftover in out.parent.glob(f".{glob.escape(out.name)}.*.tmp*"):
         leftover.unlink(missing_ok=True)

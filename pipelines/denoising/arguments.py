@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from n3match.pipelines.common.arguments import add_device_arguments
+
 # Those that are no networks, with what the tables say of them.
 DESCRIPTIONS = {
     "noisy": "the noisy image itself",
@@ -21,7 +23,4 @@ def add_method_arguments(parser: argparse.ArgumentParser) -> None:
         "--methods", nargs="*", default=["noisy", "cv2-nlm"], choices=tuple(DESCRIPTIONS),
         help="others (default: noisy cv2-nlm; bm3d takes minutes, and the package bm3d)",
     )
-    parser.add_argument(
-        "--device", default="cpu", metavar="cpu|cuda|…",
-        help="of the networks; results are the same but for rounding (default: %(default)s)",
-    )
+    add_device_arguments(parser)

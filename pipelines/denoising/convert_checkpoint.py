@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
+
+from n3match.pipelines.common.arguments import given_path, output_file
 
 # What the file doesn't tell.
 _UNTOLD = {"patch_size": int, "stride": int, "window": int, "temperature_bias": float}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="the released file")
-    parser.add_argument("target", type=Path, help="weights to write, NAME.safetensors")
+    parser.add_argument("source", type=given_path, help="the released file")
+    parser.add_argument(
+        "target", type=output_file(".safetensors"), help="weights to write, NAME.safetensors"
+    )
     parser.add_argument(
         "--sigma", type=float, metavar="S",
         help="noise that the network was trained for, 8-bit units: the file doesn't tell",

@@ -14,19 +14,24 @@ and the other images are done all the same.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from n3match.pipelines.common.arguments import add_memory_argument
+from n3match.pipelines.common.arguments import (
+    add_device_arguments,
+    add_memory_argument,
+    given_path,
+    output_folder,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dnd", type=Path, metavar="DND", help="folder with info.mat")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the submission")
+    parser.add_argument("dnd", type=given_path, metavar="DND", help="folder with info.mat")
+    parser.add_argument("out", type=output_folder, metavar="OUT", help="folder for the submission")
     parser.add_argument(
         "--weights", required=True, help="shipped weights or a file; or cv2-nlm, bm3d"
     )
     parser.add_argument("--srgb", action="store_true", help="the sRGB images, not the raw ones")
     add_memory_argument(parser)
+    add_device_arguments(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -34,7 +39,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     done, count = denoise_dataset(
         arguments.dnd, arguments.out, arguments.weights, srgb=arguments.srgb,
-        memory_limit=arguments.memory,
+        memory_limit=arguments.memory, device=arguments.device, half=arguments.half,
     )
     print(f"{done} of {count} images denoised: {arguments.out / 'bundled'}")
     return 2 if done < count else 0

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from n3match.datasets.denoising.clean_images import eight_bit
 from n3match.datasets.denoising.image_files import images_in, read_image
+from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.common.tables import csv_text, markdown_table
 from n3match.pipelines.denoising.evaluation_noise import GaussianNoise, RawNoise
 from n3match.pipelines.denoising.methods import MethodSource
@@ -45,7 +45,6 @@ def evaluate(
     *,
     channels: int = 1,
     memory_limit: int = 1 << 30,
-    quiet: bool = True,
     on_cpu: bool = True,
 ) -> list[Quality]:
     """PSNR and SSIM of all images, noise levels and methods.
@@ -54,7 +53,6 @@ def evaluate(
         folders, noises, methods: what is compared.
         channels: of the images.
         memory_limit: bytes for a network's intermediate results.
-        quiet: no progress bar.
         on_cpu: seconds are the CPU's; else those that pass, after a run of each size that isn't
             timed.
 
@@ -69,7 +67,7 @@ def evaluate(
     clock = time.process_time if on_cpu else time.perf_counter
     results, seen = [], set()
     total = sum(len(paths) for _, paths in files) * len(noises) * len(methods)
-    with tqdm(total=total, unit="image", disable=quiet) as bar:
+    with Progress(total, "image") as progress:
         for folder, paths in files:
             for index, path in enumerate(paths):
                 image = eight_bit(read_image(path), channels)
@@ -89,7 +87,7 @@ def evaluate(
                                 image.shape[0] * image.shape[1] / 1e6,
                             )
                         )
-                        bar.update()
+                        progress.update()
     return results
 
 

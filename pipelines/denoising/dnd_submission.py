@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.io import loadmat, savemat
 from scipy.io.matlab import MatReadError
-from tqdm import tqdm
 
 from n3match.datasets.denoising.dnd import DndImage, mosaic_places, read_image, read_info
+from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.denoising.methods import Method, MethodSource, RawMethod
 from n3match.whole_file import write_whole
 
@@ -127,7 +127,14 @@ def denoise_image(
 
 
 def denoise_dataset(
-    folder: Path, out: Path, weights: str, *, srgb: bool, memory_limit: int
+    folder: Path,
+    out: Path,
+    weights: str,
+    *,
+    srgb: bool,
+    memory_limit: int,
+    device: str = "cpu",
+    half: bool = False,
 ) -> tuple[int, int]:
     """The whole dataset; images that fail are told by a line each on standard error.
 
@@ -138,18 +145,19 @@ def denoise_dataset(
         OSError, ValueError: no such dataset or method, or `out` holds files of another.
     """
     torch.set_flush_denormal(True)
-    method = MethodSource.parse(weights)
+    method = replace(MethodSource.parse(weights), device=device, half=half)
     run = method.load(memory_limit) if srgb else method.load_raw(memory_limit)
     images = read_info(folder)
     if srgb and any(image.sigma is None for image in images):
         raise ValueError(f"{folder / 'info.mat'}: has no sigma_srgb, which --srgb wants")
     submission = Submission(out, raw=not srgb, made_by={"weights": method.fingerprint()})
     failed = 0
-    for image in tqdm(images, unit="image", disable=not sys.stderr.isatty()):
-        try:
-            denoise_image(folder, image, submission, run)
-        except (ValueError, OSError) as error:
-            failed += 1
-            message = " ".join(str(error).split())
-            tqdm.write(f"n3match: error: {message}", file=sys.stderr)
+    with Progress(len(images), "image") as progress:
+        for image in images:
+            try:
+                denoise_image(folder, image, submission, run)
+            except (ValueError, OSError) as error:
+                failed += 1
+                progress.say(f"n3match: error: {' '.join(str(error).split())}")
+            progress.update()
     return len(images) - failed, len(images)

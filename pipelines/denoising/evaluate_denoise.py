@@ -17,18 +17,18 @@ Exit status: 0; 2 after an error, told by one line on standard error.
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 
 from n3match.datasets.denoising.noise import NOISES
-from n3match.pipelines.common.arguments import add_memory_argument
+from n3match.pipelines.common.arguments import add_memory_argument, given_path, output_folder
 from n3match.pipelines.denoising.arguments import add_method_arguments
 
 _LEVELS = ("0.0003,1.5e-06", "0.003,1.5e-05", "0.03,0.00015")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folders", nargs="+", type=Path, help="clean images, e.g. set12 bsd68")
+    parser.add_argument(
+        "folders", nargs="+", type=given_path, help="clean images, e.g. set12 bsd68"
+    )
     parser.add_argument(
         "--sigma", type=float, nargs="+", default=None, metavar="S",
         help="levels of Gaussian noise in 8-bit units (default: 25)",
@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_memory_argument(parser)
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="also write results.csv and report.md there"
+        "--out", type=output_folder, metavar="FOLDER",
+        help="also write results.csv and report.md there"
     )
 
 
@@ -66,8 +67,7 @@ def main(arguments: argparse.Namespace) -> int:
     on_cpu = torch.device(arguments.device).type == "cpu"
     results = denoise_evaluation.evaluate(
         arguments.folders, noises, methods, channels=channels,
-        memory_limit=arguments.memory, quiet=not sys.stderr.isatty(),
-        on_cpu=on_cpu,
+        memory_limit=arguments.memory, on_cpu=on_cpu,
     )
     text = denoise_evaluation.report(results)
     if arguments.out is not None:

@@ -17,6 +17,7 @@ from n3match import weights
 from n3match.denoising import Denoiser, denoise, denoise_raw
 from n3match.denoising.denoise import accepted_sigma
 from n3match.nn import N3NetConfig
+from n3match.pipelines.common.devices import checked_device, placed
 from n3match.pipelines.common.fingerprints import hash_of_weights
 
 # (noisy float32 image in about 0 … 1, σ in 8-bit units) -> denoised
@@ -94,11 +95,12 @@ def _backward(d: np.ndarray, a: float, b: float) -> np.ndarray:
 @dataclass(frozen=True)
 class MethodSource:
     """Which method is meant: `label` in tables, `source` a name or a path of weights; networks run
-    on `device`."""
+    on `device`, in half precision where wanted (`devices.placed`)."""
 
     label: str
     source: str
     device: str = "cpu"
+    half: bool = False
 
     @classmethod
     def parse(cls, text: str) -> MethodSource:
@@ -139,7 +141,7 @@ class MethodSource:
         """Text that changes when the method does, e.g. when weights are trained again."""
         if self.is_classical:
             return self.source
-        return hash_of_weights(self.source)
+        return hash_of_weights(self.source) + (" in half" if self.half else "")
 
     def load(self, memory_limit: int) -> Method:
         """The method for white noise. Raises ValueError where the file is no denoising network."""
@@ -177,19 +179,11 @@ class MethodSource:
 
     def _network(self) -> Denoiser:
         torch.backends.cudnn.allow_tf32 = False  # figures of a GPU are to be those of a CPU
-        return Denoiser.from_pretrained(self.source).to(self.device)
+        return placed(Denoiser.from_pretrained(self.source), self.device, self.half)
 
 
 def _is_raw(config: N3NetConfig) -> bool:
     return config.maps == ("a", "b")
-
-
-def _check_device(name: str) -> None:
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device: {name!r} can't be used: {reason}") from error
 
 
 def methods_from_arguments(arguments: argparse.Namespace) -> list[MethodSource]:
@@ -199,12 +193,12 @@ def methods_from_arguments(arguments: argparse.Namespace) -> list[MethodSource]:
         ValueError: none, unknown ones, or one label for two; no such device. ImportError: bm3d
             isn't installed.
     """
-    _check_device(arguments.device)
+    checked_device(arguments.device)
     names = arguments.methods
     if "bm3d" in names and not importlib.util.find_spec("bm3d"):
         raise ImportError("methods: 'bm3d' needs the package bm3d: pip install bm3d")
     methods = [
-        replace(MethodSource.parse(name), device=arguments.device)
+        replace(MethodSource.parse(name), device=arguments.device, half=arguments.half)
         for name in (*names, *arguments.weights)
     ]
     labels = [method.label for method in methods]

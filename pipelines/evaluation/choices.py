@@ -11,6 +11,7 @@ DESCRIPTIONS = {
     "mutual": "nearest neighbours of each other",
     "mutual-ratio": "mutual, and ratio < 0.9",
     "gms": "`cv2.xfeatures2d.matchGMS`, default settings (no rotation, no scale)",
+    "gms-rotation-scale": "the same with rotation and scale",
     "adalam": "`kornia.feature` AdaLAM, default settings",
 }
 

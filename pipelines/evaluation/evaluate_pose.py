@@ -25,14 +25,22 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from n3match import weights
-from n3match.pipelines.common.arguments import check_at_least, check_folder
+from n3match.pipelines.common.arguments import (
+    add_device_arguments,
+    check_at_least,
+    check_folder,
+    given_path,
+    output_folder,
+)
 from n3match.pipelines.evaluation.choices import DESCRIPTIONS, PROTOCOLS, SAMPLINGS
+from n3match.pipelines.pairs.sources import add_source_arguments, is_store
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "inputs", nargs="+", type=Path, metavar="STORE_OR_SCENES",
-        help="pair stores (.h5), or folders of scenes (images/, sparse/)",
+        "inputs", nargs="+", type=given_path, metavar="STORE_OR_SOURCE",
+        help="pair stores (.h5), or what build-pairs takes: scenes, folders of scenes, pair lists, "
+        "dumps; their photographs are read first",
     )
     parser.add_argument(
         "--filters", nargs="+", default=None, metavar="FILTER",
@@ -45,15 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(PROTOCOLS)} (default: all that are installed, and can do --sampling)",
     )
     parser.add_argument(
-        "--out", type=Path,
+        "--out", type=output_folder,
         help="folder for results.csv, table.md and figures/; an existing run goes on",
     )
     parser.add_argument(
         "--keypoints", type=int, nargs="+", default=[2000], metavar="N",
-        help="per image, for folders of scenes; several: tables for each",
+        help="per image, of sources that aren't stores; several: tables for each",
     )
     parser.add_argument(
-        "--images", type=Path, nargs="*", default=[], metavar="SCENES",
+        "--images", type=given_path, nargs="*", default=[], metavar="SCENES",
         help="folders of scenes with the photographs of pair stores, for pictures and times",
     )
     parser.add_argument(
@@ -66,6 +74,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also the tables of the third of pairs with the smallest share of right matches",
     )
     parser.add_argument(
+        "--against", metavar="FILTER",
+        help="one of the filters: also how much more pairs the others solve, pair by pair",
+    )
+    parser.add_argument(
         "--focal-guess", action="store_true",
         help="filters see coordinates of a guessed camera (focal length 1.2 × the longer side, "
         "principal point at the centre, no distortion); estimators still get the true one",
@@ -75,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="by_weight: estimators draw the matches with the largest weights first (PROSAC); for "
         "opencv_usac and poselib",
     )
+    add_device_arguments(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--seeds", type=int, default=1, metavar="N",
@@ -82,8 +95,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "differ by a pair or two from seed to seed (default: %(default)s)",
     )
     parser.add_argument(
-        "--workers", type=int, default=None, help="processes (default: one per core)"
+        "--workers", type=int, default=None,
+        help="processes (default: one per core, and one where --device is no CPU)"
     )
+    add_source_arguments(parser)
 
 
 def default_filters() -> list[str]:
@@ -100,22 +115,26 @@ def default_estimators(sampling: str = "uniform") -> list[str]:
 
 
 def main(arguments: argparse.Namespace) -> int:
+    from n3match.pipelines.common.devices import checked_device
     from n3match.pipelines.common.processes import joined_processes
     from n3match.pipelines.evaluation.match_filters import parse_filters
     from n3match.pipelines.evaluation.pose_outputs import evaluate_budget
     from n3match.pipelines.evaluation.protocol import check_estimators
     from n3match.whole_file import write_whole
 
+    checked_device(arguments.device)
     filters = arguments.filters or default_filters()
     estimators = list(dict.fromkeys(arguments.estimators or default_estimators(arguments.sampling)))
-    parse_filters(filters)  # before minutes are spent on a store
+    labels = [source.label for source in parse_filters(filters)]  # before minutes are spent
+    if arguments.against not in (None, *labels):
+        raise ValueError(f"--against: found {arguments.against}, wanted one of {labels}")
     check_estimators(estimators, arguments.sampling)
     check_folder(arguments.out)
     budgets = list(dict.fromkeys(arguments.keypoints))
     _check_budgets(budgets, arguments.inputs)
     check_at_least(1, arguments, "seeds")
     check_at_least(0, arguments, "worst")
-    with joined_processes("cpu") as processes:
+    with joined_processes(arguments.device) as processes:
         if processes.size > 1 and arguments.out is None:
             raise ValueError("--out: several processes need a folder that all of them see")
         parts = []
@@ -141,9 +160,9 @@ def _check_budgets(budgets: Sequence[int], inputs: Sequence[Path]) -> None:
     for budget in budgets:
         if budget < 1:
             raise ValueError(f"--keypoints must be at least 1, got {budget}")
-    files = [path for path in inputs if not path.is_dir()]
-    if len(budgets) > 1 and files:
+    stores = [path for path in inputs if is_store(path)]
+    if len(budgets) > 1 and stores:
         raise ValueError(
-            f"--keypoints: several numbers need folders of scenes, {files[0]} is none: its "
+            f"--keypoints: several numbers need sources of photographs, {stores[0]} is none: its "
             "keypoints were chosen when it was made"
         )

@@ -15,15 +15,18 @@ Exit status: 0; 2 after an error, told by one line on standard error.
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from n3match.pipelines.common.arguments import (
     add_memory_argument,
+    add_stored_pixels_argument,
     check_at_least,
     check_folder,
+    given_path,
+    output_folder,
 )
 from n3match.pipelines.denoising.arguments import add_method_arguments
 from n3match.pipelines.evaluation.choices import PROTOCOLS
@@ -31,13 +34,14 @@ from n3match.pipelines.evaluation.choices import PROTOCOLS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "scenes", type=Path, help="a folder of scenes, of any kind that build-pairs reads"
+        "scenes", type=given_path, help="a folder of scenes, of any kind that build-pairs reads"
     )
     parser.add_argument(
         "--sigma", type=float, nargs="+", default=[15.0, 25.0, 50.0], metavar="S",
         help="noise levels in 8-bit units (default: 15 25 50)",
     )
     add_method_arguments(parser)
+    add_stored_pixels_argument(parser, ", as for build-pairs")
     parser.add_argument(
         "--pairs", type=int, default=10, metavar="N",
         help="at most so many of each scene, easy and hard ones alike (default: %(default)s)",
@@ -54,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the pairs and of the estimator")
     add_memory_argument(parser)
     parser.add_argument(
-        "--out", type=Path,
+        "--out", type=output_folder,
         help="folder for results.csv, table.md, images/; an existing run goes on",
     )
 
@@ -62,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     import torch
 
+    from n3match.datasets.scenes.source import ReadOptions
     from n3match.pipelines.common.result_rows import ResultRows
     from n3match.pipelines.denoising.methods import MethodSource, methods_from_arguments
     from n3match.pipelines.evaluation.match_filters import FilterSource
@@ -94,9 +99,12 @@ def main(arguments: argparse.Namespace) -> int:
             left_out.append(f"{method.label} is not for noise of σ {', '.join(missing)}.")
     if len(treatments) == 1:
         raise ValueError(f"methods: none of the methods is for noise of σ {sigmas}")
-    filter = FilterSource.parse(arguments.filter)
+    filter = replace(
+        FilterSource.parse(arguments.filter), device=arguments.device, half=arguments.half
+    )
     estimation = Estimation(filter, arguments.estimator, arguments.seed)
-    parts = plan(arguments.scenes, arguments.pairs, arguments.seed)
+    reading = ReadOptions(stored=arguments.stored_pixels)
+    parts = plan(arguments.scenes, arguments.pairs, arguments.seed, reading)
     torch.set_flush_denormal(True)
     temporary = tempfile.TemporaryDirectory() if arguments.out is None else nullcontext()
     with temporary as made:
@@ -106,10 +114,7 @@ def main(arguments: argparse.Namespace) -> int:
             arguments.memory,
         )
         rows_on_file = ResultRows(folder / "results.csv", NoiseResult)
-        rows = evaluate(
-            parts, treatments, views, estimation, rows_on_file,
-            quiet=not sys.stderr.isatty(),
-        )
+        rows = evaluate(parts, treatments, views, estimation, rows_on_file)
         text = make_report(rows, estimation, views, left_out)
         if arguments.out is not None:
             write_whole(folder / "table.md", text)

@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from n3match.datasets.images import read_image_rgb
+from n3match.datasets.images import ImageFile
 from n3match.datasets.pairs.dataset import PairDataset
 from n3match.datasets.pairs.store import PairRecord
 from n3match.pipelines.evaluation.match_filters import FilterSource
@@ -174,7 +174,8 @@ def _photograph(record: PairRecord, side: int, folders: Sequence[Path]) -> np.nd
     width, height = (record.size0, record.size1)[side]
     path = find_image(record, side, folders)
     if path is not None:
-        image = read_image_rgb(path)
+        file = ImageFile(path)
+        image = file.rgb(stored=file.is_stored_frame((width, height), usually=True))
         if image.shape[:2] == (height, width):
             return image
     return np.full((height, width), _BLANK, dtype=np.uint8)

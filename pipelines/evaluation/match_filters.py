@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -19,6 +19,7 @@ from n3match import weights
 from n3match.datasets.pairs.store import PairRecord
 from n3match.matching import keypoint_change, side_info_columns
 from n3match.nn.match_filter import MatchFilter
+from n3match.pipelines.common.devices import placed
 from n3match.pipelines.common.fingerprints import hash_of_weights
 from n3match.pipelines.evaluation.precomputed import PrecomputedMatches
 from n3match.pipelines.evaluation.records import Filtered, PairFilter, PreparedFilter
@@ -40,8 +41,8 @@ def mutual_and_ratio(record: PairRecord) -> PreparedFilter:
     return lambda: Filtered(record.mutual & (record.ratio < 0.9))
 
 
-def gms(record: PairRecord) -> PreparedFilter:
-    """OpenCV's grid-based motion statistics (Bian et al., CVPR 2017) with its default settings."""
+def gms(record: PairRecord, **options: bool) -> PreparedFilter:
+    """OpenCV's grid-based motion statistics (Bian et al., CVPR 2017); options: withRotation, …"""
     keypoints0 = _opencv_keypoints(record.points0, record.sizes_angles0)
     keypoints1 = _opencv_keypoints(record.points1, record.sizes_angles1)
     matches = [cv2.DMatch(i, i, float(d)) for i, d in enumerate(record.descriptor_distance)]
@@ -50,7 +51,7 @@ def gms(record: PairRecord) -> PreparedFilter:
         kept = np.zeros(len(matches), dtype=bool)
         if matches:
             found = cv2.xfeatures2d.matchGMS(
-                record.size0, record.size1, keypoints0, keypoints1, matches
+                record.size0, record.size1, keypoints0, keypoints1, matches, **options
             )
             kept[[match.queryIdx for match in found]] = True
         return Filtered(kept)
@@ -107,6 +108,7 @@ CLASSICAL: dict[str, PairFilter] = {
     "mutual": mutual_nearest,
     "mutual-ratio": mutual_and_ratio,
     "gms": gms,
+    "gms-rotation-scale": functools.partial(gms, withRotation=True, withScale=True),
     "adalam": adalam,
 }
 
@@ -140,10 +142,13 @@ def learned(net: MatchFilter, record: PairRecord) -> PreparedFilter:
 
 @dataclass(frozen=True)
 class FilterSource:
-    """Which filter is meant: `label` in tables, `source` a name or a path of weights."""
+    """Which filter is meant: `label` in tables, `source` a name or a path of weights; networks run
+    on `device`, in half precision where wanted (`devices.placed`)."""
 
     label: str
     source: str
+    device: str = "cpu"
+    half: bool = False
 
     @classmethod
     def parse(cls, text: str) -> FilterSource:
@@ -180,7 +185,8 @@ class FilterSource:
         if precomputed is not None:
             return precomputed
         # Not a closure: it is sent to other processes.
-        return functools.partial(learned, MatchFilter.from_pretrained(self.source))
+        net = placed(MatchFilter.from_pretrained(self.source), self.device, self.half)
+        return functools.partial(learned, net)
 
     def fingerprint(self) -> str:
         """Text that changes when the filter does, e.g. when weights are trained again."""
@@ -189,16 +195,23 @@ class FilterSource:
         precomputed = self._precomputed()
         if precomputed is not None:
             return precomputed.fingerprint()
-        return hash_of_weights(self.source)
+        return hash_of_weights(self.source) + (" in half" if self.half else "")
 
 
-def parse_filters(filters: Sequence[str]) -> list[FilterSource]:
+def parse_filters(
+    filters: Sequence[str], device: str = "cpu", half: bool = False
+) -> list[FilterSource]:
     """What the filters named are; a filter named twice counts once.
+
+    Args:
+        filters: texts for `FilterSource.parse`.
+        device, half: of networks, see `devices.placed`.
 
     Raises:
         ValueError: no filter, an unknown one, or one label for two filters.
     """
-    sources = list(dict.fromkeys(FilterSource.parse(text) for text in filters))
+    named = dict.fromkeys(FilterSource.parse(text) for text in filters)
+    sources = [replace(source, device=device, half=half) for source in named]
     labels = [source.label for source in sources]
     if not sources:
         raise ValueError("filters: none given")

@@ -12,14 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from n3match.datasets.denoising.clean_images import eight_bit
 from n3match.datasets.denoising.image_files import encoded, read_image
+from n3match.datasets.images import ImageFile
 from n3match.datasets.pairs.sample import TRUE_MATCH_DISTANCE
 from n3match.datasets.scenes.formats import find_scenes
 from n3match.datasets.scenes.source import ReadOptions, ScenePair, View
 from n3match.pipelines.common.fingerprints import hash_of, hash_of_files, versions
+from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.common.result_rows import ResultRows
 from n3match.pipelines.denoising.arguments import DESCRIPTIONS
 from n3match.pipelines.denoising.evaluation_noise import noisy_image
@@ -82,7 +83,10 @@ class NoisyViews:
         Raises:
             OSError, ValueError: naming the photograph that can't be used.
         """
-        photo = read_photograph(view.path, K=view.K, max_size=self.max_size)
+        file = ImageFile(view.path)
+        photo = read_photograph(
+            file, K=view.K, max_size=self.max_size, stored=view.is_stored_frame(file)
+        )
         if view.size is not None and view.size != photo.size:
             raise ValueError(
                 f"{view.path}: {photo.size[0]} x {photo.size[1]} pixels, its camera has "
@@ -150,8 +154,6 @@ def evaluate(
     views: NoisyViews,
     estimation: Estimation,
     rows: ResultRows[NoiseResult],
-    *,
-    quiet: bool = True,
 ) -> list[NoiseResult]:
     """A row for each pair and treatment, from `rows` where it is there already.
 
@@ -162,18 +164,20 @@ def evaluate(
     found = []
     total = len(treatments) * sum(len(part) for part in parts)
     try:
-        with tqdm(total=total, unit="pair", disable=quiet) as bar:
+        with Progress(total, "pair") as progress:
             for treatment in treatments:
                 for part in parts:
                     found += _evaluate_part(
-                        part, treatment, views, estimation, run_filter, rows, bar
+                        part, treatment, views, estimation, run_filter, rows, progress
                     )
     finally:
         rows.save()
     return found
 
 
-def _evaluate_part(part, treatment, views, estimation, run_filter, rows, bar) -> list[NoiseResult]:
+def _evaluate_part(
+    part, treatment, views, estimation, run_filter, rows, progress
+) -> list[NoiseResult]:
     keys = {
         name: views.fingerprint(part.scene, view, treatment) for name, view in part.views.items()
     }
@@ -212,11 +216,11 @@ def _evaluate_part(part, treatment, views, estimation, run_filter, rows, bar) ->
             )
             rows.add([row])
         found.append(row)
-        bar.update()
+        progress.update()
     return found
 
 
-def plan(scenes: Path, pairs: int, seed: int) -> list[PhotoPart]:
+def plan(scenes: Path, pairs: int, seed: int, reading: ReadOptions) -> list[PhotoPart]:
     """At most so many pairs of each scene, evenly over overlap and change of view.
 
     Raises:
@@ -225,7 +229,7 @@ def plan(scenes: Path, pairs: int, seed: int) -> list[PhotoPart]:
     options = PlanOptions(max_pairs=pairs, fixed_direction=True, seed=seed, strict=True)
     parts = []
     for scene in find_scenes(scenes):
-        found, problems = plan_scene(scene, ReadOptions(), options)
+        found, problems = plan_scene(scene, reading, options)
         if problems or not all(isinstance(part, PhotoPart) for part in found):
             raise ValueError(problems[0] if problems else f"{scene.path}: has no photographs")
         parts += found

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import cv2
 import torch
-from tqdm import tqdm
 
 from n3match.datasets.pairs.sample import TRUE_MATCH_DISTANCE
 from n3match.pipelines.common.arguments import check_folder
 from n3match.pipelines.common.fingerprints import hash_of, hash_of_files, versions
 from n3match.pipelines.common.processes import Processes
+from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.common.result_rows import ResultRows
 from n3match.pipelines.evaluation.choices import PROTOCOLS
 from n3match.pipelines.evaluation.match_filters import FilterSource, parse_filters
@@ -41,6 +41,8 @@ def evaluate_pose(
     processes: Processes | None = None,
     focal_guess: bool = False,
     sampling: str = "uniform",
+    device: str = "cpu",
+    half: bool = False,
 ) -> list[PoseResult]:
     """Filters the pairs of stores, estimates their poses and compares them with the true ones.
 
@@ -52,10 +54,11 @@ def evaluate_pose(
         limit: that many pairs, evenly spread over all; None for all.
         seed: of the estimators.
         workers: processes, one thread each; 1: everything in this one.
-        progress: show a bar on standard error.
+        progress: show on standard error how far it is.
         processes: of a job under torchrun, which share the pairs and see one `out`.
         focal_guess: the filters don't know the cameras, see `with_guessed_cameras`.
         sampling: of the estimators, see `find_pose`.
+        device, half: of the filters that are networks, see `devices.placed`.
 
     Returns:
         A row per pair, filter and estimator, sorted; none but in the first of the processes.
@@ -65,7 +68,7 @@ def evaluate_pose(
             results.csv, naming it. ImportError: "poselib" is not installed.
         NotADirectoryError: `out` is a file.
     """
-    sources = parse_filters(filters)
+    sources = parse_filters(filters, device, half)
     check_estimators(estimators, sampling)
     check_folder(None if out is None else Path(out))
     for name, value in (("limit", limit), ("workers", workers)):
@@ -98,9 +101,9 @@ def evaluate_pose(
             jobs.append((store, pair, todo))
     evaluator = PairEvaluator(sources, seed, settings, focal_guess, sampling)
     try:
-        with tqdm(
-            total=len(chosen), initial=len(chosen) - len(jobs), unit="pair",
-            disable=not (progress and files.processes.is_first),
+        with Progress(
+            len(chosen), "pair", done=len(chosen) - len(jobs),
+            shown=progress and files.processes.is_first,
         ) as bar:
             mine = jobs[files.processes.rank :: files.processes.size]
             for results in _run(evaluator, mine, workers):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +11,9 @@ import numpy as np
 
 from n3match.datasets.images import read_image_gray
 from n3match.datasets.pairs.dataset import PairDataset
-from n3match.datasets.pairs.store import open_store
-from n3match.matching import extract_sift, putative_matches
+from n3match.datasets.pairs.store import open_store, read_feature
+from n3match.matching import extract_features, putative_matches
+from n3match.pipelines.common.arguments import cores_of_a_process
 from n3match.pipelines.common.processes import Processes
 from n3match.pipelines.common.stopwatch import Stopwatch
 from n3match.pipelines.evaluation.choices import PROTOCOLS
@@ -26,7 +26,7 @@ from n3match.pipelines.evaluation.figures import (
 from n3match.pipelines.evaluation.match_filters import parse_filters
 from n3match.pipelines.evaluation.pose_evaluation import evaluate_pose, one_thread
 from n3match.pipelines.evaluation.report import make_report
-from n3match.pipelines.pairs.make_store import build_pairs
+from n3match.pipelines.pairs.sources import photograph_folders, source_options, stores_of
 from n3match.whole_file import write_whole
 
 _PAIRS = 5  # whose photographs are gone through again, to measure how long that takes
@@ -45,12 +45,16 @@ def evaluate_budget(
     Args:
         folder: for stores that are made here.
     """
-    workers = arguments.workers
+    workers, device = arguments.workers, str(processes.device)
     if workers is None:
-        workers = max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        workers = cores_of_a_process() if processes.device.type == "cpu" else 1
     stores = None
     if processes.is_first:
-        stores = make_stores(arguments.inputs, folder, max_keypoints=budget, workers=workers)
+        # All pairs with at least 20 common 3-D points, image 0 first by name.
+        stores = stores_of(
+            arguments.inputs, folder, source_options(arguments),
+            max_keypoints=budget, fixed_direction=True, processes=workers,
+        )
     stores = processes.from_first(stores)
     runs = [
         evaluate_pose(
@@ -64,15 +68,17 @@ def evaluate_budget(
             processes=processes,
             focal_guess=arguments.focal_guess,
             sampling=arguments.sampling,
+            device=device,
+            half=arguments.half,
         )
         for seed in range(arguments.seed, arguments.seed + arguments.seeds)
     ]
     results = [row for rows in runs for row in rows]
     if not processes.is_first:
         return ""
-    sources = parse_filters(filters)
+    sources = parse_filters(filters, device, arguments.half)
     labels = [source.label for source in sources]
-    images = [*(path for path in arguments.inputs if path.is_dir()), *arguments.images]
+    images = [*photograph_folders(arguments.inputs, arguments.image_root), *arguments.images]
     features = None
     figures = None
     if arguments.out is not None:
@@ -94,7 +100,7 @@ def evaluate_budget(
     return make_report(
         results, labels, estimators, hardest=arguments.hardest, seed=arguments.seed,
         seeds=arguments.seeds, features=features, focal_guess=arguments.focal_guess,
-        sampling=arguments.sampling,
+        sampling=arguments.sampling, against=arguments.against,
     )
 
 
@@ -105,39 +111,10 @@ def _folder_of_seed(arguments: argparse.Namespace, seed: int) -> Path | None:
     return arguments.out / f"seed-{seed}"
 
 
-def make_stores(
-    inputs: Sequence[str | Path], folder: Path, *, max_keypoints: int, workers: int
-) -> list[Path]:
-    """Stores as they are; for a folder of scenes, the store of its pairs, made in `folder`.
-
-    All pairs with at least 20 common 3-D points, image 0 first by name. A store that is in `folder`
-    already is used again.
-
-    Raises:
-        FileNotFoundError: no such file or folder. ValueError: see `build_pairs`.
-    """
-    stores = []
-    for path in map(Path, inputs):
-        if path.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            store = folder / f"{path.resolve().name}-{max_keypoints}.h5"
-            path = build_pairs(
-                path, store, max_keypoints=max_keypoints, fixed_direction=True, processes=workers
-            )
-        elif not path.exists():
-            raise FileNotFoundError(f"{path}: no such pair store, nor a folder of scenes")
-        stores.append(path)
-    return stores
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def measure_features(
     stores: Sequence[Path], images: Sequence[Path], cache: Path | None
 ) -> dict[str, float] | None:
-    """Median seconds of "sift" (both photographs) and "matching" for a pair, one thread.
+    """Median seconds of "features" (both photographs) and "matching" for a pair, one thread.
 
     Measured on a few pairs, evenly spread; the stores hold what came of it, not how long it took.
 
@@ -159,25 +136,26 @@ def measure_features(
         with open_store(store) as file:
             settings = json.loads(file.attrs.get("settings", "{}"))
             count = len(file["xs"])
-        if settings.get("feature") != "opencv-sift-root":
+            kind = read_feature(file)
+        if kind is None:
             return None
-        pairs += [(store, i, settings["max_keypoints"]) for i in range(count)]
+        pairs += [(store, i, kind, settings["max_keypoints"]) for i in range(count)]
     few = [pairs[i * len(pairs) // _PAIRS] for i in range(_PAIRS)] if pairs else []
     runs = []
     with one_thread():
-        for store, pair, max_keypoints in dict.fromkeys(few):
+        for store, pair, kind, max_keypoints in dict.fromkeys(few):
             record = PairDataset(store).record(pair)
             paths = [find_image(record, side, images) for side in (0, 1)]
             if None in paths:
                 return None
             watch = Stopwatch()
             photographs = [read_image_gray(path) for path in paths]
-            with watch.stage("sift"):
-                found = [extract_sift(image, max_keypoints) for image in photographs]
+            with watch.stage("features"):
+                found = [extract_features(image, kind, max_keypoints) for image in photographs]
             with watch.stage("matching"):
                 putative_matches(
                     found[0].keypoints, found[0].descriptors,
-                    found[1].keypoints, found[1].descriptors,
+                    found[1].keypoints, found[1].descriptors, binary=found[0].binary,
                 )
             runs.append(watch.seconds)
     seconds = {name: float(np.median([run[name] for run in runs])) for name in runs[0]}

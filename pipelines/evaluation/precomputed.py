@@ -105,10 +105,19 @@ class PrecomputedMatches:
         with open_hdf5(path) as file:
             points0, points1 = (_array(path, file, f"points{i}", 2) for i in (0, 1))
             probability = _array(path, file, "probability", 1)
+            sizes = [tuple(file.attrs.get(f"size{i}", ())) for i in (0, 1)]
         if not len(points0) == len(points1) == len(probability):
             raise self._error(
                 record, f"{path.name}: points0, points1, probability of unequal length"
             )
+        for found, wanted in zip(sizes, (record.size0, record.size1)):
+            if found and found != tuple(wanted):
+                raise self._error(
+                    record,
+                    f"{path.name}: its points are in pixels of {found[0]} x {found[1]}, the "
+                    f"store's of {wanted[0]} x {wanted[1]} (a photograph that EXIF turns? "
+                    "n3match match --stored-pixels)",
+                )
         probability = np.clip(probability, 0.5, 1 - 1e-12)
         # Back from the logistic function to the logit, and to the filter's weight.
         weights = np.tanh(np.log(probability / (1 - probability)))

@@ -7,29 +7,36 @@ import hashlib
 import struct
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from n3match.geometry.estimators import ESTIMATORS, choose_estimator
 from n3match.nn.match_filter import MatchFilter
+from n3match.pipelines.common.devices import placed
 from n3match.pipelines.common.fingerprints import hash_of_weights
+from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.common.progress_log import ProgressLog, part_path, remove_leftovers
 from n3match.pipelines.filtering.image_cameras import calibrated_keypoints
-from n3match.pipelines.filtering.pair_logits import ImageFeatures, filter_stream, pair_matches
+from n3match.pipelines.filtering.pair_logits import (
+    ImageFeatures,
+    filter_stream,
+    one_to_one,
+    pair_matches,
+)
 from n3match.pipelines.filtering.two_view_geometry import two_view_geometry
 from n3match.plugins.colmap.database import (
     CALIBRATED,
     PANORAMIC,
+    PLANAR_OR_PANORAMIC,
+    UNCALIBRATED,
     ColmapDatabase,
     PairResult,
     TwoViewGeometry,
     checksum,
     pair_ids,
 )
-from n3match.plugins.colmap.model import ColmapCamera
 from n3match.two_view import PairMatches
 from n3match.whole_file import check_target, whole_file
 
@@ -44,45 +51,45 @@ class Options:
 
     filter: str = "sift"  # shipped weights, or a file
     geometries: bool = True
-    descriptors: bool = True  # for ratio and mutual flags
+    descriptors: bool = True  # for side information
     estimator: str = "auto"
     threshold: float = 1.0  # pixels
     seed: int = 0
+    device: str = "cpu"  # of the filter; half: see `devices.placed`
+    half: bool = False
 
 
-def filter_database(
-    path: Path, out: Path | None, options: Options, *, quiet: bool | None = None
-) -> Counter:
+def filter_database(path: Path, out: Path | None, options: Options) -> Counter:
     """Replaces the matches in a database, or writes a copy; goes on where it was stopped.
 
     Args:
         path: of the database.
         out: of the copy; None: it is changed itself.
         options: how.
-        quiet: no progress bar; None: none where standard error is no terminal.
 
     Returns:
-        Numbers of "pairs", those "done" in this run, matches "kept", "inliers", and pairs whose
-        geometry is "calibrated" or "panoramic".
+        Numbers of "pairs", those "done" in this run, matches "kept", "inliers", pairs whose
+        geometry is "calibrated", "uncalibrated" or "panoramic" ("flat": that or a plane), those
+        "guessed", that is of a camera with a guessed focal length, "cameras" and
+        "guessed cameras". Pairs of a camera that is not supported are left as they are, and are
+        told on standard output.
 
     Raises:
         OSError, ValueError: naming the file, the pair or image, and what is wrong.
     """
     target = check_target(out or path)
     choose_estimator(options.estimator, ESTIMATORS)
-    net = MatchFilter.from_pretrained(options.filter)
+    net = placed(MatchFilter.from_pretrained(options.filter), options.device, options.half)
     with ColmapDatabase(path) as database:
         if out is None:
             database.check_writable()
         reader = DatabaseReader(database, net, options.descriptors)
-        pairs = database.pairs()
-        if not pairs:
-            raise ValueError(f"{database.path}: holds no matches")
+        pairs = _usable(database.pairs(), reader)
         with ProgressLog(part_path(target), _depends_on(path, options, reader)) as log:
             if log.discarded:
                 print(f"note       {log.path.name} was of other inputs or options: begun anew")
-            done = _filter(options, net, reader, pairs, log, quiet)
-            results = ((pair, _from_bytes(log.read(str(pair)))) for pair in pairs)
+            done = _filter(options, net, reader, pairs, log)
+            results = ((pair, result_from_bytes(log.read(str(pair)))) for pair in pairs)
             if out is None:
                 database.write(results)
             else:
@@ -93,8 +100,20 @@ def filter_database(
                         copy.write(results)
             counts = _counts(pairs, log)
             log.remove()
-    counts.update(pairs=len(pairs), done=done)
+        guessed = [reader.is_guessed(pair) for pair in pairs]
+    counts.update(pairs=len(pairs), done=done, guessed=sum(guessed), cameras=len(reader.cameras))
+    counts["guessed cameras"] = sum(camera.guessed for camera in reader.cameras.values())
     return counts
+
+
+@dataclass(frozen=True, eq=False)
+class PairOfImages:
+    """A pair's number, its (M, 2) matches as stored, and its images in their order."""
+
+    number: int
+    matches: np.ndarray
+    image0: ImageFeatures
+    image1: ImageFeatures
 
 
 @dataclass
@@ -113,23 +132,28 @@ class DatabaseReader:
 
     def __post_init__(self):
         self.cameras = self.database.cameras()
+        self.unsupported = self.database.unsupported_cameras()
         self.images = self.database.images()
         self._image = functools.lru_cache(_IMAGES_HELD)(self._read_image)
 
-    def camera(self, image_id: int) -> ColmapCamera:
+    def camera_id(self, image_id: int) -> int:
         if image_id not in self.images:
             raise ValueError(f"{self.database.path}: matches of image {image_id}, which it lacks")
         name, camera_id = self.images[image_id]
-        if camera_id not in self.cameras:
+        if camera_id not in self.cameras and camera_id not in self.unsupported:
             raise ValueError(f"{self.database.path}: {name} has camera {camera_id}, which it lacks")
-        return self.cameras[camera_id]
+        return camera_id
 
-    def read(self, pair_id: int) -> tuple[np.ndarray, Callable[[], PairMatches]]:
+    def is_guessed(self, pair_id: int) -> bool:
+        """Whether the focal length of a camera of the pair is a guess."""
+        return any(self.cameras[self.camera_id(i)].guessed for i in pair_ids(pair_id))
+
+    def read(self, pair_id: int) -> tuple[PairOfImages, Callable[[], PairMatches]]:
         """Read the matches of a pair.
 
         Returns:
-            (M, 2) matches as stored, and what makes the same ready for the network: the work that
-            needs no database.
+            The matches as stored with their images, and what makes them ready for the network: the
+            work that needs no database.
 
         Raises:
             ValueError: naming the file, the pair or image, and what is wrong.
@@ -144,10 +168,11 @@ class DatabaseReader:
                     f"{self.database.path}: pair {pair_ids(pair_id)}: a match of keypoint "
                     f"{index.max()}, but {name} has {len(end.x)}"
                 )
-        return matches, functools.partial(pair_matches, self.net, *ends, index0, index1)
+        make = functools.partial(pair_matches, self.net, *ends, index0, index1)
+        return PairOfImages(pair_id, matches, *ends), make
 
     def _read_image(self, image_id: int) -> ImageFeatures:
-        camera = self.camera(image_id)
+        camera = self.cameras[self.camera_id(image_id)]
         found = self.database.keypoints(image_id)
         descriptors = self.database.descriptors(image_id) if self.use_descriptors else None
         if descriptors is not None and len(descriptors) != len(found.points):
@@ -156,37 +181,55 @@ class DatabaseReader:
                 f"and {len(descriptors)} descriptors"
             )
         x = calibrated_keypoints(self.images[image_id][0], found.points, camera)
-        return ImageFeatures(x, camera.K, found.sizes_angles, descriptors)
+        return ImageFeatures(found.points, x, camera, found.sizes_angles, descriptors)
+
+
+def _usable(pairs: list[int], reader: DatabaseReader) -> list[int]:
+    """The pairs but those of unsupported cameras, which are told."""
+    path = reader.database.path
+    if not pairs:
+        raise ValueError(f"{path}: holds no matches")
+    left_out: dict[int, list[int]] = {}
+    for pair in pairs:
+        for image in pair_ids(pair):
+            if reader.camera_id(image) in reader.unsupported:
+                left_out.setdefault(image, []).append(pair)
+    without = set().union(*left_out.values())
+    usable = [pair for pair in pairs if pair not in without]
+    cameras = sorted({reader.camera_id(image) for image in left_out})
+    if not usable:
+        raise ValueError(f"{path}: no pair that can be filtered: {reader.unsupported[cameras[0]]}")
+    if left_out:
+        names = ", ".join(sorted(reader.images[image][0] for image in left_out))
+        print(f"left out   {len(without)} of {len(pairs)} pairs, left as they are: of {names}")
+        for camera in cameras:
+            print(f"           {reader.unsupported[camera]}")
+    return usable
 
 
 def _filter(
-    options: Options, net, reader: DatabaseReader, pairs: list[int], log: ProgressLog, quiet
+    options: Options, net, reader: DatabaseReader, pairs: list[int], log: ProgressLog
 ) -> int:
     """Results of all pairs into the log; how many weren't there before."""
     missing = [pair for pair in pairs if not _is_done(pair, reader.database, log)]
 
-    def stream():
-        for pair in missing:
-            matches, make = reader.read(pair)
-            yield (pair, matches), make
+    stream = (reader.read(pair) for pair in missing)
 
-    def result(key: tuple[int, np.ndarray], inputs: PairMatches, logits: np.ndarray) -> PairResult:
-        pair, matches = key
-        kept = logits > 0
+    def result(pair: PairOfImages, inputs: PairMatches, logits: np.ndarray) -> PairResult:
+        kept = one_to_one(*pair.matches.T, logits)
         geometry = None
         if options.geometries:
             geometry = two_view_geometry(
-                matches[kept], inputs.points0[kept], inputs.points1[kept],
-                *(reader.camera(i) for i in pair_ids(pair)), logits[kept], len(matches),
+                pair.matches[kept], pair.image0, pair.image1, logits[kept], len(pair.matches),
                 estimator=options.estimator, threshold=options.threshold, seed=options.seed,
             )
-        return PairResult(checksum(matches), matches[kept], geometry)
+        return PairResult(checksum(pair.matches), pair.matches[kept], geometry)
 
     before = len(pairs) - len(missing)
-    with tqdm(total=len(pairs), initial=before, unit="pair", disable=quiet) as bar:
-        for (pair, _), found in filter_stream(net, stream(), result):
-            log.write(str(pair), _to_bytes(found))
-            bar.update()
+    with Progress(len(pairs), "pair", done=before) as progress:
+        for pair, found in filter_stream(net, stream, result):
+            log.write(str(pair.number), result_to_bytes(found))
+            progress.update()
     return len(missing)
 
 
@@ -194,19 +237,21 @@ def _is_done(pair: int, database: ColmapDatabase, log: ProgressLog) -> bool:
     """Whether the log's result is from the matches that are there now, or is them."""
     if str(pair) not in log:
         return False
-    result = _from_bytes(log.read(str(pair)))
+    result = result_from_bytes(log.read(str(pair)))
     return checksum(database.matches(pair)) in (result.before, checksum(result.matches))
 
 
 def _counts(pairs: list[int], log: ProgressLog) -> Counter:
     counts = Counter()
     for pair in pairs:
-        result = _from_bytes(log.read(str(pair)))
+        result = result_from_bytes(log.read(str(pair)))
         counts["kept"] += len(result.matches)
         if result.geometry is not None:
             counts["inliers"] += len(result.geometry.inliers)
             counts["calibrated"] += result.geometry.config == CALIBRATED
+            counts["uncalibrated"] += result.geometry.config == UNCALIBRATED
             counts["panoramic"] += result.geometry.config == PANORAMIC
+            counts["flat"] += result.geometry.config == PLANAR_OR_PANORAMIC
     return counts
 
 
@@ -216,15 +261,18 @@ def _depends_on(database: Path, options: Options, reader: DatabaseReader) -> dic
     cameras = {key: str(vars(camera)) for key, camera in sorted(reader.cameras.items())}
     state = repr((cameras, sorted(reader.images.items())))
     return {
-        "format": "n3match-filter-colmap-1",
+        "format": "n3match-filter-colmap-2",
         "database": str(database.absolute()),
         "content": hashlib.sha256(state.encode()).hexdigest(),
         "weights": hash_of_weights(options.filter),
-        "options": astuple(options)[1:],
+        "options": [
+            *(v for k, v in vars(options).items() if k not in ("filter", "device", "half")),
+            *(["half"] if options.half else []),
+        ],
     }
 
 
-def _to_bytes(result: PairResult) -> bytes:
+def result_to_bytes(result: PairResult) -> bytes:
     geometry = result.geometry
     if geometry is None:
         head = _HEAD.pack(result.before, len(result.matches), 0, -1)
@@ -239,7 +287,7 @@ def _to_bytes(result: PairResult) -> bytes:
     return b"".join(parts)
 
 
-def _from_bytes(data: bytes) -> PairResult:
+def result_from_bytes(data: bytes) -> PairResult:
     before, kept, inliers, config = _HEAD.unpack_from(data)
     offset = _HEAD.size
 

@@ -8,9 +8,9 @@ has them, mask (B, N) bool, True for real matches. Output: logits (B, N); above 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from n3match import weights
+from n3match.pipelines.common.arguments import output_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,16 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "filter", metavar="FILTER",
         help=f"shipped weights ({', '.join(weights.shipped())}) or a file of weights",
     )
-    parser.add_argument("out", type=Path, metavar="OUT.onnx")
+    parser.add_argument("out", type=output_file(".onnx"), metavar="OUT.onnx")
 
 
 def main(arguments: argparse.Namespace) -> int:
     from n3match import export_onnx
     from n3match.export.filter import input_names
     from n3match.nn.match_filter import MatchFilter
-    from n3match.whole_file import check_target
 
-    check_target(arguments.out, ".onnx")
     net = MatchFilter.from_pretrained(arguments.filter)
     export_onnx(net, arguments.out)
     columns = {"side_info": ", ".join(net.side_info)}

@@ -1,9 +1,10 @@
 """Filter the matches of a COLMAP database, and write two-view geometries of what is left.
 
-Reads cameras, keypoints, matches (and SIFT descriptors, for ratio and mutual flags), and writes
+Reads cameras, keypoints, matches (and SIFT descriptors, for side information), and writes
 for each pair its kept matches, and E, F, H, the relative pose and the inliers as a calibrated
 two-view geometry: the mapper can follow at once, without COLMAP's own verification. Cameras are
-those of the database (any model); give them good focal lengths.
+those of the database (any model but panoramas, whose pairs are left as they are). Where a focal
+length is a guess the geometry is uncalibrated, F and H alone.
 
 The matches in DATABASE are replaced; --out writes a copy instead. All is written in one
 transaction at the end. Stopped at any moment, even by SIGKILL, it goes on when started again
@@ -14,24 +15,32 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 
-from n3match.pipelines.common.arguments import add_filter_argument
+from n3match.pipelines.common.arguments import (
+    add_device_arguments,
+    add_filter_argument,
+    given_path,
+    output_file,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("database", type=Path, metavar="DATABASE", help="COLMAP's database.db")
     parser.add_argument(
-        "--out", type=Path, metavar="DATABASE2", help="write a copy, and leave DATABASE as it is"
+        "database", type=given_path, metavar="DATABASE", help="COLMAP's database.db"
+    )
+    parser.add_argument(
+        "--out", type=output_file(), metavar="DATABASE2",
+        help="write a copy, and leave DATABASE as it is"
     )
     parser.add_argument(
         "--no-geometries", action="store_true",
         help="write no two-view geometries (and remove those there): COLMAP verifies the pairs",
     )
     parser.add_argument(
-        "--no-descriptors", action="store_true", help="don't compute ratio and mutual flags"
+        "--no-descriptors", action="store_true", help="don't compute side information"
     )
     add_filter_argument(parser)
+    add_device_arguments(parser)
     parser.add_argument(
         "--estimator", default="auto",
         help="of the two-view geometries, as in `n3match pose` (default: PoseLib where installed, "
@@ -62,18 +71,32 @@ def main(arguments: argparse.Namespace) -> int:
             estimator=arguments.estimator,
             threshold=arguments.threshold,
             seed=arguments.seed,
+            device=arguments.device,
+            half=arguments.half,
         ),
     )
     seconds = time.perf_counter() - began
     pairs, done = counts["pairs"], counts["done"]
     print(f"pairs      {pairs}" + (f", {pairs - done} of them done before" if done < pairs else ""))
     print(f"matches    {counts['kept']} kept, {counts['inliers']} inliers")
-    if not arguments.no_geometries:
-        calibrated, panoramic = counts["calibrated"], counts["panoramic"]
+    if counts["guessed cameras"]:
         print(
-            f"geometries {calibrated} calibrated, {panoramic} panoramic, "
-            f"{pairs - calibrated - panoramic} without"
+            f"cameras    {counts['guessed cameras']} of {counts['cameras']} with a guessed focal "
+            f"length: {counts['guessed']} pairs"
         )
+        if not arguments.no_geometries:
+            print(
+                "           have no calibrated geometry (F in place of E and pose); the mapper "
+                "looks for these focal lengths"
+            )
+    if not arguments.no_geometries:
+        kinds = {
+            "calibrated": "calibrated", "uncalibrated": "uncalibrated", "panoramic": "panoramic",
+            "flat": "of a plane or panoramic",
+        }
+        told = [f"{counts[key]} {kind}" for key, kind in kinds.items() if counts[key]]
+        without = pairs - sum(counts[key] for key in kinds)
+        print(f"geometries {', '.join([*told, f'{without} without'])}")
     print(f"seconds    {seconds:.2f}; {done / max(seconds, 1e-9):.1f} pairs a second")
     print(f"written    {target}")
     return 0

@@ -10,15 +10,21 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from tqdm import tqdm
 
 from n3match.datasets.hdf5 import open_hdf5
 from n3match.matching import is_gradient_histogram
 from n3match.nn.match_filter import MatchFilter
+from n3match.pipelines.common.devices import placed
 from n3match.pipelines.common.fingerprints import file_state, hash_of_weights
+from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.common.progress_log import ProgressLog, part_path, remove_leftovers
 from n3match.pipelines.filtering.image_cameras import ImageCameras, calibrated_keypoints
-from n3match.pipelines.filtering.pair_logits import ImageFeatures, filter_stream, pair_matches
+from n3match.pipelines.filtering.pair_logits import (
+    ImageFeatures,
+    filter_stream,
+    one_to_one,
+    pair_matches,
+)
 from n3match.plugins.hloc import (
     HlocPair,
     find_pair,
@@ -45,6 +51,8 @@ def filter_files(
     pairs: Path | None = None,
     descriptors: bool = True,
     filter: str = "sift",
+    device: str = "cpu",
+    half: bool = False,
 ) -> None:
     """What `n3match filter-h5` does, with its arguments; prints how many.
 
@@ -54,7 +62,7 @@ def filter_files(
     if out.absolute() in [path.absolute() for path in (features, matches)]:
         raise ValueError(f"OUT: {out} is an input file, wanted another name")
     check_target(out)
-    net = MatchFilter.from_pretrained(filter)
+    net = placed(MatchFilter.from_pretrained(filter), device, half)
     cameras = ImageCameras.read(colmap, intrinsics, images)
     depends_on = {  # not on the pairs wanted: these don't change what is found of one
         "format": "n3match-filter-h5-1",
@@ -63,6 +71,7 @@ def filter_files(
         "cameras": [file_state(colmap), file_state(intrinsics)],
         "images": str(images),
         "descriptors": descriptors,
+        **({"half": True} if half else {}),
     }
     with open_hdf5(features) as found, open_hdf5(matches) as groups:
         if pairs is not None:
@@ -72,6 +81,7 @@ def filter_files(
             wanted = list_pairs(groups, image_names(found))
         if not wanted:
             raise ValueError(f"{matches}: holds no pairs (groups with matches0)")
+        wanted, left_out = _usable(wanted, cameras)
         reader = PairReader(found, groups, cameras, net, descriptors)
         with ProgressLog(part_path(out), depends_on) as log:
             if log.discarded:
@@ -80,6 +90,8 @@ def filter_files(
             remove_leftovers(out)
             with whole_file(out) as temporary, h5py.File(temporary, "w") as file:
                 counts = [_write(groups, file, pair, log) for pair in wanted]
+                for pair in left_out:
+                    groups.copy(groups[pair.group], file, pair.group)
             log.remove()
     before = len(wanted) - done
     print(f"pairs      {len(wanted)}" + (f", {before} of them done before" if before else ""))
@@ -135,7 +147,7 @@ class PairReader:
     def describe_side_info(self) -> str:
         """How many pairs had side information."""
         parts = {
-            "with ratio and mutual flags from SIFT descriptors": self._with_side_info,
+            "with side information from SIFT descriptors": self._with_side_info,
             "without": self._without,
         }
         return ", ".join(f"{n} pairs {what}" for what, n in parts.items() if n) or "none"
@@ -147,7 +159,7 @@ class PairReader:
         descriptors = found.descriptors
         if descriptors is not None and not is_gradient_histogram(descriptors):
             descriptors = None
-        return ImageFeatures(x, camera.K, found.sizes_angles, descriptors)
+        return ImageFeatures(found.keypoints, x, camera, found.sizes_angles, descriptors)
 
 
 def read_pairs_list(path: Path) -> list[tuple[str, str]]:
@@ -168,23 +180,43 @@ def read_pairs_list(path: Path) -> list[tuple[str, str]]:
     return pairs
 
 
+def _usable(
+    pairs: list[HlocPair], cameras: ImageCameras
+) -> tuple[list[HlocPair], list[HlocPair]]:
+    """Pairs to filter, and those of unsupported cameras, which are told."""
+    left_out = [p for p in pairs if {p.name0, p.name1} & cameras.unsupported.keys()]
+    if left_out:
+        names = {name for p in left_out for name in (p.name0, p.name1)} & cameras.unsupported.keys()
+        why = cameras.unsupported[min(names)]
+        if len(left_out) == len(pairs):
+            raise ValueError(f"no pair that can be filtered: {min(names)}: {why}")
+        print(
+            f"left out   {len(left_out)} of {len(pairs)} pairs, left as they are: of "
+            f"{', '.join(sorted(names))}"
+        )
+        print(f"           {why}")
+    unusable = {p.group for p in left_out}
+    return [p for p in pairs if p.group not in unusable], left_out
+
+
 def _logits(net, reader: PairReader, pairs: list[HlocPair], log: ProgressLog) -> tuple[int, float]:
     """Logits of all pairs into the log; how many weren't there before, and the seconds."""
     began = time.perf_counter()
     missing = [pair for pair in pairs if pair.group not in log]
     stream = ((pair, reader.read(pair)) for pair in missing)
     before = len(pairs) - len(missing)
-    with tqdm(total=len(pairs), initial=before, unit="pair", disable=None) as bar:
+    with Progress(len(pairs), "pair", done=before) as progress:
         for pair, logits in filter_stream(net, stream, lambda pair, matches, logits: logits):
             log.write(pair.group, logits.astype("<f4").tobytes())
-            bar.update()
+            progress.update()
     return len(missing), time.perf_counter() - began
 
 
 def _write(matches: h5py.File, out: h5py.File, pair: HlocPair, log: ProgressLog) -> tuple[int, int]:
     """Write a pair's group; the numbers of matches found and kept."""
     logits = np.frombuffer(log.read(pair.group), "<f4").astype(np.float64)
-    index0 = np.flatnonzero(matches[pair.group]["matches0"][()] >= 0)
-    kept = logits > 0
+    matches0 = matches[pair.group]["matches0"][()]
+    index0 = np.flatnonzero(matches0 >= 0)
+    kept = one_to_one(index0, matches0[index0], logits)
     write_matches(matches, out, pair.group, index0[kept], probability(logits[kept]))
     return len(kept), int(kept.sum())

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from n3match.datasets.images import read_focal_px, read_image_size
+from n3match.datasets.images import ImageFile
 from n3match.datasets.scenes.colmap import model_folder
 from n3match.geometry import calibrated_points, guess_intrinsics
-from n3match.plugins.colmap.model import ColmapCamera, camera_from_raw, read_colmap_model
+from n3match.plugins.colmap.model import (
+    ColmapCamera,
+    UnsupportedCamera,
+    camera_from_raw,
+    read_colmap_model,
+)
 from n3match.plugins.colmap.model_files import CAMERA_MODELS, RawCamera
 
 MODEL, LIST, EXIF = "from the COLMAP model", "from the intrinsics list", "from EXIF"
@@ -27,12 +32,14 @@ class ImageCameras:
         model, listed: cameras by image name.
         images: folder of the photographs, or None.
         sources: how many images had their camera from where.
+        unsupported: why the camera of an image, by its name, can't be used.
     """
 
     model: dict[str, ColmapCamera]
     listed: dict[str, ColmapCamera]
     images: Path | None
     sources: Counter
+    unsupported: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(
@@ -46,24 +53,27 @@ class ImageCameras:
         Raises:
             FileNotFoundError, ValueError: naming the file and what is wrong with it.
         """
-        model, listed = {}, {}
+        model, listed, unsupported = {}, {}, {}
         if colmap is not None:
             folder = model_folder(colmap)
             if folder is None:
                 raise FileNotFoundError(f"--colmap: {colmap} has no COLMAP model")
             found = read_colmap_model(folder)
             model = {image.name: found.camera_of(i) for i, image in found.images.items()}
+            unsupported |= found.unsupported
         if intrinsics is not None:
-            listed = read_intrinsics_list(intrinsics)
+            listed, unlisted = read_intrinsics_list(intrinsics)
+            unsupported |= {name: why for name, why in unlisted.items() if name not in model}
         if images is not None and not images.is_dir():
             raise FileNotFoundError(f"--images: {images}: no such folder")
-        return cls(model, listed, images, Counter())
+        return cls(model, listed, images, Counter(), unsupported)
 
     def camera(self, name: str, size: tuple[int, int] | None) -> ColmapCamera:
         """The camera of an image whose keypoints are in pixels of a `size` image.
 
         Raises:
-            ValueError: the camera is of another image size, or nothing tells the size.
+            UnsupportedCamera: see `unsupported`. ValueError: the camera is of another image size,
+            or nothing tells the size.
         """
         for source, cameras in ((MODEL, self.model), (LIST, self.listed)):
             if name in cameras:
@@ -75,17 +85,21 @@ class ImageCameras:
                     )
                 self.sources[source] += 1
                 return camera
+        if name in self.unsupported:
+            raise UnsupportedCamera(self.unsupported[name])
         focal = None
         if self.images is not None:
-            path = self.images / name
-            stored = read_image_size(path)
+            file = ImageFile(self.images / name)
+            # hloc and COLMAP look at the pixels as stored, others at turned ones.
+            stored, turned = file.size(stored=True), file.size()
             size = size or stored
-            if (size[0] > size[1]) != (stored[0] > stored[1]) and stored[0] != stored[1]:
+            wide = {width > height for width, height in (stored, turned)}
+            if (size[0] > size[1]) not in wide and stored[0] != stored[1]:
                 raise ValueError(
-                    f"{path}: {stored[0]} x {stored[1]} pixels, its keypoints are of an image of "
-                    f"{size[0]} x {size[1]}"
+                    f"{file.path}: {stored[0]} x {stored[1]} pixels, its keypoints are of an image "
+                    f"of {size[0]} x {size[1]}"
                 )
-            focal = read_focal_px(path, *size)
+            focal = file.focal_px(*size)
         if size is None:
             raise ValueError(
                 f"{name}: no camera is known, and the features file has no image_size to guess "
@@ -97,22 +111,25 @@ class ImageCameras:
         else:
             self.sources[EXIF] += 1
             K = guess_intrinsics(size, focal)
-        return ColmapCamera(*size, K, np.zeros(4))
+        return ColmapCamera(*size, K, np.zeros(4), guessed=focal is None)
 
     def describe(self) -> str:
         """E.g. "12 from EXIF, 3 assumed (…)"."""
         return ", ".join(f"{count} {source}" for source, count in self.sources.items()) or "none"
 
 
-def read_intrinsics_list(path: Path) -> dict[str, ColmapCamera]:
+def read_intrinsics_list(path: Path) -> tuple[dict[str, ColmapCamera], dict[str, str]]:
     """Cameras by image name from lines NAME MODEL WIDTH HEIGHT PARAMETERS….
+
+    Returns:
+        The cameras, and of images whose camera can't be used why.
 
     Raises:
         FileNotFoundError: no such file. ValueError: a line of another form; names it.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    cameras = {}
+    cameras, unsupported = {}, {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         words = line.split()
         if not words or line.lstrip().startswith("#"):
@@ -132,8 +149,11 @@ def read_intrinsics_list(path: Path) -> dict[str, ColmapCamera]:
         if len(params) != wanted:
             raise ValueError(f"{where}: found {len(params)} parameters, wanted {wanted}")
         raw = RawCamera(number, words[1], width, height, params)
-        cameras[words[0]] = camera_from_raw(path, raw)
-    return cameras
+        try:
+            cameras[words[0]] = camera_from_raw(path, raw)
+        except UnsupportedCamera as error:
+            unsupported[words[0]] = str(error)
+    return cameras, unsupported
 
 
 def calibrated_keypoints(name: str, keypoints: np.ndarray, camera: ColmapCamera) -> np.ndarray:

@@ -15,9 +15,10 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from n3match.matching import keypoint_change, ratio_and_mutual, side_info_columns
+from n3match.matching import keypoint_change, side_info_of_matches
 from n3match.native import run_tasks
 from n3match.nn.match_filter import MatchFilter
+from n3match.plugins.colmap.model import ColmapCamera
 from n3match.two_view import PairMatches, logits_of_many
 
 Key = TypeVar("Key")
@@ -39,12 +40,14 @@ class ImageFeatures:
     """What is known of an image's N keypoints.
 
     Attributes:
-        x: (N, 2) calibrated; K: (3, 3) of the camera.
+        pixels: (N, 2); x: (N, 2) calibrated, NaN where the camera has no ray.
+        camera: of the image.
         sizes_angles: (N, 2), or None. descriptors: SIFT's (N, 128), or None.
     """
 
+    pixels: np.ndarray
     x: np.ndarray
-    K: np.ndarray
+    camera: ColmapCamera
     sizes_angles: np.ndarray | None
     descriptors: np.ndarray | None
 
@@ -64,16 +67,46 @@ def pair_matches(
         index0, index1: (M,) rows of their keypoints.
     """
     side_info = change = None
-    descriptors = image0.descriptors, image1.descriptors
-    if net.side_info and len(index0) and not any(d is None for d in descriptors):
-        ratio, mutual = ratio_and_mutual(index0, index1, *descriptors)
-        side_info = side_info_columns(net.side_info, ratio, mutual)
+    focal0, focal1 = (np.diag(image.camera.K)[:2].mean() for image in (image0, image1))
+    if len(index0) and image0.descriptors is not None and image1.descriptors is not None:
+        side_info = side_info_of_matches(
+            net.side_info, index0, index1, image0.pixels, image0.descriptors,
+            image1.pixels, image1.descriptors, focal1,
+        )
     if image0.sizes_angles is not None and image1.sizes_angles is not None:
-        focal = ((image.K[0, 0] + image.K[1, 1]) / 2 for image in (image0, image1))
         change = keypoint_change(
-            image0.sizes_angles[index0], image1.sizes_angles[index1], *focal
+            image0.sizes_angles[index0], image1.sizes_angles[index1], focal0, focal1
         )
     return PairMatches(image0.x[index0], image1.x[index1], side_info, change)
+
+
+def one_to_one(index0: np.ndarray, index1: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Which matches are kept: logit above 0, and no keypoint of either image in two of them.
+
+    Of those that share a keypoint the one with the largest logit stays, of equal ones the first.
+    COLMAP takes a keypoint for one point in space, and a pair in which it is two for a mistake.
+
+    Args:
+        index0, index1: (M,) keypoints that are matched.
+        logits: (M,) of the filter.
+
+    Returns:
+        (M,) bool.
+    """
+    kept = np.zeros(len(logits), dtype=bool)
+    order = np.argsort(-logits, kind="stable")
+    order = order[logits[order] > 0]
+    ends = [index[order] for index in (index0, index1)]
+    if all(len(np.unique(index)) == len(index) for index in ends):
+        kept[order] = True
+        return kept
+    taken: tuple[set[int], set[int]] = set(), set()
+    for row, end0, end1 in zip(order.tolist(), *(index.tolist() for index in ends)):
+        if end0 not in taken[0] and end1 not in taken[1]:
+            kept[row] = True
+            taken[0].add(end0)
+            taken[1].add(end1)
+    return kept
 
 
 def filter_stream(

@@ -6,19 +6,33 @@ import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from n3match.geometry import PoseStatus, estimate_relative_pose_from_matches
-from n3match.plugins.colmap.database import CALIBRATED, DEGENERATE, PANORAMIC, TwoViewGeometry
-from n3match.plugins.colmap.model import ColmapCamera
+from n3match.geometry import (
+    PoseStatus,
+    calibrated_points,
+    estimate_fundamental_from_matches,
+    estimate_relative_pose_from_matches,
+)
+from n3match.geometry.essential import in_front_of_both
+from n3match.geometry.estimators import FUNDAMENTAL_ESTIMATORS
+from n3match.pipelines.filtering.pair_logits import ImageFeatures
+from n3match.plugins.colmap.database import (
+    CALIBRATED,
+    DEGENERATE,
+    PANORAMIC,
+    PLANAR_OR_PANORAMIC,
+    UNCALIBRATED,
+    TwoViewGeometry,
+)
 
 _HOMOGRAPHY_PIXELS = 4.0  # COLMAP's own threshold in verification
+_HALF = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])  # to COLMAP's pixels
+_STEP = 0.5  # pixels, of the derivatives of a lens
 
 
 def two_view_geometry(
     matches: np.ndarray,
-    x0: np.ndarray,
-    x1: np.ndarray,
-    camera0: ColmapCamera,
-    camera1: ColmapCamera,
+    image0: ImageFeatures,
+    image1: ImageFeatures,
     logits: np.ndarray,
     num_putative: int,
     *,
@@ -26,47 +40,109 @@ def two_view_geometry(
     threshold: float = 1.0,
     seed: int = 0,
 ) -> TwoViewGeometry:
-    """Robust pose of the kept matches of a pair.
+    """Robust pose of the kept matches of a pair; without a known camera, fundamental matrix.
 
     Args:
         matches: (K, 2) kept matches, indices into the images' keypoints.
-        x0, x1: (K, 2) their calibrated coordinates.
-        camera0, camera1: of the images.
+        image0, image1: of the pair.
         logits: (K,) of the filter, positive.
         num_putative: matches before filtering, for the test against chance.
-        estimator, threshold, seed: see `n3match.estimate_relative_pose`.
+        estimator, threshold, seed: see `n3match.estimate_relative_pose`. An estimator that finds
+            no fundamental matrices leaves these to the usual one.
 
     Returns:
         CALIBRATED with all fields where there is a pose that can be trusted; PANORAMIC with a
-        rotation and its homography where that explains all; else DEGENERATE without inliers.
+        rotation and its homography where that explains all; where a camera's focal length is a
+        guess, UNCALIBRATED with F and H, or PLANAR_OR_PANORAMIC with H; else DEGENERATE without
+        inliers.
     """
-    K0, K1 = camera0.K, camera1.K
+    images = image0, image1
+    xs = [image.x[rows] for image, rows in zip(images, matches.T)]
     # Pixels of ideal cameras, so that one estimator serves every lens.
-    points0, points1 = (x @ K[:2, :2].T + K[:2, 2] for x, K in ((x0, K0), (x1, K1)))
+    points = [x @ i.camera.K[:2, :2].T + i.camera.K[:2, 2] for x, i in zip(xs, images)]
+    options = {"threshold": threshold, "seed": seed, "num_putative": num_putative}
+    if any(image.camera.guessed for image in images):
+        if estimator not in FUNDAMENTAL_ESTIMATORS:
+            estimator = "auto"
+        return _uncalibrated(matches, points, images, estimator, options)
+    K0, K1 = (image.camera.K for image in images)
     pose = estimate_relative_pose_from_matches(
-        points0, points1, K0, K1,
-        weights=np.tanh(logits), num_putative=num_putative,
-        estimator=estimator, threshold=threshold, seed=seed,
+        *points, K0, K1, weights=np.tanh(logits), estimator=estimator, **options
     )
-    inliers = np.asarray(matches[pose.inliers], dtype=np.uint32)
-    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])
-    C0, C1 = half @ K0, half @ K1
+    C0, C1 = _HALF @ K0, _HALF @ K1
     if pose.status is PoseStatus.NO_PARALLAX:
         H = C1 @ pose.R @ np.linalg.inv(C0)
         return TwoViewGeometry(
-            PANORAMIC, inliers, H=H / H[2, 2], qvec=_quaternion(pose.R), tvec=np.zeros(3)
+            PANORAMIC, _rows(matches, pose.inliers), H=H / H[2, 2],
+            qvec=_quaternion(pose.R), tvec=np.zeros(3),
         )
     if not pose.ok:
-        return TwoViewGeometry(DEGENERATE, np.zeros((0, 2), np.uint32))
+        return _degenerate()
+    inliers = pose.inliers
+    if any(image.camera.lens != "opencv" for image in images):
+        inliers = _seen_inliers(pose, xs, images, matches, threshold)
     F = np.linalg.inv(C1).T @ pose.E @ np.linalg.inv(C0)
     H, _ = cv2.findHomography(
-        points0[pose.inliers] + 0.5, points1[pose.inliers] + 0.5,
-        cv2.USAC_MAGSAC, _HOMOGRAPHY_PIXELS,
+        points[0][inliers] + 0.5, points[1][inliers] + 0.5, cv2.USAC_MAGSAC, _HOMOGRAPHY_PIXELS
     )
     return TwoViewGeometry(
-        CALIBRATED, inliers, E=pose.E, F=F / np.linalg.norm(F), H=H,
+        CALIBRATED, _rows(matches, inliers), E=pose.E, F=F / np.linalg.norm(F), H=H,
         qvec=_quaternion(pose.R), tvec=pose.t,
     )
+
+
+def _uncalibrated(matches, points, images, estimator: str, options: dict) -> TwoViewGeometry:
+    sizes = ((image.camera.width, image.camera.height) for image in images)
+    found = estimate_fundamental_from_matches(*points, *sizes, estimator=estimator, **options)
+    back = np.linalg.inv(_HALF)
+    H = None if found.homography is None else _HALF @ found.homography @ back
+    if found.ok:
+        F = back.T @ found.F @ back
+        return TwoViewGeometry(
+            UNCALIBRATED, _rows(matches, found.inliers), F=F / np.linalg.norm(F), H=H
+        )
+    alike = PoseStatus.NO_PARALLAX, PoseStatus.DEGENERATE
+    if H is None or found.status not in alike or not found.inliers.any():
+        return _degenerate()
+    return TwoViewGeometry(PLANAR_OR_PANORAMIC, _rows(matches, found.inliers), H=H)
+
+
+def _seen_inliers(pose, xs, images, matches, threshold: float) -> np.ndarray:
+    """(K,) bool: inliers by their distance in the pixels of the images themselves.
+
+    A pixel far from the axis of a fisheye is many pixels of an ideal camera: by these the best of
+    its matches are outliers.
+    """
+    h0, h1 = (np.column_stack([x, np.ones(len(x))]) for x in xs)
+    lines1, lines0 = h0 @ pose.E.T, h1 @ pose.E
+    slopes = [
+        np.einsum("kij,ki->kj", _lens_slope(image, rows), lines[:, :2])
+        for image, rows, lines in zip(images, matches.T, (lines0, lines1))
+    ]
+    squared = sum((slope**2).sum(axis=1) for slope in slopes)
+    error = (h1 * lines1).sum(axis=1) ** 2
+    with np.errstate(invalid="ignore"):  # at the edge of what a lens sees a slope is NaN
+        near = error < threshold**2 * squared
+    return (near & in_front_of_both(pose.R, pose.t, *xs)) | pose.inliers
+
+
+def _lens_slope(image: ImageFeatures, rows: np.ndarray) -> np.ndarray:
+    """(K, 2, 2) how calibrated coordinates change with pixels, at some keypoints."""
+    camera, pixels = image.camera, image.pixels[rows]
+    lens = camera.K, camera.distortion, camera.lens
+    columns = [
+        (calibrated_points(pixels + h, *lens) - calibrated_points(pixels - h, *lens)) / (2 * _STEP)
+        for h in ((_STEP, 0.0), (0.0, _STEP))
+    ]
+    return np.stack(columns, axis=2)
+
+
+def _rows(matches: np.ndarray, inliers: np.ndarray) -> np.ndarray:
+    return np.asarray(matches[inliers], dtype=np.uint32)
+
+
+def _degenerate() -> TwoViewGeometry:
+    return TwoViewGeometry(DEGENERATE, np.zeros((0, 2), np.uint32))
 
 
 def _quaternion(R: np.ndarray) -> np.ndarray:

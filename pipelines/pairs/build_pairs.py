@@ -1,4 +1,4 @@
-"""Make a pair store from scenes with known poses: SIFT, putative matches, labels.
+"""Make a pair store from scenes with known poses: keypoints, putative matches, labels.
 
 SOURCE is one scene or a folder of scenes, in any of these layouts:
   colmap     images/ and a model (cameras, images: .bin or .txt) in sparse/ or sparse/0/
@@ -17,27 +17,41 @@ was done; 2 after an error.
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 
-from n3match.pipelines.common.arguments import parse_intrinsics
-
-_LINES_SHOWN = 20
+from n3match.pipelines.common.arguments import (
+    add_stored_pixels_argument,
+    given_path,
+    output_file,
+    parse_intrinsics,
+)
+from n3match.pipelines.pairs.sources import MIN_CONSISTENT
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("scenes", type=Path, metavar="SOURCE", help="scene, or folder of scenes")
-    parser.add_argument("out", type=Path, metavar="OUT", help="pair store to write (.h5)")
+    parser.add_argument(
+        "scenes", type=given_path, metavar="SOURCE", help="scene, or folder of scenes"
+    )
+    parser.add_argument("out", type=output_file(), metavar="OUT", help="pair store to write (.h5)")
     parser.add_argument(
         "--format", metavar="LAYOUT", help="one of those above (default: recognised)"
     )
     parser.add_argument(
         "--images", action="store_true", help="SOURCE is a folder of photographs for COLMAP"
     )
-    parser.add_argument("--image-root", type=Path, help="folder that names of images refer to")
+    parser.add_argument(
+        "--image-root", type=given_path, help="folder that names of images refer to"
+    )
     parser.add_argument(
         "--intrinsics", type=parse_intrinsics, metavar="FX,FY,CX,CY",
         help="of all images, where the layout has none (RGB-D)",
+    )
+    parser.add_argument(
+        "--feature", default="sift", metavar="KIND",
+        help="sift (default), or the binary orb, brisk, akaze",
+    )
+    add_stored_pixels_argument(
+        parser, " (pair lists and RGB-D; cameras of COLMAP and cnnet are for stored pixels, unless "
+        "only the turned ones have their size)"
     )
     parser.add_argument("--max-keypoints", type=int, default=2000)
     parser.add_argument(
@@ -45,12 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of SIFT (default: %(default)s); higher: fewer and stronger keypoints",
     )
     parser.add_argument(
-        "--max-size", type=int, metavar="PIXELS", help="longer side that SIFT sees, at most"
+        "--max-size", type=int, metavar="PIXELS",
+        help="longer side that keypoints are sought in, at most",
     )
     parser.add_argument(
         "--changed", action="store_true",
-        help="SIFT sees photographs changed on purpose: light, contrast, blur, noise, JPEG, size, "
-        "turns, each view its own way",
+        help="keypoints are sought in photographs changed on purpose: light, contrast, blur, "
+        "noise, JPEG, size, turns, each view its own way",
     )
     parser.add_argument("--max-pairs", type=int, help="per scene; all when left out")
     parser.add_argument(
@@ -63,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "cnnet 0.3, colmap 0)",
     )
     parser.add_argument(
-        "--min-consistent", type=float, default=0.15, metavar="SHARE",
+        "--min-consistent", type=float, default=MIN_CONSISTENT, metavar="SHARE",
         help="pairs whose pose clearly explains less of their mutual low-ratio matches are left "
         "out; 0 keeps all (default: %(default)s)",
     )
@@ -81,15 +96,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    from n3match.datasets.pairs.store import read_report
-    from n3match.pipelines.pairs.make_store import build_pairs
+    from n3match.pipelines.pairs.make_store import build_pairs, tell_problems
 
     out = build_pairs(**vars(arguments))
-    report = read_report(out)
-    for title, lines in (("left out", report.left_out), ("problem", report.problems)):
-        for line in lines[:_LINES_SHOWN]:
-            print(f"n3match: {title}: {line}", file=sys.stderr)
-        if len(lines) > _LINES_SHOWN:
-            print(f"n3match: {title}: {len(lines) - _LINES_SHOWN} more, in {out}", file=sys.stderr)
+    found = tell_problems(out)
     print(out)
-    return 1 if report.problems else 0
+    return 1 if found else 0

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binom
 
-from n3match.datasets.images import read_image_gray
+from n3match.datasets.images import ImageFile
 from n3match.datasets.pairs.changed_photographs import change_photograph, shrink_photograph
 from n3match.datasets.pairs.dump import read_dump_record
 from n3match.datasets.pairs.sample import TRUE_MATCH_DISTANCE
@@ -23,18 +23,20 @@ from n3match.geometry import (
     essential_from_pose,
     symmetric_epipolar_distance,
 )
-from n3match.matching import extract_sift, putative_matches
+from n3match.matching import extract_features, extract_sift, putative_matches
 from n3match.pipelines.pairs.plan import DumpPart, PhotoPart
 from n3match.whole_file import write_whole
 
 #: Mutual matches with a ratio below this are mostly right, where the pose is.
 RELIABLE_RATIO = 0.8
+TURNED = "turned by their EXIF orientation"
+LEFT_STORED = "with an EXIF orientation read as stored, as their cameras are"
 _SURE = 0.01  # chance of leaving out a pair that has just the share wanted
 
 
 @dataclass(frozen=True, eq=False)
 class ViewFeatures:
-    """Keypoints of a view: pixels, calibrated coordinates (N, 2) float64, and what SIFT says."""
+    """Keypoints of a view: pixels, calibrated coordinates (N, 2) float64, what is known of them."""
 
     keypoints: np.ndarray
     calibrated: np.ndarray
@@ -49,13 +51,15 @@ class DetectionOptions:
 
     Attributes:
         max_keypoints: per view.
-        contrast_threshold: see `extract_sift`.
+        feature: one of `n3match.matching.FEATURES`.
+        contrast_threshold: of SIFT, see `extract_sift`.
         max_size: a larger photograph is reduced so that its longer side has so many pixels.
         changed: the photograph is changed on purpose first (`datasets.pairs.changed_photographs`).
         seed: of the changes.
     """
 
     max_keypoints: int
+    feature: str = "sift"
     contrast_threshold: float = 0.01
     max_size: int | None = None
     changed: bool = False
@@ -78,17 +82,26 @@ class PairJobs:
     min_consistent: float
     strict: bool
 
-    def extract(self, view: View) -> None:
+    def extract(self, view: View) -> str:
         """Detect the keypoints of a view and keep them beside the parts, or why there are none.
+
+        Returns:
+            What was done about an EXIF orientation: TURNED, LEFT_STORED; "": there is none, or the
+            photograph wasn't read.
 
         Raises:
             OSError, ValueError: the photograph can't be used, where `strict`.
         """
         path = self._features_path(view)
         if path.exists():
-            return
+            return ""
+        turn = ""
         try:
-            image = read_image_gray(view.path)
+            file = ImageFile(view.path)
+            stored = view.is_stored_frame(file)
+            image = file.gray(stored=stored)
+            if file.orientation != 1:
+                turn = LEFT_STORED if stored else TURNED
             fields = vars(features_of(image, view, self.detection))
         except (OSError, ValueError) as error:
             if self.strict:
@@ -97,6 +110,7 @@ class PairJobs:
         buffer = io.BytesIO()
         np.savez(buffer, **fields)
         write_whole(path, buffer.getvalue())
+        return turn
 
     def forget(self, view: View) -> None:
         self._features_path(view).unlink(missing_ok=True)
@@ -151,7 +165,7 @@ class PairJobs:
             state = (stat.st_size, stat.st_mtime_ns)
         except OSError:
             state = ()
-        camera = (view.K.tolist(), view.distortion.tolist(), view.lens, view.size)
+        camera = (view.K.tolist(), view.distortion.tolist(), view.lens, view.size, view.stored)
         key = repr((str(view.path.absolute()), state, camera, self.detection))
         name = hashlib.sha256(key.encode()).hexdigest()[:32]
         return self.writer.features_dir / f"{name}.npz"
@@ -200,13 +214,15 @@ def _detect(
         changed = change_photograph(image, rng, min(scale, 1.0))
     elif scale < 1:
         changed = shrink_photograph(image, scale)
-    options = {"contrast_threshold": detection.contrast_threshold}
-    if changed is None:
-        features = extract_sift(image, detection.max_keypoints, **options)
-        return features.keypoints.astype(np.float64), features.sizes_angles, features.descriptors
-    features = extract_sift(changed.image, detection.max_keypoints, **options)
-    keypoints = changed.points(features.keypoints.astype(np.float64))
-    return keypoints, changed.sizes_angles(features.sizes_angles), features.descriptors
+    seen, count = image if changed is None else changed.image, detection.max_keypoints
+    if detection.feature == "sift":
+        features = extract_sift(seen, count, contrast_threshold=detection.contrast_threshold)
+    else:
+        features = extract_features(seen, detection.feature, count)
+    keypoints, sizes_angles = features.keypoints.astype(np.float64), features.sizes_angles
+    if changed is not None:
+        keypoints, sizes_angles = changed.points(keypoints), changed.sizes_angles(sizes_angles)
+    return keypoints, sizes_angles, features.descriptors
 
 
 def make_record(
@@ -215,7 +231,8 @@ def make_record(
     """Putative matches of a pair with their labels from its true epipolar geometry."""
     view0, view1 = part.views[pair.view0], part.views[pair.view1]
     matches = putative_matches(
-        features0.keypoints, features0.descriptors, features1.keypoints, features1.descriptors
+        features0.keypoints, features0.descriptors, features1.keypoints, features1.descriptors,
+        binary=features0.descriptors.dtype == np.uint8,
     )
     x0 = features0.calibrated[matches.index0]
     x1 = features1.calibrated[matches.index1]

@@ -8,18 +8,20 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from n3match.datasets.pairs.store import read_report, stored_feature
 from n3match.datasets.pairs.store_writer import PairStoreWriter
 from n3match.datasets.scenes.formats import FoundScene, find_scenes
 from n3match.datasets.scenes.source import ReadOptions
+from n3match.matching import FEATURES
+from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.pairs.jobs import DetectionOptions, PairJobs
 from n3match.pipelines.pairs.plan import PlanOptions, plan_digest, plan_scene
 from n3match.pipelines.pairs.pool import run_parts
 from n3match.pipelines.sfm.reconstruct import reconstruct
 from n3match.whole_file import check_target
 
-_LINES_SHOWN = 20  # of the problems, where there is nothing else
+_LINES_SHOWN = 20  # of the problems
 
 
 def build_pairs(
@@ -31,6 +33,7 @@ def build_pairs(
     image_root: str | Path | None = None,
     intrinsics: np.ndarray | None = None,
     max_keypoints: int = 2000,
+    feature: str = "sift",
     contrast_threshold: float = 0.01,
     max_size: int | None = None,
     changed: bool = False,
@@ -46,6 +49,7 @@ def build_pairs(
     source: str = "",
     licence: str = "",
     progress: bool = True,
+    stored_pixels: bool = False,
 ) -> Path:
     """Detect, match and label the pairs of all scenes below a folder.
 
@@ -58,7 +62,7 @@ def build_pairs(
         format: one of `datasets.scenes.formats.FORMATS`; None recognises the layout.
         images: `scenes` is a folder of photographs, whose poses COLMAP is to find.
         image_root, intrinsics, min_shared, min_overlap: see `ReadOptions`.
-        max_keypoints, contrast_threshold, max_size, changed: see `jobs.DetectionOptions`.
+        max_keypoints, feature, contrast_threshold, max_size, changed: see `jobs.DetectionOptions`.
         max_pairs: at most so many pairs of one scene, an equal share from each band of
             covisibility and change of view; None for all.
         min_consistent: least share of a pair's reliable matches that its pose should explain, see
@@ -69,7 +73,9 @@ def build_pairs(
         processes: that work beside each other; with 1 all happens in this one.
         strict: raise at the first image or scene that can't be used; else leave it out.
         source, licence: kept in the store.
-        progress: show a bar on standard error.
+        progress: show on standard error how far it is, and what was done about photographs with an
+            EXIF orientation.
+        stored_pixels: don't turn these, where the layout is read as OpenCV does, see `View.stored`.
 
     Returns:
         `out`.
@@ -91,6 +97,8 @@ def build_pairs(
     ):
         if value is not None and value < 1:
             raise ValueError(f"{name}: found {value}, wanted at least 1")
+    if feature not in FEATURES:
+        raise ValueError(f"feature: found {feature!r}, wanted one of {FEATURES}")
     for name, value in (("min_overlap", min_overlap), ("min_consistent", min_consistent)):
         if value is not None and not 0 <= value <= 1:
             raise ValueError(f"{name}: found {value}, wanted a share in [0, 1]")
@@ -104,40 +112,63 @@ def build_pairs(
     else:
         found = find_scenes(scenes, format, exclude)
     reading = ReadOptions(
-        min_shared, min_overlap, None if image_root is None else Path(image_root), intrinsics
+        min_shared, min_overlap, None if image_root is None else Path(image_root), intrinsics,
+        stored_pixels,
     )
     settings = {
         "scenes": [scene.name for scene in found],
-        "feature": "opencv-sift-root",
+        "feature": stored_feature(feature),
         "max_keypoints": max_keypoints,
         "max_pairs": max_pairs,
         "min_shared": 20 if min_shared is None else min_shared,
         "fixed_direction": fixed_direction,
         "seed": seed,
     }
-    detection = DetectionOptions(max_keypoints, contrast_threshold, max_size, changed, seed)
+    detection = DetectionOptions(
+        max_keypoints, feature, contrast_threshold, max_size, changed, seed
+    )
     settings |= _unusual(found, reading, detection, min_consistent, max_pairs)
     writer = PairStoreWriter(out, settings, source=source or _describe(found), licence=licence)
     if writer.finished:
         return writer.finish(())
     parts = []
-    for scene in tqdm(found, "reading scenes", leave=False, disable=not progress):
-        try:
-            planned, found_problems = plan_scene(
-                scene, reading, PlanOptions(max_pairs, fixed_direction, seed, strict)
-            )
-        except (OSError, ValueError) as error:
-            if strict:
-                raise
-            planned, found_problems = [], [str(error)]
-        problems += found_problems
-        parts.append(planned)
+    with Progress(len(found), "scene", shown=progress) as bar:
+        bar.describe("reading")
+        for scene in found:
+            try:
+                planned, found_problems = plan_scene(
+                    scene, reading, PlanOptions(max_pairs, fixed_direction, seed, strict)
+                )
+            except (OSError, ValueError) as error:
+                if strict:
+                    raise
+                planned, found_problems = [], [str(error)]
+            problems += found_problems
+            parts.append(planned)
+            bar.update()
     names = [part.name for planned in parts for part in planned]
     if not names:
         raise ValueError(f"{scenes}: no pair to match; {'; '.join(problems[:_LINES_SHOWN])}")
     writer.begin(plan_digest([part for planned in parts for part in planned]))
-    run_parts(PairJobs(writer, detection, min_consistent, strict), parts, processes, progress)
+    turns = run_parts(
+        PairJobs(writer, detection, min_consistent, strict), parts, processes, progress
+    )
+    for turn, count in sorted(turns.items()) if progress else ():
+        print(f"n3match: note: photographs {turn}: {count}", file=sys.stderr)
     return writer.finish(names, problems=problems, left_out=left_out)
+
+
+def tell_problems(store: Path) -> bool:
+    """On standard error, what was left out of a store and what couldn't be used; whether there was
+    something of the latter."""
+    report = read_report(store)
+    for title, lines in (("left out", report.left_out), ("problem", report.problems)):
+        for line in lines[:_LINES_SHOWN]:
+            print(f"n3match: {title}: {line}", file=sys.stderr)
+        if len(lines) > _LINES_SHOWN:
+            more = len(lines) - _LINES_SHOWN
+            print(f"n3match: {title}: {more} more, in {store}", file=sys.stderr)
+    return bool(report.problems)
 
 
 def _photographs(
@@ -177,7 +208,9 @@ def _unusual(
         settings["min_overlap"] = reading.min_overlap
     if reading.intrinsics is not None:
         settings["intrinsics"] = np.asarray(reading.intrinsics).tolist()
-    usual = DetectionOptions(detection.max_keypoints, seed=detection.seed)
+    if reading.stored:
+        settings["stored_pixels"] = True
+    usual = DetectionOptions(detection.max_keypoints, detection.feature, seed=detection.seed)
     settings |= {k: v for k, v in vars(detection).items() if v != getattr(usual, k)}
     if min_consistent:
         settings["min_consistent"] = min_consistent

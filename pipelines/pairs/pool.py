@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 
-import cv2
-import torch
-from tqdm import tqdm
-
 from n3match.datasets.scenes.source import View
+from n3match.pipelines.common.progress import Progress
+from n3match.pipelines.common.workers import worker_died, worker_pool
 from n3match.pipelines.pairs.jobs import PairJobs
 from n3match.pipelines.pairs.plan import DumpPart, PhotoPart
 
@@ -23,11 +18,14 @@ Part = PhotoPart | DumpPart
 
 def run_parts(
     jobs: PairJobs, scenes: Sequence[Sequence[Part]], processes: int, progress: bool
-) -> None:
+) -> Counter[str]:
     """Makes the parts that are not there yet, scene by scene; each is whole on the disk or absent.
 
     Keypoints are kept on the disk until the parts of their scene are done, so those are not lost
     either.
+
+    Returns:
+        How many photographs with an EXIF orientation were read how, see `PairJobs.extract`.
 
     Raises:
         OSError: a worker process died; what an argument or a file is refused for.
@@ -35,25 +33,20 @@ def run_parts(
     todo = [[part for part in parts if not jobs.writer.has_part(part.name)] for parts in scenes]
     todo = [parts for parts in todo if parts]
     total, left = (sum(len(p) for parts in group for p in parts) for group in (scenes, todo))
-    # Spawned, not forked: a forked child of a process with torch threads may hang.
-    pool = (
-        _Here()
-        if processes == 1
-        else ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start)
-    )
+    pool = _Here() if processes == 1 else worker_pool(processes)
     try:
-        with tqdm(total=total, initial=total - left, unit="pair", disable=not progress) as bar:
-            _run(jobs, todo, pool, 1 if processes == 1 else 2, bar)
+        with Progress(total, "pair", done=total - left, shown=progress) as bar:
+            return _run(jobs, todo, pool, 1 if processes == 1 else 2, bar)
     except BrokenProcessPool as error:
-        raise OSError(
-            "a worker process died (out of memory?); what is done is kept: start again, "
-            "perhaps with fewer processes"
-        ) from error
+        raise worker_died(error) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _run(jobs: PairJobs, todo: list[list[Part]], pool, at_once: int, bar: tqdm) -> None:
+def _run(
+    jobs: PairJobs, todo: list[list[Part]], pool, at_once: int, bar: Progress
+) -> Counter[str]:
+    turns: Counter[str] = Counter()
     waiting, running = deque(todo), deque()
     while waiting or running:
         # One scene ahead: no worker waits for the last keypoints of a scene.
@@ -63,15 +56,17 @@ def _run(jobs: PairJobs, todo: list[list[Part]], pool, at_once: int, bar: tqdm) 
             running.append((parts, views, [pool.submit(jobs.extract, view) for view in views]))
         parts, views, extracted = running.popleft()
         for done, future in enumerate(as_completed(extracted), start=1):
-            future.result()
-            bar.set_description(f"{parts[0].scene}: keypoints {done}/{len(views)}")
+            turns[future.result()] += 1
+            bar.describe(f"{parts[0].scene}: keypoints {done}/{len(views)}")
         made = {pool.submit(jobs.make_part, part): part for part in parts}
         for future in as_completed(made):
             future.result()
-            bar.set_description(parts[0].scene)
+            bar.describe(parts[0].scene)
             bar.update(len(made[future]))
         for view in views:
             jobs.forget(view)
+    del turns[""]
+    return turns
 
 
 def _views(parts: Sequence[Part]) -> list[View]:
@@ -92,16 +87,3 @@ class _Here:
 
     def shutdown(self, *, cancel_futures: bool) -> None:
         pass
-
-
-def _start() -> None:
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    # A parent that is killed tells nobody; its workers would wait for work for ever.
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent) -> None:
-    parent.join()
-    os._exit(1)

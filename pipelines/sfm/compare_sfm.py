@@ -22,11 +22,18 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from n3match.pipelines.common.arguments import check_at_least
+from n3match.pipelines.common.arguments import (
+    add_device_arguments,
+    check_at_least,
+    given_path,
+    output_folder,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("scenes", type=Path, metavar="SCENES", help="a scene or a folder of scenes")
+    parser.add_argument(
+        "scenes", type=given_path, metavar="SCENES", help="a scene or a folder of scenes"
+    )
     parser.add_argument(
         "--methods", nargs="+", metavar="METHOD",
         default=["ratio", "mutual", "sift", "sift+verify"],
@@ -41,15 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs; means are shown")
     parser.add_argument("--threads", type=int, default=2, help="that COLMAP may use")
+    add_device_arguments(parser)
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="write table.md and results.csv there"
+        "--out", type=output_folder, metavar="DIR", help="write table.md and results.csv there"
     )
 
 
 def main(arguments: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from n3match.datasets.scenes.formats import find_scenes
+    from n3match.pipelines.common.progress import Progress
     from n3match.pipelines.common.result_rows import write_rows
     from n3match.pipelines.sfm.runs import MUTUAL, RATIO, SfmResult, SfmScene, report, warm_up
     from n3match.whole_file import write_whole
@@ -65,17 +72,18 @@ def main(arguments: argparse.Namespace) -> int:
     found = [scene for scene in found if not arguments.only or scene.name in arguments.only]
     results: list[SfmResult] = []
     runs = len(found) * len(arguments.methods) * arguments.seeds
-    with tqdm(total=runs, unit="model", disable=None) as bar:
+    with Progress(runs, "model") as progress:
         for scene in found:
             with tempfile.TemporaryDirectory() as work:
                 prepared = SfmScene(
                     scene.name, scene.path, Path(work),
                     max_keypoints=arguments.max_keypoints, threads=arguments.threads,
+                    device=arguments.device, half=arguments.half,
                 )
                 for method in arguments.methods:
                     for seed in range(arguments.seeds):
                         results.append(prepared.run(method, seed))
-                        bar.update()
+                        progress.update()
                         if arguments.out is not None:
                             write_rows(arguments.out / "results.csv", SfmResult, results)
     table = report(results)

@@ -8,31 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from n3match.datasets.scenes.colmap import model_folder
+from n3match.pipelines.folder.photographs import find_photographs
 from n3match.plugins.colmap.model import read_colmap_model
 
+# What COLMAP itself reads.
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"}
-_LEAST_IMAGES = 3
-
-
-def find_photographs(folder: Path) -> list[str]:
-    """Names of the photographs in a folder and those below it, relative to it, sorted.
-
-    Raises:
-        FileNotFoundError: no such folder. ValueError: fewer than three photographs in it.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder of photographs")
-    names = sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_file() and path.suffix.lower() in _SUFFIXES
-    )
-    if len(names) < _LEAST_IMAGES:
-        raise ValueError(
-            f"{folder}: found {len(names)} photographs, wanted {_LEAST_IMAGES} or more to "
-            "reconstruct from"
-        )
-    return names
+LEAST_IMAGES = 3
 
 
 def reconstruct(
@@ -56,7 +37,7 @@ def reconstruct(
         ImportError: pycolmap is not installed. FileNotFoundError, ValueError: see
             `find_photographs`; the photographs don't fit together.
     """
-    names = find_photographs(images)
+    names = find_photographs(images, LEAST_IMAGES, _SUFFIXES)
     target = workspace / "sparse"
     if model_folder(workspace) is None:
         pycolmap = load_pycolmap(
@@ -81,21 +62,50 @@ def _run(pycolmap, images: Path, workspace: Path, target: Path, names, threads: 
     say("COLMAP: matching all pairs")
     pycolmap.match_exhaustive(database, matching_options=matching)
     say("COLMAP: poses")
-    unfinished = workspace / "sparse.unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    mapping = pycolmap.IncrementalPipelineOptions(
-        num_threads=threads, min_model_size=_LEAST_IMAGES, random_seed=0
-    )
-    models = pycolmap.incremental_mapping(database, images, unfinished, options=mapping)
-    if not models:
+    if map_largest(pycolmap, database, images, target, threads=threads) is None:
         raise ValueError(
             f"{images}: COLMAP found no poses: the {len(names)} photographs don't show enough of "
             "the same scene from different places"
         )
-    largest = max(models, key=lambda i: models[i].num_reg_images())
-    os.replace(unfinished / str(largest), target)
+
+
+def map_largest(
+    pycolmap,
+    database: Path,
+    images: Path,
+    target: Path,
+    *,
+    threads: int = 1,
+    registered: Callable[[], None] | None = None,
+) -> tuple | None:
+    """COLMAP's incremental mapper; the model with the most images, written whole or not at all.
+
+    Args:
+        pycolmap: the package.
+        database: with two-view geometries; images: the photographs, for the colours of points.
+        target: folder for the model; what is there is replaced.
+        threads: that COLMAP may use.
+        registered: called after each image that gets a pose.
+
+    Returns:
+        The model, a `pycolmap.Reconstruction`, and how many others there are; None where there is
+        no model.
+    """
+    unfinished = target.with_name(f"{target.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    options = pycolmap.IncrementalPipelineOptions(
+        num_threads=threads, min_model_size=LEAST_IMAGES, random_seed=0
+    )
+    models = pycolmap.incremental_mapping(
+        database, images, unfinished, options=options, next_image_callback=registered
+    )
+    if models:
+        largest = max(models, key=lambda i: models[i].num_reg_images())
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(unfinished / str(largest), target)
     shutil.rmtree(unfinished)
+    return (models[largest], len(models) - 1) if models else None
 
 
 def _without_pose(workspace: Path, names: list[str]) -> list[str]:

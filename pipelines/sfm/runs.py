@@ -13,17 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from n3match.datasets.images import read_image_gray
+from n3match.datasets.images import ImageFile
 from n3match.datasets.scenes.colmap import model_folder
-from n3match.matching import Features, extract_sift, putative_matches
+from n3match.matching import extract_sift, putative_matches
 from n3match.nn.match_filter import MatchFilter
+from n3match.pipelines.common.progress import quietly
 from n3match.pipelines.common.tables import markdown_table
 from n3match.pipelines.filtering.colmap_database import Options, filter_database
 from n3match.pipelines.sfm.pose_alignment import pose_errors
 from n3match.pipelines.sfm.reconstruct import load_pycolmap
-from n3match.plugins.colmap.database import pair_number
 from n3match.plugins.colmap.model import read_colmap_model
-from n3match.plugins.colmap.model_files import RawCamera, read_cameras_binary, read_cameras_text
+from n3match.plugins.colmap.new_database import NewColmapDatabase
 from n3match.two_view import PairMatches, logits_of_many
 
 RATIO, MUTUAL = "ratio", "mutual"
@@ -68,13 +68,24 @@ class SfmResult:
 class SfmScene:
     """A scene with a database of its keypoints and mutual matches, from which methods start."""
 
-    def __init__(self, name: str, path: Path, work: Path, *, max_keypoints: int, threads: int):
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        work: Path,
+        *,
+        max_keypoints: int,
+        threads: int,
+        device: str = "cpu",
+        half: bool = False,
+    ):
         """
         Args:
             name: of the scene; path: its folder, with images/ and a COLMAP model in sparse/.
             work: folder for databases and models.
             max_keypoints: SIFT keypoints per photograph.
             threads: that COLMAP may use.
+            device, half: of the filters, see `devices.placed`.
 
         Raises:
             ImportError: pycolmap is not installed. FileNotFoundError, ValueError: a photograph or
@@ -82,15 +93,16 @@ class SfmScene:
         """
         self.pycolmap = load_pycolmap("compare-sfm reconstructs with pycolmap")
         self.name, self.work, self.threads = name, work, threads
+        self._device, self._half = device, half
         folder = model_folder(path)
         model = read_colmap_model(folder)
         self.given = {image.name: (image.R, image.t) for image in model.images.values()}
-        raw = {camera.camera_id: camera for camera in _raw_cameras(folder)}
         self.photographs = path / "images"
         self.names = sorted(self.given)
-        cameras = {image.name: raw[image.camera_id] for image in model.images.values()}
+        self.cameras = {image.name: model.camera_of(i) for i, image in model.images.items()}
         self.features = {
-            name: extract_sift(read_image_gray(self.photographs / name), max_keypoints)
+            # COLMAP's cameras are for the pixels as stored.
+            name: extract_sift(ImageFile(self.photographs / name).gray(stored=True), max_keypoints)
             for name in self.names
         }
         began = time.perf_counter()
@@ -102,28 +114,21 @@ class SfmScene:
             for pair in combinations(self.names, 2)
         }
         self.matching = time.perf_counter() - began
-        self.base = work / "base.db"
-        self.ids = self._write_base(cameras)
 
     def run(self, method: str, seed: int) -> SfmResult:
         """Reconstruct with one method: RATIO, MUTUAL, or the name of a filter, with "+verify" to
         have COLMAP verify what the filter kept."""
         database = self.work / "run.db"
-        shutil.copyfile(self.base, database)
         filter_name, plus, _ = method.partition("+verify")
-        threshold = _RATIO if method == RATIO else 1.0
-        with sqlite3.connect(database) as connection:
-            for (name0, name1), found in self.pairs.items():
-                keep = found.mutual & ((found.ratio < threshold) | (threshold == 1.0))
-                _write_matches(
-                    connection, self.ids[name0], self.ids[name1],
-                    np.stack([found.index0, found.index1], axis=1)[keep],
-                )
-        connection.close()
+        self._write(database, _RATIO if method == RATIO else 1.0)
         began = time.perf_counter()
         if method not in (RATIO, MUTUAL):
-            options = Options(filter=filter_name, geometries=not plus, seed=seed)
-            filter_database(database, None, options, quiet=True)
+            options = Options(
+                filter=filter_name, geometries=not plus, seed=seed, device=self._device,
+                half=self._half,
+            )
+            with quietly():  # the runs are counted
+                filter_database(database, None, options)
         if method in (RATIO, MUTUAL) or plus:
             self._verify(database, seed)
         mapped = time.perf_counter()
@@ -137,33 +142,22 @@ class SfmScene:
             self.matching, mapped - began, ended - mapped,
         )
 
-    def _write_base(self, cameras: dict[str, RawCamera]) -> dict[str, int]:
-        """The database without matches; image ids by name."""
-        pycolmap = self.pycolmap
-        self.base.unlink(missing_ok=True)
-        with pycolmap.Database.open(self.base):
-            pass  # with its tables
-        pycolmap.import_images(
-            self.base, self.photographs, camera_mode=pycolmap.CameraMode.PER_IMAGE,
-            image_names=self.names,
-        )
-        with pycolmap.Database.open(self.base) as database:
-            ids = {image.name: image.image_id for image in database.read_all_images()}
+    def _write(self, path: Path, threshold: float) -> None:
+        """A database of the mutual matches with a ratio below the threshold; 1: of all."""
+        for old in path.parent.glob(f"{path.name}*"):  # COLMAP leaves journals
+            old.unlink()
+        with NewColmapDatabase(path) as database:
+            ids = {}
             for name in self.names:
-                image = database.read_image(ids[name])
-                camera = cameras[name]
-                database.update_camera(pycolmap.Camera(
-                    camera_id=image.camera_id, model=camera.model, width=camera.width,
-                    height=camera.height, params=camera.params, has_prior_focal_length=True,
-                ))
-                database.write_keypoints(ids[name], _colmap_keypoints(self.features[name]))
-        connection = sqlite3.connect(self.base)
-        with connection:
-            connection.execute("PRAGMA journal_mode = DELETE")  # one file, to be copied
-            for name in self.names:
-                _write_descriptors(connection, ids[name], self.features[name].descriptors)
-        connection.close()
-        return ids
+                found = self.features[name]
+                ids[name] = database.add_image(name, database.add_camera(self.cameras[name]))
+                database.add_keypoints(
+                    ids[name], found.keypoints, found.sizes_angles, found.descriptors
+                )
+            for (name0, name1), found in self.pairs.items():
+                keep = found.mutual & ((found.ratio < threshold) | (threshold == 1.0))
+                matches = np.stack([found.index0, found.index1], axis=1)[keep]
+                database.add_pair(ids[name0], ids[name1], matches)
 
     def _verify(self, database: Path, seed: int) -> None:
         pairs = self.work / "pairs.txt"
@@ -214,42 +208,6 @@ def warm_up(filter_name: str) -> None:
     rng = np.random.default_rng(0)
     points = PairMatches(rng.normal(size=(500, 2)), rng.normal(size=(500, 2)))
     logits_of_many(MatchFilter.from_pretrained(filter_name), [points])
-
-
-def _raw_cameras(folder: Path) -> list[RawCamera]:
-    if (folder / "cameras.bin").is_file():
-        return read_cameras_binary(folder / "cameras.bin")
-    return read_cameras_text(folder / "cameras.txt")
-
-
-def _colmap_keypoints(features: Features) -> np.ndarray:
-    """(N, 4) float32 x, y, scale, orientation in radians, in COLMAP's pixels."""
-    return np.column_stack(
-        [features.keypoints + 0.5, features.sizes / 2, np.radians(features.angles)]
-    ).astype(np.float32)
-
-
-def _write_descriptors(connection, image_id: int, descriptors: np.ndarray) -> None:
-    """RootSIFT as COLMAP stores it: bytes, 512 times the unit vector."""
-    data = np.clip(np.rint(512 * descriptors), 0, 255).astype(np.uint8)
-    columns = {row[1] for row in connection.execute("PRAGMA table_info(descriptors)")}
-    names, values = ["image_id", "rows", "cols", "data"], [image_id, *data.shape, data.tobytes()]
-    if "type" in columns:  # of COLMAP 4; 1 stands for SIFT
-        names.append("type")
-        values.append(1)
-    connection.execute(
-        f"INSERT INTO descriptors ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})",
-        values,
-    )
-
-
-def _write_matches(connection, id0: int, id1: int, matches: np.ndarray) -> None:
-    if id0 > id1:
-        id0, id1, matches = id1, id0, matches[:, ::-1]
-    connection.execute(
-        "INSERT INTO matches (pair_id, rows, cols, data) VALUES (?, ?, 2, ?)",
-        (pair_number(id0, id1), len(matches), matches.astype("<u4").tobytes()),
-    )
 
 
 def report(results: Sequence[SfmResult]) -> str:

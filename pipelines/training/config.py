@@ -6,8 +6,9 @@ import argparse
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from n3match.pipelines.common.arguments import output_folder
 
 SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("float32", "bfloat16")
@@ -72,7 +73,9 @@ def add_run_arguments(
 ) -> None:
     """Options of every training; numbers: the task's fields that are plain numbers, each an option
     of the same name; helps: what some of them are."""
-    parser.add_argument("out", type=Path, help="folder of the run; an existing run goes on")
+    parser.add_argument(
+        "out", type=output_folder, help="folder of the run; an existing run goes on"
+    )
     parser.add_argument(
         "--initial", metavar="WEIGHTS",
         help="start from these weights (a shipped name or a file) instead of at random",

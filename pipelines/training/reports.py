@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from n3match.pipelines.common.progress import is_quiet
 from n3match.whole_file import whole_file
 
 _PRINT_EVERY = 20  # steps, where the output is no terminal
@@ -32,7 +33,7 @@ class Reports:
         self._start, self._steps = start, steps
         self._began = time.monotonic()
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not is_quiet():
             self._bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True)
 
     def step(self, step: int, numbers: dict[str, float]) -> None:
@@ -42,7 +43,7 @@ class Reports:
         if self._bar is not None:
             self._bar.set_postfix_str(shown, refresh=False)
             self._bar.update()
-        elif (step + 1) % _PRINT_EVERY == 0 or step + 1 == self._steps:
+        elif not is_quiet() and ((step + 1) % _PRINT_EVERY == 0 or step + 1 == self._steps):
             done = step + 1
             left = (time.monotonic() - self._began) / (done - self._start) * (self._steps - done)
             print(f"step {done}/{self._steps} {shown} ({left / 60:.0f} min left)", flush=True)

@@ -20,7 +20,16 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 
+from n3match.pipelines.common.arguments import cores_of_a_process
+from n3match.pipelines.pairs.sources import (
+    MIN_CONSISTENT,
+    add_source_arguments,
+    source_options,
+    store_paths,
+    stores_of,
+)
 from n3match.pipelines.training.config import (
     PRECISIONS,
     add_run_arguments,
@@ -49,9 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser, TrainingConfig, NUMBERS, {})
     parser.add_argument("--protocol", choices=tuple(PROTOCOLS), default="modern")
     parser.add_argument(
-        "--pairs", nargs="*", default=[], metavar="H5[:WEIGHT]",
-        help="stores written by build-pairs, or OANet dumps; weights say how often each is drawn "
-        "(without: by the number of its scenes and pairs)",
+        "--pairs", nargs="*", default=[], metavar="SOURCE[:WEIGHT]",
+        help="stores written by build-pairs, or OANet dumps, or what build-pairs takes (scenes, "
+        "folders of scenes, pair lists): its store is made in OUT/pairs first; weights say how "
+        "often each is drawn (without: by the number of its scenes and pairs)",
     )
     parser.add_argument("--network", choices=tuple(NETWORKS))
     parser.add_argument(
@@ -59,8 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of generated pairs (default: the protocol's with --pairs, else 1)",
     )
     parser.add_argument(
-        "--validation", nargs="*", default=[], metavar="H5",
-        help="stores that aren't trained on: the weights best there are kept",
+        "--validation", nargs="*", default=[], metavar="SOURCE",
+        help="those that aren't trained on: the weights best there are kept",
     )
     parser.add_argument(
         "--validation-estimator", metavar="ESTIMATOR", help="as in evaluate-pose"
@@ -74,6 +84,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--loaders", type=int, default=None,
         help="processes that make batches (default: a thread on a CPU, several for a GPU)",
+    )
+    add_source_arguments(parser)
+    parser.add_argument(
+        "--max-keypoints", type=int, default=2000, metavar="N",
+        help="per image, of sources that aren't stores (default: %(default)s)",
     )
 
 
@@ -89,7 +104,7 @@ def main(arguments: argparse.Namespace) -> int:
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if loaders is None:
         loaders = 0 if device.type == "cpu" else _loaders_beside_a_gpu()
-    config = config_from(arguments, device.type)
+    config = with_stores(config_from(arguments, device.type), arguments)
     return train_by_command(FilterTask(config), arguments, loaders)
 
 
@@ -104,7 +119,29 @@ def config_from(arguments: argparse.Namespace, device: str) -> TrainingConfig:
     return TrainingConfig(**options | given)
 
 
+def with_stores(config: TrainingConfig, arguments: argparse.Namespace) -> TrainingConfig:
+    """The same with the stores of the sources that aren't stores, in OUT/pairs.
+
+    The first process makes them; the others wait for it when the training begins.
+
+    Raises:
+        OSError, ValueError: see `stores_of`.
+    """
+    sources, folder = [*config.pairs, *config.validation], arguments.out / "pairs"
+    if os.environ.get("RANK", "0") == "0":
+        stores = stores_of(
+            sources, folder, source_options(arguments), dumps=True,
+            max_keypoints=arguments.max_keypoints, min_consistent=MIN_CONSISTENT,
+            strict=False, processes=cores_of_a_process(),
+        )
+    else:
+        stores = store_paths(
+            sources, folder, arguments.feature, arguments.max_keypoints, dumps=True
+        )
+    paths = tuple(map(str, stores))
+    count = len(config.pairs)
+    return replace(config, pairs=paths[:count], validation=paths[count:])
+
+
 def _loaders_beside_a_gpu() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    share = (cores or 1) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    return max(1, min(8, share - 1))
+    return max(1, min(8, cores_of_a_process() - 1))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from n3match.pipelines.common.arguments import (
+    add_device_arguments,
     add_filter_argument,
+    add_stored_pixels_argument,
+    given_path,
+    output_file,
     parse_distortion,
     parse_intrinsics,
     parse_sigma,
@@ -15,12 +18,13 @@ from n3match.weights import DEFAULT_DENOISER
 
 
 def add_view_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image0", type=Path, help="a photograph")
-    parser.add_argument("image1", type=Path, help="another photograph of the same scene")
+    parser.add_argument("image0", type=given_path, help="a photograph")
+    parser.add_argument("image1", type=given_path, help="another photograph of the same scene")
     for i in (0, 1):
         parser.add_argument(
             f"--intrinsics{i}", type=parse_intrinsics, metavar="FX,FY,CX,CY",
-            help=f"focal lengths and principal point of image {i} in the file's pixels; default: "
+            help=f"focal lengths and principal point of image {i} in pixels of the file, turned "
+            "by its EXIF orientation (unless --stored-pixels); default: "
             "the focal length in the file's EXIF data, else 1.2 × the longer side",
         )
         parser.add_argument(
@@ -35,7 +39,9 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> None:
         help="larger photographs are matched with the longer side reduced to this; all results "
         "are in the files' own pixels (default: %(default)s)",
     )
+    add_stored_pixels_argument(parser)
     add_filter_argument(parser, ', or "none"')
+    add_device_arguments(parser)
     parser.add_argument(
         "--denoise", nargs="?", const=DEFAULT_DENOISER, metavar="WEIGHTS",
         help="take noise out of the photographs, at the size they are matched at, before keypoints "
@@ -47,8 +53,9 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --denoise: the noise's standard deviation in 8-bit units; auto: estimated from "
         "each photograph (default)",
     )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE.png",
+        "--plot", type=output_file(".png"), metavar="FILE.png",
         help="draw the matches and a histogram of their probabilities; with a pose, epipolar "
         "lines too",
     )

@@ -13,12 +13,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from n3match.pipelines.common.arguments import add_device_arguments, output_file
+
 PICTURE, OPERATOR_PICTURE = "n3match-demo.png", "n3match-operator.png"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--out", type=Path, default=None, metavar="FILE.png",
+        "--out", type=output_file(".png"), default=None, metavar="FILE.png",
         help=f"the picture (default: {PICTURE}, with --operator {OPERATOR_PICTURE})",
     )
     parser.add_argument(
@@ -26,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="draw soft neighbours turning hard on a few points in the plane, and nothing else",
     )
     parser.add_argument("--seed", type=int, default=0, help="same seed, same result")
+    add_device_arguments(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -41,7 +44,7 @@ def main(arguments: argparse.Namespace) -> int:
     else:
         from n3match.pipelines.two_view.demo_pair import show_pair
 
-        found = show_pair(out, arguments.seed)
+        found = show_pair(out, arguments.seed, arguments.device, arguments.half)
     print()
     print(f"picture    {out}")
     return 0 if found else 1

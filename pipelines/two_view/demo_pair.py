@@ -21,6 +21,8 @@ from n3match.geometry import (
     translation_error_deg,
     undistort_points,
 )
+from n3match.nn import MatchFilter
+from n3match.pipelines.common.devices import placed
 from n3match.pipelines.common.stopwatch import Stopwatch
 from n3match.pipelines.two_view.match_images import MatchedPair, match_images
 from n3match.pipelines.two_view.photograph import Photograph, read_photograph
@@ -74,12 +76,14 @@ def load_demo_pair() -> DemoPair:
     return DemoPair(tuple(photographs), R, t, about.pop("pose_accuracy_deg"), about)
 
 
-def show_pair(out: Path, seed: int) -> bool:
+def show_pair(out: Path, seed: int, device: str = "cpu", half: bool = False) -> bool:
     """Draws the pair and prints what came of it; whether there is a pose."""
     watch = Stopwatch()
     with watch.stage("read"):
         known = load_demo_pair()
-    pair = match_images(*known.photographs)
+    with watch.stage("weights"):
+        net = placed(MatchFilter.from_pretrained("sift"), device, half)
+    pair = match_images(*known.photographs, filter=net, device=device)
     watch.add(pair.seconds)
     with watch.stage("pose"):
         pose = pair.pose(seed=seed)

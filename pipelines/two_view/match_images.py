@@ -17,7 +17,6 @@ from n3match.matching import (
     PutativeMatches,
     extract_sift,
     putative_matches,
-    side_info_columns,
 )
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.stopwatch import Stopwatch
@@ -91,10 +90,9 @@ class MatchedPair:
             putative.points1,
             photo0.K,
             photo1.K,
-            side_info=side_info_columns(
-                net.side_info, putative.ratio, putative.mutual, back_ratio=putative.back_ratio,
-                distance=putative.distance, apart=putative.apart,
-                focal1=(photo1.K[0, 0] + photo1.K[1, 1]) / 2,
+            side_info=putative.side_info(
+                net.side_info, (photo1.K[0, 0] + photo1.K[1, 1]) / 2,
+                binary=net.config.binary_descriptors,
             ),
             sizes_angles0=self.features[0].sizes_angles[putative.index0],
             sizes_angles1=self.features[1].sizes_angles[putative.index1],
@@ -164,12 +162,14 @@ def match_images(
     max_size: int | None = 1600,
     filter: MatchFilter | str | os.PathLike | None = "sift",
     device: str | torch.device | None = None,
+    stored_pixels: bool = False,
 ) -> MatchedPair:
     """SIFT keypoints of two images, nearest neighbours, the match filter.
 
     Args:
         image0, image1: of one scene: the path of a file, an array (H, W) grey or (H, W, 3) red,
-            green, blue, uint8, or a `Photograph`. An EXIF orientation is not applied.
+            green, blue, uint8, or a `Photograph`. A file is read as `cv2.imread` does: turned by an
+            EXIF orientation, as are all pixels here.
         K0, K1: (3, 3) camera matrices in pixels of the images as given; integers are pixel
             centres. None: focal length from the file's EXIF data, else 1.2 × the longer side.
         distortion0, distortion1: lens coefficients in OpenCV's order, or None.
@@ -179,6 +179,7 @@ def match_images(
         filter: "sift" (shipped), another name, a path or a `MatchFilter`; None for no filter.
         device: where descriptors are compared and a filter given by name or path runs; None: the
             CPU. A `MatchFilter` runs where it is.
+        stored_pixels: files are not turned.
 
     Returns:
         `MatchedPair` of all putative matches; none at all where an image shows no texture.
@@ -192,8 +193,8 @@ def match_images(
         with watch.stage("weights"):
             net = as_filter(filter, device)
     with watch.stage("read"):
-        photo0 = _photograph("0", image0, K0, distortion0, max_size)
-        photo1 = _photograph("1", image1, K1, distortion1, max_size)
+        photo0 = _photograph("0", image0, K0, distortion0, max_size, stored_pixels)
+        photo1 = _photograph("1", image1, K1, distortion1, max_size, stored_pixels)
     with watch.stage("sift"):
         features0 = extract_sift(photo0.image, max_keypoints)
         features1 = extract_sift(photo1.image, max_keypoints)
@@ -216,6 +217,7 @@ def _photograph(
     K: np.ndarray | None,
     distortion: np.ndarray | None,
     max_size: int | None,
+    stored: bool,
 ) -> Photograph:
     if isinstance(image, Photograph):
         if K is not None or distortion is not None:
@@ -230,7 +232,7 @@ def _photograph(
     if isinstance(image, np.ndarray):
         return photograph_of_array(image, name=f"image{number}", **options)
     if isinstance(image, (str, os.PathLike)):
-        return read_photograph(image, **options)
+        return read_photograph(image, stored=stored, **options)
     raise TypeError(
         f"image{number} must be a path, a numpy array or a Photograph, got {type(image).__name__}"
     )

@@ -16,15 +16,8 @@ FORMAT = "n3match-matches-2"
 
 
 def writer_for(path: Path):
-    """`write_csv` or `write_hdf5`, by the ending of the path.
-
-    Raises:
-        ValueError: another ending.
-    """
-    writers = {".csv": write_csv, ".h5": write_hdf5, ".hdf5": write_hdf5}
-    if path.suffix.lower() not in writers:
-        raise ValueError(f"--out must end in .h5, .hdf5 or .csv, got {path.name!r}")
-    return writers[path.suffix.lower()]
+    """`write_csv` or `write_hdf5`, by the ending of the path: .csv, .h5 or .hdf5."""
+    return write_csv if path.suffix.lower() == ".csv" else write_hdf5
 
 
 def write_csv(path: str | os.PathLike, pair: MatchedPair, filter_name: str) -> None:
@@ -52,6 +45,8 @@ def write_hdf5(path: str | os.PathLike, pair: MatchedPair, filter_name: str) -> 
             file[f"keypoints{i}"] = photo.to_file(features.keypoints.astype(np.float64))
             file.attrs[f"image{i}"] = photo.name
             file.attrs[f"size{i}"] = photo.size
+            file.attrs[f"orientation{i}"] = photo.orientation
+            file.attrs[f"turned{i}"] = photo.turned
             file.attrs[f"K{i}"] = photo.file_K
             file.attrs[f"intrinsics{i}"] = photo.intrinsics
             if photo.distortion is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from n3match.datasets.images import read_focal_px, read_image_gray, read_image_rgb
+from n3match.datasets.images import ImageFile
 from n3match.geometry import guess_intrinsics
 
 # Where a camera matrix is from.
@@ -20,11 +20,12 @@ GIVEN, EXIF, ASSUMED = "given", "exif", "assumed"
 class Photograph:
     """Pixels to detect keypoints in, and the camera, both at the file's size times `scale`.
 
-    "The file" is the array where there is none.
+    "The file" is the array where there is none. Its image is the one that `cv2.imread` gives:
+    turned by an EXIF orientation, unless `stored`.
 
     Attributes:
         source: path of the file, or the array (H, W[, 3]) uint8 grey or RGB.
-        image: (H, W) uint8 grey, as stored (no EXIF orientation applied), reduced if it was large.
+        image: (H, W) uint8 grey, reduced if it was large.
         K: (3, 3) float64 of `image`; integers are pixel centres.
         distortion: lens coefficients in OpenCV's order, or None.
         intrinsics: where K is from: "given", "exif" (focal length in the file) or "assumed"
@@ -32,6 +33,8 @@ class Photograph:
         size: (width, height) of the file's image.
         scale: of `image` against the file's, (x, y), at most 1.
         denoised: the weights that took noise out of `image`; "" where none did.
+        orientation: EXIF's, 1 … 8; 1 where there is nothing to turn.
+        stored: the image is the file's pixels as they are stored, not turned.
     """
 
     source: Path | np.ndarray
@@ -42,6 +45,13 @@ class Photograph:
     size: tuple[int, int]
     scale: tuple[float, float] = (1.0, 1.0)
     denoised: str = ""
+    orientation: int = 1
+    stored: bool = False
+
+    @property
+    def turned(self) -> bool:
+        """Whether the file's pixels were turned by its EXIF orientation."""
+        return self.orientation != 1 and not self.stored
 
     @property
     def name(self) -> str:
@@ -65,37 +75,47 @@ class Photograph:
         Raises:
             OSError, ValueError: the file can't be read again.
         """
-        rgb = read_image_rgb(self.source) if isinstance(self.source, Path) else self.source
+        rgb = self.source
+        if isinstance(rgb, Path):
+            rgb = ImageFile(rgb).rgb(stored=self.stored)
         if rgb.ndim == 2:
             rgb = np.repeat(rgb[..., None], 3, axis=2)
         return _resized(rgb, self.image.shape[::-1])
 
 
 def read_photograph(
-    path: str | os.PathLike,
+    path: str | os.PathLike | ImageFile,
     *,
     K: np.ndarray | None = None,
     distortion: np.ndarray | None = None,
     max_size: int | None = None,
+    stored: bool = False,
 ) -> Photograph:
     """Reads a photograph; its camera is the one given, else EXIF's, else an assumed one.
 
     Args:
-        path: an image file.
-        K: (3, 3) camera matrix at the file's size; integers are pixel centres.
+        path: an image file, or one that was read.
+        K: (3, 3) camera matrix of the turned (or stored) image at the file's size; integers are
+            pixel centres.
         distortion: lens coefficients in OpenCV's order.
         max_size: a larger image is reduced so that its longer side has so many pixels.
+        stored: leave the pixels as they are stored; else they are turned by an EXIF orientation.
 
     Raises:
         FileNotFoundError, ValueError: naming the file and what is wrong with it.
     """
-    path = Path(path)
-    image = read_image_gray(path)
+    file = path if isinstance(path, ImageFile) else ImageFile(path)
+    image = file.gray(stored=stored)
     height, width = image.shape
     intrinsics = GIVEN
     if K is None:
-        K, intrinsics = _intrinsics(path, width, height)
-    return _reduced(Photograph(path, image, K, distortion, intrinsics, (width, height)), max_size)
+        focal = file.focal_px(width, height)
+        K, intrinsics = guess_intrinsics((width, height), focal), ASSUMED if focal is None else EXIF
+    photo = Photograph(
+        file.path, image, K, distortion, intrinsics, (width, height),
+        orientation=file.orientation, stored=stored,
+    )
+    return _reduced(photo, max_size)
 
 
 def photograph_of_array(
@@ -149,16 +169,6 @@ def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if image.shape[1::-1] == tuple(size):
         return image
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-
-
-def _intrinsics(path: Path, width: int, height: int) -> tuple[np.ndarray, str]:
-    try:
-        focal = read_focal_px(path, width, height)
-    except ValueError:
-        focal = None  # a format that OpenCV reads and the EXIF reader doesn't
-    if focal is None:
-        return guess_intrinsics((width, height)), ASSUMED
-    return guess_intrinsics((width, height), focal), EXIF
 
 
 def _scaled(K: np.ndarray, scale: tuple[float, float]) -> np.ndarray:

@@ -3,8 +3,9 @@
 SIFT keypoints (of photographs denoised before with --denoise), nearest neighbours, the N³ match
 filter, a robust essential matrix, R and t.
 Convention: x1 ~ R x0 + t maps points from camera 0 to camera 1 (x right, y down, z ahead); the
-length of t is unknown and given as 1. Pixels are those stored in the file (an EXIF orientation is
-not applied), the centre of the first one is (0, 0).
+length of t is unknown and given as 1. Pixels, and the cameras R and t are of, are those of the
+image that cv2.imread gives: turned by the file's EXIF orientation (--stored-pixels: as stored). The
+centre of the first one is (0, 0).
 
 Exit status: 0 for a pose; 1 where the matches give none that can be trusted (the printed status
 says why: too_few_matches, estimation_failed, degenerate, no_parallax, insufficient_support);
@@ -14,8 +15,6 @@ says why: too_few_matches, estimation_failed, degenerate, no_parallax, insuffici
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from typing import TYPE_CHECKING
 
 from n3match.pipelines.two_view.arguments import add_view_arguments
@@ -23,7 +22,6 @@ from n3match.pipelines.two_view.arguments import add_view_arguments
 if TYPE_CHECKING:
     from n3match.geometry import RelativePose
     from n3match.pipelines.two_view.match_images import MatchedPair
-    from n3match.pipelines.two_view.photograph import Photograph
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,16 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "is installed, else OpenCV's USAC (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="same seed, same result")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
 
 
 def main(arguments: argparse.Namespace) -> int:
     from n3match.pipelines.common.stopwatch import Stopwatch
     from n3match.pipelines.two_view import two_photographs as view
-    from n3match.whole_file import check_target
 
-    if arguments.plot is not None:
-        check_target(arguments.plot, ".png")
     watch = Stopwatch()
     pair = view.match_from_arguments(arguments, watch)
     with watch.stage("pose"):
@@ -54,8 +48,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         result = pose_as_dict(pair, pose)
         result.update(filter=arguments.filter, seed=arguments.seed, seconds=watch.seconds)
-        json.dump(result, sys.stdout, indent=2, allow_nan=False)
-        print()
+        view.print_json(result)
     else:
         for i, photo in enumerate(pair.photographs):
             print(f"image {i}    {view.describe_photograph(photo)}")
@@ -68,6 +61,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def pose_as_dict(pair: MatchedPair, pose: RelativePose) -> dict:
     """Plain values for JSON; R, t and E are null where they aren't determined."""
+    from n3match.pipelines.two_view.two_photographs import photograph_as_dict
 
     def plain(array) -> list | None:
         return None if array is None else array.tolist()
@@ -87,17 +81,5 @@ def pose_as_dict(pair: MatchedPair, pose: RelativePose) -> dict:
         "homography_support": pose.homography_support,
         "homography": plain(pose.homography),
         "estimator": pose.estimator,
-        "images": [_photo_as_dict(photo) for photo in pair.photographs],
-    }
-
-
-def _photo_as_dict(photo: Photograph) -> dict:
-    return {
-        "path": photo.name,
-        "width": photo.size[0],
-        "height": photo.size[1],
-        "K": photo.file_K.tolist(),
-        "distortion": None if photo.distortion is None else photo.distortion.tolist(),
-        "intrinsics": photo.intrinsics,
-        "denoised": photo.denoised or None,
+        "images": [photograph_as_dict(photo) for photo in pair.photographs],
     }

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import sys
 from dataclasses import replace
 
 import numpy as np
 import torch
 
+from n3match.datasets.images import turn_in_words
 from n3match.denoising import Denoiser, denoise
-from n3match.denoising.denoise import as_denoiser
 from n3match.geometry import RelativePose
+from n3match.nn import MatchFilter
+from n3match.pipelines.common.devices import placed
 from n3match.pipelines.common.stopwatch import Stopwatch
 from n3match.pipelines.two_view.match_images import MatchedPair, match_images
 from n3match.pipelines.two_view.photograph import ASSUMED, EXIF, GIVEN, Photograph, read_photograph
-from n3match.two_view import as_filter
 
 _ORIGIN = {
     GIVEN: "as given",
@@ -29,11 +32,19 @@ def match_from_arguments(arguments: argparse.Namespace, stopwatch: Stopwatch) ->
     if "sigma" in arguments and arguments.denoise is None:
         raise ValueError("--sigma: is of the noise that --denoise takes out, which isn't asked for")
     with stopwatch.stage("weights"):
-        filter = None if arguments.filter == "none" else as_filter(arguments.filter)
-        denoiser = None if arguments.denoise is None else as_denoiser(arguments.denoise)
+        filter = denoiser = None
+        if arguments.filter != "none":
+            net = MatchFilter.from_pretrained(arguments.filter)
+            filter = placed(net, arguments.device, arguments.half)
+        if arguments.denoise is not None:
+            weights = Denoiser.from_pretrained(arguments.denoise)
+            denoiser = placed(weights, arguments.device, arguments.half)
     with stopwatch.stage("read"):
         photos = [
-            read_photograph(path, K=K, distortion=distortion, max_size=arguments.max_size)
+            read_photograph(
+                path, K=K, distortion=distortion, max_size=arguments.max_size,
+                stored=arguments.stored_pixels,
+            )
             for path, K, distortion in (
                 (arguments.image0, arguments.intrinsics0, arguments.distortion0),
                 (arguments.image1, arguments.intrinsics1, arguments.distortion1),
@@ -47,7 +58,9 @@ def match_from_arguments(arguments: argparse.Namespace, stopwatch: Stopwatch) ->
             photos = [
                 denoised_photograph(photo, denoiser, arguments.denoise, sigma) for photo in photos
             ]
-    pair = match_images(*photos, filter=filter, max_keypoints=arguments.max_keypoints)
+    pair = match_images(
+        *photos, filter=filter, max_keypoints=arguments.max_keypoints, device=arguments.device
+    )
     stopwatch.add(pair.seconds)
     return pair
 
@@ -78,16 +91,39 @@ def describe_photograph(photo: Photograph) -> str:
     focal = f"{K[0, 0]:.1f}"
     if not math.isclose(K[0, 0], K[1, 1], rel_tol=1e-6):
         focal += f", {K[1, 1]:.1f}"
-    line = (
-        f"{photo.name}: {photo.size[0]} × {photo.size[1]}, "
-        f"focal length {focal} px ({_ORIGIN[photo.intrinsics]})"
-    )
+    line = f"{photo.name}: {photo.size[0]} × {photo.size[1]}"
+    if photo.turned:
+        line += f" ({turn_in_words(photo.orientation)}, as its EXIF data says)"
+    elif photo.orientation != 1:
+        line += f" (as stored, not {turn_in_words(photo.orientation)} as its EXIF data says)"
+    line += f", focal length {focal} px ({_ORIGIN[photo.intrinsics]})"
     if photo.scale != (1.0, 1.0):
         height, width = photo.image.shape
         line += f", matched at {width} × {height}"
     if photo.denoised:
         line += f", denoised by {photo.denoised}"
     return line
+
+
+def photograph_as_dict(photo: Photograph) -> dict:
+    """The same as plain values for JSON."""
+    return {
+        "path": photo.name,
+        "width": photo.size[0],
+        "height": photo.size[1],
+        "K": photo.file_K.tolist(),
+        "distortion": None if photo.distortion is None else photo.distortion.tolist(),
+        "intrinsics": photo.intrinsics,
+        "orientation": photo.orientation,
+        "turned": photo.turned,
+        "denoised": photo.denoised or None,
+    }
+
+
+def print_json(result: dict) -> None:
+    """One object on standard output."""
+    json.dump(result, sys.stdout, indent=2, allow_nan=False)
+    print()
 
 
 def describe_seconds(seconds: dict[str, float]) -> str:

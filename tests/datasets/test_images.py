@@ -1,9 +1,13 @@
+import io
+import sys
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from n3match.datasets.images import read_focal_px, read_image_gray, read_image_rgb
+from n3match.datasets.images import ImageFile, read_image_gray, read_image_rgb, turn_in_words
 
 TAG = ExifTags.Base
 
@@ -36,19 +40,157 @@ def test_colours_are_red_green_blue(tmp_path):
     np.testing.assert_array_equal(read_image_rgb(tmp_path / "colour.png"), colours)
 
 
-@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_an_exif_orientation_is_not_applied(tmp_path, orientation):
-    path = save_jpeg(tmp_path / "turned.jpg", orientation=orientation)
-    image = read_image_gray(path)
-    assert image.shape == (40, 60)
-    assert image[:, 0].max() < 20 and image[:, -1].min() > 235
+def marked_image():
+    """(40, 60, 3): other values in each quarter, so that every turn and mirroring shows."""
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[:20, :30], image[:20, 30:], image[20:, :30] = 250, 120, 60
+    return image
+
+
+def save_turned(path, orientation):
+    exif = Image.Exif()
+    exif[TAG.Orientation] = orientation
+    options = {".jpg": {"quality": 95}, ".webp": {"lossless": True}}.get(path.suffix, {})
+    Image.fromarray(marked_image()).save(path, exif=exif, **options)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_are_turned_as_opencv_turns_them(tmp_path, orientation, suffix):
+    path = save_turned(tmp_path / f"turned{suffix}", orientation)
+    file = ImageFile(path)
+    found = file.gray()
+    data = np.fromfile(path, np.uint8)  # `imread` of some versions fails for a TIFF on its side
+    np.testing.assert_array_equal(found, cv2.imdecode(data, cv2.IMREAD_GRAYSCALE))
+    np.testing.assert_array_equal(file.rgb(), cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+    np.testing.assert_array_equal(file.unchanged(), file.rgb())
+    assert (file.orientation, file.size()) == (orientation, found.shape[::-1])
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_stored_pixels_are_those_of_the_file(tmp_path, orientation, suffix):
+    file = ImageFile(save_turned(tmp_path / f"turned{suffix}", orientation))
+    assert file.size(stored=True) == (60, 40)
+    for found in (file.gray(stored=True)[..., None], file.rgb(stored=True)):
+        assert found.shape[:2] == (40, 60)
+        assert np.abs(found.astype(int) - marked_image()).max() < 25  # what JPEG loses
+
+
+def test_an_orientation_in_xmp_alone_is_none_as_for_opencv(tmp_path):
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    Image.fromarray(marked_image()).save(tmp_path / "a.jpg", xmp=xmp)
+    assert Image.open(tmp_path / "a.jpg").getexif()[TAG.Orientation] == 6
+    assert read_image_gray(tmp_path / "a.jpg").shape == (40, 60)
+
+
+def test_photographs_of_200_megapixels_are_turned_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # Pillow's, of which it takes twice
+    file = ImageFile(save_turned(tmp_path / "a.jpg", 6))
+    assert file.gray().shape == (60, 40)
+    assert file.size() == (40, 60)
+
+
+def test_which_frame_a_camera_is_for_is_told_by_its_size(tmp_path):
+    on_its_side = ImageFile(save_turned(tmp_path / "side.jpg", 6))
+    assert on_its_side.is_stored_frame((60, 40))
+    assert not on_its_side.is_stored_frame((40, 60), usually=True)
+    upside_down = ImageFile(save_turned(tmp_path / "down.jpg", 3))
+    for usually in (False, True):
+        assert on_its_side.is_stored_frame(None, usually) == usually
+        assert on_its_side.is_stored_frame((7, 7), usually) == usually
+        assert upside_down.is_stored_frame((60, 40), usually) == usually
+
+
+def test_turns_have_words():
+    assert turn_in_words(1) == ""
+    assert turn_in_words(6) == "turned by 90° clockwise"
+
+
+@pytest.mark.parametrize("cut", [0.1, 0.5, 0.95, -3])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".bmp", ".ppm"])
+def test_truncated_files_are_called_so_and_nothing_else_is_said(tmp_path, capfd, suffix, cut):
+    noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    whole = io.BytesIO()
+    Image.fromarray(noise).save(whole, Image.registered_extensions()[suffix])
+    data = whole.getvalue()
+    path = tmp_path / f"cut{suffix}"
+    path.write_bytes(data[:cut] if cut < 0 else data[: int(len(data) * cut)])
+    with pytest.raises(ValueError, match=rf"cut\{suffix}: is truncated"):
+        read_image_gray(path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_photograph_with_a_thumbnail_is_truncated_where_its_own_pixels_end_early(tmp_path):
+    small = io.BytesIO()
+    Image.fromarray(marked_image()).save(small, "JPEG")
+    exif = Image.Exif()
+    exif[TAG.ImageDescription] = small.getvalue().decode("latin-1")  # with an end of its own
+    path = tmp_path / "a.jpg"
+    Image.fromarray(marked_image()).save(path, exif=exif)
+    assert read_image_gray(path).shape == (40, 60)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"a\.jpg: is truncated"):
+        read_image_gray(path)
+
+
+def test_warnings_of_the_libraries_stay_inside(tmp_path, capfd):
+    path = tmp_path / "profile.png"
+    Image.fromarray(marked_image()).save(path, icc_profile=b"no profile" * 5)
+    cv2.imread(str(path))
+    assert "iCCP" in capfd.readouterr().err  # the test's own assumption
+    np.testing.assert_array_equal(read_image_rgb(path), marked_image())
+    assert capfd.readouterr() == ("", "")
+
+
+def save_heic(path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    exif = Image.Exif()
+    exif[TAG.Orientation] = 6
+    exif.get_ifd(ExifTags.IFD.Exif)[TAG.FocalLengthIn35mmFilm] = 43
+    pillow_heif.from_pillow(Image.fromarray(marked_image())).save(path, exif=exif.tobytes())
+    return path
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_heic_is_read_upright_with_its_camera(tmp_path, stored):
+    file = ImageFile(save_heic(tmp_path / "IMG_1.HEIC"))
+    upright = np.rot90(marked_image(), -1)
+    assert np.abs(file.rgb(stored=stored).astype(int) - upright).max() < 25
+    assert file.gray(stored=stored).shape == upright.shape[:2]
+    assert file.size(stored=stored) == (40, 60)
+    assert file.orientation == 1
+    assert file.focal_px(400, 600) == pytest.approx(43 / 36 * 600)
+
+
+def test_heic_without_its_reader_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    path = tmp_path / "IMG_1.HEIC"
+    path.write_bytes(b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf")
+    with pytest.raises(ValueError, match=r'IMG_1\.HEIC: is HEIC.*pip install "n3match\[heic\]"'):
+        read_image_gray(path)
+
+
+def test_truncated_heic_is_called_so(tmp_path):
+    path = save_heic(tmp_path / "a.heic")
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"a\.heic: is truncated"):
+        read_image_gray(path)
+
+
+@pytest.mark.parametrize("as_path", [False, True])
+def test_a_url_is_named_as_it_was_given(as_path):
+    url = "https://example.com/photos/a.jpg"
+    with pytest.raises(ValueError, match=f"^{url}: is a URL"):
+        read_image_gray(Path(url) if as_path else url)
 
 
 @pytest.mark.parametrize(
     ("content", "message"), [(b"", "is empty"), (b"no image at all", "not an image")]
 )
 @pytest.mark.parametrize(
-    "read", [read_image_gray, read_image_rgb, lambda path: read_focal_px(path, 4, 3)]
+    "read", [read_image_gray, read_image_rgb, lambda path: ImageFile(path).size()]
 )
 def test_unreadable_files_are_refused_by_name(tmp_path, content, message, read):
     path = tmp_path / "photo.jpg"
@@ -75,8 +217,8 @@ def test_focal_length_from_the_35_mm_equivalent(tmp_path, orientation):
     path = save_jpeg(tmp_path / "a.jpg", {TAG.FocalLengthIn35mmFilm: 43}, orientation)
     # 43.27 mm is the diagonal of the 36 x 24 mm frame; 60 x 40 pixels have the same shape.
     wanted = 43 / 36 * 600
-    assert read_focal_px(path, 600, 400) == pytest.approx(wanted)
-    assert read_focal_px(path, 400, 600) == pytest.approx(wanted)
+    assert ImageFile(path).focal_px(600, 400) == pytest.approx(wanted)
+    assert ImageFile(path).focal_px(400, 600) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize(("unit", "per_unit"), [(2, 2540.0), (3, 1000.0), (4, 100.0)])
@@ -90,7 +232,7 @@ def test_focal_length_from_the_focal_plane(tmp_path, unit, per_unit):
     }
     path = save_jpeg(tmp_path / "a.jpg", tags)
     # 100 pixels a millimetre, then resized to half.
-    assert read_focal_px(path, 1000, 750) == pytest.approx(400, rel=1e-6)
+    assert ImageFile(path).focal_px(1000, 750) == pytest.approx(400, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -116,15 +258,15 @@ def test_focal_length_from_the_focal_plane(tmp_path, unit, per_unit):
     ],
 )
 def test_no_focal_length_where_the_tags_do_not_tell(tmp_path, tags):
-    assert read_focal_px(save_jpeg(tmp_path / "a.jpg", tags), 60, 40) is None
+    assert ImageFile(save_jpeg(tmp_path / "a.jpg", tags)).focal_px(60, 40) is None
 
 
 def test_no_focal_length_in_a_file_without_tags(tmp_path):
     cv2.imwrite(str(tmp_path / "plain.png"), np.zeros((4, 4), np.uint8))
-    assert read_focal_px(tmp_path / "plain.png", 4, 4) is None
+    assert ImageFile(tmp_path / "plain.png").focal_px(4, 4) is None
 
 
 def test_impossible_sizes(tmp_path):
     path = save_jpeg(tmp_path / "a.jpg")
     with pytest.raises(ValueError, match="width, height"):
-        read_focal_px(path, 0, 5)
+        ImageFile(path).focal_px(0, 5)

@@ -17,7 +17,7 @@ PAGES = sorted(
 )
 # Names of 0.1 stand in the list of changes.
 OF_TODAY = [page for page in PAGES if page.name != "CHANGELOG.md"]
-FOREIGN_OPTIONS = {"--nproc-per-node", "--strict"}  # of torchrun and mkdocs
+FOREIGN_OPTIONS = {"--nproc-per-node", "--strict", "--shell"}  # of torchrun, mkdocs, argcomplete
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*(?![\w-])")
 _ADDRESS = re.compile(r"\]\(([^)\s]+)\)")

@@ -310,6 +310,38 @@ def test_lower_product_precision_chosen_elsewhere_does_no_harm():
         torch.set_float32_matmul_precision(before)
 
 
+@pytest.mark.parametrize("size", [32, 61])
+def test_binary_descriptors_as_by_opencvs_hamming_norm(size):
+    rng = np.random.default_rng(6)
+    b = rng.integers(0, 256, (150, size), dtype=np.uint8)
+    flips = np.packbits(rng.random((130, size * 8)) < rng.uniform(0, 0.5, (130, 1)), axis=1)
+    a = b[rng.permutation(150)[:130]] ^ flips
+    rows = cv2.BFMatcher(cv2.NORM_HAMMING).knnMatch(a, b, 2)
+    found = nearest_neighbors(a, b, binary=True)
+    wanted = np.array([[m.distance for m in row] for row in rows], np.float32)
+    np.testing.assert_array_equal(found.distance, wanted[:, 0])
+    np.testing.assert_array_equal(found.second_distance, wanted[:, 1])
+    expected = wanted[:, 0] / np.maximum(wanted[:, 1], 1)
+    np.testing.assert_allclose(found.ratio, np.where(wanted[:, 1] > 0, expected, 1), rtol=1e-6)
+    assert 0.2 < found.mutual.float().mean() < 1
+    hamming = np.unpackbits(a[:, None] ^ b[None], axis=-1).sum(-1).astype(float)
+    np.testing.assert_array_equal(found.index, hamming.argmin(1))
+    column = hamming[:, found.index.numpy()]
+    own = found.distance.numpy()
+    column[np.arange(130), np.arange(130)] = np.inf
+    other = column.min(0)
+    mutual = found.mutual.numpy()
+    mutual &= other > 0
+    np.testing.assert_allclose(found.back_ratio[mutual], own[mutual] / other[mutual], rtol=1e-3)
+
+
+def test_binary_descriptors_are_bytes():
+    with pytest.raises(TypeError, match="desc1: found float32, wanted uint8"):
+        nearest_neighbors(np.zeros((3, 32), np.uint8), np.zeros((3, 32), np.float32), binary=True)
+    none = nearest_neighbors(None, np.zeros((3, 32), np.uint8), binary=True)
+    assert len(none.index) == 0
+
+
 def test_inputs_that_need_gradients_give_results_that_do_not():
     a = torch.rand(9, 4, requires_grad=True)
     assert not nearest_neighbors(a, a.detach()).distance.requires_grad

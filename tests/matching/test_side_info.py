@@ -9,8 +9,8 @@ from n3match.matching import (
     is_gradient_histogram,
     keypoint_change,
     putative_matches,
-    ratio_and_mutual,
     side_info_columns,
+    side_info_of_matches,
 )
 from n3match.matching.side_info import (
     NEUTRAL,
@@ -74,22 +74,59 @@ def test_bad_input(change, message):
         keypoint_change(**{**good, **change})
 
 
-def test_ratio_and_mutual_of_matches_made_elsewhere():
-    rng = np.random.default_rng(0)
-    desc0, desc1 = (rng.random((n, 128)).astype(np.float32) for n in (30, 40))
+def _described(seed: int, *counts: int):
+    rng = np.random.default_rng(seed)
+    return [
+        array for n in counts
+        for array in (rng.uniform(0, 500, (n, 2)), rng.random((n, 128)).astype(np.float32))
+    ]
+
+
+def test_matches_made_elsewhere():
+    """The columns by their definition, from all distances."""
+    points0, desc0, points1, desc1 = _described(0, 30, 40)
     distance = np.linalg.norm(desc0[:, None] - desc1[None], axis=-1)
     nearest, back = distance.argmin(1), distance.argmin(0)
-    index0 = np.arange(30)
-    ratio, mutual = ratio_and_mutual(index0, nearest, desc0, desc1)
-    ordered = np.sort(distance, axis=1)
-    np.testing.assert_allclose(ratio, ordered[:, 0] / ordered[:, 1], rtol=1e-5)
-    np.testing.assert_array_equal(mutual, back[nearest] == index0)
-    # Without a shared keypoint in image 1, the matcher has made them mutual.
-    one_to_one = np.flatnonzero(mutual)
-    shifted = nearest[one_to_one].copy()
-    shifted[0] = np.setdiff1d(np.arange(40), shifted)[0]
-    ratio, mutual = ratio_and_mutual(one_to_one, shifted, desc0, desc1)
-    assert mutual.all() and ratio[0] == 1.0 and (ratio[1:] < 1).all()
+    assert len(np.unique(nearest)) < 30
+    index0 = np.arange(30)[::-1]
+    index1 = nearest[index0]
+    index1[0] = (index1[0] + 1) % 40  # not the nearest
+    found = side_info_of_matches(
+        SIDE_INFO, index0, index1, points0, desc0, points1, desc1, 300.0
+    )
+    np.testing.assert_array_equal(found[0], [*NEUTRAL.values()])
+    ordered = np.argsort(distance, axis=1)
+    shortest = np.sort(distance, axis=1)
+    rest = index0[1:]
+    np.testing.assert_allclose(found[1:, 0], (shortest[:, 0] / shortest[:, 1])[rest], rtol=1e-5)
+    np.testing.assert_array_equal(found[1:, 1], (back[nearest] == np.arange(30))[rest])
+    others = np.where(np.arange(30)[:, None] == np.arange(30), np.inf, distance.T[nearest])
+    np.testing.assert_allclose(
+        found[1:, 2], (shortest[:, 0] / others.min(1))[rest].clip(0, 2), rtol=1e-3
+    )
+    np.testing.assert_allclose(
+        found[1:, 3], relative_distance(shortest[:, 0])[rest], atol=1e-5
+    )
+    apart = np.linalg.norm(points1[ordered[:, 0]] - points1[ordered[:, 1]], axis=1)
+    np.testing.assert_allclose(found[1:, 4], relative_apart(apart, 300.0)[rest], atol=1e-5)
+    unknown = side_info_of_matches(
+        SIDE_INFO, index0, index1, points0, desc0, points1, desc1, None
+    )
+    assert not unknown[:, 4].any()
+    assert side_info_of_matches((), index0, index1, points0, desc0, points1, desc1, 1.0) is None
+
+
+@pytest.mark.parametrize("names", [("ratio", "mutual"), SIDE_INFO])
+def test_matches_that_share_no_keypoint_are_mutual(names):
+    """The matcher has made them so; the other columns are those of the pass over all keypoints."""
+    points0, desc0, points1, desc1 = _described(1, 30, 40)
+    whole = putative_matches(points0, desc0, points1, desc1)
+    rows = np.flatnonzero(whole.mutual)[::-1]
+    index1 = whole.index1[rows].copy()
+    index1[0] = np.setdiff1d(np.arange(40), whole.index1)[0]
+    found = side_info_of_matches(names, rows, index1, points0, desc0, points1, desc1, 300.0)
+    np.testing.assert_allclose(found[1:], whole.side_info(names, 300.0)[rows[1:]], rtol=1e-5)
+    assert found[0, :2].tolist() == [1.0, 1.0]
 
 
 def test_only_histograms_of_gradients_count_as_sift():

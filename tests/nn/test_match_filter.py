@@ -6,8 +6,12 @@ from pathlib import Path
 import prepared
 import pytest
 import torch
+from putative_scenes import K0, K1, make_scene
 
+from n3match.geometry import undistort_points
+from n3match.matching.side_info import SIDE_INFO
 from n3match.nn import MatchFilter, MatchFilterConfig
+from n3match.two_view import PairMatches, logits_of_many
 from n3match.weights import save_weights
 
 pytestmark = pytest.mark.arithmetic
@@ -155,7 +159,7 @@ def test_no_matches():
         ({"points1": torch.zeros(1, 4, 2)}, ValueError, "one shape"),
         ({"points0": torch.zeros(1, 5, 2, dtype=torch.int32)}, TypeError, "points0 must be float"),
         ({"points0": torch.full((1, 5, 2), float("nan"))}, ValueError, "points0 holds NaN"),
-        ({"side_info": torch.zeros(1, 5, 3)}, ValueError, "side_info must have shape"),
+        ({"side_info": torch.zeros(1, 5, 6)}, ValueError, "side_info must have shape"),
         (
             {"keypoint_change": torch.zeros(1, 5, 2)}, ValueError,
             r"keypoint_change must have shape \(B, N, 3\)",
@@ -234,7 +238,7 @@ def test_torch_hub(tmp_path):
         "assert not net.training; print(type(net).__name__, *net.side_info)"
     )
     assert prepared.run(code, tmp_path / "output") == 0
-    assert (tmp_path / "output").read_text().split() == ["MatchFilter", "ratio", "mutual"]
+    assert (tmp_path / "output").read_text().split() == ["MatchFilter", *SIDE_INFO]
 
 
 def test_how_many_refinement_passes_may_be_chosen(tmp_path):
@@ -255,3 +259,21 @@ def test_how_many_refinement_passes_may_be_chosen(tmp_path):
         MatchFilter.from_pretrained(one, refinements=2)
     with pytest.raises(ValueError, match="refinements must be at least 1, got 0"):
         MatchFilter.from_pretrained(two, refinements=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.half, torch.bfloat16])
+@pytest.mark.parametrize("name", ["sift", "sift-cnnet"])
+def test_half_precision_keeps_the_same_matches(dtype, name):
+    scene = make_scene(150, 350, seed=1)
+    points = [undistort_points(p, K) for p, K in ((scene.points0, K0), (scene.points1, K1))]
+    pair = PairMatches(*points, scene.side_info)
+    net = MatchFilter.from_pretrained(name)
+    (wanted,) = logits_of_many(net, [pair])
+    net = net.to(dtype)
+    assert next(net.parameters()).dtype == dtype and net.dtype == torch.float32
+    (found,) = logits_of_many(net, [pair])
+    assert ((found > 0) == (wanted > 0)).mean() > 0.97
+    given = [torch.from_numpy(p)[None].to(dtype) for p in (*points, scene.side_info)]
+    out = net(*given)
+    assert out.essential.isfinite().all()
+    assert ((out.logits[0].detach().numpy() > 0) == (wanted > 0)).mean() > 0.9

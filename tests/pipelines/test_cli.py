@@ -200,3 +200,106 @@ sys.exit(main(["pose"]))
     process.stdout = None
     _, err = process.communicate(b"go\n")
     assert (process.returncode, err) == (1, b"")
+
+
+# Every command that writes: arguments whose last is the output. No input is there: what is said of
+# the output is found first.
+_FILES = {
+    "pose": ["absent.jpg", "absent.jpg", "--plot", "m.png"],
+    "match": ["absent.jpg", "absent.jpg", "-o", "m.csv"],
+    "demo": ["--out", "m.png"],
+    "filter-h5": ["absent.h5", "absent.h5", "out.h5"],
+    "filter-colmap": ["absent.db", "--out", "out.db"],
+    "export": ["absent.safetensors", "out.onnx"],
+    "convert-checkpoint": ["absent.pth", "out.safetensors"],
+    "build-pairs": ["absent", "out.h5"],
+}
+_FOLDERS = {
+    "evaluate-pose": ["absent.h5", "--out", "out"],
+    "evaluate-denoise": ["absent", "--out", "out"],
+    "evaluate-pose-noise": ["absent", "--out", "out"],
+    "denoise-dnd": ["absent", "--weights", "absent", "out"],
+    "train-filter": ["out"],
+    "train-denoiser": ["--images", "absent", "--", "out"],
+    "compare-sfm": ["absent", "--out", "out"],
+    "reconstruct": ["absent", "out"],
+    "benchmark": ["--out", "out"],
+}
+
+
+def test_every_command_that_writes_is_listed():
+    assert {*_FILES, *_FOLDERS, "denoise"} == {*COMMANDS}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where tests run: with a file and a folder in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("a file")
+    (tmp_path / "there").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", _FILES)
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("./nowhere/{}", "there is no folder nowhere to write into"),
+        ("notes.txt//{}", "there is no folder notes.txt to write into"),
+        ("there/{}/", "is a folder"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_first(capsys, folder, command, place, why):
+    *argv, name = _FILES[command]
+    given = place.format(name)
+    assert f"{given}: {why}" in error_line(capsys, command, *argv, given)
+
+
+@pytest.mark.parametrize("command", _FOLDERS)
+def test_a_folder_that_cannot_be_made_is_refused_first(capsys, folder, command):
+    *argv, _ = _FOLDERS[command]
+    assert "notes.txt is a file" in error_line(capsys, command, *argv, "notes.txt")
+    line = error_line(capsys, command, *argv, "notes.txt/./out")
+    assert "notes.txt/./out can't be made: notes.txt is a file" in line
+
+
+@pytest.mark.parametrize("command", [*_FILES, *_FOLDERS])
+def test_where_nothing_may_be_written_it_is_said_first(capsys, folder, monkeypatch, command):
+    # Who runs the tests may be root, whom modes don't stop.
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    *argv, name = {**_FILES, **_FOLDERS}[command]
+    line = error_line(capsys, command, *argv, f"there/{name}")
+    assert f"there/{name}: the folder there is not writable" in line
+
+
+@pytest.mark.parametrize("command", ["pose", "filter-h5", "evaluate-pose", "build-pairs"])
+def test_urls_are_named_as_they_were_given(capsys, command):
+    url = "https://example.com/a/b.jpg"
+    assert f"{url}: is a URL" in error_line(capsys, command, url, url, url)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_can_be_quiet(command, capsys):
+    main([command, "--help"])
+    assert "--quiet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted", "other"),
+    [
+        ("n3match po", "pose", "match"),
+        ("n3match pose --st", "--stored-pixels", "--sigma"),
+        ("n3match evaluate-pose a.h5 --sampling by", "by_weight", "uniform"),
+    ],
+)
+def test_the_shell_completes_commands_and_options(tmp_path, line, wanted, other):
+    pytest.importorskip("argcomplete")
+    out = tmp_path / "completions"
+    shell = {
+        "_ARGCOMPLETE": "1", "_ARGCOMPLETE_STDOUT_FILENAME": str(out), "_ARGCOMPLETE_IFS": "\n",
+        "COMP_LINE": line, "COMP_POINT": str(len(line)),
+    }
+    command = [sys.executable, "-m", "n3match.pipelines.cli"]
+    subprocess.run(command, env={**os.environ, **shell}, check=True)
+    found = out.read_text().split()
+    assert wanted in found and other not in found

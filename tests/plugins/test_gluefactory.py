@@ -9,6 +9,9 @@ import pytest
 import torch
 from putative_scenes import K0, K1, SIZE0, SIZE1, make_scene
 
+from n3match import MatchFilter
+from n3match.plugins.gluefactory import filter_batch
+
 
 class Camera:
     """image2cam and f of glue-factory's camera objects, pinhole."""
@@ -85,6 +88,13 @@ def test_several_matches_to_one_keypoint_keep_the_best_in_the_other_direction(mo
         best = rivals[found["matching_scores0"][0][rivals].argmax()]
         assert found["matching_scores1"][0][second] == found["matching_scores0"][0][best]
         assert matches1[second] in rivals
+
+
+def test_a_missing_entry_is_named():
+    _, data = batch()
+    del data["keypoints1"], data["view0"]
+    with pytest.raises(ValueError, match=r"data: found \[.*\], wanted view0, keypoints1, too"):
+        filter_batch(MatchFilter.from_pretrained("sift"), data)
 
 
 def test_wrong_use_is_told(model):

@@ -81,7 +81,7 @@ def test_in_place_of_local_feature_matcher(data, sift):
     matcher = N3LocalFeatureMatcher(sift)
     with torch.inference_mode():
         out = matcher(data | {"K0": K, "K1": K})
-    assert set(out) == {*KEYS, "ratio", "mutual"}
+    assert set(out) == {*KEYS, "ratio", "mutual", "back_ratio", "distance", "apart"}
     assert out["mutual"].all() and (out["ratio"] <= 1).all()
     assert len(out["confidence"]) > 15 and _share_right(out) > 0.7
 
@@ -97,6 +97,73 @@ def test_geometry_aware_form_keeps_the_same_matches(data, sift):
     assert torch.equal(lafs1[:, idxs[:, 0]], whole["lafs0"])
     assert torch.equal(lafs2[:, idxs[:, 1]], whole["lafs1"])
     torch.testing.assert_close(1 - dists[:, 0], whole["confidence"])
+
+
+def test_in_the_place_of_a_matcher_of_local_feature_matcher(data, sift):
+    """Which tells its matcher descriptors alone: the frames are those of its local_feature."""
+    two = {name: torch.cat((image, image.flip(-1))) for name, image in data.items()}
+    with torch.inference_mode():
+        out = KF.LocalFeatureMatcher(sift, N3GeometryAwareMatcher("sift"))(two)
+        whole = N3LocalFeatureMatcher(sift)(two)
+    assert sorted(out) == KEYS and set(out["batch_indexes"].tolist()) == {0, 1}
+    first = out["batch_indexes"] == 0
+    assert first.sum() > 15
+    assert _share_right({name: out[name][first] for name in ("keypoints0", "keypoints1")}) > 0.6
+    for name in ("keypoints0", "keypoints1", "lafs0", "batch_indexes"):
+        assert torch.equal(out[name], whole[name])
+    # There all pairs go through the network together.
+    torch.testing.assert_close(out["confidence"], whole["confidence"], atol=2e-3, rtol=0)
+
+
+def test_features_that_it_has_not_seen_are_told(data, sift):
+    with torch.inference_mode():
+        (lafs1, _, desc1), (lafs2, _, desc2) = (sift(data[f"image{i}"]) for i in range(2))
+        matcher = KF.LocalFeatureMatcher(sift, N3GeometryAwareMatcher())
+        ready = {"lafs0": lafs1, "descriptors0": desc1, "lafs1": lafs2, "descriptors1": desc2}
+        with pytest.raises(ValueError, match="lafs1 and lafs2: found None, wanted frames"):
+            matcher(data | ready)
+        with pytest.raises(ValueError, match="lafs1 and lafs2: found None, wanted frames"):
+            N3GeometryAwareMatcher()(desc1[0], desc2[0])
+
+
+def test_four_arguments_as_kornias_geometry_aware_matcher_takes(data, sift):
+    """As in `GeometryAwareDescriptorMatcher("adalam")`, which takes the keypoints' extent."""
+    with torch.inference_mode():
+        (lafs1, _, desc1), (lafs2, _, desc2) = (sift(data[f"image{i}"]) for i in range(2))
+        arguments = desc1[0], desc2[0], lafs1, lafs2
+        dists, idxs = N3GeometryAwareMatcher()(*arguments)
+        hw = torch.tensor(data["image0"].shape[2:])  # as the AdaLAM tutorial has it
+        sized, _ = N3GeometryAwareMatcher()(*arguments, hw1=hw, hw2=hw)
+        none = N3GeometryAwareMatcher()(desc1[0, :0], desc2[0], lafs1[:, :0], lafs2)
+    assert dists.shape == (len(idxs), 1) and (dists < 0.5).all()
+    assert abs(len(dists) - len(sized)) < 0.2 * len(sized)
+    points = [KF.get_laf_center(lafs)[0][idxs[:, i]] for i, lafs in enumerate((lafs1, lafs2))]
+    assert _share_right(dict(zip(("keypoints0", "keypoints1"), points))) > 0.6
+    assert none[0].shape == (0, 1) and none[1].shape == (0, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.half, torch.bfloat16])
+def test_half_precision_from_end_to_end(data, sift, dtype):
+    with torch.inference_mode():
+        (lafs1, _, desc1), (lafs2, _, desc2) = (sift(data[f"image{i}"]) for i in range(2))
+        given = {
+            "lafs0": lafs1, "descriptors0": desc1, "lafs1": lafs2, "descriptors1": desc2,
+            "K0": K, "K1": K,
+        }
+        wanted = N3LocalFeatureMatcher(sift)(given)
+        matcher = N3LocalFeatureMatcher(torch.nn.Identity()).to(dtype)
+        out = matcher({name: value.to(dtype) for name, value in given.items()})
+    floats = {name for name, value in out.items() if value.is_floating_point()}
+    assert all(out[name].dtype == dtype for name in floats) and "confidence" in floats
+    assert abs(len(out["confidence"]) - len(wanted["confidence"])) < 0.3 * len(wanted["confidence"])
+    assert _share_right(out, pixels=3.0) > 0.6
+
+
+def test_missing_entries_are_named(data, sift):
+    with pytest.raises(ValueError, match=r"found \['image0'\], wanted image1, or lafs1 and"):
+        N3LocalFeatureMatcher(sift)({"image0": data["image0"]})
+    with pytest.raises(ValueError, match=r"wanted batch_indexes, too"):
+        LocalFeatureMatchFilter()(dict.fromkeys(("keypoints0", "keypoints1"), torch.ones(1, 2)), {})
 
 
 def test_padding_of_a_detector_is_never_matched(data, sift):

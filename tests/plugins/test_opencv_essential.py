@@ -9,6 +9,7 @@ from putative_scenes import K0, K1, make_scene
 from scipy.spatial.transform import Rotation
 
 from n3match.geometry import pose_error_deg
+from n3match.matching.side_info import SIDE_INFO
 from n3match.plugins.opencv import find_essential_mat, match_information, recover_pose
 
 DISTORTION0 = np.array([-0.12, 0.05, 0.0, 0.0])
@@ -184,7 +185,8 @@ def test_match_information_is_what_a_hard_pair_needs():
     points1 = np.float32([keypoints1[m.queryIdx].pt for m in matches])
     points2 = np.float32([keypoints2[m.trainIdx].pt for m in matches])
     known = match_information(keypoints1, keypoints2, matches, descriptors1, descriptors2)
-    assert known["side_info"].shape == known["sizes_angles1"].shape == (len(matches), 2)
+    assert known["side_info"].shape == (len(matches), len(SIDE_INFO))
+    assert known["sizes_angles1"].shape == (len(matches), 2)
     cameras = (PHOTO_K, DISTORTION, PHOTO_K, DISTORTION)
     E, mask = find_essential_mat(points1, points2, *cameras, cv2.USAC_MAGSAC, **known)
     count, R, t, _ = recover_pose(E, points1, points2, *cameras, mask)

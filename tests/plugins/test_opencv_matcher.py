@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from bundled_pair import DISTORTION, SIZE, K, detector, error_deg, features
+from bundled_pair import DISTORTION, SIZE, K, detector, error_deg, features, photograph
 
 import n3match
 from n3match.plugins.opencv import N3Matcher, filter_matches
@@ -55,13 +55,36 @@ def test_knn_match_has_the_same_matches_and_their_runners_up():
     (_, descriptors1), (_, descriptors2) = features("SIFT")
     matcher = _matcher()
     pairs = [(m.queryIdx, m.trainIdx) for m in matcher.match(descriptors1, descriptors2)]
-    rows = matcher.knnMatch(descriptors1, descriptors2, k=2)
+    rows = matcher.knnMatch(descriptors1, descriptors2, k=2, compactResult=False)
     assert len(rows) == len(descriptors1)
     assert [(row[0].queryIdx, row[0].trainIdx) for row in rows if row] == pairs
     assert {len(row) for row in rows} == {0, 2}
     assert all(row[0].distance <= row[1].distance for row in rows if row)
-    compact = matcher.knnMatch(descriptors1, descriptors2, k=1, compactResult=True)
+    compact = matcher.knnMatch(descriptors1, descriptors2, k=1)
     assert [len(row) for row in compact] == [1] * len(pairs)
+
+
+def test_loops_of_opencvs_tutorials():
+    """Those of "Feature Matching with FLANN" and "Feature Matching", as they stand there."""
+    (keypoints1, descriptors1), (keypoints2, descriptors2) = features("SIFT")
+    matcher = _matcher()
+    knn_matches = matcher.knnMatch(descriptors1, descriptors2, 2)
+    ratio_thresh = 0.75
+    good_matches = []
+    for m, n in knn_matches:
+        if m.distance < ratio_thresh * n.distance:
+            good_matches.append(m)
+    assert 20 < len(good_matches) < len(knn_matches)
+
+    matches = matcher.knnMatch(descriptors1, descriptors2, k=2)
+    matchesMask = [[0, 0] for i in range(len(matches))]
+    for i, (m, n) in enumerate(matches):
+        if m.distance < 0.7 * n.distance:
+            matchesMask[i] = [1, 0]
+    picture = cv2.drawMatchesKnn(
+        photograph(0), keypoints1, photograph(1), keypoints2, matches, None, matchesMask=matchesMask
+    )
+    assert picture.shape == (1024, 2 * 768, 3)
 
 
 def test_mask_forbids_matches():
@@ -108,7 +131,7 @@ def test_image_without_keypoints():
     matcher.setPairInfo(keypoints, keypoints2, (160, 120), SIZE)
     assert matcher.match(descriptors, descriptors2) == ()
     matcher.setPairInfo(keypoints2, keypoints, SIZE, (160, 120))
-    assert matcher.knnMatch(descriptors2, descriptors, 2) == ((),) * len(descriptors2)
+    assert matcher.knnMatch(descriptors2, descriptors, 2, None, False) == ((),) * len(descriptors2)
 
 
 def test_ratio_and_mutual_of_a_toy():
@@ -120,8 +143,9 @@ def test_ratio_and_mutual_of_a_toy():
     np.testing.assert_array_equal(near.mutual, [True, True, False])
     assert find_neighbours(query, train[:1]).ratio.tolist() == [1, 1, 1]
     bits = np.uint8([[0], [255]])
-    near = find_neighbours(bits, bits)
-    assert near.ratio.tolist() == [1, 1] and near.mutual.all()
+    near = find_neighbours(bits, bits ^ np.uint8([[1], [0]]))
+    assert near.binary and near.mutual.all()
+    np.testing.assert_allclose(near.ratio, [1 / 8, 0])
     assert near.rows[0][1].distance == 8  # Hamming
 
 

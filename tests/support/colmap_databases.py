@@ -65,6 +65,30 @@ def write_database(path: Path, *, pairs=2, pose=True, reverse=(), right=120, wro
     return scenes
 
 
+def write_pair(path: Path, cameras: list, points: list[np.ndarray], prior: int = 1) -> None:
+    """One pair, 1.jpg and 2.jpg with a camera each; keypoint j of one matches keypoint j of the
+    other. `cameras`: (model number, width, height, params); `points`: COLMAP's pixels."""
+    connection = sqlite3.connect(path)
+    connection.executescript(TABLES.format(pose=POSE))
+    for key, ((model, width, height, params), found) in enumerate(zip(cameras, points), start=1):
+        connection.execute(
+            "INSERT INTO cameras VALUES (?, ?, ?, ?, ?, ?)",
+            (key, model, width, height, np.array(params, "<f8").tobytes(), prior),
+        )
+        connection.execute("INSERT INTO images VALUES (?, ?, ?)", (key, f"{key}.jpg", key))
+        data = found.astype("<f4")
+        connection.execute(
+            "INSERT INTO keypoints VALUES (?, ?, 2, ?)", (key, len(data), data.tobytes())
+        )
+    index = np.arange(len(points[0]), dtype="<u4")
+    connection.execute(
+        "INSERT INTO matches VALUES (?, ?, 2, ?)",
+        (pair_id(1, 2), len(index), np.stack([index, index], axis=1).tobytes()),
+    )
+    connection.commit()
+    connection.close()
+
+
 def read_rows(path: Path) -> dict[str, dict[int, dict]]:
     """Rows of `matches` and `two_view_geometries` by pair id."""
     connection = sqlite3.connect(path)

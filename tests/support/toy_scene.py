@@ -72,7 +72,7 @@ def quaternion(R: np.ndarray) -> np.ndarray:
 def write_model(folder: Path, cameras: list, images: list, kind: str = "bin") -> None:
     """cameras: (id, model, width, height, params); images: (id, q, t, camera, name, point ids)."""
     ids = {"SIMPLE_PINHOLE": 0, "PINHOLE": 1, "SIMPLE_RADIAL": 2, "RADIAL": 3, "OPENCV": 4}
-    ids |= {"OPENCV_FISHEYE": 5, "FULL_OPENCV": 6, "THIN_PRISM_FISHEYE": 10}
+    ids |= {"OPENCV_FISHEYE": 5, "FULL_OPENCV": 6, "EQUIRECTANGULAR": 17, "UNKNOWN": 99}
     if kind == "txt":
         lines = ["# a comment"]
         lines += [" ".join(map(str, (*camera[:4], *camera[4]))) for camera in cameras]

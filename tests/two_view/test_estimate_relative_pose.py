@@ -167,7 +167,7 @@ BAD_MATCHES = [
     ({"threshold": -1.0}, ValueError, "threshold"),
 ]
 BAD_FILTERS = [
-    ({"side_info": np.zeros((20, 3))}, ValueError, "side_info must have shape"),
+    ({"side_info": np.zeros((20, 6))}, ValueError, "side_info must have shape"),
     ({"side_info": np.full((20, 2), np.nan)}, ValueError, "side_info holds NaN"),
     ({"filter": "no-such"}, FileNotFoundError, "shipped"),
     ({"filter": 3}, TypeError, "filter must be"),

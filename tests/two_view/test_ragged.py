@@ -1,11 +1,15 @@
 """Many pairs in one call."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from putative_scenes import K0, K1, make_scene
 
 import n3match
 from n3match.geometry import undistort_points
+from n3match.nn import MatchFilter, MatchFilterConfig
 from n3match.two_view import PairMatches, logits_of_many
 
 pytestmark = pytest.mark.arithmetic
@@ -33,6 +37,24 @@ def test_a_batch_of_unequal_pairs_decides_as_each_pair_alone():
     assert ((together[0] > 0) == (wanted > 0)).mean() > 0.99
 
 
+def test_columns_behind_those_given_are_not_known():
+    torch.manual_seed(0)
+    names = ("ratio", "mutual", "back_ratio")
+    net = MatchFilter(MatchFilterConfig(n3_after=(), blocks=2, width=8, side_info=names)).eval()
+    pair = matches(make_scene(30, 30))
+    whole = np.hstack([pair.side_info, np.ones((60, 1))])  # 1: a back ratio that isn't known
+    wanted = logits_of_many(net, [replace(pair, side_info=whole)])[0]
+    found = logits_of_many(net, [pair, replace(pair, side_info=whole)])
+    for logits in found:
+        np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-5)
+    other = logits_of_many(net, [replace(pair, side_info=0.5 * whole)])[0]
+    assert np.abs(other - wanted).max() > 1e-3
+    alone = n3match.match_logits(
+        pair.points0, pair.points1, np.eye(3), np.eye(3), side_info=pair.side_info, filter=net
+    )
+    np.testing.assert_allclose(alone, wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_rays_that_a_lens_does_not_reach_are_never_kept():
     pair = matches(make_scene(60, 140, seed=0))
     pair.points1[::3] = np.nan
@@ -42,6 +64,6 @@ def test_rays_that_a_lens_does_not_reach_are_never_kept():
 
 def test_shapes_that_do_not_fit_are_named():
     pair = matches(make_scene(5, 5))
-    wrong = PairMatches(pair.points0, pair.points1, pair.side_info[:, :1])
-    with pytest.raises(ValueError, match=r"pairs\[1\].side_info: found shape \(10, 1\)"):
+    wrong = PairMatches(pair.points0, pair.points1, pair.side_info[:9])
+    with pytest.raises(ValueError, match=r"pairs\[1\].side_info: found shape \(9, 2\)"):
         logits_of_many(NET, [pair, wrong])

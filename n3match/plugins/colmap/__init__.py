@@ -12,12 +12,15 @@ from n3match.plugins.colmap.model import (
     ColmapCamera,
     ColmapImage,
     ColmapModel,
+    UnsupportedCamera,
+    colmap_parameters,
     covisible_pairs,
     has_colmap_model,
     read_colmap_model,
     read_colmap_points,
     relative_pose,
 )
+from n3match.plugins.colmap.new_database import NewColmapDatabase
 
 __all__ = [
     "ColmapCamera",
@@ -25,8 +28,11 @@ __all__ = [
     "ColmapImage",
     "ColmapModel",
     "DatabaseKeypoints",
+    "NewColmapDatabase",
     "PairResult",
     "TwoViewGeometry",
+    "UnsupportedCamera",
+    "colmap_parameters",
     "covisible_pairs",
     "has_colmap_model",
     "pair_ids",

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from n3match.plugins.colmap.model import ColmapCamera, camera_from_raw
+from n3match.plugins.colmap.model import ColmapCamera, UnsupportedCamera, camera_from_raw
 from n3match.plugins.colmap.model_files import CAMERA_MODELS, RawCamera
 
 _TABLES = {"cameras", "images", "keypoints", "matches", "two_view_geometries"}
 _MAX_IMAGES = 2147483647
 _WAIT_SECONDS = 3.0
 # COLMAP's numbers for what a two-view geometry is.
-DEGENERATE, CALIBRATED, PANORAMIC = 1, 2, 5
+DEGENERATE, CALIBRATED, UNCALIBRATED, PANORAMIC, PLANAR_OR_PANORAMIC = 1, 2, 3, 5, 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ class TwoViewGeometry:
     """A row of `two_view_geometries`.
 
     Attributes:
-        config: DEGENERATE, CALIBRATED or PANORAMIC.
+        config: DEGENERATE, CALIBRATED, UNCALIBRATED, PANORAMIC or PLANAR_OR_PANORAMIC.
         inliers: (I, 2) uint32.
         E, F, H: (3, 3) float64 or None; F and H in COLMAP's pixels without distortion.
         qvec, tvec: (4,) w, x, y, z and (3,) with x2 ~ R x1 + t, or None.
@@ -112,22 +112,32 @@ class ColmapDatabase:
         self._all("ROLLBACK")
 
     def cameras(self) -> dict[int, ColmapCamera]:
-        """All cameras by their ids, with pixel centres at integers."""
+        """All cameras by their ids, with pixel centres at integers, but for unsupported ones."""
+        return {key: camera for key, camera in self._cameras() if not isinstance(camera, str)}
+
+    def unsupported_cameras(self) -> dict[int, str]:
+        """Why a camera, by its id, is not among `cameras`: panoramas, and models unknown here."""
+        return {key: camera for key, camera in self._cameras() if isinstance(camera, str)}
+
+    def _cameras(self) -> Iterator[tuple[int, ColmapCamera | str]]:
         names = {number: name for name, (number, _) in CAMERA_MODELS.items()}
-        cameras = {}
-        for key, model, width, height, blob in self._all(
-            "SELECT camera_id, model, width, height, params FROM cameras"
+        for key, model, width, height, blob, prior in self._all(
+            "SELECT camera_id, model, width, height, params, prior_focal_length FROM cameras"
         ):
             name = names.get(model)
             params = tuple(self._array(blob, "<f8", f"camera {key}").tolist())
             if name is None or len(params) != CAMERA_MODELS[name][1]:
-                raise ValueError(
+                yield key, (
                     f"{self.path}: camera {key}: model {name or model} with {len(params)} "
                     f"parameters, known are {', '.join(CAMERA_MODELS)}"
                 )
-            raw = RawCamera(key, name, width, height, params)
-            cameras[key] = camera_from_raw(self.path, raw)
-        return cameras
+                continue
+            try:
+                camera = camera_from_raw(self.path, RawCamera(key, name, width, height, params))
+            except UnsupportedCamera as error:
+                yield key, str(error)
+            else:
+                yield key, replace(camera, guessed=not prior)
 
     def images(self) -> dict[int, tuple[str, int]]:
         """(name, camera id) by image id."""
@@ -253,25 +263,27 @@ class ColmapDatabase:
         )
         self._all("DELETE FROM two_view_geometries WHERE pair_id = ?", (pair_id,))
         if geometry is not None:
-            row = {
-                "pair_id": pair_id,
-                "rows": len(geometry.inliers),
-                "cols": 2,
-                "data": geometry.inliers.astype("<u4").tobytes(),
-                "config": geometry.config,
-            }
-            for name in ("E", "F", "H", "qvec", "tvec"):  # row by row, float64
-                value = getattr(geometry, name)
-                row[name] = None if value is None else value.astype("<f8").tobytes()
-            # Databases of older versions lack qvec and tvec.
-            known = {column[1] for column in self._all("PRAGMA table_info(two_view_geometries)")}
-            names = [name for name in row if name in known]
-            self._all(
-                f"INSERT INTO two_view_geometries ({', '.join(names)}) "
-                f"VALUES ({', '.join('?' * len(names))})",
-                [row[name] for name in names],
-            )
+            self._insert_geometry(pair_id, geometry)
         return True
+
+    def _insert_geometry(self, pair_id: int, geometry: TwoViewGeometry) -> None:
+        row = {
+            "pair_id": pair_id,
+            "rows": len(geometry.inliers),
+            "cols": 2,
+            "data": geometry.inliers.astype("<u4").tobytes(),
+            "config": geometry.config,
+        }
+        for name in ("E", "F", "H", "qvec", "tvec"):  # row by row, float64
+            value = getattr(geometry, name)
+            row[name] = None if value is None else value.astype("<f8").tobytes()
+        # Databases of older versions lack qvec and tvec.
+        known = {column[1] for column in self._all("PRAGMA table_info(two_view_geometries)")}
+        self._insert("two_view_geometries", **{k: v for k, v in row.items() if k in known})
+
+    def _insert(self, table: str, **row: object) -> None:
+        marks = ", ".join("?" * len(row))
+        self._all(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", row.values())
 
     def _table(self, table: str, key: str, value: int, kind: str, where: str):
         rows = self._all(f"SELECT rows, cols, data FROM {table} WHERE {key} = ?", (value,))

@@ -5,7 +5,7 @@ principal points are moved by -0.5 on reading.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from n3match.plugins.colmap.model_files import (
 
 _TWO_FOCAL_LENGTHS = {
     "PINHOLE", "OPENCV", "FULL_OPENCV", "OPENCV_FISHEYE", "FOV", "DIVISION", "FISHEYE",
+    "THIN_PRISM_FISHEYE", "RAD_TAN_THIN_PRISM_FISHEYE", "EUCM",
 }  # fmt: skip
 _LENS = {
     "OPENCV_FISHEYE": "equidistant",
@@ -34,8 +35,17 @@ _LENS = {
     "FOV": "fov",
     "DIVISION": "division",
     "SIMPLE_DIVISION": "division",
+    "THIN_PRISM_FISHEYE": "thin_prism",
+    "RAD_TAN_THIN_PRISM_FISHEYE": "fisheye624",
+    "EUCM": "eucm",
 }
+# Fewest coefficients of a lens: those that a simpler model of COLMAP lacks are zero.
+_COEFFICIENTS = {"opencv": 4, "equidistant": 4}
 _MAX_SIDE = 2**20  # pixels; more is not a photograph but a damaged file
+
+
+class UnsupportedCamera(ValueError):
+    """A camera whose rays don't fit on a plane in front of it: a panorama's; or an unknown one."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,7 @@ class ColmapCamera:
         distortion: (4,) or (8,) float64, OpenCV's k1, k2, p1, p2[, k3, k4, k5, k6], or the
             coefficients of another lens.
         lens: see `n3match.geometry.camera`.
+        guessed: nobody measured the focal length (COLMAP's `prior_focal_length` is 0).
     """
 
     width: int
@@ -55,6 +66,7 @@ class ColmapCamera:
     K: np.ndarray
     distortion: np.ndarray
     lens: str = "opencv"
+    guessed: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,10 +89,15 @@ class ColmapImage:
 
 @dataclass(frozen=True)
 class ColmapModel:
-    """`cameras` and `images`, by their ids in the reconstruction."""
+    """`cameras` and `images`, by their ids in the reconstruction.
+
+    Attributes:
+        unsupported: why an image, by its name, is not among them: its camera's model.
+    """
 
     cameras: dict[int, ColmapCamera]
     images: dict[int, ColmapImage]
+    unsupported: dict[str, str] = field(default_factory=dict)
 
     def camera_of(self, image_id: int) -> ColmapCamera:
         """The camera of an image.
@@ -110,7 +127,7 @@ def read_colmap_model(path: str | Path) -> ColmapModel:
 
     Raises:
         FileNotFoundError: the folder has no model.
-        ValueError: truncated or foreign file, unsupported camera model, image of an unknown
+        ValueError: truncated or foreign file, unknown camera model, image of an unknown
             camera; the message names the file and the field.
     """
     path = Path(path)
@@ -129,9 +146,16 @@ def read_colmap_model(path: str | Path) -> ColmapModel:
                 f"{images_path}: image {image.name!r} has camera {image.camera_id}, "
                 f"which {cameras_path.name} lacks"
             )
+    usable, unsupported = {}, {}
+    for camera in cameras:
+        try:
+            usable[camera.camera_id] = camera_from_raw(cameras_path, camera)
+        except UnsupportedCamera as error:
+            unsupported[camera.camera_id] = str(error)
     return ColmapModel(
-        {camera.camera_id: camera_from_raw(cameras_path, camera) for camera in cameras},
-        {image.image_id: _image(images_path, image) for image in images},
+        usable,
+        {i.image_id: _image(images_path, i) for i in images if i.camera_id in usable},
+        {i.name: unsupported[i.camera_id] for i in images if i.camera_id in unsupported},
     )
 
 
@@ -198,8 +222,13 @@ def camera_from_raw(path: Path, raw: RawCamera) -> ColmapCamera:
         path: of the file that it is from, for messages.
 
     Raises:
-        ValueError: parameters that are not finite, a focal length of 0 or less, a size of no image.
+        UnsupportedCamera: a panorama. ValueError: parameters that are not finite, a focal length
+            of 0 or less, a size of no image.
     """
+    if raw.model == "EQUIRECTANGULAR":
+        raise UnsupportedCamera(
+            f"{path}: camera {raw.camera_id} is EQUIRECTANGULAR, a panorama: it sees behind itself"
+        )
     lens = _LENS.get(raw.model, "opencv")
     if raw.model in _TWO_FOCAL_LENGTHS:
         (fx, fy, cx, cy), coefficients = raw.params[:4], raw.params[4:]
@@ -210,11 +239,31 @@ def camera_from_raw(path: Path, raw: RawCamera) -> ColmapCamera:
         raise ValueError(f"{path}: camera {raw.camera_id} has parameters {raw.params}")
     if not (0 < raw.width < _MAX_SIDE and 0 < raw.height < _MAX_SIDE):
         raise ValueError(f"{path}: camera {raw.camera_id} has size {raw.width} x {raw.height}")
-    length = max(1 if lens in ("fov", "division") else 4, len(coefficients))
+    length = max(_COEFFICIENTS.get(lens, 1), len(coefficients))
     distortion = np.zeros(length)
     distortion[: len(coefficients)] = coefficients
     K = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
     return ColmapCamera(raw.width, raw.height, K, distortion, lens)
+
+
+def colmap_parameters(camera: ColmapCamera) -> tuple[str, tuple[float, ...]]:
+    """Name and parameters of the simplest of COLMAP's models that is this camera.
+
+    Without a lens that is SIMPLE_RADIAL, COLMAP's own choice, whose k its mapper can refine.
+
+    Args:
+        camera: of pixels whose centres are at integers.
+    """
+    (fx, _, cx), (_, fy, cy), _ = camera.K.tolist()
+    k = camera.distortion.tolist()
+    if camera.lens == "opencv" and fx == fy and not any(k[1:]):
+        return "SIMPLE_RADIAL", (fx, cx + 0.5, cy + 0.5, k[0])
+    model = {
+        "opencv": "OPENCV" if len(k) == 4 else "FULL_OPENCV", "equidistant": "OPENCV_FISHEYE",
+        "fov": "FOV", "division": "DIVISION", "thin_prism": "THIN_PRISM_FISHEYE",
+        "fisheye624": "RAD_TAN_THIN_PRISM_FISHEYE", "eucm": "EUCM",
+    }[camera.lens]
+    return model, (fx, fy, cx + 0.5, cy + 0.5, *k)
 
 
 def _image(path: Path, raw: RawImage) -> ColmapImage:

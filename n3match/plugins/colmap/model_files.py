@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-# name -> (id in binary files, number of parameters); the models that geometry/camera.py covers
+# name -> (id in binary files, number of parameters): the models of COLMAP 4.2
 CAMERA_MODELS = {
     "SIMPLE_PINHOLE": (0, 3),
     "PINHOLE": (1, 4),
@@ -22,10 +22,14 @@ CAMERA_MODELS = {
     "FOV": (7, 5),
     "SIMPLE_RADIAL_FISHEYE": (8, 4),
     "RADIAL_FISHEYE": (9, 5),
+    "THIN_PRISM_FISHEYE": (10, 12),
+    "RAD_TAN_THIN_PRISM_FISHEYE": (11, 16),
     "SIMPLE_DIVISION": (12, 4),
     "DIVISION": (13, 5),
     "SIMPLE_FISHEYE": (14, 3),
     "FISHEYE": (15, 4),
+    "EUCM": (16, 6),
+    "EQUIRECTANGULAR": (17, 2),
 }
 _NAMES = {model_id: name for name, (model_id, _) in CAMERA_MODELS.items()}
 _TRACK = np.dtype([("image", "<i4"), ("point2D", "<i4")])

@@ -128,6 +128,58 @@ def write_matches(
     out["matches0"], out["matching_scores0"] = kept, new
 
 
+def add_features(
+    file: h5py.File,
+    name: str,
+    keypoints: np.ndarray,
+    sizes_angles: np.ndarray,
+    responses: np.ndarray,
+    descriptors: np.ndarray,
+    size: tuple[int, int],
+) -> None:
+    """Write the group of an image.
+
+    Args:
+        file: to write.
+        name: of the image.
+        keypoints: (N, 2) pixels of the original image; integers are pixel centres.
+        sizes_angles: (N, 2) size and angle in degrees.
+        responses: (N,) of the detector.
+        descriptors: (N, D).
+        size: (width, height) of the original image.
+    """
+    group = file.create_group(name)
+    group["keypoints"] = keypoints.astype(np.float32)
+    group["scales"], group["oris"] = sizes_angles.astype(np.float32).T
+    group["scores"] = responses.astype(np.float32)
+    group["descriptors"] = np.ascontiguousarray(descriptors.T, dtype=np.float32)
+    group["image_size"] = np.array(size)
+
+
+def add_matches(
+    file: h5py.File,
+    names: tuple[str, str],
+    count0: int,
+    matches: np.ndarray,
+    probability: np.ndarray,
+) -> None:
+    """Write the group of a pair.
+
+    Args:
+        file: to write.
+        names: of the images.
+        count0: keypoints of the first.
+        matches: (K, 2) rows of their keypoints, none of the first twice.
+        probability: (K,) in [0, 1], hloc's `matching_scores0`.
+    """
+    group = file.create_group("/".join(name.replace("/", "-") for name in names))
+    fits = not len(matches) or matches[:, 1].max() <= np.iinfo(np.int16).max
+    matches0 = np.full(count0, -1, np.int16 if fits else np.int32)  # hloc's own are int16
+    scores = np.zeros(count0, np.float16)
+    matches0[matches[:, 0]], scores[matches[:, 0]] = matches[:, 1], probability
+    group["matches0"], group["matching_scores0"] = matches0, scores
+
+
 def _numbers(group: h5py.Group, name: str, dimensions: int, kind=None) -> np.ndarray:
     """A dataset of finite numbers, as `kind`, or for None: integers as they are, else float64."""
     data = group.get(name)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from n3match.geometry import normalize_points
 from n3match.geometry.checks import check_tensor
-from n3match.matching.side_info import NEUTRAL
+from n3match.matching.side_info import SIDE_INFO, side_info_columns
 from n3match.nn.match_filter import MatchFilter
 from n3match.plugins.kornia.cameras import camera_batch, check_keypoints
 from n3match.plugins.kornia.lafs import keypoint_change
@@ -49,7 +50,9 @@ class LocalFeatureMatchFilter(nn.Module):
         Args:
             matches: keypoints0, keypoints1 (NC, 2) in pixels and batch_indexes (NC); lafs0, lafs1
                 (1, NC, 2, 3) where there are any; and, where known, ratio (NC), nearest / second
-                nearest descriptor distance, and mutual (NC), 1 where nearest in both directions.
+                nearest descriptor distance, and mutual (NC), 1 where nearest in both directions;
+                besides these two, back_ratio, distance and apart (NC), see
+                `n3match.matching.PutativeMatches`.
             data: what `LocalFeatureMatcher` was given, of which the sizes of image0 and image1
                 (B, C, H, W) are looked at; and, where known, K0, K1 (B, 3, 3) or (3, 3) camera
                 matrices in pixels of these images. Without them the focal length is taken as
@@ -84,13 +87,12 @@ class LocalFeatureMatchFilter(nn.Module):
                 for name, image, size in zip(("K0", "K1"), ("image0", "image1"), sizes)
             ),
             lafs=(matches.get("lafs0"), matches.get("lafs1")),
-            ratio=matches.get("ratio"),
-            mutual=matches.get("mutual"),
+            known={name: matches[name] for name in SIDE_INFO if name in matches},
         )
         kept = logits > 0
         out = {
             name: matches[name][kept]
-            for name in ("keypoints0", "keypoints1", "batch_indexes", "ratio", "mutual")
+            for name in ("keypoints0", "keypoints1", "batch_indexes", *SIDE_INFO)
             if name in matches
         }
         out |= {name: matches[name][:, kept] for name in ("lafs0", "lafs1") if name in matches}
@@ -106,16 +108,16 @@ class LocalFeatureMatchFilter(nn.Module):
         hw: tuple[Size, Size],
         K: tuple[Tensor, Tensor],
         lafs: tuple[Tensor | None, Tensor | None] = (None, None),
-        ratio: Tensor | None = None,
-        mutual: Tensor | None = None,
+        known: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """The logit (NC) of every match: keep those above 0.
 
         Args:
-            keypoints0, keypoints1, batch_indexes, ratio, mutual: as in `forward`.
+            keypoints0, keypoints1, batch_indexes: as in `forward`.
             hw: (height, width) of image 0 and image 1, or None.
             K: (B, 3, 3) camera matrices of image 0 and image 1.
             lafs: (1, NC, 2, 3) of image 0 and image 1, or None.
+            known: ratio, mutual, back_ratio, distance, apart of `forward`, where there are any.
         """
         check_together({"keypoints0": keypoints0, "keypoints1": keypoints1})
         for name, points, image, size in (
@@ -133,21 +135,21 @@ class LocalFeatureMatchFilter(nn.Module):
         check_device("keypoints0", keypoints0, self.filter)
         count, device = len(keypoints0), keypoints0.device
         change = self._change(lafs, K, batch_indexes, count)
-        side_info = self._side_info(ratio, mutual, count)
+        side_info = self._side_info(known or {}, batch_indexes, K[1], count)
         if not count:
             return keypoints0.new_zeros(0)
         ragged = Ragged.of(batch_indexes)
-        parameter = next(self.filter.parameters())
+        dtype = self.filter.dtype
         x0, x1 = (
             normalize_points(ragged.pad(points.double()), camera.to(device)[ragged.pairs])
             for points, camera in zip((keypoints0, keypoints1), K)
         )
         logits = self.filter.logits(
-            x0.to(parameter.dtype),
-            x1.to(parameter.dtype),
-            None if side_info is None else ragged.pad(side_info.to(parameter)),
+            x0.to(dtype),
+            x1.to(dtype),
+            None if side_info is None else ragged.pad(side_info.to(dtype)),
             ragged.mask,
-            None if change is None else ragged.pad(change.to(parameter)),
+            None if change is None else ragged.pad(change.to(dtype)),
         )
         return ragged.unpad(logits)
 
@@ -167,24 +169,30 @@ class LocalFeatureMatchFilter(nn.Module):
         ratio = (focal0 / focal1)[batch_indexes]
         return keypoint_change(lafs[0][0].double(), lafs[1][0].double(), ratio)
 
-    def _side_info(self, ratio: Tensor | None, mutual: Tensor | None, count: int) -> Tensor | None:
-        """(NC, S) columns that the filter asks for; None where one of these two isn't known."""
-        known = {"ratio": ratio, "mutual": mutual}
+    def _side_info(
+        self, known: Mapping[str, Tensor], batch_indexes: Tensor, K1: Tensor, count: int
+    ) -> Tensor | None:
+        """(NC, S) columns that the filter asks for; None where a ratio or mutual flag that it asks
+        for isn't known: it learnt to have either both or none."""
         for name, column in known.items():
-            if column is not None and tuple(column.shape) != (count,):
+            if tuple(column.shape) != (count,):
                 raise ValueError(
                     f"{name} must have shape (NC) with NC = {count}, got {tuple(column.shape)}"
                 )
         wanted = self.filter.side_info
-        given = [known[name] for name in wanted if name in known]
-        if not given or any(column is None for column in given):
+        if not wanted or not {"ratio", "mutual"}.intersection(wanted) <= known.keys():
             return None
-        columns = [
-            torch.full_like(given[0], NEUTRAL.get(name, 0.0), dtype=torch.float64)
-            if name not in known else known[name].double()
-            for name in wanted
-        ]  # fmt: skip
-        return torch.stack(columns, -1)
+        arrays = {"ratio": np.ones(count), "mutual": np.zeros(count)}
+        arrays |= {name: column.detach().double().cpu().numpy() for name, column in known.items()}
+        index = batch_indexes.cpu().numpy()
+        columns = np.empty((count, len(wanted)))
+        for pair in np.unique(index):  # distances are compared within a pair
+            rows = index == pair
+            columns[rows] = side_info_columns(
+                wanted, **{name: array[rows] for name, array in arrays.items()},
+                focal1=float(K1[pair, 0, 0] + K1[pair, 1, 1]) / 2,
+            )
+        return torch.from_numpy(columns).to(batch_indexes.device)
 
 
 def _entry(matches: Mapping[str, Tensor], name: str) -> Tensor:

@@ -5,13 +5,17 @@ N0, N1 keypoints · D channels · NC matches of B pairs
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
-from n3match.matching import nearest_neighbors
+from n3match.matching import putative_matches
+from n3match.matching.side_info import SIDE_INFO
 from n3match.nn.match_filter import MatchFilter
 from n3match.plugins.kornia.cameras import camera_batch
 from n3match.plugins.kornia.lafs import filled
@@ -22,6 +26,10 @@ from n3match.plugins.kornia.tensors import check_together
 class N3GeometryAwareMatcher(nn.Module):
     """Nearest neighbours and the filter, called as `kornia.feature.GeometryAwareDescriptorMatcher`.
 
+    In the place of the matcher in `kornia.feature.LocalFeatureMatcher(local_feature, matcher)` it
+    is called with descriptors alone. From the moment that it is put there it notes the frames and
+    the image size of what that module's `local_feature` finds, so that it works there as well.
+
     Args:
         filter: a shipped name, a path, or a `MatchFilter`.
     """
@@ -29,14 +37,16 @@ class N3GeometryAwareMatcher(nn.Module):
     def __init__(self, filter: MatchFilter | str | os.PathLike = "sift"):
         super().__init__()
         self.match_filter = LocalFeatureMatchFilter(filter)
+        self._noted: list[_Noted] = []
+        _watch_for_parents()
         self.eval()
 
     def forward(
         self,
         desc1: Tensor,
         desc2: Tensor,
-        lafs1: Tensor,
-        lafs2: Tensor,
+        lafs1: Tensor | None = None,
+        lafs2: Tensor | None = None,
         hw1: tuple[int, int] | None = None,
         hw2: tuple[int, int] | None = None,
         K1: Tensor | None = None,
@@ -46,10 +56,11 @@ class N3GeometryAwareMatcher(nn.Module):
         Args:
             desc1, desc2: (N0, D), (N1, D).
             lafs1, lafs2: (1, N0, 2, 3), (1, N1, 2, 3); all-zero frames, with which kornia's
-                detectors pad, are left out.
+                detectors pad, are left out. None: those noted, see above.
             hw1, hw2: (height, width) of the images, for a guess of the focal length and to check
-                the keypoints.
-            K1, K2: (3, 3) camera matrices in pixels; needed where the size isn't given.
+                the keypoints. None: unless it is noted or K is given, the keypoints' extent, as
+                AdaLAM takes it.
+            K1, K2: (3, 3) camera matrices in pixels; None: focal length 1.2 × the longer side.
 
         Returns:
             dists (NC, 1) in the descriptors' dtype: 1 − the filter's probability, below ½, lower
@@ -59,6 +70,8 @@ class N3GeometryAwareMatcher(nn.Module):
             ValueError, TypeError: naming the argument.
         """
         check_together({"desc1": desc1, "desc2": desc2})
+        if lafs1 is None and lafs2 is None:
+            lafs1, lafs2, hw1, hw2 = self._frames_of(desc1, desc2, hw1, hw2)
         check_together({"lafs1": lafs1, "lafs2": lafs2})
         for name, frames, descriptors in (("lafs1", lafs1, desc1), ("lafs2", lafs2, desc2)):
             if tuple(frames.shape) != (1, len(descriptors), 2, 3):
@@ -66,11 +79,14 @@ class N3GeometryAwareMatcher(nn.Module):
                     f"{name} must have shape (1, N, 2, 3) with N = {len(descriptors)}, a frame "
                     f"for every descriptor, got {tuple(frames.shape)}"
                 )
-        cameras = (
-            camera_batch("K1", K1, "hw1", hw1, 1),
-            camera_batch("K2", K2, "hw2", hw2, 1),
+        cameras = tuple(
+            camera_batch(name, K, size_name, _extent(lafs) if K is hw is None else hw, 1)
+            for name, K, size_name, hw, lafs in (
+                ("K1", K1, "hw1", hw1, lafs1), ("K2", K2, "hw2", hw2, lafs2)
+            )
         )
-        index1, index2, ratio, mutual = _nearest(desc1, desc2, lafs1[0], lafs2[0])
+        found = _nearest(desc1, desc2, lafs1[0], lafs2[0])
+        index1, index2 = found.pop("index0"), found.pop("index1")
         frames = lafs1[:, index1], lafs2[:, index2]
         logits = self.match_filter.logits(
             frames[0][0, :, :, 2],
@@ -79,12 +95,78 @@ class N3GeometryAwareMatcher(nn.Module):
             hw=(hw1, hw2),
             K=cameras,
             lafs=frames,
-            ratio=ratio,
-            mutual=mutual,
+            known=found,
         )
         kept = logits > 0
         dists = torch.sigmoid(-logits[kept])[:, None].to(desc1.dtype)
         return dists, torch.stack((index1[kept], index2[kept]), 1)
+
+    def _note(self, _, images: tuple[Tensor, ...], found: tuple[Tensor, ...]) -> None:
+        """The hook of a `local_feature`: what it found in two batches of images is held."""
+        lafs, _, descriptors = found
+        noted = _Noted(lafs, descriptors, tuple(images[0].shape[-2:]))
+        self._noted = [*self._noted[-1:], noted]
+
+    def _frames_of(self, desc1: Tensor, desc2: Tensor, hw1, hw2) -> tuple:
+        """Frames and sizes of the images that these descriptors are of."""
+        found = []
+        # The first image's descriptors are the earlier ones, unless both are of one image.
+        for descriptors, order in ((desc1, 1), (desc2, -1)):
+            for noted in self._noted[::order]:
+                lafs = noted.frames_of(descriptors)
+                if lafs is not None:
+                    found.append((lafs, noted.hw))
+                    break
+        if len(found) < 2:
+            raise ValueError(
+                "lafs1 and lafs2: found None, wanted frames: these descriptors were not found by "
+                "the local_feature of a LocalFeatureMatcher around this matcher; "
+                "N3LocalFeatureMatcher takes features that were extracted before"
+            )
+        (lafs1, size1), (lafs2, size2) = found
+        return lafs1, lafs2, size1 if hw1 is None else hw1, size2 if hw2 is None else hw2
+
+
+@dataclass(frozen=True)
+class _Noted:
+    """Frames (B, N, 2, 3) and descriptors (B, N, D) of B images, and their (height, width)."""
+
+    lafs: Tensor
+    descriptors: Tensor
+    hw: tuple[int, int]
+
+    def frames_of(self, descriptors: Tensor) -> Tensor | None:
+        """(1, M, 2, 3) frames of the image that has these (M, D) descriptors beside its padding."""
+        for lafs, own in zip(self.lafs, self.descriptors):
+            real = filled(lafs)
+            if int(real.sum()) == len(descriptors) and torch.equal(own[real], descriptors):
+                return lafs[real][None]
+        return None
+
+
+@functools.cache
+def _watch_for_parents() -> None:
+    """Has every N3GeometryAwareMatcher listen to the `local_feature` of a module it is put in.
+
+    Kornia's module tells its matcher nothing of the frames, and the matcher nothing of itself; that
+    it is put there is all there is to go by.
+    """
+
+    def registered(parent: nn.Module, _, child: nn.Module | None) -> None:
+        if isinstance(child, N3GeometryAwareMatcher):
+            feature = parent._modules.get("local_feature")
+            if feature is not None:
+                feature.register_forward_hook(child._note)
+
+    register_module_module_registration_hook(registered)
+
+
+def _extent(lafs: Tensor) -> tuple[int, int]:
+    """(height, width) of an image that is no larger than its keypoints (1, N, 2, 3) need."""
+    if not lafs.shape[1]:
+        return 1, 1
+    x, y = (int(most) for most in lafs[0, :, :, 2].detach().double().amax(0).clamp(min=0).ceil())
+    return y + 1, x + 1
 
 
 class N3LocalFeatureMatcher(nn.Module):
@@ -113,7 +195,7 @@ class N3LocalFeatureMatcher(nn.Module):
 
         Returns:
             `LocalFeatureMatcher`'s dictionary of the kept matches, see `LocalFeatureMatchFilter`,
-            and ratio and mutual (NC).
+            and what is known of each match (NC): ratio, mutual, back_ratio, distance and apart.
 
         Raises:
             ValueError, TypeError: naming the entry.
@@ -127,15 +209,17 @@ class N3LocalFeatureMatcher(nn.Module):
                 f"got {len(lafs0)} and {len(lafs1)}"
             )
         found: dict[str, list[Tensor]] = {
-            name: [] for name in ("lafs0", "lafs1", "batch_indexes", "ratio", "mutual")
+            name: [] for name in ("lafs0", "lafs1", "batch_indexes", *SIDE_INFO)
         }
         for b in range(len(lafs0)):
-            index0, index1, ratio, mutual = _nearest(descs0[b], descs1[b], lafs0[b], lafs1[b])
-            found["lafs0"].append(lafs0[b, index0])
-            found["lafs1"].append(lafs1[b, index1])
-            found["batch_indexes"].append(torch.full_like(index0, b))
-            found["ratio"].append(ratio.to(lafs0.dtype))
-            found["mutual"].append(mutual)
+            known = _nearest(descs0[b], descs1[b], lafs0[b], lafs1[b])
+            index0, index1 = known.pop("index0"), known.pop("index1")
+            known |= {
+                "lafs0": lafs0[b, index0], "lafs1": lafs1[b, index1],
+                "batch_indexes": torch.full_like(index0, b),
+            }
+            for name, values in known.items():
+                found[name].append(values)
         matches = {name: torch.cat(parts) for name, parts in found.items()}
         for image in ("0", "1"):
             lafs = matches[f"lafs{image}"]
@@ -150,6 +234,11 @@ class N3LocalFeatureMatcher(nn.Module):
             mask = data.get(f"mask{image}")
             if mask is not None and mask.dim() == 3:
                 mask = mask[:, None]
+            if f"image{image}" not in data:
+                raise ValueError(
+                    f"data: found {sorted(data)}, wanted image{image}, or lafs{image} and "
+                    f"descriptors{image}, too"
+                )
             lafs, _, descriptors = self.local_feature(data[f"image{image}"], mask)
         if lafs.ndim != 4 or lafs.shape[2:] != (2, 3) or lafs.shape[:2] != descriptors.shape[:2]:
             raise ValueError(
@@ -159,21 +248,23 @@ class N3LocalFeatureMatcher(nn.Module):
         return lafs, descriptors
 
 
-def _nearest(
-    desc0: Tensor, desc1: Tensor, lafs0: Tensor, lafs1: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _nearest(desc0: Tensor, desc1: Tensor, lafs0: Tensor, lafs1: Tensor) -> dict[str, Tensor]:
     """Every keypoint of image 0 with its nearest of image 1, padding left out in both.
 
-    Returns index0, index1 (NC) into what was given, ratio (NC) and mutual (NC) bool.
+    Returns index0, index1 (NC) into what was given, and the entries of SIDE_INFO as
+    `LocalFeatureMatchFilter.forward` takes them, in the dtype of the frames.
     """
     slots0, slots1 = (torch.nonzero(filled(lafs))[:, 0] for lafs in (lafs0, lafs1))
-    found = nearest_neighbors(desc0[slots0].detach(), desc1[slots1].detach())
-    if not len(slots1):
-        slots0 = slots0[:0]
-    index = found.index[: len(slots0)]
-    return (
-        slots0,
-        slots1[index],
-        found.ratio[: len(slots0)],
-        found.mutual[: len(slots0)],
+    points0, points1 = (
+        lafs[slots, :, 2].detach().double().cpu().numpy()
+        for lafs, slots in ((lafs0, slots0), (lafs1, slots1))
     )
+    found = putative_matches(points0, desc0[slots0].detach(), points1, desc1[slots1].detach())
+    index0, index1 = (torch.from_numpy(i).to(lafs0.device) for i in (found.index0, found.index1))
+    known = {
+        name: torch.from_numpy(getattr(found, name)).to(lafs0.device) for name in SIDE_INFO
+    }
+    for name, values in known.items():
+        if values.is_floating_point():
+            known[name] = values.to(lafs0.dtype)
+    return known | {"index0": slots0[index0], "index1": slots1[index1]}

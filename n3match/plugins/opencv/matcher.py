@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 
 from n3match.geometry.checks import check_points_array, check_size
-from n3match.matching import side_info_columns
 from n3match.nn.match_filter import MatchFilter
-from n3match.plugins.opencv.matches import keypoint_match_logits
+from n3match.plugins.opencv.information import mean_focal, points_of
+from n3match.plugins.opencv.matches import keypoint_match_logits, pixel_cameras
 from n3match.plugins.opencv.neighbours import Neighbours, find_neighbours
 from n3match.two_view import as_filter
 
@@ -25,7 +25,8 @@ class _Pair:
     train: Keypoints
     query_size: tuple[int, int] | None
     train_size: tuple[int, int] | None
-    cameras: dict[str, np.ndarray | None]
+    matrices: tuple[np.ndarray | None, np.ndarray | None]
+    distortions: tuple[np.ndarray | None, np.ndarray | None]
 
 
 class N3Matcher:
@@ -36,9 +37,9 @@ class N3Matcher:
 
     Args:
         normType: as in `cv2.BFMatcher`; None: Hamming for uint8 descriptors, L2 for others.
-        filter: a `MatchFilter`, a shipped name, or a path. The shipped ones are trained on SIFT;
-            of binary descriptors (ORB, AKAZE, BRISK) they are told which matches are mutual, but
-            not the ratio of distances, which is spread otherwise there.
+        filter: a `MatchFilter`, a shipped name, or a path. One that is trained on SIFT is told of
+            binary descriptors (ORB, AKAZE, BRISK) which matches are mutual, but not the ratio of
+            distances, which is spread otherwise there.
     """
 
     def __init__(
@@ -87,12 +88,11 @@ class N3Matcher:
             if size is not None:
                 check_size(name, size)
             sizes.append(size)
-        cameras = {"K1": K1, "K2": K2, "distortion1": distortion1, "distortion2": distortion2}
         query, train = (
             check_points_array(name, keypoints) if _is_array(keypoints) else tuple(keypoints)
             for name, keypoints in (("queryKpts", queryKpts), ("trainKpts", trainKpts))
         )
-        self._pair = _Pair(query, train, *sizes, cameras)
+        self._pair = _Pair(query, train, *sizes, (K1, K2), (distortion1, distortion2))
 
     def clearPairInfo(self) -> None:
         """Forgets the pair: the next `match` needs a `setPairInfo` first."""
@@ -130,20 +130,24 @@ class N3Matcher:
         trainDescriptors: np.ndarray | None,
         k: int,
         mask: np.ndarray | None = None,
-        compactResult: bool = False,
+        compactResult: bool = True,
     ) -> tuple[tuple[cv2.DMatch, ...], ...]:
         """The k nearest train descriptors of the query descriptors whose nearest is kept.
 
-        The filter judges the nearest of each; the others are there for tests that compare.
+        The filter judges the nearest of each; the others are there for tests that compare, such as
+        the usual `for m, n in matcher.knnMatch(descriptors1, descriptors2, 2)`.
 
         Args:
             queryDescriptors, trainDescriptors, mask: as in `match`.
             k: most matches per query descriptor.
-            compactResult: leave out empty rows.
+            compactResult: leave out empty rows; unlike OpenCV's, which are rarely empty, by
+                default. False: a row for every query descriptor, empty where the filter rejects
+                the nearest.
 
         Returns:
-            A row for every query descriptor, of at most k `cv2.DMatch`, nearest first; empty where
-            the filter rejects the nearest.
+            Rows of at most k `cv2.DMatch`, nearest first, in the order of the query descriptors
+            (`queryIdx` says which). A row has fewer than k only where there are no more train
+            descriptors, or the mask forbids them.
         """
         near, kept = self._search(queryDescriptors, trainDescriptors, k, mask)
         rows = (row if keep else () for row, keep in zip(near.rows, kept))
@@ -164,21 +168,27 @@ class N3Matcher:
                     f"{name}: found {found} rows for the {len(keypoints)} keypoints of setPairInfo"
                 )
         near = find_neighbours(query, train, k=k, norm=self._norm, mask=mask)
-        rows = np.flatnonzero(near.nearest >= 0)
+        names = ("queryKpts", "trainKpts")
+        points = [points_of(*found) for found in zip(names, (pair.query, pair.train))]
+        found = near.putative(*points)
+        cameras = pixel_cameras(
+            (found.points0, found.points1), (pair.query_size, pair.train_size), pair.matrices,
+            names=(*names, "queryImageSize", "trainImageSize"),
+        )
         logits = keypoint_match_logits(
-            _chosen(pair.query, rows),
-            _chosen(pair.train, near.nearest[rows]),
-            pair.query_size,
-            pair.train_size,
-            names=("queryKpts", "trainKpts", "queryImageSize", "trainImageSize"),
-            side_info=side_info_columns(
-                self._filter.side_info, near.ratio[rows], near.mutual[rows]
+            _chosen(pair.query, found.index0),
+            _chosen(pair.train, found.index1),
+            cameras,
+            pair.distortions,
+            names=names,
+            side_info=found.side_info(
+                self._filter.side_info, mean_focal(cameras[1]),
+                binary=self._filter.config.binary_descriptors,
             ),
             filter=self._filter,
-            **pair.cameras,
         )
         kept = np.zeros(len(near.rows), dtype=bool)
-        kept[rows] = logits > 0
+        kept[found.index0] = logits > 0
         return near, kept
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from n3match.matching.putative import PutativeMatches, distance_apart
+
 _HAMMING = (cv2.NORM_HAMMING, cv2.NORM_HAMMING2)
 
 
@@ -17,16 +19,41 @@ class Neighbours:
     Attributes:
         rows: N tuples of up to k `cv2.DMatch`, nearest first; empty where the mask allows none.
         nearest: (N,) int64 train index of the first of each row, −1 where it is empty.
-        ratio: (N,) distance to the nearest / to the second nearest; 1 where there is no second,
-            and for binary descriptors: their ratios are spread otherwise than those of the
-            real-valued ones that filters are trained on.
+        second: (N,) int64 of the next one, −1 where there is none.
         mutual: (N,) bool, nearest in both directions.
+        distance, ratio, back_ratio: (N,) as of `PutativeMatches`.
+        binary: whether distances are Hamming's.
     """
 
     rows: tuple[tuple[cv2.DMatch, ...], ...]
     nearest: np.ndarray
-    ratio: np.ndarray
+    second: np.ndarray
     mutual: np.ndarray
+    distance: np.ndarray
+    ratio: np.ndarray
+    back_ratio: np.ndarray
+    binary: bool
+
+    def putative(self, points1: np.ndarray, points2: np.ndarray) -> PutativeMatches:
+        """Each query descriptor with its nearest, where it has one.
+
+        Args:
+            points1, points2: (N, 2) and (M, 2) pixels of the query and train descriptors.
+        """
+        index1 = np.flatnonzero(self.nearest >= 0)
+        index2 = self.nearest[index1]
+        return PutativeMatches(
+            points0=points1[index1],
+            points1=points2[index2],
+            ratio=self.ratio[index1],
+            mutual=self.mutual[index1],
+            index0=index1,
+            index1=index2,
+            distance=self.distance[index1],
+            back_ratio=self.back_ratio[index1],
+            apart=distance_apart(points2, index2, self.second[index1]),
+            binary=self.binary,
+        )
 
 
 def find_neighbours(
@@ -55,7 +82,7 @@ def find_neighbours(
     train = _checked("trainDescriptors", train)
     if query is None or train is None:
         count = 0 if query is None else len(query)
-        return Neighbours(((),) * count, np.full(count, -1), np.ones(count), np.zeros(count, bool))
+        return _described(((),) * count, (), 1, binary=False)
     if query.shape[1] != train.shape[1] or query.dtype != train.dtype:
         raise ValueError(
             f"trainDescriptors: found {train.shape[1]} channels of {train.dtype}, wanted "
@@ -74,20 +101,45 @@ def find_neighbours(
             )
     matcher = cv2.BFMatcher(norm)
     rows = tuple(tuple(row) for row in matcher.knnMatch(query, train, max(k, 2), mask))
-    nearest = np.array([row[0].trainIdx if row else -1 for row in rows], dtype=np.int64)
-    back = matcher.knnMatch(train, query, 1, None if mask is None else mask.T.copy())
-    nearest_back = np.array([row[0].trainIdx if row else -1 for row in back], dtype=np.int64)
-    mutual = (nearest >= 0) & (nearest_back[nearest] == np.arange(len(query)))
-    ratio = np.ones(len(query))
-    if not binary:
-        ratio = np.array([_ratio(row) for row in rows])
-    return Neighbours(tuple(row[:k] for row in rows), nearest, ratio, mutual)
+    back = matcher.knnMatch(train, query, 2, None if mask is None else mask.T.copy())
+    return _described(rows, back, k, binary)
 
 
-def _ratio(row: tuple[cv2.DMatch, ...]) -> float:
-    if len(row) < 2 or row[1].distance <= 0:
-        return 1.0
-    return row[0].distance / row[1].distance
+def _described(rows, back, k: int, binary: bool) -> Neighbours:
+    """From rows of two or more in both directions."""
+    nearest, distance = _column(rows, 0)
+    second, second_distance = _column(rows, 1)
+    nearest_back, distance_back = _column(back, 0)
+    _, other_back = _column(back, 1)
+    query, known = np.arange(len(rows)), np.flatnonzero(nearest >= 0)
+    mutual = np.zeros(len(rows), dtype=bool)
+    mutual[known] = nearest_back[nearest[known]] == query[known]
+    back_ratio = np.ones(len(rows))
+    # How near the nearest *other* descriptor of the query image is to the same one.
+    there, is_mutual = nearest[known], mutual[known]
+    other = np.where(is_mutual, other_back[there], distance_back[there])
+    found = ratio_of(distance[known], other)
+    back_ratio[known] = np.where(is_mutual, found.clip(max=1.0), found.clip(1.0, 2.0))
+    return Neighbours(
+        tuple(row[:k] for row in rows), nearest, second, mutual, distance,
+        ratio_of(distance, second_distance), back_ratio, binary,
+    )
+
+
+def _column(rows, place: int) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) index and distance of the match at one place of each row, −1 and inf for none."""
+    found = [
+        (row[place].trainIdx, row[place].distance) if len(row) > place else (-1, np.inf)
+        for row in rows
+    ]
+    index, distance = np.array(found, dtype=np.float64).reshape(-1, 2).T
+    return index.astype(np.int64), distance
+
+
+def ratio_of(distance: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(N,) one distance / another; 1 where there is no other (inf), or it is no distance away."""
+    told = np.isfinite(other) & (other > 0)
+    return np.where(told, distance, 1.0) / np.where(told, other, 1.0)
 
 
 def _checked(name: str, descriptors: object) -> np.ndarray | None:

@@ -20,6 +20,8 @@ from n3match.datasets.pairs.augment import (
     NO_AUGMENTATION,
     Augmentation,
     augment,
+    subsample,
+    take,
 )
 from n3match.datasets.pairs.batches import collate
 from n3match.datasets.pairs.dataset import PairDataset
@@ -31,6 +33,8 @@ from n3match.pipelines.training.filter.config import TrainingConfig
 # Pairs are kept in memory once read, up to so many bytes: reading one takes milliseconds.
 _KEEP_BYTES = 2 << 30
 _SMALLEST_SHARE = 0.02
+_PER_MUTUAL = 2  # generated matches for each one that is wanted, where mutual ones alone are
+_MUTUAL = SIDE_INFO.index("mutual")
 
 
 class RealPairs:
@@ -87,7 +91,7 @@ class RealPairs:
         shares = []
         for index in pairs:
             sample = self._sample(int(index))
-            mutual = sample["side_info"][:, SIDE_INFO.index("mutual")] > 0
+            mutual = sample["side_info"][:, _MUTUAL] > 0
             mutual = mutual if mutual.any() else np.ones_like(mutual)
             right = sample["distances"][mutual] < TRUE_MATCH_DISTANCE
             shares.append(right.mean() if len(right) else 1.0)
@@ -143,7 +147,11 @@ class TrainingBatches(torch.utils.data.Dataset):
             self._augment_generated = replace(GENERATED_AUGMENTATION, **dropped)
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
-        """See `collate`; the number of matches is drawn for the whole batch."""
+        """See `collate`; the number of matches is drawn for the whole batch.
+
+        A network that sees mutual matches alone gets those alone, in pairs where they are known:
+        the batch is then no longer than what it works on.
+        """
         config = self._config
         low, high = config.min_matches, config.max_matches
         share = np.random.default_rng((config.seed, step)).random()
@@ -153,8 +161,17 @@ class TrainingBatches(torch.utils.data.Dataset):
     def _pair(self, step: int, place: int, count: int) -> dict:
         # A third number: none of these is the generator of the whole batch.
         rng = np.random.default_rng((self._config.seed, step, place + 1))
+        mutual_only = self._config.mutual_only
         if self._real is None or rng.random() < self._config.generated:
             number = step * self._config.batch + place
-            sample = self._generated.sample(number, num_matches=count)
-            return augment(sample, rng, count, self._augment_generated)
-        return augment(self._real.draw(rng), rng, count, self._augment)
+            drawn = count * _PER_MUTUAL if mutual_only else count
+            sample, how = self._generated.sample(number, num_matches=drawn), self._augment_generated
+        else:
+            sample, how = self._real.draw(rng), self._augment
+            drawn = max(count, len(sample["x"])) if mutual_only else count
+        sample = augment(sample, rng, drawn, how)
+        if mutual_only:
+            mutual = sample["side_info"][:, _MUTUAL] > 0
+            sample = take(sample, mutual) if mutual.any() else sample
+            sample = subsample(sample, rng, count)
+        return sample

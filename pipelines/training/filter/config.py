@@ -46,7 +46,8 @@ class TrainingConfig(RunConfig):
     augment: bool = True
     steps: int = 4000
     batch: int = 8  # pairs per step, of all processes together
-    min_matches: int = 500  # per pair; each batch draws a number in between
+    # Per pair, mutual ones where the network sees no others; each batch draws a number in between.
+    min_matches: int = 500
     max_matches: int = 2000
     drop_side_info: float = 0.2  # share of pairs whose side information is withheld
     drop_candidates: float = 0.15  # … of which ratio and mutual flag alone are known

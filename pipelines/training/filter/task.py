@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from n3match.datasets.pairs.store import open_store, read_feature
 from n3match.nn import MatchFilter
 from n3match.pipelines.common.processes import Processes
 from n3match.pipelines.training.filter import objective
@@ -29,7 +30,15 @@ class FilterTask(Task):
         self.config = with_refinements(config)
 
     def network(self) -> MatchFilter:
-        return MatchFilter(self.config.net)
+        return MatchFilter(replace(self.config.net, binary_descriptors=self._binary()))
+
+    def _binary(self) -> bool:
+        """Whether the descriptors behind all stores are binary."""
+        kinds = set()
+        for path in self.config.pairs:
+            with open_store(path) as file:
+                kinds.add(read_feature(file))
+        return bool(kinds) and not kinds & {None, "sift"}
 
     def initialise(self, net: MatchFilter) -> None:
         if self.config.initial:

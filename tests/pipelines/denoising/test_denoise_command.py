@@ -1,6 +1,7 @@
 """`n3match denoise`: files and folders, good and bad."""
 
 import os
+import re
 import resource
 from dataclasses import replace
 
@@ -11,8 +12,11 @@ import torch
 from PIL import Image
 
 from n3match.datasets.denoising.image_files import encoded, read_image
+from n3match.denoising import Denoiser
 from n3match.nn import PRESETS, N3Net
 from n3match.pipelines.cli import main
+from n3match.pipelines.common import progress
+from n3match.pipelines.denoising import denoise_files
 from n3match.weights import save_weights
 
 SIZES = {
@@ -116,7 +120,7 @@ def test_pictures_before_and_after(tmp_path, weights):
         (["in.png", "out.png", "--sigma", "nan"], "sigma"),
         (["in.png", "out.png", "--sigma", "120"], "0 … 75"),
         (["in.png", "out.png", "--memory", "0"], "memory"),
-        (["in.png", "out.png", "--memory", "0.0001"], "memory_limit"),
+        (["in.png", "out.png", "--memory", "0.0001"], "; give --memory 1"),
         (["in.png", "out.png", "--picture", "p.jpg"], "p.jpg"),
         (["deep.png", "out.jpg"], "8 bits"),
     ],
@@ -132,6 +136,141 @@ def test_errors_are_one_line_and_nothing_is_written(
     err = capsys.readouterr().err
     assert word in err and err.count("\n") == 1
     assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "word"),
+    [
+        ("alpha.png", "out.jpg", "no alpha"),
+        ("alpha.png", "out.pgm", "no alpha"),
+        ("colour.png", "out.pgm", "no colours"),
+        ("grey.png", "out.ppm", "is grey"),
+        ("cmyk.jpg", "out.png", "CMYK"),
+        ("grey.png", "folder.png", "is a folder"),
+        ("folder", "out.png", "looks like a file"),
+    ],
+)
+def test_what_cannot_be_written_is_found_before_any_work(
+    tmp_path, weights, monkeypatch, capsys, name, target, word
+):
+    monkeypatch.chdir(tmp_path)
+    for file, shape in (("grey", (20, 20)), ("colour", (20, 20, 3)), ("alpha", (20, 20, 4))):
+        cv2.imwrite(f"{file}.png", noise(*shape))
+    Image.fromarray(noise(20, 20, 3)).convert("CMYK").save("cmyk.jpg")
+    os.mkdir("folder.png")
+    os.mkdir("folder")
+    cv2.imwrite("folder/a.png", noise(20, 20))
+    monkeypatch.setattr(denoise_files, "denoise", None)  # the work
+    before = sorted(os.listdir())
+    assert run(name, target, "--weights", weights) == 2
+    err = capsys.readouterr().err
+    assert word in err and (target in err or name in err)
+    assert err.count("\n") == 1 and sorted(os.listdir()) == before
+
+
+def test_of_a_folder_too(tmp_path, weights, monkeypatch, capsys):
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    (out / "b.png").mkdir(parents=True)
+    for name in ("a.png", "b.png", "c.png"):
+        cv2.imwrite(str(source / name), noise(20, 20))
+    Image.fromarray(noise(20, 20, 3)).convert("CMYK").save(source / "d.jpg")
+    order = []
+    work = denoise_files.denoise
+
+    def told(*arguments, **options):
+        order.append(capsys.readouterr().err)
+        return work(*arguments, **options)
+
+    monkeypatch.setattr(denoise_files, "denoise", told)
+    assert run(source, out, "--weights", weights, "--sigma", 25) == 2
+    first, second = order
+    assert f"{out / 'b.png'}: is a folder" in first and "d.jpg: is a CMYK image" in first
+    assert second == ""
+    assert capsys.readouterr().err == ""
+
+
+def test_memory_too_small_for_a_later_stage_is_found_before_the_first(tmp_path, weights):
+    net = Denoiser.from_pretrained(weights)
+    x = torch.rand(1, 2, 200, 200)
+    shares = []
+    for memory_limit in range(200_000, 6_000_000, 200_000):
+        try:
+            net.restore(x, memory_limit=memory_limit, progress=shares.append)
+        except ValueError as error:
+            assert "memory_limit" in str(error) and not shares
+        else:
+            break
+    assert shares and memory_limit > 400_000
+
+
+def test_a_heic_photograph_of_a_folder_becomes_a_png(tmp_path, weights, capsys):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    source = tmp_path / "in"
+    source.mkdir()
+    pillow_heif.from_pillow(Image.fromarray(noise(20, 24, 3))).save(source / "IMG_1.HEIC")
+    assert run(source, tmp_path / "out", "--weights", weights, "--sigma", 25) == 0
+    assert read_image(tmp_path / "out" / "IMG_1.png").shape == (20, 24, 3)
+    cv2.imwrite(str(source / "IMG_1.png"), noise(20, 20))
+    assert run(source, tmp_path / "out", "--weights", weights, "--sigma", 25) == 2
+    assert "would be written for" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "shape", "said"),
+    [
+        ((), (30, 20), "turned by 90° clockwise, as EXIF says; the result has no EXIF data"),
+        (("--stored-pixels",), (20, 30), "not turned by 90° clockwise as EXIF says; the result"),
+    ],
+)
+def test_a_phones_photograph_comes_out_upright(tmp_path, weights, capsys, options, shape, said):
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.fromarray(noise(20, 30)).save(tmp_path / "in.jpg", exif=exif)
+    out = tmp_path / "out.png"
+    assert run(tmp_path / "in.jpg", out, "--weights", weights, "--sigma", 25, *options) == 0
+    assert read_image(out).shape == shape
+    assert Image.open(out).getexif().get(0x112) is None
+    assert f"in.jpg: {said}" in capsys.readouterr().out
+
+
+def test_how_long_and_what_would_be_faster_is_said_after_the_first_tile(
+    tmp_path, weights, monkeypatch, capsys
+):
+    cv2.imwrite(str(tmp_path / "in.png"), noise(230, 310))
+    monkeypatch.setattr(denoise_files, "SLOW_S", 0.0)
+    monkeypatch.setattr(progress, "FIRST_LINE_S", 0.0)
+    common = (tmp_path / "in.png", tmp_path / "out.png", "--weights", weights, "--sigma", 25)
+    assert run(*common, "--memory", "0.005") == 0
+    lines = capsys.readouterr().err.splitlines()
+    reading, first_tile, note, *_ = lines
+    assert reading.startswith("n3match: reading, 1/1 images")
+    assert re.match(r"n3match: in\.png, 0\.0\d/0\.07 megapixels \(\d+%\), .* left", first_tile)
+    assert re.match(r"n3match: note: this will take about \d+:\d\d; faster: ", note)
+    assert re.search(r"--memory 1 \(\d+% less work: tiles overlap less\)", note)
+    assert run(*common) == 0
+    assert "--memory" not in capsys.readouterr().err
+    assert run(*common, "--quiet") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_half_precision_is_near_and_on_a_cpu_bfloat16(tmp_path, weights):
+    cv2.imwrite(str(tmp_path / "in.png"), noise(64, 64))
+    found = []
+    for options in ((), ("--half",), ("--device", "cpu")):
+        out = tmp_path / "out.png"
+        assert run(tmp_path / "in.png", out, "--weights", weights, "--sigma", 25, *options) == 0
+        found.append(read_image(out).astype(int))
+    full, half, again = found
+    assert np.array_equal(full, again)
+    assert 0 < np.abs(full - half).max() <= 4
+
+
+def test_a_device_that_is_not_there(tmp_path, weights, capsys):
+    cv2.imwrite(str(tmp_path / "in.png"), noise(20, 20))
+    arguments = (tmp_path / "in.png", tmp_path / "out.png", "--weights", weights)
+    assert run(*arguments, "--device", "abacus") == 2
+    assert "--device: 'abacus' can't be used" in capsys.readouterr().err
 
 
 def test_without_weights_the_error_says_so(tmp_path, capsys):

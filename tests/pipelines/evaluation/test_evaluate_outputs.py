@@ -124,7 +124,7 @@ def test_several_budgets_in_one_run(tmp_path, capsys):
     few, many = report.split("## ")[1:]
     assert few.startswith("40 keypoints per image\n\n2 pairs of 1 scene, 40 putative")
     assert many.startswith("60 keypoints per image\n\n2 pairs of 1 scene, 60 putative")
-    assert "| sift | matching | read pair |" in " ".join(few.split())
+    assert "| features | matching | read pair |" in " ".join(few.split())
     assert {r.store for r in read_rows(out / "results.csv", PoseResult)} == {
         "scenes-40.h5", "scenes-60.h5"
     }
@@ -139,7 +139,7 @@ def test_several_budgets_in_one_run(tmp_path, capsys):
 
 def test_budgets_need_scenes(tmp_path):
     store = write_store(tmp_path / "s.h5", [make_record(true=20)])
-    with pytest.raises(ValueError, match=r"--keypoints: several numbers need folders .*s\.h5"):
+    with pytest.raises(ValueError, match=r"--keypoints: several numbers need sources .*s\.h5"):
         evaluate_pose.main(parse(store, "--keypoints", 100, 200))
     with pytest.raises(ValueError, match="--keypoints must be at least 1, got 0"):
         evaluate_pose.main(parse(store, "--keypoints", 0))

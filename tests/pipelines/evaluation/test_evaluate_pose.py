@@ -1,6 +1,7 @@
 """Pose evaluation: tables checked by hand, filters against their own libraries, resumed runs."""
 
 import csv
+import re
 from dataclasses import replace
 
 import h5py
@@ -19,10 +20,14 @@ from n3match.pipelines.evaluation.choices import PROTOCOLS
 from n3match.pipelines.evaluation.evaluate_pose import main
 from n3match.pipelines.evaluation.match_filters import CLASSICAL, FilterSource
 from n3match.pipelines.evaluation.pose_evaluation import evaluate_pose
-from n3match.pipelines.evaluation.pose_outputs import make_stores
 from n3match.pipelines.evaluation.protocol import sampling_weights, with_guessed_cameras
 from n3match.pipelines.evaluation.records import Filtered, PoseResult
-from n3match.pipelines.evaluation.report import bootstrap_interval, hardest_third, make_report
+from n3match.pipelines.evaluation.report import (
+    bootstrap_interval,
+    difference_report,
+    hardest_third,
+    make_report,
+)
 
 
 @pytest.mark.parametrize("estimator", ["eight_point", "opencv_ransac", "opencv_usac", "poselib"])
@@ -82,6 +87,26 @@ def test_marks_by_estimator_are_those_of_the_estimators_tables(tmp_path):
         assert cells == [rows[title, label][0] for title in titles]
         seen.update(cells)
     assert len(seen) > 1
+
+
+def test_a_difference_is_that_of_the_same_pairs():
+    """Filter b solves pairs 0 … 29 of 40, a 10 … 29: ten more, on whichever pairs are drawn."""
+    rows = []
+    for label, solved in (("a", range(10, 30)), ("b", range(30))):
+        for name in ("opencv_usac", "poselib"):
+            for pair in range(40):
+                error = 1.0 if pair in solved or name == "poselib" else 90.0
+                rows.append(
+                    PoseResult(
+                        "s.h5", pair, "scene", "0", "1", 100, 50, label, 40, 40, 1.0, 1.0, name,
+                        "ok", error, error, error, 1.0, "",
+                    )
+                )
+    text = difference_report(rows, ["a", "b"], ["opencv_usac", "poselib"], "a")
+    found = [float(x) for x in re.findall(r"[+-][\d.]+", text.splitlines()[-1])]
+    assert found[0] == 25.0 and found[3:6] == [0, 0, 0] and found[6] == 12.5
+    # Of 40 pairs with a difference in a quarter: a binomial's deviation is 6.8 points.
+    assert 25 - 16 < found[1] < 25 - 10 and 25 + 10 < found[2] < 25 + 16
 
 
 def test_hopeless_matches_count_180_degrees(tmp_path):
@@ -360,8 +385,6 @@ def test_wrong_files_are_named(tmp_path):
     store = write_store(tmp_path / "s.h5", [make_record(true=20)])
     with pytest.raises(FileNotFoundError, match=r"absent\.h5: no such pair store"):
         evaluate_pose([tmp_path / "absent.h5"], **options)
-    with pytest.raises(FileNotFoundError, match=r"absent\.h5: no such pair store, nor a folder"):
-        make_stores([tmp_path / "absent.h5"], tmp_path, max_keypoints=100, workers=1)
     text = tmp_path / "notes.txt"
     text.write_text("no store")
     with pytest.raises(ValueError, match=r"notes\.txt: not a readable HDF5 file"):

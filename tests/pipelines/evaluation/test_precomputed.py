@@ -113,6 +113,18 @@ def test_files_of_match_by_the_names_of_their_images(tmp_path):
     assert (np.diff(filtered.weights) >= 0).all()
 
 
+def test_points_of_a_photograph_that_was_turned_are_not_those_of_the_store(tmp_path):
+    record = shuffled()
+    path = write_own(tmp_path / "pair.h5", record)
+    with h5py.File(path, "a") as file:
+        file.attrs["size0"], file.attrs["size1"] = record.size0, record.size1
+    PrecomputedMatches.parse(str(path))(record)()
+    with h5py.File(path, "a") as file:
+        file.attrs["size1"] = record.size1[::-1]
+    with pytest.raises(ValueError, match=r"pair\.h5: its points are in pixels of .*stored-pixels"):
+        PrecomputedMatches.parse(str(path))(record)
+
+
 def test_rows_are_made_again_when_the_file_changes(tmp_path):
     record = make_record(true=40, false=30)
     store, out = write_store(tmp_path / "s.h5", [record]), tmp_path / "out"

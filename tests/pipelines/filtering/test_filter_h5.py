@@ -115,6 +115,37 @@ def test_cameras_of_a_list_are_in_colmaps_pixels(hloc, tmp_path, monkeypatch, ca
         np.testing.assert_allclose(seen[name1], K1)
 
 
+def test_only_the_pairs_of_a_panorama_are_left_as_they_are_and_named(
+    hloc, filtered, tmp_path, capsys
+):
+    cameras = tmp_path / "cameras.txt"
+    cameras.write_text(f"{NAMES[1][0]} EQUIRECTANGULAR {SIZE0[0]} {SIZE0[1]} 1024 768\n")
+    assert run(hloc[0], hloc[1], tmp_path / "out.h5", "--intrinsics", cameras) == 0
+    out = capsys.readouterr().out
+    assert f"1 of 3 pairs, left as they are: of {NAMES[1][0]}" in out and "EQUIRECTANGULAR" in out
+    found = arrays(tmp_path / "out.h5")
+    np.testing.assert_array_equal(found[GROUPS[1]][0], arrays(hloc[1])[GROUPS[1]][0])
+    np.testing.assert_array_equal(found[GROUPS[0]][0], filtered[GROUPS[0]][0])
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text(f"{NAMES[1][0]} {NAMES[1][1]}\n")
+    argv = hloc[0], hloc[1], tmp_path / "one.h5", "--intrinsics", cameras, "--pairs", pairs
+    assert "no pair that can be filtered" in error_of(capsys, *argv)
+
+
+def test_no_keypoint_of_image_1_is_matched_twice(hloc, tmp_path):
+    features, matches, _ = write_hloc(tmp_path)
+    with h5py.File(matches, "r+") as file:
+        found = file[GROUPS[0]]["matches0"]
+        twice = found[()]
+        twice[1::6] = twice[::6][: len(twice[1::6])]
+        found[...] = twice
+    assert run(features, matches, tmp_path / "out.h5") == 0
+    kept = arrays(tmp_path / "out.h5")[GROUPS[0]][0]
+    assert (kept[::6] >= 0).any() or (kept[1::6] >= 0).any()
+    kept = kept[kept >= 0]
+    assert len(kept) > 5 and len(np.unique(kept)) == len(kept)
+
+
 def test_what_was_assumed_is_said(hloc, tmp_path, capsys):
     assert run(hloc[0], hloc[1], tmp_path / "out.h5") == 0
     out = capsys.readouterr().out
@@ -147,7 +178,7 @@ def test_side_information_comes_from_sift_descriptors_alone(tmp_path, capsys):
             file[name]["scales"] = np.full(array.shape[1], 3.0)
             file[name]["oris"] = np.full(array.shape[1], -20.0)
     assert run(features, matches, tmp_path / "a.h5") == 0
-    assert "1 pairs with ratio and mutual flags" in capsys.readouterr().out
+    assert "1 pairs with side information" in capsys.readouterr().out
     assert run(features, matches, tmp_path / "b.h5", "--no-descriptors") == 0
     assert "1 pairs without" in capsys.readouterr().out
 

@@ -208,7 +208,11 @@ def test_other_options_do_not_overwrite_a_store(scenes, store):
 
 
 @pytest.mark.parametrize(
-    "options", [{"contrast_threshold": 0.13}, {"max_size": 160}, {"changed": True}]
+    "options",
+    [
+        {"contrast_threshold": 0.13}, {"max_size": 160}, {"changed": True},
+        {"feature": "orb"}, {"feature": "akaze"}, {"feature": "brisk"},
+    ],
 )
 def test_keypoints_may_be_sought_otherwise(scenes, store, tmp_path, options):
     """Other matches of the same pairs in the same pixels, many of them right all the same."""
@@ -233,7 +237,7 @@ def test_command_line(scenes, store, tmp_path, capsys):
     assert main(["build-pairs", str(scenes), str(out), *options]) == 0
     assert_same_stores(out, store)
     printed = capsys.readouterr()
-    assert printed.out == f"{out}\n" and "9/9" in printed.err
+    assert printed.out == f"{out}\n"
     assert main(["build-pairs", str(scenes), str(out), "--min-shared", "0"]) == 2
     assert "min_shared: found 0" in capsys.readouterr().err
 

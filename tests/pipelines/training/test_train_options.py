@@ -14,6 +14,8 @@ import pytest
 import torch
 from toy_pairs import make_record, write_store
 
+from n3match.datasets.pairs.store_writer import PairStoreWriter
+from n3match.matching.side_info import SIDE_INFO
 from n3match.nn import MatchFilter, MatchFilterConfig, mutual_mask
 from n3match.pipelines.common.processes import Processes
 from n3match.pipelines.training import train_filter
@@ -139,6 +141,48 @@ def test_the_share_of_generated_pairs_and_the_number_of_matches_are_drawn(tmp_pa
     share, counts = drawn(0.25)
     assert 0.1 < share < 0.4
     assert 64 <= min(counts) < 70 and 90 < max(counts) <= 96
+
+
+def test_batches_for_a_network_of_mutual_matches_hold_no_others(tmp_path):
+    """Where mutual matches are known: a pair of which they aren't is there with all of its own."""
+    record = make_record(true=300, false=300)
+    record.mutual[::3] = False
+    unknown = replace(record, mutual=np.zeros_like(record.mutual))
+    stores = [
+        str(write_store(tmp_path / name, [r])) for name, r in (("a.h5", record), ("b.h5", unknown))
+    ]
+    config = TrainingConfig(
+        pairs=tuple(stores), generated=0.4, batch=12, mutual_only=True, min_matches=64,
+        max_matches=200,
+    )
+    batches = TrainingBatches(config)
+    for step in range(3):
+        batch = batches[step]
+        mutual, mask = batch["side_info"][..., SIDE_INFO.index("mutual")] > 0, batch["mask"]
+        known = mutual.any(1)
+        assert 0 < known.sum() < 12
+        assert (mutual | ~mask)[known].all()
+        # No padding but for pairs that have fewer than the number drawn.
+        assert batch["mask"].shape[1] <= 200 and mask.float().mean() > 0.9
+    every = TrainingBatches(replace(config, mutual_only=False, generated=0.0))[0]
+    assert not (every["side_info"][..., SIDE_INFO.index("mutual")] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("features", "binary"),
+    [(("opencv-orb",), True), (("opencv-orb", "opencv-akaze"), True),
+     (("opencv-orb", "opencv-sift-root"), False), (("unknown",), False)],
+)
+def test_weights_say_whether_they_learnt_from_binary_descriptors(tmp_path, features, binary):
+    stores = []
+    for number, feature in enumerate(features):
+        writer = PairStoreWriter(tmp_path / f"{number}.h5", {"feature": feature})
+        writer.write_part("all", [make_record(true=60, false=60)])
+        stores.append(str(writer.finish(["all"])))
+    config = replace(TINY, pairs=tuple(stores), generated=0.0, network="cnnet-prune", steps=1)
+    train(FilterTask(config), tmp_path / "run")
+    net = MatchFilter.from_pretrained(tmp_path / "run" / "filter.safetensors")
+    assert net.config.binary_descriptors == binary
 
 
 def test_the_thread_that_makes_batches_ends_and_passes_errors_on():

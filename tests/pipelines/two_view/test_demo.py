@@ -80,6 +80,7 @@ def test_demo_runs_from_an_installed_wheel(tmp_path):
         env={**os.environ, "CC": "false"}, **quiet,
     )
     (wheel,) = tmp_path.glob("n3match-*.whl")
+    assert "-cp310-abi3-" in wheel.name  # one for every Python
     venv.create(tmp_path / "venv")
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([*pip, "--python", python, "install", "--no-deps", wheel], **quiet)

@@ -1,6 +1,7 @@
 """`n3match match` end to end, and files that are written whole."""
 
 import csv
+import json
 import os
 
 import h5py
@@ -59,6 +60,22 @@ def test_command_writes_the_same_matches_as_csv_and_hdf5(tmp_path, capsys):
         assert file.attrs["filter"] == "sift"
         assert file.attrs["num_putative"] == len(file["keypoints0"])
     assert sorted(os.listdir(tmp_path)) == ["m.csv", "m.h5"]
+
+
+def test_json_for_programs(tmp_path):
+    done = run_command(
+        "match", PHOTO0, PHOTO1, *CAMERAS, *FEW, "-o", "m.csv", "--json", cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    result = json.loads(done.stdout)
+    _, rows = read_csv(tmp_path / "m.csv")
+    assert result["matches"]["kept"] == len(rows) < result["matches"]["found"]
+    assert (result["written"], result["picture"], result["filter"]) == ("m.csv", None, "sift")
+    assert set(result["seconds"]) >= {"read", "sift", "matching", "filter"}
+    for i, image in enumerate(result["images"]):
+        assert (image["width"], image["height"]) == (768, 1024)
+        assert image["intrinsics"] == "given" and image["turned"] is False
+        np.testing.assert_allclose(image["K"], PAIR["images"][i]["K"], rtol=1e-6)
 
 
 def test_filter_keeps_a_larger_share_of_right_matches(tmp_path):

@@ -138,8 +138,8 @@ def test_bad_text_is_refused_by_name_and_line(tmp_path, name, old, new, message)
 
 def test_foreign_files_are_refused(tmp_path):
     write_good(tmp_path)
-    write_model(tmp_path, [(1, "THIN_PRISM_FISHEYE", 640, 480, (1,) * 12)], [])
-    with pytest.raises(ValueError, match=r"cameras\.bin: camera 0 has camera model id 10"):
+    write_model(tmp_path, [(1, "UNKNOWN", 640, 480, (1,) * 12)], [])
+    with pytest.raises(ValueError, match=r"cameras\.bin: camera 0 has camera model id 99"):
         read_colmap_model(tmp_path)
     write_good(tmp_path, "txt")
     (tmp_path / "cameras.bin").unlink()
@@ -148,6 +148,20 @@ def test_foreign_files_are_refused(tmp_path):
         read_colmap_model(tmp_path)
     with pytest.raises(FileNotFoundError, match="has no cameras and images"):
         read_colmap_model(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("kind", ["bin", "txt"])
+def test_only_images_of_a_panorama_are_left_out(tmp_path, kind):
+    write_model(
+        tmp_path,
+        [(1, "EQUIRECTANGULAR", 640, 320, (640, 320)), (2, "SIMPLE_PINHOLE", 9, 9, (5, 4, 4))],
+        [(1, IDENTITY, (0, 0, 0), 1, "pano.jpg", [1]), (2, IDENTITY, (0, 0, 0), 2, "a.jpg", [1])],
+        kind,
+    )
+    model = read_colmap_model(tmp_path)
+    assert [image.name for image in model.images.values()] == ["a.jpg"]
+    assert [*model.cameras] == [2] and [*model.unsupported] == ["pano.jpg"]
+    assert "camera 1 is EQUIRECTANGULAR" in model.unsupported["pano.jpg"]
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,9 @@ import cv2
 import numpy as np
 import pytest
 
-from n3match.matching import extract_sift, root_sift
+from n3match.matching import FEATURES, extract_features, extract_sift, root_sift
 
+MOVED = ("BRISK", "AKAZE")  # in OpenCV 5
 pytestmark = pytest.mark.arithmetic
 
 
@@ -126,3 +127,34 @@ def test_root_sift():
 def test_root_sift_of_other_things(descriptors, message):
     with pytest.raises(ValueError, match=message):
         root_sift(descriptors)
+
+
+@pytest.mark.parametrize("kind", ["orb", "brisk", "akaze"])
+def test_binary_features_are_the_detectors_strongest(kind):
+    image = blobs(240, 320)
+    features = extract_features(image, kind, 60)
+    here = {name: getattr(cv2, name, None) or getattr(cv2.xfeatures2d, name) for name in MOVED}
+    detector = {
+        "orb": cv2.ORB.create(60, fastThreshold=0),
+        "brisk": here["BRISK"].create(10),
+        "akaze": here["AKAZE"].create(threshold=1e-4),
+    }[kind]
+    keypoints, descriptors = detector.detectAndCompute(image, None)
+    assert features.binary and len(features) == min(60, len(keypoints)) > 20
+    strongest = np.argsort([-k.response for k in keypoints], kind="stable")[:60]
+    np.testing.assert_array_equal(features.descriptors, descriptors[strongest])
+    places = np.float32([k.pt for k in keypoints])
+    np.testing.assert_array_equal(features.keypoints, places[strongest])
+    assert (features.angles >= 0).all() and (features.angles <= 360).all()
+
+
+@pytest.mark.parametrize("kind", FEATURES)
+def test_an_image_without_texture_has_no_features_of_any_kind(kind):
+    features = extract_features(np.full((80, 90), 128, np.uint8), kind, 10)
+    assert len(features) == 0 and features.keypoints.shape == (0, 2)
+    assert features.binary == (kind != "sift")
+
+
+def test_an_unknown_kind_of_features_is_refused():
+    with pytest.raises(ValueError, match="kind: found 'surf', wanted one of"):
+        extract_features(blobs(), "surf")

@@ -1,0 +1,1 @@
+"""A folder of photographs: keypoints once each, pairs, filtered matches."""
