@@ -1,8 +1,9 @@
 """What the Triton kernels become on a GPU, without one: compiled as for a launch, and read back.
 
 Registers, spills, shared memory, programs that a multiprocessor holds, the kind of matrix products,
-instructions and barriers of the loop over the items: what decides about a kernel's speed, and what
-a change of a kernel or of Triton can lose without a wrong result.
+instructions and barriers of the loop over the items, copies under way in it: what decides about a
+kernel's speed, and what a change of a kernel or of Triton can lose without a wrong result. Beside
+them results of the interpreter, and a model of what tensor cores lose in long sums.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import os
 import re
 import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -37,6 +39,7 @@ from n3match.ops.triton import (
     window_rows,
 )
 from n3match.ops.window.grid import WindowGrid
+from n3match.pipelines.benchmarks import tensor_core_sums
 from n3match.pipelines.benchmarks.baselines import LAYOUT
 from n3match.pipelines.benchmarks.operator_dense import EMBEDDING, FEATURES, NEIGHBOURS
 from n3match.pipelines.benchmarks.operator_window import CHANNELS
@@ -64,6 +67,19 @@ _MULTIPLY = ("neighbours", "start", "power", "values", "row_sums", "key_sums", "
 
 # Numbers of a row, and where the operands of its products lie, are loaded anew for each tile there.
 _MOST_SPILLS = {"row_sums": 160, "key_sums": 60, "rows": 20, "items": 20, "row_gradients": 40}
+_MOST_BARRIERS = 4  # in the loop of a kernel that multiplies
+# A pair, of the values kernel for 64 features; of float32 with the E and K that are measured.
+_MOST_INSTRUCTIONS = {"neighbours": 25, "values": 35}
+# Forward kernels whose loops are pipelined: the next tile is on its way while one is computed.
+_PIPELINED = ("neighbours", "power", "values")
+_LONGEST, _LARGEST_LOSS = 20000, 2e-6  # numbers of a sum, and of its size what may be lost
+_INTERPRETED = """
+import sys
+from n3match.pipelines.benchmarks import gpu
+checks = gpu.check("cpu", "triton", only="small")
+print(gpu.checks_table(checks))
+sys.exit(0 if all(check.passed for check in checks) else 1)
+"""
 
 
 @dataclass(frozen=True)
@@ -75,20 +91,30 @@ class Launch:
 
 
 @dataclass(frozen=True)
+class Code:
+    """What one kernel was compiled to; `loop_` numbers are those of the innermost loop that
+    multiplies most, or is longest."""
+
+    registers: int
+    spills: int  # loads and stores of registers that didn't fit
+    shared: int  # bytes
+    mma: str  # "" if there is none
+    loop_length: int  # instructions; 0 where there is no loop
+    loop_barriers: int
+    under_way: int  # copies not waited for when a tile begins; 0 where loops aren't pipelined
+    copied_again: int  # operands that are the same for every tile, and yet copied for each
+
+
+@dataclass(frozen=True)
 class Report:
-    """Of one kernel at one size; `loop` numbers are those of the innermost loop that multiplies
-    most, or is longest."""
+    """Of one kernel at one size."""
 
     kernel: str
     size: str
     programs: int
-    registers: int
-    spills: int  # loads and stores of registers that didn't fit
-    shared: int  # bytes
     resident: int  # programs that a multiprocessor holds
-    mma: str  # "" if there is none
     loop_instructions: float  # a pair of a query and an item, or of cells; 0 where there is no loop
-    loop_barriers: int
+    code: Code
 
 
 class _Recorder:
@@ -201,14 +227,52 @@ def _compile(launched: Launch, capability: int):
 
 
 @functools.cache
-def _compiled(kernel, signature, constants, facts, settings, capability):
+def _compiled(kernel, signature, constants, facts, settings, capability) -> Code:
     """Once for launches of several sizes that come to the same code."""
     source = ASTSource(
         kernel, signature=dict(signature), constexprs=dict(constants),
         attrs={i: [list(x) for x in f] for i, f in facts},
     )
     target = GPUTarget("cuda", capability, 32)
-    return triton.compile(source, target=target, options=dict(settings))
+    compiled = triton.compile(source, target=target, options=dict(settings))
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "kernel.cubin")
+        Path(path).write_bytes(compiled.asm["cubin"])
+        code = [
+            (int(address, 16), operation, rest)
+            for address, operation, rest in _INSTRUCTION.findall(_tool("cuobjdump", "-sass", path))
+        ]
+        usage = _tool("cuobjdump", "--dump-resource-usage", path)
+    counts = Counter(operation.split(".")[0] for _, operation, _ in code)
+    busiest = max(_loops(code), key=lambda ops: (sum(o in _MMA for o in ops), len(ops)), default=[])
+    return Code(
+        int(re.search(r"REG:(\d+)", usage)[1]), counts["LDL"] + counts["STL"],
+        compiled.metadata.shared, "+".join(kind for kind in _MMA if counts[kind]), len(busiest),
+        busiest.count("BAR"), *_copies(compiled.asm["ttgir"]),
+    )
+
+
+def _copies(text: str) -> tuple[int, int]:
+    """Of the loop with most products in Triton's intermediate code: copies that its first wait
+    leaves under way, and how many operands it copies that were there before it."""
+    lines = text.splitlines()
+    loops = []
+    for begin, line in enumerate(lines):
+        if "scf.for" in line:
+            indent = line[: len(line) - len(line.lstrip())]
+            end = next(i for i in range(begin + 1, len(lines)) if lines[i].startswith(indent + "}"))
+            body = lines[begin + 1 : end]
+            if not any("scf.for" in inner for inner in body):
+                loops.append((sum(" ttng.warp_group_dot " in x for x in body), line, body))
+    if not loops:
+        return 0, 0
+    _, head, body = max(loops, key=lambda loop: loop[0])
+    waits = [int(n) for n in re.findall(r"async_wait .*\{num = (\d+)", "\n".join(body))]
+    made = set(re.findall(r"(%[\w.$-]+) = ", head))
+    made |= {name for x in body for name in re.findall(r"%[\w.$-]+", x.partition(" = ")[0])}
+    copied = [re.search(r"local_alloc (%[\w.$-]+)", line) for line in body]
+    again = sum(found is not None and found[1] not in made for found in copied)
+    return (waits[0] if waits else 0), again
 
 
 def _tool(*arguments: str) -> str:
@@ -240,54 +304,64 @@ def _loops(code: list[tuple[int, str, str]]) -> list[list[str]]:
 
 def read(launched: Launch, size: str, capability: int) -> Report:
     """Compiles a launch, and reads what became of it."""
-    compiled = _compile(launched, capability)
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "kernel.cubin")
-        Path(path).write_bytes(compiled.asm["cubin"])
-        code = [
-            (int(address, 16), operation, rest)
-            for address, operation, rest in _INSTRUCTION.findall(_tool("cuobjdump", "-sass", path))
-        ]
-        usage = _tool("cuobjdump", "--dump-resource-usage", path)
-    registers = int(re.search(r"REG:(\d+)", usage)[1])
-    counts = Counter(operation.split(".")[0] for _, operation, _ in code)
-    mma = "+".join(kind for kind in _MMA if counts[kind])
-    loops = _loops(code)
-    busiest = max(loops, key=lambda ops: (sum(o in _MMA for o in ops), len(ops)), default=[])
+    code = _compile(launched, capability)
     options = launched.options
     threads = 32 * options.get("num_warps", 4)
     tile = options.get("BLOCK_M", 0) * options.get("BLOCK_N", 0)
-    shared = compiled.metadata.shared
-    of_registers = _REGISTERS // (threads * (math.ceil(registers / 8) * 8))
-    of_shared = DEVICES[capability][2] // (shared + _RESERVED)
+    of_registers = _REGISTERS // (threads * (math.ceil(code.registers / 8) * 8))
+    of_shared = DEVICES[capability][2] // (code.shared + _RESERVED)
     return Report(
-        launched.kernel.fn.__name__.removesuffix("_kernel"), size, launched.programs, registers,
-        counts["LDL"] + counts["STL"], shared, min(of_registers, of_shared, 2048 // threads), mma,
-        len(busiest) * threads / tile if tile else 0.0, busiest.count("BAR"),
+        launched.kernel.fn.__name__.removesuffix("_kernel"), size, launched.programs,
+        min(of_registers, of_shared, 2048 // threads),
+        code.loop_length * threads / tile if tile else 0.0, code,
     )
 
 
-def faults(reports: Sequence[Report], capability: int) -> list[str]:
+def faults(reports: Sequence[Report], capability: int, dtype: torch.dtype) -> list[str]:
     """What would make a kernel slow, or refuse to run, in sentences."""
     found = []
     for r in reports:
+        code = r.code
+        sentences = []
         most = _MOST_SPILLS.get(r.kernel, 0)
-        if r.spills > most:
-            found.append(f"{r.kernel} at {r.size}: {r.spills} spills, at most {most} wanted")
-        if capability == 90 and r.kernel in _MULTIPLY and r.mma != "HGMMA":
-            found.append(f"{r.kernel} at {r.size}: {r.mma or 'no'} products, HGMMA wanted")
-        if r.shared > DEVICES[capability][1] or not r.resident:
-            found.append(f"{r.kernel} at {r.size}: {r.shared} bytes of shared memory don't fit")
+        if code.spills > most:
+            sentences.append(f"{code.spills} spills, at most {most} wanted")
+        if code.shared > DEVICES[capability][1] or not r.resident:
+            sentences.append(f"{code.shared} bytes of shared memory don't fit")
+        if capability == 90 and r.kernel in _MULTIPLY:
+            if code.mma != "HGMMA":
+                sentences.append(f"{code.mma or 'no'} products, HGMMA wanted")
+            if code.loop_barriers > _MOST_BARRIERS:
+                sentences.append(f"{code.loop_barriers} barriers, at most {_MOST_BARRIERS} wanted")
+            if code.copied_again:
+                sentences.append(f"{code.copied_again} operands copied again for each tile")
+            if r.kernel in _PIPELINED and not code.under_way:
+                sentences.append("the next tile isn't on its way")
+            budget = _MOST_INSTRUCTIONS.get(r.kernel, math.inf)
+            if dtype == torch.float32 and r.loop_instructions > budget:
+                sentences.append(
+                    f"{r.loop_instructions:.1f} instructions a pair, at most {budget} wanted"
+                )
+        found += [f"{r.kernel} at {r.size}: {sentence}" for sentence in sentences]
     return found
+
+
+def _interpreted() -> tuple[str, bool]:
+    """Errors of the kernels as Triton's interpreter runs them, and whether they are all small."""
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _INTERPRETED], capture_output=True, text=True,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+    )
+    return run.stdout.strip() or run.stderr.strip(), run.returncode == 0
 
 
 def run(
     sizes: Sequence[int], sides: Sequence[int], out: Path | None = None, capability: int = 90
 ) -> int:
-    """Prints the table; with `out`, writes benchmark-kernels.md into that folder.
+    """Prints the tables; with `out`, writes benchmark-kernels.md into that folder.
 
     Returns:
-        An exit status: 0; 1 where `faults` finds any.
+        An exit status: 0; 1 where `faults` finds any, or results are wrong.
 
     Raises:
         ValueError: Triton interprets kernels in this process.
@@ -314,7 +388,18 @@ def run(
             )
             of_type += [read(launched, f"{side}²", capability) for launched in launches]
         parts += [str(dtype).removeprefix("torch."), table(of_type)]
-        wrong += faults(of_type, capability)
+        wrong += faults(of_type, capability, dtype)
+    loss, unpromoted = (tensor_core_sums.loss(_LONGEST, promoted=p) for p in (True, False))
+    parts.append(
+        f"Sums of {_LONGEST} numbers on tensor cores, which truncate: off by {loss:.1e} as the "
+        f"kernels do it, by {unpromoted:.1e} without leaving the tensor cores after each tile."
+    )
+    if loss > _LARGEST_LOSS:
+        wrong.append(f"sums are off by {loss:.1e}, at most {_LARGEST_LOSS:.0e} wanted")
+    errors, right = _interpreted()
+    parts += ["As the interpreter runs the kernels, against the formula in float64:", errors]
+    if not right:
+        wrong.append("the interpreter's results differ from the formula's")
     text = "\n\n".join([*parts, *wrong]) + "\n"
     print(text, flush=True)
     if out is not None:
@@ -325,14 +410,16 @@ def run(
 def table(reports: Sequence[Report]) -> str:
     rows = [
         [
-            r.kernel, r.size, str(r.programs), str(r.registers), str(r.spills),
-            f"{r.shared / 1024:.0f}", str(r.resident), r.mma or "—",
-            f"{r.loop_instructions:.1f}" if r.loop_instructions else "—", str(r.loop_barriers),
+            r.kernel, r.size, str(r.programs), str(r.code.registers), str(r.code.spills),
+            f"{r.code.shared / 1024:.0f}", str(r.resident), r.code.mma or "—",
+            f"{r.loop_instructions:.1f}" if r.loop_instructions else "—",
+            str(r.code.loop_barriers), str(r.code.under_way), str(r.code.copied_again),
         ]
         for r in reports
     ]
     columns = [
         "kernel", "size", "programs", "registers", "spills", "shared, KiB",
         "programs a multiprocessor", "products", "instructions a pair", "barriers in the loop",
+        "copies under way", "copied again",
     ]
     return markdown_table(columns, rows)

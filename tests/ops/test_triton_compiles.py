@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed"
@@ -37,19 +38,60 @@ def test_no_forward_kernel_spills_and_products_are_hoppers(tmp_path):
     assert _kernels(tmp_path, "float32", "90", "measured") == KERNELS
 
 
-def test_a_spill_and_a_lost_product_are_seen():
-    from n3match.pipelines.benchmarks.kernels import Report, faults
+@pytest.mark.parametrize(
+    ("of_code", "of_report", "said"),
+    [
+        ({"spills": 1}, {}, "1 spills, at most 0 wanted"),
+        ({"mma": "HGMMA+HMMA"}, {}, "HGMMA+HMMA products, HGMMA wanted"),
+        ({"mma": ""}, {}, "no products, HGMMA wanted"),
+        ({"shared": 300 << 10}, {}, "307200 bytes of shared memory don't fit"),
+        ({}, {"resident": 0}, "1024 bytes of shared memory don't fit"),
+        ({"loop_barriers": 5}, {}, "5 barriers, at most 4 wanted"),
+        ({"under_way": 0}, {}, "the next tile isn't on its way"),
+        ({"copied_again": 1}, {}, "1 operands copied again for each tile"),
+        ({}, {"loop_instructions": 35.1}, "35.1 instructions a pair, at most 35 wanted"),
+    ],
+)
+def test_what_makes_a_kernel_slow_is_said(of_code, of_report, said):
+    from n3match.pipelines.benchmarks.kernels import Code, Report, faults
 
-    good = Report("values", "5000", 1, 255, 0, 1 << 10, 2, "HGMMA", 34.9, 2)
-    assert faults([good], 90) == []
-    for change, said in (
-        ({"spills": 1}, "values at 5000: 1 spills, at most 0 wanted"),
-        ({"mma": "HMMA"}, "values at 5000: HMMA products, HGMMA wanted"),
-        ({"mma": ""}, "values at 5000: no products, HGMMA wanted"),
-        ({"shared": 300 << 10}, "bytes of shared memory don't fit"),
-    ):
-        (found,) = faults([Report(**{**vars(good), **change})], 90)
-        assert said in found
+    def report(of_code, of_report):
+        code = Code(**{
+            "registers": 255, "spills": 0, "shared": 1 << 10, "mma": "HGMMA", "loop_length": 1,
+            "loop_barriers": 2, "under_way": 6, "copied_again": 0, **of_code,
+        })
+        given = {"programs": 1, "resident": 2, "loop_instructions": 34.9, **of_report}
+        return Report("values", "5000", code=code, **given)
+
+    assert faults([report({}, {})], 90, torch.float32) == []
+    assert faults([report(of_code, of_report)], 90, torch.float32) == [f"values at 5000: {said}"]
+
+
+def test_copies_are_read_from_the_loop_that_multiplies():
+    from n3match.pipelines.benchmarks.kernels import _copies
+
+    text = """
+    %0 = scf.for %i = %a to %b step %c iter_args(%x = %y) -> (tensor<1xf32>) {
+      %1 = ttg.async_wait %t {num = 9 : i32}
+    }
+    %2 = scf.for %i = %a to %b step %c iter_args(%x = %y) -> (tensor<1xf32>) {
+      %3 = ttg.async_wait %t {num = 2 : i32}
+      %4 = ttg.local_alloc %x : (tensor<1xf32>)
+      %5 = ttg.local_alloc %3 : (tensor<1xf32>)
+      %6 = ttg.local_alloc %y : (tensor<1xf32>)
+      %7 = ttng.warp_group_dot %4, %5, %6
+      %8 = ttg.async_wait %t {num = 0 : i32}
+    }
+"""
+    assert _copies(text) == (2, 1)
+    assert _copies("") == (0, 0)
+
+
+def test_sums_that_leave_the_tensor_cores_keep_their_digits():
+    from n3match.pipelines.benchmarks.tensor_core_sums import loss
+
+    assert loss(20000, promoted=True) < 2e-6
+    assert loss(20000, promoted=False) > 5e-5
 
 
 @pytest.mark.slow

@@ -51,11 +51,14 @@ def _compare(inputs, k, dtype, tolerance, **options):
 
 @pytest.fixture(autouse=True)
 def split_sweeps_and_memory_full_of_nan(monkeypatch):
-    """Every sweep in two parts; and memory in which an element never written shows."""
+    """Every sweep in two parts; and memory in which an element never written shows. The
+    interpreter takes as long for a small tile as for a large one."""
     from n3match.ops.triton import dense
 
     if INTERPRETED:
         monkeypatch.setattr(dense, "chunks", lambda like, programs, tiles, resident: min(tiles, 2))
+        monkeypatch.setattr(dense, "ROWS", 128)
+        monkeypatch.setattr(dense, "BACKWARD_TILES", ((128, 64, 1),))
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     torch.use_deterministic_algorithms(True)
     yield

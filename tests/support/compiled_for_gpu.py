@@ -29,7 +29,7 @@ def main(dtype, capability, which):
     else:  # the first launch of each kernel
         launches = {each.kernel.fn.__name__: each for each in reversed(launches)}.values()
     reports = [read(launched, "any size", capability) for launched in launches]
-    wrong = faults(reports, capability)
+    wrong = faults(reports, capability, dtype)
     if which == "all":  # only that it fits: the sizes are unusual ones
         wrong = [sentence for sentence in wrong if "don't fit" in sentence]
     print(*{report.kernel for report in reports})

@@ -29,8 +29,11 @@ from n3match.ops.triton.launch import (
 )
 from n3match.ops.triton.tiles import ROW_NUMBERS, SPAN
 
-ROWS, ITEMS = 64, 64  # of a tile
-_LARGE_ROOM, _SMALL_ROOM = 200 << 10, 80 << 10  # bytes of shared memory for operands
+ROWS, ITEMS = 64, 64  # of a tile of the forward pass
+# Of tiles of the backward pass, best first: a program's own side, the side that it goes over, and
+# stages of the pipeline. With three the next tile is on its way while one is computed.
+BACKWARD_TILES = ((64, 32, 3), (64, 32, 2), (64, 32, 1), (64, 16, 1), (32, 16, 1), (16, 16, 1))
+_LARGE_ROOM, _SMALL_ROOM = 208 << 10, 80 << 10  # bytes of shared memory for operands
 _HELD_ROOM = 160 << 10  # of it for those that are there from tile to tile
 STEPS_AT_ONCE = 3  # normalisers that one sweep gives
 _FEATURES = ((3, 64), (6, 32), (8, 16))  # most steps, and features of which their sums fit
@@ -316,14 +319,14 @@ def _number_size(p: _Problem) -> int:
 
 
 def _tile(p: _Problem, numbers: Callable[[int, int, int], int], of_items: bool = False) -> dict:
-    """The largest tile, and the deepest pipeline, whose operands fit in shared memory.
+    """The first of BACKWARD_TILES whose operands fit in shared memory.
 
     Args:
         numbers: held at a time, of a tile of (m, n) and so many stages.
         of_items: a program has a block of items, and goes over queries.
     """
     room = (_LARGE_ROOM if has_large_memory(p.like) else _SMALL_ROOM) // _number_size(p)
-    for own, other, stages in ((64, 32, 2), (64, 32, 1), (64, 16, 1), (32, 16, 1), (16, 16, 1)):
+    for own, other, stages in BACKWARD_TILES:
         m, n = (other, own) if of_items else (own, other)
         if numbers(m, n, stages) <= room:
             break
