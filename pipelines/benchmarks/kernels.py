@@ -66,7 +66,7 @@ _MMA = ("HGMMA", "UTCHMMA", "UTCQMMA", "HMMA", "DMMA")
 _MULTIPLY = ("neighbours", "start", "power", "values", "row_sums", "key_sums", "value_sums")
 
 # Numbers of a row, and where the operands of its products lie, are loaded anew for each tile there.
-_MOST_SPILLS = {"row_sums": 160, "key_sums": 60, "rows": 20, "items": 20, "row_gradients": 40}
+_MOST_SPILLS = {"row_sums": 160, "key_sums": 60, "rows": 20, "items": 20}
 _MOST_BARRIERS = 4  # in the loop of a kernel that multiplies
 # A pair, of the values kernel for 64 features; of float32 with the E and K that are measured.
 _MOST_INSTRUCTIONS = {"neighbours": 25, "values": 35}
