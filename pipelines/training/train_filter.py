@@ -51,7 +51,7 @@ NUMBERS = (
     "essential_after", "swapped_weight", "ema", "clip", "validate_every", "validation_pairs",
     "patience", "seed",
 )
-SWITCHES = ("refine", "side_info", "keypoint_change", "mutual_only", "augment")
+SWITCHES = ("refine", "side_info", "keypoint_change", "mutual_only", "verdict_only", "augment")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,6 +23,8 @@ NETWORKS: dict[str, dict] = {
     "n3-two-consensus": {"n3_after": (4, 8), "consensus": True},
     # Stages on ever fewer matches; and what stands in N³'s place there.
     "n3-prune": {"pruning": {}},
+    # … at mutual matches; the verdict is on all, with neighbours of its own.
+    "n3-prune-all": {"pruning": {"mutual_stages": True, "verdict_neighbours": 6}},
     "cnnet-prune": {"pruning": {"selection": "none"}},
     "knn-prune": {"pruning": {"selection": "knn"}},
     "concrete-prune": {"pruning": {"selection": "concrete"}},
@@ -42,6 +44,7 @@ class TrainingConfig(RunConfig):
     side_info: bool = True  # the network sees ratio and mutual flag, with pruning all columns
     keypoint_change: bool = True  # … and how the keypoint turns and changes its size
     mutual_only: bool = False  # the network keeps no match that is known not to be mutual
+    verdict_only: bool = False  # of a network that prunes the verdict alone learns
     min_log_temperature: float = -math.inf  # lower bound of the N³ blocks' log temperatures
     augment: bool = True
     steps: int = 4000
@@ -96,6 +99,11 @@ class TrainingConfig(RunConfig):
         if self.refinements > 1 and "pruning" in NETWORKS[self.network]:
             raise ValueError(
                 f"refinements: {self.network} has stages in their place, got {self.refinements}"
+            )
+        if self.verdict_only and not (self.initial and "pruning" in NETWORKS[self.network]):
+            raise ValueError(
+                "verdict_only: wanted a network that prunes and weights to start from (initial), "
+                f"got {self.network} and {self.initial or 'none'}"
             )
         if self.patience and not self.validation:
             raise ValueError("patience: needs validation stores, none given")

@@ -415,6 +415,27 @@ def test_pruning_weights_are_fine_tuned_as_they_are(tmp_path):
         load_initial(other, str(tmp_path / "prune.safetensors"))
 
 
+def test_a_verdict_on_all_is_learnt_on_stages_that_stay(tmp_path):
+    """Weights of mutual matches alone become ones whose verdict is on all."""
+    config = replace(TINY, network="n3-prune", mutual_only=True, steps=2)
+    torch.manual_seed(0)
+    save_weights(tmp_path / "mutual.safetensors", MatchFilter(config.net))
+    before = MatchFilter.from_pretrained(tmp_path / "mutual.safetensors").state_dict()
+    initial = str(tmp_path / "mutual.safetensors")
+    config = replace(
+        config, network="n3-prune-all", mutual_only=False, verdict_only=True, initial=initial
+    )
+    net = MatchFilter.from_pretrained(train(FilterTask(config), tmp_path / "run", device="cpu"))
+    assert net.config.pruning.mutual_stages and not net.config.mutual_only
+    changed = {n for n, t in net.state_dict().items() if n in before and not t.equal(before[n])}
+    assert changed and not any(name.startswith("pruning.stages.") for name in changed)
+    assert any(name.startswith("pruning.edges.") for name in net.state_dict())
+    with pytest.raises(ValueError, match="verdict_only: wanted a network that prunes"):
+        replace(config, network="n3")
+    with pytest.raises(ValueError, match="verdict_only: .* weights to start from"):
+        replace(config, initial="")
+
+
 def test_hard_pairs_are_drawn_more_often(tmp_path):
     """By the share of right ones among the mutual matches: 20 of 20 + i wrong ones."""
     kept = [make_record(true=20, false=false, seed=i) for i, false in enumerate((0, 60))]
