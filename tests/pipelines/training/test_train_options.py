@@ -432,7 +432,7 @@ def test_a_verdict_on_all_is_learnt_on_stages_that_stay(tmp_path):
     assert any(name.startswith("pruning.edges.") for name in net.state_dict())
     with pytest.raises(ValueError, match="verdict_only: wanted a network that prunes"):
         replace(config, network="n3")
-    with pytest.raises(ValueError, match="verdict_only: .* weights to start from"):
+    with pytest.raises(ValueError, match=r"verdict_only: .* weights to start from"):
         replace(config, initial="")
 
 
