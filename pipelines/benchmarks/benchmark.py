@@ -2,7 +2,9 @@
 
 PART is ops (the operator), matching, filter, filter-h5, filter-colmap, training-step or denoise;
 without any, all of these are measured. gpu checks and times the operator on a GPU; without one it
-says so and ends with status 2.
+says so and ends with status 2. kernels needs no GPU: it compiles the operator's kernels as for an
+H100 or H200 and says what became of them; status 1 if registers didn't suffice or products aren't
+what such a GPU is fast at.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from n3match.pipelines.common.arguments import output_folder
 PARTS = (
     "ops", "matching", "filter", "filter-h5", "filter-colmap", "training-step", "denoise",
 )
-GPU = "gpu"  # not among the parts that run by default: it alone needs a GPU
+# Not among the parts that run by default: the one needs a GPU, the other Triton.
+GPU, KERNELS = "gpu", "kernels"
 
 # N of the operator, keypoints, matches, pairs of a file, matches of a pair; sides of images.
 _SIZES = {
@@ -25,15 +28,16 @@ _SIZES = {
     "filter-colmap": (100, 1000),
     "training-step": (1250,),
     GPU: (2000, 5000, 10000, 20000),
+    KERNELS: (2000, 5000, 20000),
 }
-_SIDES = {"ops": (128, 256, 512, 1024), "denoise": (512,), GPU: (512,)}
+_SIDES = {"ops": (128, 256, 512, 1024), "denoise": (512,), GPU: (512,), KERNELS: (512,)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     def defaults(numbers: dict[str, tuple[int, ...]]) -> str:
         return "; ".join(f"{part}: {' '.join(map(str, n))}" for part, n in numbers.items())
 
-    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join((*PARTS, GPU)))
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join((*PARTS, GPU, KERNELS)))
     parser.add_argument(
         "--sizes", type=int, nargs="*", default=None, metavar="N",
         help="N of the operator, keypoints of matching, matches of the filter and of each pair of "
@@ -75,9 +79,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     import torch
 
-    unknown = set(arguments.parts) - {*PARTS, GPU}
+    unknown = set(arguments.parts) - {*PARTS, GPU, KERNELS}
     if unknown:
-        raise ValueError(f"unknown part {sorted(unknown)}: choose from {(*PARTS, GPU)}")
+        raise ValueError(f"unknown part {sorted(unknown)}: choose from {(*PARTS, GPU, KERNELS)}")
     parts = arguments.parts or PARTS
     if arguments.sizes == [] and arguments.images == [] and "ops" in parts:
         raise ValueError("nothing to measure: neither --sizes nor --images of the operator")
@@ -117,6 +121,10 @@ def _measure(part: str, arguments: argparse.Namespace, heading: str) -> int:
 
         compiler = (lambda function: function) if arguments.eager else torch.compile
         return gpu.run(sizes, sides, arguments.repeats, arguments.out, compiler)
+    if part == KERNELS:
+        from n3match.pipelines.benchmarks import kernels  # imports Triton
+
+        return kernels.run(sizes, sides, arguments.out)
     if part == "ops":
         from n3match.pipelines.benchmarks import operator_report
 

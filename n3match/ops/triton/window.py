@@ -18,7 +18,14 @@ from torch import Tensor
 from n3match.ops.custom_op import differentiable
 from n3match.ops.triton import window_cells as cell_kernels
 from n3match.ops.triton import window_rows as row_kernels
-from n3match.ops.triton.launch import accumulator, block, number_types, on_device_of, steps
+from n3match.ops.triton.launch import (
+    accumulator,
+    block,
+    compiled_with,
+    number_types,
+    on_device_of,
+    steps,
+)
 from n3match.ops.window.grid import WindowGrid
 
 _TILE_ROWS, _TILE_COLUMNS = 4, 16
@@ -75,7 +82,7 @@ class _Launch:
         cell_kernels.products_kernel[(images * self.tiles, self.rows_apart)](
             left, right, right if norm is None else norm, out, *self.geometry, depth, count,
             NORM=norm is not None, BLOCK_Y=self.across, BLOCK_D=block(self.like, depth, 32),
-            num_warps=4, num_stages=2, **self._products(),
+            **compiled_with(4, 2), **self._products(),
         )
         return out
 
@@ -85,11 +92,11 @@ class _Launch:
         given = self.seed, *self.geometry, self.k
         if self.hard:
             row_kernels.nearest_kernel[self._row_programs()](
-                distances, out, *given, **self.blocks, num_warps=4
+                distances, out, *given, **self.blocks, **compiled_with(4)
             )
         else:
             row_kernels.weights_kernel[self._row_programs()](
-                distances, log_t, out, *given, **self.of_rows, num_warps=4
+                distances, log_t, out, *given, **self.of_rows, **compiled_with(4)
             )
         return out
 
@@ -102,9 +109,9 @@ class _Launch:
         """Of distances (B, patches, w₁·w₂) and of log_t."""
         d_distance = self.new(self.images, self.patches, self.candidates)
         d_log_t = torch.empty_like(log_t)
-        row_kernels.gradients_kernel[self._row_programs()](
+        row_kernels.row_gradients_kernel[self._row_programs()](
             distances, weights, u, log_t, d_distance, d_log_t, self.seed, *self.geometry, self.k,
-            **self.of_rows, num_warps=4,
+            **self.of_rows, **compiled_with(4),
         )
         return d_distance, d_log_t
 
@@ -115,7 +122,7 @@ class _Launch:
         size = block(self.like, depth, 128)
         cell_kernels.sums_kernel[(images * self.tiles, triton.cdiv(depth, size))](
             table, value, out, *self.geometry, depth, count,
-            BLOCK_Y=self.across, BLOCK_D=size, num_warps=8, num_stages=2, **self._products(wide),
+            BLOCK_Y=self.across, BLOCK_D=size, **compiled_with(8, 2), **self._products(wide),
         )
         return out
 
@@ -128,7 +135,7 @@ class _Launch:
         size = block(self.like, depth, 128)
         cell_kernels.sums_back_kernel[(self.images * self.tiles, triton.cdiv(depth, size))](
             table, value, value if own is None else own, out, *self.geometry, depth, count,
-            OWN=own is not None, BLOCK_Y=32, BLOCK_D=size, num_warps=8, num_stages=2,
+            OWN=own is not None, BLOCK_Y=32, BLOCK_D=size, **compiled_with(8, 2),
             **self._products(wide),
         )
         return out

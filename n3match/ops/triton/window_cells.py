@@ -23,11 +23,34 @@ dense product of the tile with those wastes about half, and no more.
 import triton
 import triton.language as tl
 
-from n3match.ops.triton.tiles import advance, load_columns, load_rows, store_rows
+from n3match.ops.triton.tiles import advance
 
 TILE_ROWS = tl.constexpr(4)
 TILE_COLUMNS = tl.constexpr(16)
 TILE = tl.constexpr(64)
+
+
+@triton.jit
+def load_rows(pointer, at, real, stride, begin, WIDTH, BLOCK: tl.constexpr):
+    """(len(at), BLOCK) features from `begin` on of the rows `at`; 0 outside."""
+    feature = begin + tl.arange(0, BLOCK)
+    inside = real[:, None] & (feature < WIDTH)[None, :]
+    return tl.load(pointer + at[:, None] * stride + feature[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def load_columns(pointer, at, real, stride, begin, WIDTH, BLOCK: tl.constexpr):
+    """As `load_rows`, transposed: (BLOCK, len(at))."""
+    feature = begin + tl.arange(0, BLOCK)
+    inside = real[None, :] & (feature < WIDTH)[:, None]
+    return tl.load(pointer + at[None, :] * stride + feature[:, None], mask=inside, other=0.0)
+
+
+@triton.jit
+def store_rows(pointer, x, at, real, stride, begin, WIDTH, BLOCK: tl.constexpr):
+    feature = begin + tl.arange(0, BLOCK)
+    inside = real[:, None] & (feature < WIDTH)[None, :]
+    tl.store(pointer + at[:, None] * stride + feature[None, :], x, mask=inside)
 
 
 @triton.jit
