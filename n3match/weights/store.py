@@ -45,6 +45,11 @@ def shipped() -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in files if file.suffix == ".safetensors"))
 
 
+def filter_for(*, binary: bool) -> str:
+    """The name of the shipped match filter for features with binary descriptors, or others."""
+    return "orb" if binary else "sift"
+
+
 def find(name_or_path: str | os.PathLike) -> Path:
     """The file behind a shipped name or a path.
 
