@@ -215,7 +215,7 @@ def _restored_planes(
 ) -> np.ndarray:
     _, height, width = planes.shape
     # A network with blocks wants a patch at least; mirrored pixels have the same noise.
-    size = net.config.patch_size if len(net.blocks) else 1
+    size = net.config.smallest_side
     more = [(0, 0), (0, max(0, size - height)), (0, max(0, size - width))]
     planes = np.pad(planes, more, mode="symmetric")
     like = next(net.parameters())

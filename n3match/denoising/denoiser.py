@@ -79,13 +79,20 @@ class Denoiser(N3Net):
         Raises:
             ValueError: a limit too small even for tiles.
         """
-        self.check_input(x)
+        size = x.shape[2:]
+        x = self.planes_of(x)
         b, _, height, width = x.shape
         tiled = self._tiled(b, height, width, x.element_size(), memory_limit)
         whole = sum(run.bytes for run, _ in tiled)
         matching, before = None, 0.0
+        # A CPU's convolutions take three quarters of the time where channels lie side by side.
+        layout = torch.channels_last if x.device.type == "cpu" else torch.contiguous_format
+        x = x.to(memory_format=layout)
         for run, tiles in tiled:
-            out = x.new_empty(b, run.channels, height, width)
+            out = torch.empty(
+                (b, run.channels, height, width), dtype=x.dtype, device=x.device,
+                memory_format=layout,
+            )
             for done, (row, column) in enumerate(tiles, 1):
                 tile = (..., row.tile, column.tile)
                 near = None if matching is None else matching[tile]
@@ -103,9 +110,9 @@ class Denoiser(N3Net):
                 matching = out
             else:
                 if matching is None and self.config.matching == "input":
-                    matching = x[:, : self.config.channels]
+                    matching = x[:, : self.config.planes]
                 x = out
-        return x
+        return self.image_of(x, size)
 
     def work(self, height: int, width: int, memory_limit: int = 1 << 30) -> float:
         """Pixels that `restore` goes through for one of an image, with margins: 1 or more.
@@ -117,6 +124,7 @@ class Denoiser(N3Net):
         Raises:
             ValueError: a limit too small even for tiles.
         """
+        height, width = (-(-side // self.config.scale) for side in (height, width))
         tiled = self._tiled(1, height, width, 4, memory_limit)
         pixels = sum(
             run.bytes * sum(row.length * column.length for row, column in tiles)
@@ -152,7 +160,7 @@ class Denoiser(N3Net):
         if self.guide is not None:
             layout = Layout(self.guide.reach)
             passes.append(
-                _Pass(lambda x, _: self.guide(x), layout, config.channels, plain, is_guide=True)
+                _Pass(lambda x, _: self.guide(x), layout, config.planes, plain, is_guide=True)
             )
         last = self.stages - 1
         for index in range(self.stages):
@@ -165,7 +173,7 @@ class Denoiser(N3Net):
                 )
                 wide = (config.neighbours + 1) * config.block_channels
                 needed += _BYTES_PER_NEIGHBOUR_CHANNEL * wide
-            channels = config.channels if index == last else config.block_channels
+            channels = config.planes if index == last else config.block_channels
             passes.append(_Pass(partial(self.stage, index), layout, channels, needed))
         return passes
 

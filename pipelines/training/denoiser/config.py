@@ -70,7 +70,7 @@ class DenoiserTraining(RunConfig):
         starts = [stage.start for stage in self.crops]
         if not starts or starts[0] != 0 or starts != sorted(set(starts)):
             raise ValueError(f"crops: wanted stages from step 0 on in order, got {self.crops}")
-        smallest = PRESETS[self.network].patch_size
+        smallest = PRESETS[self.network].patch_size * PRESETS[self.network].scale
         for stage in self.crops:
             if stage.size < smallest or stage.batch < 1:
                 raise ValueError(
