@@ -154,7 +154,7 @@ def test_default_sizes(path, monkeypatch):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_differences_are_those_of_the_neighbours(path, layout, dtype):
-    """With gradients and without; these in one pass, channels side by side, where it is compiled."""
+    """With gradients and without; these in one pass, channels side by side, where compiled."""
     inputs, rest = _inputs(layout, dtype, None)
     q, x, v, log_t = (t.detach().to(dtype) for t in inputs)
     run = functools.partial(ops.n3_window_aggregate, q, x, k=3, log_temperature=log_t)

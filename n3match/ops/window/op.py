@@ -18,8 +18,8 @@ def _way(query, k, layout, exclude_self, recursion, selection, seed):
 
 
 def differences(query, key, value, log_t, *options) -> Tensor | None:
-    """What `cells.differences` says, outside of compiled graphs and without gradients; None where it
-    can't be done so. Arguments as of `aggregate`."""
+    """What `cells.differences` says, outside of compiled graphs and without gradients; None where
+    it can't be done so. Arguments as of `aggregate`."""
     form, rest = _way(query, *options)
     plain = torch.is_grad_enabled() or torch.compiler.is_compiling()
     if plain or form is not cells or not cells.fuses_differences(rest[0], query):
