@@ -20,6 +20,11 @@ from n3match.nn import N3Net, N3NetConfig
 _BYTES_PER_FEATURE = 14
 _BYTES_PER_NEIGHBOUR_CHANNEL = 12
 
+# Features of a layer that are made at once on a CPU: larger arrays leave the cache, and each is
+# memory new from the system, which fills it with zeros first. And how much more work that may be.
+_BYTES_AT_ONCE = 24 << 20
+_MOST_WORK = 1.1
+
 
 class Denoiser(N3Net):
     """`N3Net` for inference: see `N3Net.forward`; `restore` keeps to a memory limit.
@@ -205,4 +210,43 @@ def _folded_stack(stack: nn.Sequential) -> nn.Sequential:
             layers[-1] = fuse_conv_bn_eval(layers[-1], layer)
         else:
             layers.append(layer)
-    return nn.Sequential(*layers)
+    return _Stack(*layers)
+
+
+class _Stack(nn.Sequential):
+    """Convolutions one after the other: on a CPU in tiles that stay in the caches, where their
+    margins are narrow enough for that to pay."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        plain = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        tiles = [] if plain or x.device.type != "cpu" else self._tiles(x)
+        if len(tiles) < 2:
+            return super().forward(x)
+        out = None
+        for row, column in tiles:
+            found = super().forward(x[..., row.tile, column.tile])
+            if out is None:
+                out = torch.empty(
+                    (*found.shape[:2], *x.shape[2:]), dtype=found.dtype,
+                    memory_format=torch.channels_last,
+                )
+            out[..., row.core, column.core] = found[..., row.core_in_tile, column.core_in_tile]
+        return out
+
+    def _tiles(self, x: Tensor) -> list[tuple[Span, Span]]:
+        """[] where the image is better done whole."""
+        convolutions = [layer for layer in self if isinstance(layer, nn.Conv2d)]
+        features = max(layer.out_channels for layer in convolutions)
+        height, width = x.shape[2:]
+        pixels = _BYTES_AT_ONCE // (len(x) * features * x.element_size())
+        layout = Layout(len(convolutions))
+        try:
+            rows, columns = (
+                list(layout.spans(length, longest))
+                for length, longest in zip((height, width), tile_sides(height, width, pixels))
+            )
+        except (ValueError, ZeroDivisionError):  # no room for tiles with such margins
+            return []
+        tiles = [(row, column) for row in rows for column in columns]
+        work = sum(row.length * column.length for row, column in tiles)
+        return tiles if work <= _MOST_WORK * height * width else []

@@ -9,7 +9,8 @@ that large images can be done in tiles.
 With a scale S above 1 it sees S×S pixels of a channel as S² planes of an image S times as small (as
 FFDNet does; Zhang et al., 2018): about S² times as fast.
 
-B batch, C image channels, M maps, H×W pixels, P planes: C·S², of h×w pixels, H/S and W/S rounded up.
+B batch, C image channels, M maps, H×W pixels, P planes: C·S² of h×w
+pixels, H/S and W/S rounded up.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class N3NetConfig:
         # Configurations come back from JSON as lists.
         object.__setattr__(self, "maps", tuple(self.maps))
         object.__setattr__(self, "sigma", tuple(float(s) for s in self.sigma))
-        for name in ("channels", "scale", "local_networks", "features", "block_channels", "neighbours"):
+        counts = ("channels", "scale", "local_networks", "features", "block_channels", "neighbours")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.maps not in MAPS:
@@ -167,7 +169,7 @@ class N3Net(nn.Module):
         """(B, C + M, H, W) -> (B, C, H, W).
 
         Args:
-            x: (B, C + M, H, W), floating point; with blocks, H and W at least the patch size times S.
+            x: (B, C + M, H, W), floating point; with blocks, H and W at least S patches' size.
             neighbours: False: blocks pass features on with neighbours equal to themselves, at no
                 cost: for the first part of a training.
 
@@ -226,8 +228,8 @@ class N3Net(nn.Module):
 
         Args:
             index: of the stage, from 0.
-            x: (B, block_channels, h, w), what the stage before gave; for the first (B, P + M, h, w) of
-                `planes_of`.
+            x: (B, block_channels, h, w), what the stage before gave; for the first (B, P + M, h, w)
+                of `planes_of`.
             matching: (B, P, h, w) of `matching_image`, for blocks with a hard selection.
             neighbours: as in `forward`.
 
