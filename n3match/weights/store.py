@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from torch import nn  # the list of shipped weights is asked for without waiting for torch
 
 FORMAT = "n3match-weights-1"
-# What `denoise` takes unless it is given others.
+# What `denoise` takes unless it is given others; in place of it for colours, once it is shipped.
 DEFAULT_DENOISER = "n3net"
+COLOUR_DENOISER = "n3net-colour"
 _MAX_BYTES = 1 << 30
 _MAX_HEADER_TEXT = 1 << 16
 
@@ -43,6 +44,11 @@ def shipped() -> tuple[str, ...]:
     folder = resources.files(__package__)
     files = (Path(entry.name) for entry in folder.iterdir())
     return tuple(sorted(file.stem for file in files if file.suffix == ".safetensors"))
+
+
+def default_denoiser(channels: int) -> str:
+    """Name of the weights that `denoise` takes for images of so many channels."""
+    return COLOUR_DENOISER if channels == 3 and COLOUR_DENOISER in shipped() else DEFAULT_DENOISER
 
 
 def find(name_or_path: str | os.PathLike) -> Path:
