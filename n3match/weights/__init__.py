@@ -2,11 +2,15 @@
 
 from n3match.weights.store import (
     DEFAULT_DENOISER,
-    filter_for,
+    default_denoiser,
+    default_filter,
     find,
     load_weights,
     save_weights,
     shipped,
 )
 
-__all__ = ["DEFAULT_DENOISER", "filter_for", "find", "load_weights", "save_weights", "shipped"]
+__all__ = [
+    "DEFAULT_DENOISER", "default_denoiser", "default_filter", "find", "load_weights", "save_weights",
+    "shipped",
+]

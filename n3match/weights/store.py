@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from torch import nn  # the list of shipped weights is asked for without waiting for torch
 
 FORMAT = "n3match-weights-1"
-# What `denoise` takes unless it is given others.
+# What `denoise` takes unless it is given others; in place of it for colours, once it is shipped.
 DEFAULT_DENOISER = "n3net"
+COLOUR_DENOISER = "n3net-colour"
 _MAX_BYTES = 1 << 30
 _MAX_HEADER_TEXT = 1 << 16
 
@@ -45,7 +46,12 @@ def shipped() -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in files if file.suffix == ".safetensors"))
 
 
-def filter_for(*, binary: bool) -> str:
+def default_denoiser(channels: int) -> str:
+    """Name of the weights that `denoise` takes for images of so many channels."""
+    return COLOUR_DENOISER if channels == 3 and COLOUR_DENOISER in shipped() else DEFAULT_DENOISER
+
+
+def default_filter(*, binary: bool) -> str:
     """The name of the shipped match filter for features with binary descriptors, or others."""
     return "orb" if binary else "sift"
 

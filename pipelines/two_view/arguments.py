@@ -35,7 +35,8 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> None:
         help="of two photographs: sift (default), orb, brisk or akaze",
     )
     parser.add_argument(
-        "--max-keypoints", type=int, default=2000, metavar="N", help="keypoints per photograph"
+        "--max-keypoints", type=int, default=4000, metavar="N",
+        help="keypoints per photograph (default: %(default)s)",
     )
     parser.add_argument(
         "--max-size", type=int, default=1600, metavar="PIXELS",

@@ -27,7 +27,7 @@ from n3match.pipelines.two_view.photograph import (
     read_photograph,
 )
 from n3match.two_view import as_filter, match_logits, pose_from_logits, probability
-from n3match.weights import filter_for
+from n3match.weights import default_filter
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +160,7 @@ def match_images(
     K1: np.ndarray | None = None,
     distortion0: np.ndarray | None = None,
     distortion1: np.ndarray | None = None,
-    max_keypoints: int = 2000,
+    max_keypoints: int = 4000,
     max_size: int | None = 1600,
     feature: str = "sift",
     filter: MatchFilter | str | os.PathLike | None = "auto",
@@ -228,7 +228,7 @@ def filter_of(
     if feature not in FEATURES:
         raise ValueError(f"feature: found {feature!r}, wanted one of {', '.join(FEATURES)}")
     if isinstance(filter, str) and filter == "auto":
-        return filter_for(binary=feature != "sift")
+        return default_filter(binary=feature != "sift")
     return filter
 
 

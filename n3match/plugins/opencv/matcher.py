@@ -15,7 +15,7 @@ from n3match.plugins.opencv.information import mean_focal, points_of
 from n3match.plugins.opencv.matches import keypoint_match_logits, pixel_cameras
 from n3match.plugins.opencv.neighbours import Neighbours, find_neighbours
 from n3match.two_view import as_filter
-from n3match.weights import filter_for
+from n3match.weights import default_filter
 
 Keypoints = Sequence[cv2.KeyPoint] | np.ndarray
 
@@ -172,7 +172,7 @@ class N3Matcher:
                     f"{name}: found {found} rows for the {len(keypoints)} keypoints of setPairInfo"
                 )
         near = find_neighbours(query, train, k=k, norm=self._norm, mask=mask)
-        net = self._filter or as_filter(filter_for(binary=near.binary))
+        net = self._filter or as_filter(default_filter(binary=near.binary))
         names = ("queryKpts", "trainKpts")
         points = [points_of(*found) for found in zip(names, (pair.query, pair.train))]
         found = near.putative(*points)

@@ -23,7 +23,7 @@ from n3match.plugins.opencv.information import (
     sizes_and_angles,
 )
 from n3match.two_view import as_filter, match_logits
-from n3match.weights import filter_for
+from n3match.weights import default_filter
 
 Matches = Sequence[cv2.DMatch] | Sequence[Sequence[cv2.DMatch]]
 
@@ -115,8 +115,8 @@ def _chosen(
     if not (isinstance(filter, str) and filter == "auto"):
         return filter
     if descriptors is not None:
-        return filter_for(binary=getattr(descriptors, "dtype", None) == np.uint8)
-    return filter_for(binary=are_hamming(np.array([match.distance for match in matches])))
+        return default_filter(binary=getattr(descriptors, "dtype", None) == np.uint8)
+    return default_filter(binary=are_hamming(np.array([match.distance for match in matches])))
 
 
 def pixel_cameras(

@@ -77,13 +77,7 @@ class TrainingConfig(RunConfig):
             raise ValueError(f"generated must lie in 0 … 1, got {self.generated}")
         if not self.pairs and self.generated < 1.0:
             raise ValueError("pairs: no stores given; name some, or set generated to 1")
-        if self.pair_weights and len(self.pair_weights) != len(self.pairs):
-            raise ValueError(
-                f"pairs: {len(self.pair_weights)} weights for {len(self.pairs)} stores: "
-                "give one for each or none (STORE:WEIGHT)"
-            )
-        if not all(0 < w < math.inf for w in self.pair_weights):
-            raise ValueError(f"pairs: weights must be positive numbers, got {self.pair_weights}")
+        self._check_weights("pairs", self.pair_weights, self.pairs)
         self._check_least(1, "batch", "validate_every", "validation_pairs")
         self._check_least(0, "patience", "refinements")
         for name in ("hard", "swapped_weight"):
@@ -170,18 +164,3 @@ PROTOCOLS: dict[str, dict] = {
         "clip": 2.0,
     },
 }
-
-
-def parse_pairs(texts: list[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """Stores and their weights from STORE or STORE:WEIGHT; no weights where none is given."""
-    stores, weights = [], []
-    for text in texts:
-        store, colon, tail = text.rpartition(":")
-        try:
-            weight = float(tail) if colon and store else None
-        except ValueError:
-            weight = None
-        stores.append(text if weight is None else store)
-        if weight is not None:
-            weights.append(weight)
-    return tuple(stores), tuple(weights)

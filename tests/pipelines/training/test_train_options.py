@@ -19,9 +19,10 @@ from n3match.matching.side_info import SIDE_INFO
 from n3match.nn import MatchFilter, MatchFilterConfig, mutual_mask
 from n3match.pipelines.common.processes import Processes
 from n3match.pipelines.training import train_filter
+from n3match.pipelines.training.config import parse_weighted
 from n3match.pipelines.training.filter import objective
 from n3match.pipelines.training.filter.batches import RealPairs, TrainingBatches
-from n3match.pipelines.training.filter.config import NETWORKS, TrainingConfig, parse_pairs
+from n3match.pipelines.training.filter.config import NETWORKS, TrainingConfig
 from n3match.pipelines.training.filter.initial import load_initial, with_refinements
 from n3match.pipelines.training.filter.losses import classification_loss, geometric_loss
 from n3match.pipelines.training.filter.task import FilterTask
@@ -65,9 +66,9 @@ def test_protocols_set_what_is_not_given():
 
 
 def test_stores_and_weights_are_told_apart():
-    assert parse_pairs(["a.h5", "C:/b.h5"]) == (("a.h5", "C:/b.h5"), ())
-    assert parse_pairs(["a.h5:2", "b:c.h5:.5"]) == (("a.h5", "b:c.h5"), (2.0, 0.5))
-    with pytest.raises(ValueError, match="1 weights for 2 stores"):
+    assert parse_weighted(["a.h5", "C:/b.h5"]) == (("a.h5", "C:/b.h5"), ())
+    assert parse_weighted(["a.h5:2", "b:c.h5:.5"]) == (("a.h5", "b:c.h5"), (2.0, 0.5))
+    with pytest.raises(ValueError, match="pairs: 1 weights for 2"):
         parse("--pairs", "a.h5:2", "b.h5")
 
 
