@@ -11,6 +11,6 @@ from n3match.weights.store import (
 )
 
 __all__ = [
-    "DEFAULT_DENOISER", "default_denoiser", "default_filter", "find", "load_weights", "save_weights",
-    "shipped",
+    "DEFAULT_DENOISER", "default_denoiser", "default_filter", "find", "load_weights",
+    "save_weights", "shipped",
 ]
