@@ -22,6 +22,7 @@ from n3match.nn.consensus import LocalConsensus
 from n3match.nn.context_norm import ContextNormReLU
 from n3match.nn.epipolar_evidence import EVIDENCE_COLUMNS, evidence
 from n3match.nn.n3_block import PointN3Block
+from n3match.ops.checks import may_look
 
 _FEWEST = 64  # matches that a refinement pass goes over, where there are so many
 
@@ -87,7 +88,7 @@ def on_chosen(
     Returns:
         As many (B, N) as `run` gives.
     """
-    if torch.compiler.is_compiling():  # a graph's shapes don't depend on values
+    if not may_look(chosen):  # shapes that don't depend on values
         found = run(columns.masked_fill(~chosen[..., None], 0.0), chosen)
         return tuple(torch.where(chosen, x, otherwise) for x in found)
     order, real = chosen_first(chosen, order)
@@ -170,7 +171,7 @@ class Trunk(nn.Module):
 
     def forward(self, matches: Tensor, mask: Tensor | None = None) -> Tensor:
         """matches (B, N, C) -> (B, N); mask (B, N) bool, True for real matches."""
-        if mask is not None and not torch.compiler.is_compiling() and bool(mask.all()):
+        if mask is not None and may_look(mask) and bool(mask.all()):
             mask = None  # nothing is padding: spare every layer the masking
         weight = None if mask is None else mask[..., None].to(matches)
         x = self.lift(matches)

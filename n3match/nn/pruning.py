@@ -29,6 +29,7 @@ from n3match.nn.epipolar_evidence import (
     flattened,
 )
 from n3match.nn.passes import ResidualBlock, chosen_first, known_mutual
+from n3match.ops.checks import may_look
 
 _NEAR = 0.05  # calibrated units: neighbours are about so near at the start
 _MOTION = 5  # columns of `motion_features` beside the differences of a match's own
@@ -228,17 +229,18 @@ class PruningNetwork(nn.Module):
         b, n = matches.shape[:2]
         if not n:
             return (matches.new_zeros(b, 0),)
-        if mask is not None and not torch.compiler.is_compiling() and bool(mask.all()):
+        if mask is not None and may_look(mask) and bool(mask.all()):
             mask = None  # nothing is padding: spare every layer the masking
         here, real = matches, mask
         place = torch.arange(n, device=matches.device).expand(b, n)
         nowhere = matches.new_full((b, n), float("-inf"))
         if self.mutual is not None:
             real = known_mutual(matches[..., self.mutual], mask)
-            if not torch.compiler.is_compiling():  # a graph's shapes don't depend on values
+            looks = may_look(real)
+            if looks:  # else shapes don't depend on values
                 place, real = chosen_first(real)
             here = _take(matches, place, real)
-            if not torch.compiler.is_compiling() and bool(real.all()):
+            if looks and bool(real.all()):
                 real = None
         features, logits = self.stages[0](here, None, None, real)
         found = [logits if self.mutual is None else nowhere.scatter(1, place, logits)]
@@ -290,21 +292,23 @@ def better(logits: Tensor, mask: Tensor | None, share: float) -> tuple[Tensor, T
         logits: (B, N), −inf where the mask is False; mask: (B, N) bool or None; share: in (0, 1].
 
     Returns:
-        (B, M) int64 places, and (B, M) bool or None: False where a pair has fewer than M. In a
-        graph, whose shapes don't depend on values, M = N and all places stand in their order.
+        (B, M) int64 places, and (B, M) bool or None: False where a pair has fewer than M, the
+        better share of N. In a graph, where N need not be a number, M = N and all places stand in
+        their order.
     """
     n = logits.shape[1]
     chosen = logits.detach().argsort(dim=1, descending=True, stable=True)
-    if mask is None and not torch.compiler.is_compiling():
-        return chosen[:, : min(n, max(_FEWEST, -int(-n * share // 1)))], None
+    if not torch.compiler.is_compiling():
+        chosen = chosen[:, : min(n, max(_FEWEST, -int(-n * share // 1)))]
+        if mask is None:
+            return chosen, None
     total = torch.full_like(chosen[:, 0], n) if mask is None else mask.sum(1)
     counts = torch.ceil(total * share).long().clamp(min=_FEWEST).minimum(total)
-    places = torch.arange(n, device=logits.device).expand_as(chosen)
+    places = torch.arange(chosen.shape[1], device=logits.device).expand_as(chosen)
     if torch.compiler.is_compiling():
         looked = torch.zeros_like(chosen).scatter(1, chosen, places) < counts[:, None]
         return places, looked
-    most = int(counts.max())
-    return chosen[:, :most], places[:, :most] < counts[:, None]
+    return chosen, places < counts[:, None]
 
 
 def _take(x: Tensor, chosen: Tensor, real: Tensor | None) -> Tensor:

@@ -43,10 +43,12 @@ def run(
     repeats: int,
     out: Path | None = None,
     compiler: Callable[[Callable], Callable] = torch.compile,
+    cases: str = "",
 ) -> int:
     """Prints the tables; with `out`, writes benchmark-gpu.md into that folder.
 
-    The compiler is what is done to the plain formulas.
+    The compiler is what is done to the plain formulas. Only checks with `cases` in their names are
+    made, each printed as it is found.
 
     Returns:
         An exit status: 0; 1 where a kernel's result is wrong; 2 without a GPU or Triton.
@@ -65,9 +67,12 @@ def run(
         print(text + "\n", flush=True)
 
     print(parts[0] + "\n", flush=True)
-    checks = check("cuda", "triton")
+    checks = []
+    for found in check("cuda", "triton", only=cases):
+        checks.append(found)
+        print(checks_table([found]) + "\n", flush=True)
     say(checks_table(checks))
-    for dtype in DTYPES:
+    for dtype in DTYPES if sizes or sides else ():
         name = str(dtype).removeprefix("torch.")
         ceilings = gpu_timings.device_ceilings("cuda", dtype, 8192, 1024)
         say(
@@ -182,10 +187,9 @@ def check(
     backend: str,
     dtypes: Sequence[torch.dtype] = tuple(TOLERANCES),
     only: str = "",
-) -> list[Check]:
+) -> Iterator[Check]:
     """The cases with `only` in their names, in every type. Both sides start from the same rounded
     numbers."""
-    checks = []
     for case in _cases():
         for dtype in dtypes if only in case.name else ():
             leaves = [leaf.to(device, dtype) for leaf in case.leaves]
@@ -197,8 +201,7 @@ def check(
                 for name, a, b in zip(("output", *LEAVES), found, wanted)
             }
             allowed = case.float32_tolerance if dtype == torch.float32 else TOLERANCES[dtype]
-            checks.append(Check(case.name, dtype, errors, allowed))
-    return checks
+            yield Check(case.name, dtype, errors, allowed)
 
 
 def checks_table(checks: Sequence[Check]) -> str:

@@ -76,7 +76,7 @@ _LONGEST, _LARGEST_LOSS = 20000, 2e-6  # numbers of a sum, and of its size what 
 _INTERPRETED = """
 import sys
 from n3match.pipelines.benchmarks import gpu
-checks = gpu.check("cpu", "triton", only="small")
+checks = list(gpu.check("cpu", "triton", only="small"))
 print(gpu.checks_table(checks))
 sys.exit(0 if all(check.passed for check in checks) else 1)
 """

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.skipif(
 SCRIPT = Path(__file__).parents[1] / "support" / "compiled_for_gpu.py"
 KERNELS = {
     "operands", "neighbours", "start", "values", "output", "gradients", "row_sums", "rows",
-    "key_sums", "value_sums", "items", "products", "nearest", "weights", "sums", "sums_back",
-    "row_gradients",
+    "key_sums", "value_sums", "items", "products", "nearest", "weights", "pairs", "sums",
+    "sums_back", "row_gradients",
 }
 
 

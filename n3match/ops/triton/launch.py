@@ -27,13 +27,16 @@ TYPES = {
 }
 
 
-def plane_type(like: Tensor) -> torch.dtype:
-    """Of the operands of the dense form's products; float32 is two of float16."""
-    if like.dtype == torch.float32:
-        return torch.float16
+def product_type(like: Tensor) -> torch.dtype:
+    """Of the operands of products."""
     if like.dtype == torch.bfloat16 and like.device.type != "cuda":
         return torch.float32  # the interpreter would multiply the bits
     return like.dtype
+
+
+def plane_type(like: Tensor) -> torch.dtype:
+    """Of the operands of the dense form's products; float32 is two of float16."""
+    return torch.float16 if like.dtype == torch.float32 else product_type(like)
 
 
 @functools.cache
@@ -111,14 +114,11 @@ def number_types(like: Tensor) -> dict:
     float32 is multiplied as three products of tf32, which keep 22 of the 24 bits, where tensor
     cores have them.
     """
-    dot = like.dtype
     tensor_cores = like.device.type == "cuda" and torch.version.hip is None
-    if dot == torch.bfloat16 and like.device.type != "cuda":
-        dot = torch.float32  # the interpreter would multiply the bits
     exact = "tf32x3" if tensor_cores else "ieee"
     return {
         "ACC": TYPES[accumulator(like.dtype)],
-        "DOT": TYPES[dot],
+        "DOT": TYPES[product_type(like)],
         "PRECISION": exact,
         "WIDE": "tf32" if tensor_cores and like.dtype.itemsize < 4 else exact,
     }
