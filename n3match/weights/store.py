@@ -47,7 +47,11 @@ def shipped() -> tuple[str, ...]:
 
 
 def default_denoiser(channels: int) -> str:
-    """Name of the weights that `denoise` takes for images of so many channels."""
+    """Name of the weights that `denoise` takes unless it is given others.
+
+    Args:
+        channels: of the image.
+    """
     return COLOUR_DENOISER if channels == 3 and COLOUR_DENOISER in shipped() else DEFAULT_DENOISER
 
 
