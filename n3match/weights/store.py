@@ -56,7 +56,11 @@ def default_denoiser(channels: int) -> str:
 
 
 def default_filter(*, binary: bool) -> str:
-    """The name of the shipped match filter for features with binary descriptors, or others."""
+    """Name of the shipped match filter for a kind of features.
+
+    Args:
+        binary: whether their descriptors are bits (ORB, BRISK, AKAZE).
+    """
     return "orb" if binary else "sift"
 
 
