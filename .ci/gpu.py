@@ -3,8 +3,9 @@
     python3 .ci/gpu.py OUT --images BSDS_TRAIN_TEST --sets SET12 BSD68 --pairs STORE... \
         --validation STORE --seconds 820
 
-One part after the other, the most valuable first, each with a limit of its own; what a part prints
-is in OUT/PART.txt as it goes:
+One part after the other, the most valuable first, each with a limit of its own. OUT has few files,
+brought up to date every few seconds: report.txt, what every part printed; results.tgz, logs; and
+the weights so far.
 
 1. smoke       whether anything works at all; nothing else follows if it doesn't
 2. checks      the operator against the formula in float64, sums of 20 000 and of one value too
@@ -12,7 +13,7 @@ is in OUT/PART.txt as it goes:
 4. times       the operator against the plain formula as it is, N = 2 000 … 20 000
 5. compiled    and against the compiled formula
 6. training    goes on from the shipped weights, all networks side by side, until the time is over;
-               OUT has the weights of each, and the evaluations of the denoisers
+               then the denoisers are evaluated beside the shipped ones
 
 Without --images or --pairs their trainings are left out. A second call with the same --work goes on
 with the trainings that are there. --device cpu --tiny goes through the same steps on any machine.
@@ -21,9 +22,9 @@ with the trainings that are there. --device cpu --tiny goes through the same ste
 import argparse
 import os
 import shutil
-import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
@@ -64,8 +65,11 @@ class Session:
         self.arguments = arguments
         self.out = arguments.out
         self.end = time.monotonic() + arguments.seconds
-        self.runs = folder / "runs"
-        self.runs.mkdir(exist_ok=True)
+        self.runs, self.texts = folder / "runs", folder / "texts"
+        for part in (self.runs, self.texts):
+            part.mkdir(exist_ok=True)
+        self.parts: list[str] = []
+        self.done = threading.Event()
         # As installed: `python -m` in the checkout would find the library without its pipelines.
         self.site = folder / "site"
         shutil.rmtree(self.site, ignore_errors=True)
@@ -87,23 +91,19 @@ class Session:
         print(f"[{self.left:.0f} s left]", *words, flush=True)
 
     def call(self, name: str, seconds: float, *words) -> bool:
-        """Whether a command of n3match ended well within its time; it prints to OUT/NAME.txt. At
-        its end it is told to stop, so that it can say what it has."""
+        """Whether a command of n3match ended well within its time."""
+        self.parts.append(name)
         command = [sys.executable, "-m", "n3match.pipelines.cli", *map(str, words)]
         began = time.monotonic()
-        with (self.out / f"{name}.txt").open("a") as text:
+        with (self.texts / f"{name}.txt").open("a") as text:
             process = subprocess.Popen(
                 command, stdout=text, stderr=subprocess.STDOUT, env=self.environment, cwd=self.site
             )
             try:
                 status = process.wait(max(0.0, seconds))
             except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGTERM)
-                try:
-                    process.wait(5)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+                process.kill()
+                process.wait()
                 status = "out of time"
         self.say(name, status, f"{time.monotonic() - began:.0f} s")
         return status == 0
@@ -120,6 +120,15 @@ class Session:
         return self.call(name, limit, "benchmark", *words)
 
     def run(self) -> int:
+        keeper = threading.Thread(target=self.keep_out_up_to_date, daemon=True)
+        keeper.start()
+        try:
+            return self.all_parts()
+        finally:
+            self.done.set()
+            keeper.join()
+
+    def all_parts(self) -> int:
         arguments = self.arguments
         sizes = (40,) if arguments.tiny else SIZES
         sides = (25,) if arguments.tiny else (512,)
@@ -127,7 +136,7 @@ class Session:
         none = ["--sizes", "--images"]
         smoke = self.benchmark("smoke", "gpu", *none, "--cases", "dense small")
         if not smoke and arguments.device == "cuda":
-            self.say((self.out / "smoke.txt").read_text()[-2000:])
+            self.say((self.texts / "smoke.txt").read_text()[-2000:])
             return 1
         # The last one compiles what is timed later, which its own process then finds done.
         tasks = [
@@ -144,7 +153,6 @@ class Session:
         self.benchmark("compiled", *timed)  # compiled windows take minutes
         stop_sharing = self.share_the_gpu() if arguments.device == "cuda" else lambda: None
         self.together(self.trainings())
-        self.collect()
         self.together([lambda n=n: self.evaluate(n) for n in DENOISERS if self.weights(n)])
         stop_sharing()
         return 0
@@ -196,14 +204,22 @@ class Session:
         path = self.runs / name / f"{kind}.safetensors"
         return path if path.exists() else None
 
-    def collect(self) -> None:
-        for name in (*FILTERS, *DENOISERS):
-            path = self.weights(name)
-            if path is not None:
-                shutil.copy(path, self.out / f"{name}.safetensors")
-                for log in ("log.csv", "validation.csv"):
-                    if (path.parent / log).exists():
-                        shutil.copy(path.parent / log, self.out / f"{name}-{log}")
+    def keep_out_up_to_date(self) -> None:
+        while True:
+            over = self.done.wait(10)
+            texts = [self.texts / f"{name}.txt" for name in dict.fromkeys(self.parts)]
+            report = "\n".join(f"== {p.stem}\n{p.read_text()}" for p in texts if p.exists())
+            (self.out / "report.txt").write_text(report)
+            for name in (*FILTERS, *DENOISERS):
+                path = self.weights(name)
+                if path is not None:
+                    shutil.copy(path, self.out / path.with_stem(name).name)
+            if over:
+                break
+        with tarfile.open(self.out / "results.tgz", "w:gz") as archive:
+            for path in self.runs.rglob("*"):
+                if path.suffix in (".csv", ".md"):
+                    archive.add(path, path.relative_to(self.runs))
 
     def evaluate(self, name: str) -> None:
         """The new weights beside the shipped ones, to be shipped only if they are better."""
@@ -211,7 +227,7 @@ class Session:
         self.call(
             f"evaluate-{name}", self.left, "evaluate-denoise", *self.arguments.sets, "--sigma",
             *sigmas, "--weights", name, f"new={self.weights(name)}", "--methods", "noisy",
-            "--device", self.arguments.device, "--out", self.out / f"evaluate-{name}",
+            "--device", self.arguments.device, "--out", self.runs / f"evaluate-{name}",
         )
 
 

@@ -66,7 +66,7 @@ _MMA = ("HGMMA", "UTCHMMA", "UTCQMMA", "HMMA", "DMMA")
 _MULTIPLY = ("neighbours", "start", "power", "values", "row_sums", "key_sums", "value_sums")
 
 # Numbers of a row, and where the operands of its products lie, are loaded anew for each tile there.
-_MOST_SPILLS = {"row_sums": 160, "key_sums": 60, "rows": 20, "items": 20, "row_gradients": 40}
+_MOST_SPILLS = {"row_sums": 160, "key_sums": 60, "rows": 20, "items": 20}
 _MOST_BARRIERS = 4  # in the loop of a kernel that multiplies
 # A pair, of the values kernel for 64 features; of float32 with the E and K that are measured.
 _MOST_INSTRUCTIONS = {"neighbours": 25, "values": 35}
@@ -188,14 +188,16 @@ def window_launches(
     patches = grid.shape[0] * grid.shape[1]
     with _recorded(capability) as launches:
         cells = [
-            torch.empty(1, high * wide, channels * grid.stride**2, device="cuda", dtype=dtype)
+            torch.empty(1, high * wide, window.depth(channels, grid), device="cuda", dtype=dtype)
             for _ in range(3)
         ]
         norm = torch.empty(1, high * wide, device="cuda", dtype=numbers)
         log_t = torch.empty(1, patches, 1, device="cuda", dtype=numbers)
         rest = (window._geometry(grid), k, True, hard, seed)
-        (z,) = window._forward(*cells, norm, log_t, *rest)
-        window._backward(z, (*cells, norm, log_t), (), rest, [True] * 5)
+        kept = window._forward(*cells, norm, log_t, *rest)
+        window._backward(
+            torch.empty_like(kept[0]), (*cells, norm, log_t), kept, rest, [True] * 5
+        )
     return launches
 
 

@@ -132,11 +132,16 @@ class _Launch:
         ](table, out, *self.geometry, BLOCK_M=cells, BLOCK_O=across, **compiled_with(4))
         return out
 
+    def _depth_block(self, depth: int, wide: bool) -> int:
+        """Of float32 the parts that are multiplied take registers too."""
+        narrow = wide or self.like.dtype.itemsize > 2
+        return block(self.like, depth, 64 if narrow else 128)
+
     def sums(self, table: Tensor, value: Tensor, count: int, wide: bool = False) -> Tensor:
         """(B·count, cells, V₁·V₂), (B, cells, D) -> (B·count, cells, D)."""
         images, depth = self.images * count, value.shape[-1]
         out = self.new(images, self.cells, depth)
-        size = block(self.like, depth, 128)
+        size = self._depth_block(depth, wide)
         cell_kernels.sums_kernel[(images * self.tiles, triton.cdiv(depth, size))](
             table, value, out, *self.geometry, depth, count,
             BLOCK_Y=self.across, BLOCK_D=size, **compiled_with(4, 3), **self._products(wide),
@@ -149,10 +154,10 @@ class _Launch:
         """(B·count, cells, V₁·V₂), (B·count, cells, D) -> (B, cells, D)."""
         depth = value.shape[-1]
         out = self.new(self.images, self.cells, depth)
-        size = block(self.like, depth, 128)
+        size = self._depth_block(depth, wide)
         cell_kernels.sums_back_kernel[(self.images * self.tiles, triton.cdiv(depth, size))](
             table, value, value if own is None else own, out, *self.geometry, depth, count,
-            OWN=own is not None, BLOCK_Y=32, BLOCK_D=size, **compiled_with(8, 2),
+            OWN=own is not None, BLOCK_Y=32, BLOCK_D=size, **compiled_with(4, 3),
             **self._products(wide),
         )
         return out
@@ -226,12 +231,17 @@ _window = differentiable(
 )
 
 
+def depth(channels: int, grid: WindowGrid) -> int:
+    """Numbers of a cell, with padding."""
+    return triton.cdiv(channels * grid.stride**2, _DEPTH) * _DEPTH
+
+
 def _image(cells: Tensor, grid: WindowGrid) -> Tensor:
     """(B, K, cells, C·S²) -> (B, K, C, H, W)."""
     s = grid.stride
-    b, k, _, depth = cells.shape
+    b, k, _, numbers = cells.shape
     high, wide = (length // s for length in grid.padded_shape)
-    cut = cells.reshape(b, k, high, wide, depth // (s * s), s, s)
+    cut = cells.reshape(b, k, high, wide, numbers // (s * s), s, s)
     return grid.crop(cut.permute(0, 1, 4, 2, 5, 3, 6).reshape(b, k, -1, high * s, wide * s))
 
 
@@ -257,10 +267,10 @@ def aggregate(
         # As in the dense form: a shift changes no distance, but keeps the products small.
         centre = key_cells.detach().mean(1, keepdim=True)
         query_cells, key_cells = query_cells - centre, key_cells - centre
-    depth = value_cells.shape[-1]
+    own = value_cells.shape[-1]
     query_cells, key_cells, value_cells = (
-        functional.pad(cells, (0, -cells.shape[-1] % _DEPTH))
-        for cells in (query_cells, key_cells, value_cells)
+        functional.pad(cells, (0, depth(image.shape[1], grid) - cells.shape[-1]))
+        for cells, image in ((query_cells, query), (key_cells, key), (value_cells, value))
     )
     norm = key_cells.detach().to(numbers).square().sum(-1)
     z, _ = _window(
@@ -270,4 +280,4 @@ def aggregate(
     n1, n2 = grid.shape
     c1, c2 = (length // grid.stride for length in grid.padded_shape)
     cover = _cover(n1, c1, z.device)[:, None] * _cover(n2, c2, z.device)
-    return _image(z[..., :depth] / cover.reshape(-1, 1), grid).to(value.dtype)
+    return _image(z[..., :own] / cover.reshape(-1, 1), grid).to(value.dtype)
