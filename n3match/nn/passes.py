@@ -42,11 +42,31 @@ def mutual_mask(
         config: of the network.
         mask: (B, N) bool, False for padding; None: there is none.
     """
-    everything = torch.ones_like(side_info[..., 0], dtype=torch.bool) if mask is None else mask
     if not config.mutual_only:
-        return everything
-    mutual = (side_info[..., config.side_info.index("mutual")] > 0) & everything
+        return torch.ones_like(side_info[..., 0], dtype=torch.bool) if mask is None else mask
+    return known_mutual(side_info[..., config.side_info.index("mutual")], mask)
+
+
+def known_mutual(flag: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, N) bool, matches whose flag (B, N) is above 0; all of a pair without such a match."""
+    everything = torch.ones_like(flag, dtype=torch.bool) if mask is None else mask
+    mutual = (flag > 0) & everything
     return torch.where(mutual.any(1, keepdim=True), mutual, everything)
+
+
+def chosen_first(
+    chosen: Tensor, order: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """(B, M) places of the chosen matches and (B, M) bool, False behind the last of a pair.
+
+    Args:
+        chosen: (B, N) bool. order: (B, N) places with the chosen ones first; None: in their own.
+    """
+    counts = chosen.sum(1)
+    if order is None:
+        order = chosen.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
+    order = order[:, : int(counts.max())]
+    return order, torch.arange(order.shape[1], device=order.device) < counts[:, None]
 
 
 def on_chosen(
@@ -71,11 +91,7 @@ def on_chosen(
     if not may_look(chosen):  # shapes that don't depend on values
         found = run(columns.masked_fill(~chosen[..., None], 0.0), chosen)
         return tuple(torch.where(chosen, x, otherwise) for x in found)
-    counts = chosen.sum(1)
-    if order is None:
-        order = chosen.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
-    order = order[:, : int(counts.max())]
-    real = torch.arange(order.shape[1], device=order.device) < counts[:, None]
+    order, real = chosen_first(chosen, order)
     part = columns.gather(1, order[..., None].expand(-1, -1, columns.shape[-1]))
     rest = otherwise.gather(1, order)
     return tuple(
