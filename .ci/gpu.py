@@ -15,8 +15,9 @@ the weights so far.
 6. training    goes on from the shipped weights, all networks side by side, until the time is over;
                then the denoisers are evaluated beside the shipped ones
 
-Without --images or --pairs their trainings are left out. A second call with the same --work goes on
-with the trainings that are there. --device cpu --tiny goes through the same steps on any machine.
+Without --images or --pairs their trainings are left out. Where one call may not take that long,
+--parts divides them; with the same --work a second call goes on with the trainings that are there.
+--device cpu --tiny goes through the same steps on any machine.
 """
 
 import argparse
@@ -34,7 +35,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # Seconds that a part may take at most.
 LIMITS = {"smoke": 60, "checks": 170, "networks": 60, "times": 110, "compiled": 110}
-EVALUATION = 60  # seconds at the end, for the denoisers
+PARTS = (*LIMITS, "training")
+EVALUATION = 90  # seconds at the end, for the denoisers
 SIZES = (2000, 5000, 10000, 20000)
 # The checks' names, by their beginnings; each is a process, since compiling takes longest.
 CASES = (
@@ -134,27 +136,34 @@ class Session:
         sides = (25,) if arguments.tiny else (512,)
         repeats = ["--repeats", 1 if arguments.tiny else 5]
         none = ["--sizes", "--images"]
-        smoke = self.benchmark("smoke", "gpu", *none, "--cases", "dense small")
-        if not smoke and arguments.device == "cuda":
-            self.say((self.texts / "smoke.txt").read_text()[-2000:])
-            return 1
-        # The last one compiles what is timed later, which its own process then finds done.
-        tasks = [
-            lambda i=i, case=case: self.benchmark(f"checks-{i}", "gpu", *none, "--cases", case)
-            for i, case in enumerate(CASES)
-        ]
-        warm = ["--sizes", sizes[0], "--images", *sides, "--repeats", 1, "--eager", "--cases", "no"]
-        self.together([*tasks, lambda: self.benchmark("checks-warm", "gpu", *warm)])
-        device = ["--device", arguments.device]
-        networks = ["gpu-networks", *device, *repeats, "--sizes", sizes[0], "--images", *sides]
-        self.benchmark("networks", *networks)
         timed = ["gpu", *repeats, "--cases", "no", "--sizes", *sizes, "--images"]
-        self.benchmark("times", *timed, *sides, "--eager")
-        self.benchmark("compiled", *timed)  # compiled windows take minutes
-        stop_sharing = self.share_the_gpu() if arguments.device == "cuda" else lambda: None
-        self.together(self.trainings())
-        self.together([lambda n=n: self.evaluate(n) for n in DENOISERS if self.weights(n)])
-        stop_sharing()
+        networks = [
+            "gpu-networks", "--device", arguments.device, *repeats, "--sizes", sizes[0],
+            "--images", *sides,
+        ]
+        # Compiles what is timed later, which its own process then finds done.
+        warm = ["gpu", "--sizes", sizes[0], "--images", *sides, "--repeats", 1, "--eager"]
+        checks = [("checks-warm", [*warm, "--cases", "no"])]
+        checks += [(f"checks-{i}", ["gpu", *none, "--cases", c]) for i, c in enumerate(CASES)]
+        for part in arguments.parts:
+            if part == "smoke":
+                smoke = self.benchmark(part, "gpu", *none, "--cases", "dense small")
+                if not smoke and arguments.device == "cuda":
+                    self.say((self.texts / "smoke.txt").read_text()[-2000:])
+                    return 1
+            elif part == "checks":
+                self.together([lambda n=n, w=w: self.benchmark(n, *w) for n, w in checks])
+            elif part == "networks":
+                self.benchmark(part, *networks)
+            elif part == "times":
+                self.benchmark(part, *timed, *sides, "--eager")
+            elif part == "compiled":  # of the dense form: windows take minutes to compile
+                self.benchmark(part, *timed)
+            else:
+                stop_sharing = self.share_the_gpu() if arguments.device == "cuda" else lambda: None
+                self.together(self.trainings())
+                self.together([lambda n=n: self.evaluate(n) for n in DENOISERS if self.weights(n)])
+                stop_sharing()
         return 0
 
     def share_the_gpu(self) -> Callable[[], object]:
@@ -239,9 +248,10 @@ def main() -> int:
     parser.add_argument("out", type=path)
     parser.add_argument("--images", type=path, help="folder of clean images")
     parser.add_argument("--sets", type=path, nargs="*", default=[], help="of the evaluation")
-    parser.add_argument("--pairs", nargs="*", default=[], metavar="STORE[:WEIGHT]")
+    parser.add_argument("--pairs", type=path, nargs="*", default=[], metavar="STORE[:WEIGHT]")
     parser.add_argument("--validation", type=path, nargs="*", default=[], metavar="STORE")
     parser.add_argument("--work", type=path, metavar="DIR", help="where the runs are kept")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
     parser.add_argument("--seconds", type=float, default=820, help="of all together")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="the smallest sizes, to try the script")
