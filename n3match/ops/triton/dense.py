@@ -5,11 +5,11 @@ For CUDA tensors, or CPU tensors where TRITON_INTERPRET=1 was set before Triton 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import triton
 from torch import Tensor
 
 from n3match.ops.custom_op import differentiable
@@ -19,6 +19,7 @@ from n3match.ops.triton import operands as operand_kernels
 from n3match.ops.triton.launch import (
     TYPES,
     accumulator,
+    cdiv,
     chunks,
     column_block,
     compiled_with,
@@ -52,16 +53,16 @@ class _Problem:
     exclude_self: bool
     like: Tensor
 
-    @property
+    @functools.cached_property
     def rows(self) -> int:
         """Queries of a plane."""
         return _whole_spans(self.queries)
 
-    @property
+    @functools.cached_property
     def padded_items(self) -> int:
         return _whole_spans(self.items)
 
-    @property
+    @functools.cached_property
     def compiled_for(self) -> dict:
         """What every kernel that goes over tiles of distances is compiled for."""
         return {
@@ -70,7 +71,7 @@ class _Problem:
             "EXCLUDE": self.exclude_self, "ACC": TYPES[accumulator(self.like.dtype)],
         }
 
-    @property
+    @functools.cached_property
     def dot(self) -> dict:
         return {"DOT": TYPES[plane_type(self.like)]}
 
@@ -82,7 +83,7 @@ class _Problem:
 
 
 def _whole_spans(rows: int) -> int:
-    return -(-rows // SPAN.value) * SPAN.value
+    return cdiv(rows, SPAN.value) * SPAN.value
 
 
 @dataclass(frozen=True)
@@ -335,9 +336,9 @@ def _tile(p: _Problem, numbers: Callable[[int, int, int], int], of_items: bool =
 
 def _parts(p: _Problem, programs: int, length: int, tile: int, resident: int) -> tuple[int, int]:
     """Over how many programs a sweep is split, and the length of each one's share."""
-    tiles = triton.cdiv(length, tile)
-    chunk = triton.cdiv(tiles, chunks(p.like, programs, tiles, resident)) * tile
-    return triton.cdiv(length, chunk), chunk
+    tiles = cdiv(length, tile)
+    chunk = cdiv(tiles, chunks(p.like, programs, tiles, resident)) * tile
+    return cdiv(length, chunk), chunk
 
 
 _dense = differentiable(
