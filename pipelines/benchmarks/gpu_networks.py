@@ -81,11 +81,19 @@ def _denoiser(name: str, side: int) -> tuple[nn.Module, dict[str, Tensor]]:
     return net.eval(), {"x": torch.rand(1, channels, side, side, generator=generator)}
 
 
-def _run(net: nn.Module, given: dict[str, Tensor]) -> Callable[[], Tensor]:
-    function = net.logits if isinstance(net, MatchFilter) else net
+def _run(
+    net: nn.Module, given: dict[str, Tensor], device: str, dtype: torch.dtype
+) -> Callable[[], Tensor]:
+    """A call with its products in that type, which a filter does by itself."""
+    net = net.to(device)
+    given = {name: x.to(device) for name, x in given.items()}
+    if isinstance(net, MatchFilter):
+        function, casts = net.to(dtype).logits, False
+    else:
+        function, casts = net, dtype != torch.float32
 
     def call() -> Tensor:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(device, dtype if casts else None, casts):
             return function(**given)
 
     return call
@@ -102,16 +110,11 @@ def measure(
         for side in sides
     ]
     for make, name, compared, timed, size, kind in tasks:
-        net, given = make(name, compared)
-        wanted = _run(net, given)()
+        wanted = _run(*make(name, compared), "cpu", torch.float32)()
         for dtype, tolerances in TOLERANCES.items():
-            net = make(name, compared)[0].to(device, dtype)
-            # Filters take float32 whatever they compute in.
-            taken = torch.float32 if make is _filter else dtype
-            found = _run(net, {k: x.to(device, taken) for k, x in given.items()})()
+            found = _run(*make(name, compared), device, dtype)()
             difference = (found.cpu().float() - wanted).abs().max() / wanted.abs().max()
-            here = {k: x.to(device, taken) for k, x in make(name, timed)[1].items()}
-            call = _run(net, here)
+            call = _run(*make(name, timed), device, dtype)
             call()  # what is compiled, and tried, the first time
             waits = waiting(call, device)
             seconds = seconds_of(call, device, repeats)
