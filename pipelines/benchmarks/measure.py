@@ -30,13 +30,14 @@ def seconds_in_turns(
     functions: dict[str, Call],
     repeats: int,
     budget: float = math.inf,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of each function, called in turns after one warm-up each.
 
     Turns, so that a machine that slows down for a while slows all of them alike. Each function gets
     about `budget` seconds at most: one that takes long is called fewer times; one whose first call
-    takes half the budget only that once, its warm-up being a small part of it.
+    takes half the budget only that once, its warm-up being a small part of it. `clock`: None for
+    the time on the wall.
     """
     seconds: dict[str, list[float]] = {}
     rounds: dict[str, int] = {}
@@ -51,7 +52,8 @@ def seconds_in_turns(
     return seconds
 
 
-def seconds_of_call(function: Call, clock: Callable[[], float] = time.perf_counter) -> float:
+def seconds_of_call(function: Call, clock: Callable[[], float] | None = None) -> float:
+    clock = clock or time.perf_counter
     start = clock()
     function()
     return clock() - start
