@@ -154,8 +154,9 @@ def _forward(
 def _find_scales(p: _Problem, o: _Operands, rows, starts, picks) -> None:
     blocks = p.rows // ROWS
     items = p.padded_items
-    shared = {"BLOCK_M": ROWS, "BLOCK_N": ITEMS, **p.compiled_for}
-    parts, chunk = _parts(p, blocks * p.batch, items, ITEMS, resident=4)
+    tile = ITEMS // 2 if p.like.dtype == torch.float64 else ITEMS  # for the shared memory
+    shared = {"BLOCK_M": ROWS, "BLOCK_N": tile, **p.compiled_for}
+    parts, chunk = _parts(p, blocks * p.batch, items, tile, resident=4)
     grid = (blocks, parts, p.batch)
     given = (o.queries, o.keys, o.scales, o.norm, rows)
     sums, indices = p.new(p.batch, parts, 6, p.rows), p.integers(p.batch, parts, p.rows)
