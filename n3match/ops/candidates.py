@@ -78,15 +78,22 @@ def forward(query: Tensor, key: Tensor, value: Tensor, log_t: Tensor, search: Se
     for b, rows in _chunks(search, query, value, search.gathered):
         near = search.near(b, rows)
         d = _distances(query[b, rows], _rows_of(key[b], near), near)
+        if not search.rule.differentiable:
+            items, some = _nearest_items(d, near, k)
+            out[b, rows] = value[b, items] * some
+            continue
         v = _rows_of(value[b], near)
         w = selection.weights(d, log_t[b, rows], search.rule, near.numbers)
-        if search.rule.selection == "knn":
-            at = torch.arange(len(v), device=v.device)[:, None]
-            # A row without candidates has no weight at all.
-            out[b, rows] = v[at, w.argmax(2)] * w.amax(2, keepdim=True)
-        else:
-            out[b, rows] = w @ v if search.gathered else (w.flatten(0, 1) @ v[0]).view(-1, k, f)
+        out[b, rows] = w @ v if search.gathered else (w.flatten(0, 1) @ v[0]).view(-1, k, f)
     return out
+
+
+def _nearest_items(d: Tensor, near: Near, k: int) -> tuple[Tensor, Tensor]:
+    """(R, K) numbers of the nearest items, and (R, 1, 1) bool, False in a row without candidates:
+    it has no weight at all."""
+    columns, some = selection.nearest(d, k)
+    items = columns if near.index is None else near.index.gather(1, columns)
+    return items, some[:, None, None]
 
 
 def backward(
@@ -102,13 +109,16 @@ def backward(
     found = [torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in given]
     for b, rows in _chunks(search, query, value, search.gathered):
         near = search.near(b, rows)
+        if not search.rule.differentiable:  # gradients reach the nearest items' values alone
+            d = _distances(query[b, rows], _rows_of(key[b], near), near)
+            items, some = _nearest_items(d, near, search.rule.k)
+            found[2][b].index_add_(0, items.flatten(), (grad[b, rows] * some).flatten(0, 1))
+            continue
         parts = (query[b, rows], _rows_of(key[b], near), _rows_of(value[b], near), log_t[b, rows])
-        d_query, d_key, d_value, d_log_t = _chunk_gradients(grad[b, rows], *parts, near, search)
-        if d_query is not None:
-            found[0][b, rows], found[3][b, rows] = d_query, d_log_t
+        found[0][b, rows], d_key, d_value, found[3][b, rows] = _chunk_gradients(
+            grad[b, rows], *parts, near, search
+        )
         for total, part in ((found[1][b], d_key), (found[2][b], d_value)):
-            if part is None:
-                continue
             if near.index is None:
                 total += part
             else:
@@ -118,14 +128,12 @@ def backward(
 
 def _chunk_gradients(g: Tensor, q: Tensor, x: Tensor, v: Tensor, log_t: Tensor, near: Near, search):
     """From g (R, K, F), those of the queries, of the candidates' rows (of all items where these are
-    the candidates) and of log_t; None where the selection lets none through."""
+    the candidates) and of log_t."""
     rule = search.rule
     d = _distances(q, x, near)
     if search.gathered:
         w, d_d, d_log_t = selection.gradients(d, log_t, g @ v.mT, rule, near.numbers)
         d_value = w.mT @ g
-        if d_d is None:
-            return None, None, d_value, None
         steps = 2 * d_d[..., None] * (q[:, None] - x)
         return steps.sum(1), -steps, d_value, d_log_t
     u = (g.flatten(0, 1) @ v[0].mT).view(*g.shape[:2], -1)

@@ -53,6 +53,18 @@ def weights(d: Tensor, log_t: Tensor, rule: Rule, numbers: Numbers) -> Tensor:
     return _row_weights(_noisy(d, rule, numbers), log_t, rule.k, rule.recursion)
 
 
+def nearest(d: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(R, O) -> (R, K) columns of the nearest, the first among equals, the last one again where
+    there are no more; and (R,) bool, whether a row has candidates at all."""
+    left, found = d.clone(), []
+    for _ in range(k):
+        least, column = left.min(1, keepdim=True)
+        found.append(torch.where(least.isinf(), found[-1], column) if found else column)
+        left.scatter_(1, found[-1], float("inf"))
+    columns = torch.cat(found, 1)
+    return columns, d.gather(1, columns[:, :1])[:, 0].isfinite()
+
+
 def gradients(
     d: Tensor, log_t: Tensor, grad: Tensor, rule: Rule, numbers: Numbers
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
