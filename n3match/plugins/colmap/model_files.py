@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from n3match.given_files import read_bytes, read_text
+
 # name -> (id in binary files, number of parameters): the models of COLMAP 4.2
 CAMERA_MODELS = {
     "SIMPLE_PINHOLE": (0, 3),
@@ -32,6 +34,7 @@ CAMERA_MODELS = {
     "EQUIRECTANGULAR": (17, 2),
 }
 _NAMES = {model_id: name for name, (model_id, _) in CAMERA_MODELS.items()}
+_LARGEST = 1 << 34  # bytes; reconstructions of ten thousand photographs have some gigabytes
 _TRACK = np.dtype([("image", "<i4"), ("point2D", "<i4")])
 _OBSERVATION = np.dtype([("xy", "<f8", 2), ("point", "<i8")])
 
@@ -158,7 +161,7 @@ class _BinaryReader:
     """Little-endian fields of a file held in memory; says which field a file ends in."""
 
     def __init__(self, path: Path):
-        self.path, self.data, self.offset = path, path.read_bytes(), 0
+        self.path, self.data, self.offset = path, read_bytes(path, _LARGEST), 0
 
     def take(self, layout: str, field: str) -> tuple:
         start = self._advance(struct.calcsize("<" + layout), field)
@@ -191,20 +194,19 @@ class _BinaryReader:
 
 def _lines(path: Path):
     """Numbered lines without comments."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file in UTF-8") from error
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(read_text(path, _LARGEST).splitlines(), start=1):
         if not line.startswith("#"):
             yield number, line
 
 
 def _numbers(path: Path, field: str, words: list[str], kind: type) -> tuple:
     try:
-        return tuple(kind(word) for word in words)
-    except ValueError as error:
+        found = tuple(kind(word) for word in words)
+        if kind is int and found:
+            np.array([min(found), max(found)], dtype=np.int64)
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"{path}: {field}: found {error}, wanted {kind.__name__}s") from error
+    return found
 
 
 def _check_model(path: Path, field: str, model: str) -> None:
