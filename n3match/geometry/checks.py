@@ -63,6 +63,8 @@ def check_tensor(name: str, value: Any, *tail: int | None, kind: Any = torch.Ten
 
 def check_leading(tails: dict[str, int], **arrays: Any) -> None:
     """Require leading dimensions, all but the last `tails` of each, that broadcast."""
+    if torch.compiler.is_compiling():
+        return  # a graph's sizes would become constants
     shapes = {n: tuple(a.shape)[: a.ndim - tails[n]] for n, a in arrays.items()}
     try:
         np.broadcast_shapes(*shapes.values())

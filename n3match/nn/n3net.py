@@ -247,6 +247,6 @@ class N3Net(nn.Module):
                 f"got {tuple(x.shape)}"
             )
         # On a GPU, or in a graph, nobody waits to look at values.
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
-            if not bool(torch.isfinite(x).all()):
-                raise ValueError("x holds NaN or infinite numbers: finite numbers wanted")
+        looked_at = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        if looked_at and not bool(torch.isfinite(x).all()):
+            raise ValueError("x holds NaN or infinite numbers: finite numbers wanted")

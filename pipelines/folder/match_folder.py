@@ -107,7 +107,7 @@ def match_folder(
     Raises:
         OSError, ValueError: naming the file or argument and what is wrong.
     """
-    names = find_photographs(run.folder, 2)
+    names, unnamed = _writable_names(find_photographs(run.folder, 2))
     _check_out(run.out)
     choose_estimator(run.options.estimator, ESTIMATORS)
     device = str(processes.device)
@@ -139,7 +139,7 @@ def match_folder(
             processes.wait()
             return None
         counts = FolderCounts(
-            photographs=len(usable), problems=problems, cameras=cameras.describe(),
+            photographs=len(usable), problems=[*unnamed, *problems], cameras=cameras.describe(),
             guessed=sum(camera.guessed for camera in usable.values()),
             pairs=len(pairs), done_before=before,
         )
@@ -227,6 +227,19 @@ def _locked(work: Path, processes: Processes) -> Iterator[None]:
         yield
 
 
+def _writable_names(names: list[str]) -> tuple[list[str], list[str]]:
+    """Names that a line of text can hold, and a line for each photograph with another one."""
+    fine, problems = [], []
+    for name in names:
+        # Those of the system that aren't UTF-8 have surrogates in their places.
+        shown = name.encode("utf-8", "backslashreplace").decode()
+        if shown == name and name.isprintable():
+            fine.append(name)
+        else:
+            problems.append(f"{shown!r}: left out: its name can't be written in a line of text")
+    return fine, problems
+
+
 def _choose(
     run: FolderRun, names: list[str], reader: PhotographReader
 ) -> tuple[dict[str, ColmapCamera], list[str], list[tuple[str, str]]]:
@@ -241,7 +254,7 @@ def _choose(
     if len(usable) < 2:
         raise ValueError(
             f"{run.folder}: {len(usable)} of {len(names)} photographs can be used, wanted 2 or "
-            f"more; {problems[0]}"
+            f"more{''.join(f'; {problem}' for problem in problems[:1])}"
         )
     pairs = run.choice.pairs(names, lambda name: _descriptors(reader, name, usable))
     return usable, problems, [pair for pair in pairs if usable.keys() >= set(pair)]

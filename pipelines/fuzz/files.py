@@ -168,6 +168,8 @@ def _replaced(path: Path, rng: np.random.Generator) -> str:
         "empty": lambda: path.write_bytes(b""),
         "of zeros": lambda: path.write_bytes(bytes(4096)),
         "of a large size": lambda: os.truncate(_touched(path), 1 << 34),
+        "under another name": lambda: shutil.copy(other, path.with_name(
+            _ODD_NAMES[int(rng.integers(len(_ODD_NAMES)))] + path.suffix)),
     }
     way = [*ways][int(rng.integers(len(ways)))]
     path.rename(other)
@@ -177,6 +179,11 @@ def _replaced(path: Path, rng: np.random.Generator) -> str:
     return way
 
 
+_ODD_NAMES = (
+    "a\nb", "\udcff", " a ", "-o", "a;b", "%s", "a b\tc", "..", "a..", "ü" * 60, "\\", "'\"", "*",
+)  # fmt: skip
+
+
 def _touched(path: Path) -> Path:
     path.touch()
     return path
@@ -184,9 +191,11 @@ def _touched(path: Path) -> Path:
 
 def run_command(*words: object) -> None:
     """A command; its errors are raised as they are, not told in a line."""
-    status = cli.main(["--traceback", *map(str, words)])
-    if status not in (0, 1, 2):
-        raise AssertionError(f"exit status {status}")
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        status = cli.main(["--traceback", *map(str, words)])
+    if status not in (0, 1, 2) or "--help)" in said.getvalue():
+        raise AssertionError(f"exit status {status}: {said.getvalue()[-300:]}")
 
 
 # --- kinds -------------------------------------------------------------------------------------
@@ -567,7 +576,7 @@ def _match_photographs(folder: Path) -> None:
 
 def _match_folder(folder: Path) -> None:
     run_command(
-        "match", folder / "photographs", "--out", folder / "out.db", "--filter",
+        "match", folder / "photographs", folder / "out.db", "--filter",
         folder / "filter.safetensors", "--quiet",
     )
 
