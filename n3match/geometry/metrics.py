@@ -133,8 +133,8 @@ def mean_average_precision(
         degrees = real("thresholds", threshold)
         if not 0 < degrees <= _LARGEST or degrees % _BIN_DEG:
             raise ValueError(
-                f"thresholds must be multiples of {_BIN_DEG} degrees up to {_LARGEST}, "
-                f"got {degrees:g}"
+                f"thresholds must be multiples of {_BIN_DEG} degrees, got {degrees:g}: "
+                f"from {_BIN_DEG} to {_LARGEST} wanted"
             )
         bins = np.arange(_BIN_DEG, degrees + _BIN_DEG, _BIN_DEG)
         result[_as_key(threshold)] = float(np.mean([np.mean(errors < edge) for edge in bins]))

@@ -124,7 +124,9 @@ def match_folder(
         processes.wait()
         cameras = ImageCameras.read(run.options.colmap, run.options.intrinsics, run.folder)
         reader = PhotographReader(photographs, cameras)
-        chosen = processes.from_first(_choose(run, names, reader) if processes.is_first else None)
+        chosen = processes.from_first(
+            _choose(run, names, unnamed, reader) if processes.is_first else None
+        )
         usable, problems, pairs = chosen
         parts = parts_of(pairs)
         todo = [part for part in parts if not jobs.is_done(part)]
@@ -139,7 +141,7 @@ def match_folder(
             processes.wait()
             return None
         counts = FolderCounts(
-            photographs=len(usable), problems=[*unnamed, *problems], cameras=cameras.describe(),
+            photographs=len(usable), problems=problems, cameras=cameras.describe(),
             guessed=sum(camera.guessed for camera in usable.values()),
             pairs=len(pairs), done_before=before,
         )
@@ -241,10 +243,10 @@ def _writable_names(names: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _choose(
-    run: FolderRun, names: list[str], reader: PhotographReader
+    run: FolderRun, names: list[str], unnamed: list[str], reader: PhotographReader
 ) -> tuple[dict[str, ColmapCamera], list[str], list[tuple[str, str]]]:
     """Photographs that can be used with their cameras, why others can't, the pairs."""
-    usable, problems = {}, []
+    usable, problems = {}, [*unnamed]
     for name in names:
         try:
             found = reader.photographs.read(name)
@@ -253,8 +255,8 @@ def _choose(
             problems.append(f"{name}: left out: {error}")
     if len(usable) < 2:
         raise ValueError(
-            f"{run.folder}: {len(usable)} of {len(names)} photographs can be used, wanted 2 or "
-            f"more{''.join(f'; {problem}' for problem in problems[:1])}"
+            f"{run.folder}: {len(usable)} of {len(names) + len(unnamed)} photographs can be used, "
+            f"wanted 2 or more; {problems[0]}"
         )
     pairs = run.choice.pairs(names, lambda name: _descriptors(reader, name, usable))
     return usable, problems, [pair for pair in pairs if usable.keys() >= set(pair)]
