@@ -82,8 +82,8 @@ class Denoiser(N3Net):
         Raises:
             ValueError: a limit too small even for tiles.
         """
-        size = x.shape[2:]
-        x = self.planes_of(x)
+        given, x = x, self.planes_of(x)
+        size = given.shape[2:]
         b, _, height, width = x.shape
         tiled = self._tiled(b, height, width, x.element_size(), memory_limit)
         whole = sum(run.bytes for run, _ in tiled)

@@ -184,8 +184,8 @@ class N3Net(nn.Module):
         Raises:
             ValueError: for other shapes, naming the argument.
         """
-        size = x.shape[2:]
-        x = self.planes_of(x)
+        given, x = x, self.planes_of(x)
+        size = given.shape[2:]
         matching = self.matching_image(x) if neighbours else None
         for index in range(self.stages):
             x = self.stage(index, x, matching, neighbours=neighbours)

@@ -128,16 +128,16 @@ class FilteredMatcher(nn.Module):
         known = [answer.get(f"{what}{i}") for i in (0, 1) for what in ("all_kpts", "all_desc")]
         if any(array is None for array in known):
             return None
-        keypoints0, keypoints1 = (_points_in(answer, f"all_kpts{i}") for i in (0, 1))
         desc0, desc1 = (number_array(f"all_desc{i}", answer[f"all_desc{i}"]) for i in (0, 1))
-        for i, (desc, keypoints) in enumerate(((desc0, keypoints0), (desc1, keypoints1))):
-            if desc.ndim != 2 or len(desc) != len(keypoints):
-                raise ValueError(
-                    f"all_desc{i} must have shape (N, D) with N = {len(keypoints)} as all_kpts{i}, "
-                    f"got {desc.shape}"
-                )
         if not (is_gradient_histogram(desc0) and is_gradient_histogram(desc1)):
             return None
+        keypoints0, keypoints1 = (_points_in(answer, f"all_kpts{i}") for i in (0, 1))
+        for i, (desc, keypoints) in enumerate(((desc0, keypoints0), (desc1, keypoints1))):
+            if len(desc) != len(keypoints):
+                raise ValueError(
+                    f"all_desc{i} must have a row for each of {len(keypoints)} keypoints in "
+                    f"all_kpts{i}, got {len(desc)}"
+                )
         K1 = np.asarray(K1, dtype=np.float64)
         all_found = putative_matches(keypoints0, desc0, keypoints1, desc1)
         names = self.filter.side_info

@@ -309,6 +309,7 @@ def _photographs(folder: Path) -> None:
         cv2.imwrite(str(folder / "photographs" / f"{i}.png"), image[20:220, 20:300])
     files.save_weights(folder / "filter.safetensors", files.tiny_filter("all"))
     files.save_weights(folder / "denoiser.safetensors", files.tiny_denoiser("colour"))
+    files.save_weights(folder / "grey.safetensors", files.tiny_denoiser("plain"))
 
 
 def _relief(folder: Path) -> None:
@@ -368,7 +369,7 @@ COMMANDS = (
         "opencv_ransac", "--out", f / "out" / "poses", "--workers", 1, "--worst", 0]),
     Command("evaluate-denoise", _photographs, lambda f: [
         "evaluate-denoise", f / "photographs", "--methods", "noisy", "--weights",
-        f / "denoiser.safetensors", "--channels", 3, "--out", f / "out" / "noise"]),
+        f / "grey.safetensors", "--out", f / "out" / "noise"]),
     Command("denoise", _photographs, lambda f: [
         "denoise", f / "photographs", f / "out" / "clean", "--weights",
         f / "denoiser.safetensors"]),
