@@ -5,11 +5,11 @@ For CUDA tensors, or CPU tensors where TRITON_INTERPRET=1 was set before Triton 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import triton
 from torch import Tensor
 
 from n3match.ops.custom_op import differentiable
@@ -19,6 +19,7 @@ from n3match.ops.triton import operands as operand_kernels
 from n3match.ops.triton.launch import (
     TYPES,
     accumulator,
+    cdiv,
     chunks,
     column_block,
     compiled_with,
@@ -52,16 +53,16 @@ class _Problem:
     exclude_self: bool
     like: Tensor
 
-    @property
+    @functools.cached_property
     def rows(self) -> int:
         """Queries of a plane."""
         return _whole_spans(self.queries)
 
-    @property
+    @functools.cached_property
     def padded_items(self) -> int:
         return _whole_spans(self.items)
 
-    @property
+    @functools.cached_property
     def compiled_for(self) -> dict:
         """What every kernel that goes over tiles of distances is compiled for."""
         return {
@@ -70,7 +71,7 @@ class _Problem:
             "EXCLUDE": self.exclude_self, "ACC": TYPES[accumulator(self.like.dtype)],
         }
 
-    @property
+    @functools.cached_property
     def dot(self) -> dict:
         return {"DOT": TYPES[plane_type(self.like)]}
 
@@ -82,7 +83,7 @@ class _Problem:
 
 
 def _whole_spans(rows: int) -> int:
-    return -(-rows // SPAN.value) * SPAN.value
+    return cdiv(rows, SPAN.value) * SPAN.value
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,9 @@ def _forward(
 def _find_scales(p: _Problem, o: _Operands, rows, starts, picks) -> None:
     blocks = p.rows // ROWS
     items = p.padded_items
-    shared = {"BLOCK_M": ROWS, "BLOCK_N": ITEMS, **p.compiled_for}
-    parts, chunk = _parts(p, blocks * p.batch, items, ITEMS, resident=4)
+    tile = ITEMS // 2 if p.like.dtype == torch.float64 else ITEMS  # for the shared memory
+    shared = {"BLOCK_M": ROWS, "BLOCK_N": tile, **p.compiled_for}
+    parts, chunk = _parts(p, blocks * p.batch, items, tile, resident=4)
     grid = (blocks, parts, p.batch)
     given = (o.queries, o.keys, o.scales, o.norm, rows)
     sums, indices = p.new(p.batch, parts, 6, p.rows), p.integers(p.batch, parts, p.rows)
@@ -335,9 +337,9 @@ def _tile(p: _Problem, numbers: Callable[[int, int, int], int], of_items: bool =
 
 def _parts(p: _Problem, programs: int, length: int, tile: int, resident: int) -> tuple[int, int]:
     """Over how many programs a sweep is split, and the length of each one's share."""
-    tiles = triton.cdiv(length, tile)
-    chunk = triton.cdiv(tiles, chunks(p.like, programs, tiles, resident)) * tile
-    return triton.cdiv(length, chunk), chunk
+    tiles = cdiv(length, tile)
+    chunk = cdiv(tiles, chunks(p.like, programs, tiles, resident)) * tile
+    return cdiv(length, chunk), chunk
 
 
 _dense = differentiable(

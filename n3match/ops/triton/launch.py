@@ -6,7 +6,6 @@ import contextlib
 import functools
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -55,11 +54,23 @@ def has_large_memory(like: Tensor) -> bool:
     return like.device.type != "cuda" or _device(like.device.index)[1] >= _LARGE
 
 
+def cdiv(count: int, size: int) -> int:
+    """How many of a size hold `count`. Triton's own, which kernels may call too, takes twenty times
+    as long, and these functions as long as a launch."""
+    return -(-count // size)
+
+
+def next_power(count: int) -> int:
+    """Of two, at least `count` ≥ 1."""
+    return 1 << (count - 1).bit_length()
+
+
+@functools.cache
 def padded(width: int) -> int:
     """Columns of a plane."""
     if width <= _WIDEST:
-        return max(LEAST_BLOCK, triton.next_power_of_2(width))
-    return triton.cdiv(width, _WIDEST // 2) * (_WIDEST // 2)
+        return max(LEAST_BLOCK, next_power(width))
+    return cdiv(width, _WIDEST // 2) * (_WIDEST // 2)
 
 
 def column_block(width: int) -> int:
@@ -74,10 +85,13 @@ def chunks(like: Tensor, programs: int, tiles: int, resident: int) -> int:
         programs: that there are anyway.
         resident: programs that a multiprocessor holds at a time.
     """
-    slots = processors(like) * resident
+    return _chunks(processors(like) * resident, programs, tiles)
 
+
+@functools.lru_cache(maxsize=1024)
+def _chunks(slots: int, programs: int, tiles: int) -> int:
     def cost(parts: int) -> int:
-        return triton.cdiv(programs * parts, slots) * (triton.cdiv(tiles, parts) + _CHUNK_OVERHEAD)
+        return cdiv(programs * parts, slots) * (cdiv(tiles, parts) + _CHUNK_OVERHEAD)
 
     return min(range(1, min(tiles, 16) + 1), key=cost)
 
@@ -86,12 +100,12 @@ def block(like: Tensor, count: int, most: int) -> int:
     """The block that holds `count`, within what blocks may be: `most`, half of it in float64."""
     if like.dtype == torch.float64:
         most //= 2
-    return max(LEAST_BLOCK, min(most, triton.next_power_of_2(max(1, count))))
+    return max(LEAST_BLOCK, min(most, next_power(max(1, count))))
 
 
 def steps(k: int) -> int:
     """Columns in registers for K steps."""
-    return triton.next_power_of_2(max(2, k))
+    return next_power(max(2, k))
 
 
 def compiled_with(warps: int, stages: int = 2) -> dict:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import triton
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,7 +21,9 @@ from n3match.ops.triton import window_rows as row_kernels
 from n3match.ops.triton.launch import (
     accumulator,
     block,
+    cdiv,
     compiled_with,
+    next_power,
     number_types,
     on_device_of,
     product_type,
@@ -57,12 +58,12 @@ class _Launch:
         self.rows_apart = w1 + r - 1 + _TILE_ROWS - 1
         self.pairs = (w1 + r - 1) * (w2 + r - 1)
         c1, c2 = n1 + r - 1, n2 + r - 1
-        self.tiles = triton.cdiv(c1, _TILE_ROWS) * triton.cdiv(c2, _TILE_COLUMNS)
+        self.tiles = cdiv(c1, _TILE_ROWS) * cdiv(c2, _TILE_COLUMNS)
         self.cells = c1 * c2
         self.across = block(like, _TILE_COLUMNS - 1 + w2 + r - 1, 1 << 30)
         self.like = like
         self.types = number_types(like)
-        wide = triton.next_power_of_2(self.candidates)
+        wide = next_power(self.candidates)
         # Sums over a row stay within a warp, as long as its numbers fit in the registers.
         self.row_warps = max(1, wide // (2 * _WARP_NUMBERS))
         self.blocks = {
@@ -107,7 +108,7 @@ class _Launch:
         return out
 
     def _row_programs(self) -> tuple[int]:
-        return (self.images * triton.cdiv(self.patches, self.blocks["BLOCK_M"]),)
+        return (self.images * cdiv(self.patches, self.blocks["BLOCK_M"]),)
 
     def row_gradients(
         self, distances: Tensor, weights: Tensor, u: Tensor, log_t: Tensor
@@ -125,10 +126,10 @@ class _Launch:
         """(·, patches, w₁·w₂) -> (·, cells, V₁·V₂), of the type in which it is multiplied."""
         dtype = accumulator(self.like.dtype) if wide else product_type(self.like)
         out = self.like.new_empty(len(table), self.cells, self.pairs, dtype=dtype)
-        across = min(_PAIRS, triton.next_power_of_2(self.pairs))
+        across = min(_PAIRS, next_power(self.pairs))
         cells = _PAIRS // across
         cell_kernels.pairs_kernel[
-            (len(table) * triton.cdiv(self.cells, cells), triton.cdiv(self.pairs, across))
+            (len(table) * cdiv(self.cells, cells), cdiv(self.pairs, across))
         ](table, out, *self.geometry, BLOCK_M=cells, BLOCK_O=across, **compiled_with(4))
         return out
 
@@ -142,7 +143,7 @@ class _Launch:
         images, depth = self.images * count, value.shape[-1]
         out = self.new(images, self.cells, depth)
         size = self._depth_block(depth, wide)
-        cell_kernels.sums_kernel[(images * self.tiles, triton.cdiv(depth, size))](
+        cell_kernels.sums_kernel[(images * self.tiles, cdiv(depth, size))](
             table, value, out, *self.geometry, depth, count,
             BLOCK_Y=self.across, BLOCK_D=size, **compiled_with(4, 3), **self._products(wide),
         )
@@ -155,7 +156,7 @@ class _Launch:
         depth = value.shape[-1]
         out = self.new(self.images, self.cells, depth)
         size = self._depth_block(depth, wide)
-        cell_kernels.sums_back_kernel[(self.images * self.tiles, triton.cdiv(depth, size))](
+        cell_kernels.sums_back_kernel[(self.images * self.tiles, cdiv(depth, size))](
             table, value, value if own is None else own, out, *self.geometry, depth, count,
             OWN=own is not None, BLOCK_Y=32, BLOCK_D=size, **compiled_with(4, 3),
             **self._products(wide),
@@ -233,7 +234,7 @@ _window = differentiable(
 
 def depth(channels: int, grid: WindowGrid) -> int:
     """Numbers of a cell, with padding."""
-    return triton.cdiv(channels * grid.stride**2, _DEPTH) * _DEPTH
+    return cdiv(channels * grid.stride**2, _DEPTH) * _DEPTH
 
 
 def _image(cells: Tensor, grid: WindowGrid) -> Tensor:
