@@ -223,11 +223,24 @@ def dense_tensor(name: str, value: Any) -> torch.Tensor:
     Raises:
         TypeError: no tensor, or another kind of one.
     """
+    if strided_tensor(name, value).device.type == "meta":
+        raise TypeError(
+            f"{name} must be a dense tensor with numbers in it, got one of the device "
+            f"{value.device}"
+        )
+    return value
+
+
+def strided_tensor(name: str, value: Any) -> torch.Tensor:
+    """A tensor that isn't sparse, on any device, "meta" among them.
+
+    Raises:
+        TypeError: no tensor, or another kind of one.
+    """
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {found(value)}")
-    if value.layout != torch.strided or value.device.type == "meta":
-        kind = f"of the device {value.device}" if value.device.type == "meta" else value.layout
-        raise TypeError(f"{name} must be a dense tensor with numbers in it, got one {kind}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got one {value.layout}")
     return value
 
 

@@ -10,8 +10,7 @@ import math
 import torch
 from torch.autograd.function import once_differentiable
 
-from n3match.arguments import real
-from n3match.geometry.checks import check_tensor
+from n3match.arguments import real, strided_tensor
 
 
 def smallest_eigenvector(matrix: torch.Tensor, damping: float = 1e-6) -> torch.Tensor:
@@ -37,7 +36,9 @@ def smallest_eigenvector(matrix: torch.Tensor, damping: float = 1e-6) -> torch.T
     Raises:
         ValueError: another shape, a damping below 0. TypeError: not floating-point numbers.
     """
-    check_tensor("matrix", matrix, None, None)
+    # On any device, "meta" among them: nothing here asks for values.
+    if not strided_tensor("matrix", matrix).is_floating_point():
+        raise TypeError(f"matrix must have a floating-point dtype, got {matrix.dtype}")
     if matrix.ndim != 3 or matrix.shape[1] != matrix.shape[2] or not matrix.shape[2]:
         raise ValueError(f"matrix must have shape (B, D, D), got {tuple(matrix.shape)}")
     return _SmallestEigenvector.apply(matrix, checked_damping(damping))
