@@ -8,7 +8,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from n3match.geometry.eigenvector import smallest_eigenvector
 from n3match.matching.side_info import SIDE_INFO
-from n3match.nn import MatchFilter, MatchFilterConfig, PruningConfig, match_filter, n3net, passes, pruning
+from n3match.nn import (
+    MatchFilter,
+    MatchFilterConfig,
+    PruningConfig,
+    match_filter,
+    n3net,
+    passes,
+    pruning,
+)
 from n3match.nn.n3net import PRESETS, N3Net
 from n3match.ops import checks
 
