@@ -255,7 +255,9 @@ def lent_tensor(name: str, value: np.ndarray) -> torch.Tensor:
         array = array.astype(np.float64)
     # An axis of length 1 is contiguous with any stride; torch takes no negative one.
     lendable = array.flags.writeable and all(stride >= 0 for stride in array.strides)
-    return torch.from_numpy(array if lendable else array.copy())
+    array = array if lendable else array.copy()
+    # By its size: C's long long is a type beside the long of as many bits, and unknown to torch.
+    return torch.from_numpy(array.view(array.dtype.str))
 
 
 def _as_float(value: Any) -> float:

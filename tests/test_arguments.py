@@ -90,6 +90,13 @@ def test_what_is_no_array_of_numbers(value):
         arguments.real_array("x", value)
 
 
+@pytest.mark.parametrize("kind", ["longlong", "ulonglong", ">u8", "longdouble"])
+def test_tensors_of_types_that_torch_has_other_names_for(kind):
+    found = arguments.lent_tensor("x", np.array([1, 2], kind))
+    assert found.tolist() == [1, 2]
+    assert arguments.lent_tensor("x", np.asarray(2**63)).tolist() == 2**63
+
+
 def scene():
     rng = np.random.default_rng(0)
     K = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])

@@ -62,24 +62,35 @@ def run_watched(
     arguments: tuple[Any, ...],
     *,
     seconds: float,
+    first: int = 0,
     most: int | None = None,
     hang_s: float = HANG_S,
     method: str = "spawn",
+    tell: Callable[[Tally], object] = lambda tally: None,
 ) -> Tally:
-    """Runs cases 0, 1, … until the time is over.
+    """Runs cases one after the other until the time is over.
 
     Args:
         make: importable; (*arguments) -> the cases, made in the watched process.
         arguments: for it.
         seconds: that cases are begun in.
-        most: of them; None: any number.
+        first: number of the first one.
+        most: the number that isn't reached; None: any is.
         hang_s: of one; longer is a hang.
         method: how processes are started, see `multiprocessing`.
+        tell: is given what became of them so far, now and then and at the end.
     """
     context = multiprocessing.get_context(method)
     counts = context.RawArray("q", len(OUTCOMES))
     at = context.RawArray("d", 2)  # number of the case that runs, and since when
-    tally, began, first = Tally(), time.monotonic(), 0
+    tally, began = Tally(), time.monotonic()
+
+    def look() -> None:
+        tally.counts = collections.Counter({name: n for name, n in zip(OUTCOMES, counts) if n})
+        tally.seconds = time.monotonic() - began
+        bar.reach(min(seconds, tally.seconds))
+        tell(tally)
+
     with Progress(seconds, "second") as bar:
         while time.monotonic() - began < seconds and (most is None or first < most):
             ours, theirs = context.Pipe(duplex=False)
@@ -90,18 +101,14 @@ def run_watched(
             )
             process.start()
             theirs.close()
-            ended = _watch(
-                process, ours, at, tally, hang_s,
-                lambda: bar.reach(min(seconds, time.monotonic() - began)),
-            )
+            ended = _watch(process, ours, at, tally, hang_s, look)
             if ended is None:
                 break
             number = int(at[0])
             tally.failures.append((number, *ended))
             counts[OUTCOMES.index(ended[0])] += 1
             first = number + 1
-    tally.counts.update({name: n for name, n in zip(OUTCOMES, counts) if n})
-    tally.seconds = time.monotonic() - began
+        look()
     return tally
 
 

@@ -140,3 +140,28 @@ def test_command_counts_and_runs_one_case_again(monkeypatch, capsys):
     assert main(["fuzz", "--what", "calls", "--case", "0"]) == 0
     assert main(["fuzz", "--what", "calls", "--seconds", "0"]) == 2
     assert set(GOOD) == {RESULT, CLEAR}
+
+
+def test_counts_add_up_over_restarts_and_seeds(monkeypatch, capsys, tmp_path):
+    from n3match.pipelines.fuzz import command
+
+    monkeypatch.setattr(command, "makers", lambda: {"calls": counted})
+    path = tmp_path / "counts.jsonl"
+
+    def fuzz(*words):
+        status = main(["fuzz", "--what", "calls", "--counts", str(path), *words])
+        return status, capsys.readouterr().out
+
+    assert fuzz("--cases", "3")[0] == 0
+    status, said = fuzz("--cases", "8")  # goes on with case 3; 5 is a failure
+    assert status == 1 and "calls, seed 0: 5 in" in said and f"calls in {path}: 8 in" in said
+    assert "1 times error that isn't ours, as case 5: f(5)" in said
+    assert "calls, seed 0: 0 in" in fuzz("--cases", "8")[1]  # all are done
+    assert f"calls in {path}: 10 in" in fuzz("--cases", "2", "--seed", "1")[1]
+    path.write_text(path.read_text() + "half a li")
+    assert main(["fuzz", "--counts", str(path)]) == 2
+    assert "isn't of counts" in capsys.readouterr().err
+
+
+def counted(seed, only):
+    return lambda number: (FOREIGN if number == 5 and not seed else RESULT, f"f({number})")
