@@ -30,7 +30,7 @@ from n3match.matching.side_info import SIDE_INFO
 from n3match.nn import MatchFilterConfig, N3NetConfig
 from n3match.pipelines.fuzz.damage import damage_some
 from n3match.pipelines.fuzz.draws import SIZE, Draw, tiny_denoiser, tiny_filter
-from n3match.pipelines.fuzz.outcomes import judge_error, judge_result
+from n3match.pipelines.fuzz.outcomes import GOOD, judge_error, judge_result
 from n3match.pipelines.fuzz.words import command_lines
 
 #: Where public names are.
@@ -124,7 +124,7 @@ class Target:
         """One call, some of its arguments damaged: what became of it, and what is to be said."""
         arguments = self.make(Draw(rng))
         function = self._function(arguments)
-        names = {*_names(arguments), *inspect.signature(function).parameters, *self.also_named}
+        names = {*_names(arguments), *_parameters(self.name, function), *self.also_named}
         arguments = damage_some(arguments, rng)
         names |= {*_names(arguments), *_texts(arguments)}
         given = dict(arguments)
@@ -135,8 +135,12 @@ class Target:
             result = function(*positional, **given)
         except Exception as error:
             outcome, told = judge_error(error, names)
-            return outcome, f"{self.name}({shown(arguments)}): {told}"
+            # Of what is as it should be less is said: printing takes longer than many a call.
+            values = "…" if outcome in GOOD else shown(arguments)
+            return outcome, f"{self.name}({values}): {told}"
         outcome = judge_result(result, arguments, self.may_be_infinite)
+        if outcome in GOOD:
+            return outcome, f"{self.name}(…) gave a {type(result).__name__}"
         return outcome, f"{self.name}({shown(arguments)}) gave {str(result)[:300]}"
 
     def _function(self, arguments: dict[str, Any]) -> Callable:
@@ -145,6 +149,16 @@ class Target:
         if owner is None:
             return getattr(import_module(module), name)
         return owner if name == "forward" else getattr(owner, name)
+
+
+_parameters_of: dict[str, tuple[str, ...]] = {}
+
+
+def _parameters(name: str, function: Callable) -> tuple[str, ...]:
+    """Names of its arguments, looked up once."""
+    if name not in _parameters_of:
+        _parameters_of[name] = tuple(inspect.signature(function).parameters)
+    return _parameters_of[name]
 
 
 TARGETS: dict[str, Target] = {}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import dis
+import os
 import re
-import traceback
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -45,8 +45,8 @@ def judge_error(error: BaseException, names: Collection[str]) -> tuple[str, str]
     Returns:
         One of `OUTCOMES`, and what is to be said of it.
     """
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    place = f"{Path(where.filename).name}:{where.lineno}"
+    last = _last(error.__traceback__)
+    place = f"{os.path.basename(last.tb_frame.f_code.co_filename)}:{last.tb_lineno}"
     text = " ".join(str(error).split())
     told = f"{type(error).__name__} at {place}: {text[:300]}"
     if isinstance(error, MemoryError) or ("alloc" in text.lower() and "memory" in text.lower()):
@@ -57,7 +57,7 @@ def judge_error(error: BaseException, names: Collection[str]) -> tuple[str, str]
         return FOREIGN, f"names nothing of {sorted(names)[:8]}: {told}"
     # The system's own errors name a file by themselves.
     by_system = isinstance(error, OSError) and error.filename is not None
-    if not by_system and not _is_raised_by_us(error.__traceback__):
+    if not by_system and not _is_raised_by_us(last):
         return FOREIGN, told
     return CLEAR, told
 
@@ -68,11 +68,15 @@ def _names(text: str, name: str) -> bool:
     return re.search(rf"(?<![A-Za-z0-9_]){re.escape(name)}(?![A-Za-z0-9_])", text) is not None
 
 
-def _is_raised_by_us(tb: TracebackType | None) -> bool:
-    """Whether a `raise` of this package made it, and not something that it called."""
+def _last(tb: TracebackType | None) -> TracebackType:
     assert tb is not None
     while tb.tb_next is not None:
         tb = tb.tb_next
+    return tb
+
+
+def _is_raised_by_us(tb: TracebackType) -> bool:
+    """Whether a `raise` of this package made it, and not something that it called."""
     code = tb.tb_frame.f_code
     name = tb.tb_frame.f_globals.get("__name__", "")
     if name.partition(".")[0] not in _PACKAGES or Path(code.co_filename).parent == _FUZZ:
