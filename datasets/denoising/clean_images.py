@@ -7,6 +7,7 @@ memory works too.
 from __future__ import annotations
 
 import json
+import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,9 @@ class CleanImages:
         self.shapes = _checked_shapes(found.get("shapes"), channels, described)
         try:
             pixels = np.load(cache, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, OverflowError, TypeError, SyntaxError) as error:
+        except (
+            ValueError, EOFError, OverflowError, TypeError, SyntaxError, tokenize.TokenError
+        ) as error:
             raise ValueError(f"{cache}: damaged ({error}): remove it") from error
         sizes = [int(np.prod(shape)) for shape in self.shapes]
         if getattr(pixels, "dtype", None) != np.uint8 or pixels.shape != (sum(sizes),):

@@ -1,4 +1,6 @@
+import os
 import sqlite3
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,7 +10,12 @@ from toy_scene import quaternion, write_model
 from n3match.datasets.scenes.colmap import read_colmap_scene
 from n3match.datasets.scenes.source import ReadOptions
 from n3match.plugins.colmap import ColmapDatabase
-from n3match.plugins.colmap.model import covisible_pairs, read_colmap_model, relative_pose
+from n3match.plugins.colmap.model import (
+    covisible_pairs,
+    read_colmap_model,
+    read_colmap_points,
+    relative_pose,
+)
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0)
 
@@ -154,6 +161,24 @@ def test_foreign_files_are_refused(tmp_path):
         read_colmap_model(tmp_path)
     with pytest.raises(FileNotFoundError, match="has no cameras and images"):
         read_colmap_model(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["cameras", "images", "points3D"])
+def test_large_holes_are_not_read_into_memory(tmp_path, name):
+    """16 GiB of zeros, which take no room on a disk."""
+    cameras = [(1, "PINHOLE", 640, 480, (500, 500, 320, 240))]
+    for kind, said in (("bin", "bytes left over"), ("txt", "line 1 is longer than")):
+        folder = tmp_path / kind
+        folder.mkdir()
+        write_model(folder, cameras, [], kind)
+        (folder / f"{name}.{kind}").write_bytes(b"")
+        os.truncate(folder / f"{name}.{kind}", 1 << 34)
+        tracemalloc.start()
+        with pytest.raises(ValueError, match=rf"{name}\.{kind}: .*{said}"):
+            read_colmap_points(folder) if name == "points3D" else read_colmap_model(folder)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert most < 1 << 29
 
 
 @pytest.mark.parametrize("kind", ["bin", "txt"])
