@@ -16,6 +16,7 @@ import re
 import struct
 import threading
 import warnings
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,10 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
+
+from n3match import given_files
 
 # Diagonal of a 36 mm x 24 mm frame: CIPA DCG-001 defines the 35 mm equivalent by the diagonal.
 _DIAGONAL_35MM = math.hypot(36.0, 24.0)
@@ -47,6 +51,19 @@ _TURNS = {
 _HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"))
 HEIC_SUFFIXES = (".heic", ".heif")
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# What Pillow raises of damaged files; a size that it refuses, even for their tags alone.
+_BY_PILLOW = (
+    OSError, SyntaxError, ValueError, KeyError, IndexError, TypeError, AttributeError,
+    OverflowError, ZeroDivisionError, EOFError, RuntimeError, struct.error, zlib.error,
+    Image.DecompressionBombError,
+)
+# Phones take 200 megapixels. In colour so many are a gigabyte, and a few kilobytes of a file can
+# unpack to that.
+_MOST_PIXELS, _LONGEST_SIDE = 1 << 28, 1 << 20
+_LARGE_KINDS: dict[bytes, Any] = {
+    b"\xff\xd8": JpegImageFile, b"\x89PNG\r\n\x1a\n": PngImageFile,
+    b"II*\0": TiffImageFile, b"MM\0*": TiffImageFile,
+}
 _TRUNCATED = "is truncated: the file ends before its image does"
 
 
@@ -108,8 +125,8 @@ class ImageFile:
             stored: in pixels as they are stored, not turned by the EXIF orientation.
 
         Raises:
-            ValueError: not an image, truncated, larger than OpenCV reads (2^30 pixels), or HEIC
-                without pillow-heif.
+            ValueError: not an image, truncated, of more than 2^28 pixels, or HEIC without
+                pillow-heif.
         """
         if self._is_heic:
             return cv2.cvtColor(self._heic_pixels(), cv2.COLOR_RGB2GRAY)
@@ -187,15 +204,15 @@ class ImageFile:
                     size, exif = image.size, _exif(image.info.get("exif"))
                 orientation = exif.get(ExifTags.Base.Orientation, 1)
                 mode = image.mode
-        except (OSError, SyntaxError, ValueError, KeyError, Image.DecompressionBombError):
-            # The last: of a size that Pillow refuses, even for their tags alone.
-            return _Header(None, "", 1, Image.Exif())
+        except _BY_PILLOW:
+            return _Header(_size_in_tiff(self._data), "", 1, Image.Exif())
         return _Header(size, mode, orientation if orientation in _TURNS else 1, exif)
 
     def _decoded(self, mode: int, stored: bool) -> np.ndarray:
         """The pixels in one of OpenCV's modes, its order of channels."""
         if _ends_early(self._data):
             raise ValueError(f"{self.path}: {_TRUNCATED}")
+        self._check_unpacked()
         data = np.frombuffer(self._data, dtype=np.uint8)
         try:
             with _HUSHED:
@@ -209,6 +226,19 @@ class ImageFile:
         if is_turned != stored or orientation == 1:
             return image
         return _turned(image, {6: 8, 8: 6}.get(orientation, orientation) if stored else orientation)
+
+    def _check_unpacked(self) -> None:
+        """Raises ValueError where the header, if there is one, tells of more than memory is for."""
+        size = self._header.size
+        if size is None:
+            raise ValueError(f"{self.path}: {self._unreadable('OpenCV')}")
+        width, height = size
+        if not (0 < width <= _LONGEST_SIDE and 0 < height <= _LONGEST_SIDE):
+            raise ValueError(f"{self.path}: {width} x {height} pixels, which is no image")
+        if width * height > _MOST_PIXELS:
+            raise ValueError(
+                f"{self.path}: {width} x {height} pixels, wanted at most {_MOST_PIXELS}"
+            )
 
     def _unreadable(self, reader: str) -> str:
         """What is wrong with a file that `reader` can't make an image of."""
@@ -239,9 +269,10 @@ class ImageFile:
             raise ValueError(f"{self.path}: pillow-heif can't read it ({error})") from error
 
     def _heic_pixels(self) -> np.ndarray:
+        self._check_unpacked()
         try:
             return np.array(self._heic().to_pillow().convert("RGB"))
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError, SyntaxError) as error:
             raise ValueError(f"{self.path}: pillow-heif can't read it ({error})") from error
 
 
@@ -255,7 +286,7 @@ def read_image_gray(path: str | os.PathLike, *, stored: bool = False) -> np.ndar
     Raises:
         FileNotFoundError: no such file.
         ValueError: a folder, an empty file, a URL, not an image, truncated, HEIC without
-            pillow-heif, or larger than OpenCV reads (2^30 pixels).
+            pillow-heif, or of more than 2^28 pixels.
     """
     return ImageFile(path).gray(stored=stored)
 
@@ -291,8 +322,10 @@ class _Header:
 
 def _opened(data: bytes) -> Image.Image:
     """Pillow's image, of which nothing is decoded yet."""
-    if data[:2] == b"\xff\xd8":
-        return JpegImageFile(io.BytesIO(data))  # phones take 200 megapixels, which `open` refuses
+    # Phones take 200 megapixels, which `open` refuses.
+    for start, kind in _LARGE_KINDS.items():
+        if data.startswith(start):
+            return kind(io.BytesIO(data))
     return Image.open(io.BytesIO(data))
 
 
@@ -302,9 +335,21 @@ def _exif(data: bytes | None) -> Image.Exif:
     try:
         exif.load(data or b"")
         exif.get_ifd(ExifTags.IFD.Exif)
-    except (SyntaxError, ValueError, KeyError, struct.error):
+    except _BY_PILLOW:
         return Image.Exif()
     return exif
+
+
+def _size_in_tiff(data: bytes) -> tuple[int, int] | None:
+    """(width, height) of a TIFF whose kind of pixels Pillow doesn't know; None where it is none."""
+    try:
+        tags = ImageFileDirectory_v2(data[:8])
+        file = io.BytesIO(data)
+        file.seek(tags.next)
+        tags.load(file)
+        return int(tags[ExifTags.Base.ImageWidth]), int(tags[ExifTags.Base.ImageLength])
+    except (*_BY_PILLOW, TypeError):
+        return None
 
 
 def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
@@ -347,8 +392,9 @@ def _pillow_finds_it_cut(data: bytes) -> bool:
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
             warnings.simplefilter("ignore")
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            if math.prod(image.size) <= _MOST_PIXELS:
+                image.load()
+    except _BY_PILLOW as error:
         return "truncated" in str(error)
     return False
 
@@ -395,14 +441,14 @@ def _read_bytes(path: str | os.PathLike) -> bytes:
     # A Path has one slash where the URL that it was made from had two.
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}(?=[^/])", os.fspath(path))
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):  # which pathlib doesn't answer for every text
         if found is not None:
             url = f"{found[1]}://{str(path)[found.end(1) + 1 :].lstrip('/')}"
             raise ValueError(f"{url}: is a URL, wanted an image file: download it first")
         raise FileNotFoundError(f"{path}: no such image")
     if path.is_dir():
         raise ValueError(f"{path}: is a folder, wanted an image file")
-    data = path.read_bytes()
+    data = given_files.read_bytes(path)
     if not data:
         raise ValueError(f"{path}: is empty")
     return data

@@ -15,14 +15,16 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from n3match.arguments import computing_device, found, real_array
 from n3match.geometry import (
     FundamentalMatrix,
     RelativePose,
     estimate_fundamental_from_matches,
     estimate_relative_pose_from_matches,
     guess_intrinsics,
-    undistort_points,
 )
+from n3match.geometry.camera import undistort_checked
+from n3match.geometry.checks import check_distortion, check_intrinsics, check_matches
 from n3match.matching import keypoint_change
 from n3match.matching.side_info import CHANGE_COLUMNS
 from n3match.nn import MatchFilter
@@ -53,8 +55,12 @@ def as_filter(
     if isinstance(value, MatchFilter):
         return value
     if isinstance(value, (str, os.PathLike)):
-        return _loaded(os.fspath(value), torch.device("cpu" if device is None else device))
-    raise TypeError(f"filter must be a MatchFilter, a name or a path, got {type(value).__name__}")
+        where = torch.device("cpu") if device is None else computing_device("device", device)
+        try:
+            return _loaded(os.fspath(value), where)
+        except (FileNotFoundError, ValueError, TypeError) as error:
+            raise type(error)(str(error).replace("name_or_path", "filter")) from error
+    raise TypeError(f"filter must be a MatchFilter, a name or a path, got {found(value)}")
 
 
 def probability(logits: np.ndarray) -> np.ndarray:
@@ -101,14 +107,12 @@ def match_logits(
         ValueError, TypeError: naming the argument.
     """
     net = as_filter(filter)
-    x0 = undistort_points(points0, K0, distortion0)
-    x1 = undistort_points(points1, K1, distortion1)
-    if len(x0) != len(x1):
-        raise ValueError(
-            f"points0 and points1 must hold the same number of points, got {len(x0)} and {len(x1)}"
-        )
+    points0, points1 = check_matches(points0, points1)
+    K0, K1 = check_intrinsics("K0", K0), check_intrinsics("K1", K1)
+    x0 = undistort_checked(points0, K0, check_distortion("distortion0", distortion0))
+    x1 = undistort_checked(points1, K1, check_distortion("distortion1", distortion1))
     if side_info is not None:
-        side_info = np.asarray(side_info, dtype=np.float64)
+        side_info = real_array("side_info", side_info)
         if not _is_side_info(side_info, net, len(x0)):
             raise ValueError(
                 f"side_info must have shape (N, S) = {(len(x0), len(net.side_info))} with columns "
@@ -118,7 +122,6 @@ def match_logits(
             raise ValueError("side_info holds NaN or infinite numbers: finite numbers wanted")
     change = None
     if sizes_angles0 is not None and sizes_angles1 is not None:
-        # Focal lengths that undistort_points has checked above.
         change = keypoint_change(
             sizes_angles0, sizes_angles1, *(_mean_focal(K) for K in (K0, K1))
         )
@@ -132,8 +135,7 @@ def match_logits(
 
 
 def _mean_focal(K: np.ndarray) -> float:
-    K = np.asarray(K, dtype=np.float64)
-    return float(abs(K[0, 0]) + abs(K[1, 1])) / 2
+    return float(K[0, 0] + K[1, 1]) / 2
 
 
 def estimate_relative_pose(
@@ -217,13 +219,15 @@ def pose_from_logits(
     def estimate(points0: np.ndarray, points1: np.ndarray, **more: Any) -> RelativePose:
         return estimate_relative_pose_from_matches(points0, points1, K0, K1, **options | more)
 
+    points0, points1 = check_matches(points0, points1)
     weights = np.tanh(logits)
     pose = _estimate_from_kept(estimate, points0, points1, logits, weights=weights[logits > 0])
     if pose.ok or (logits > 0).all():
         return pose
     most = options.get("max_iterations") or _SECOND_TRY_ITERATIONS
     again = estimate(
-        *_as_points(points0, points1),
+        points0,
+        points1,
         weights=np.maximum(weights, 0.0),
         max_iterations=min(most, _SECOND_TRY_ITERATIONS),
     )
@@ -285,7 +289,7 @@ def estimate_fundamental(
             estimator=estimator, threshold=threshold, seed=seed, **more,
         )
 
-    return _estimate_from_kept(estimate, points0, points1, logits)
+    return _estimate_from_kept(estimate, *check_matches(points0, points1), logits)
 
 
 def _estimate_from_kept(
@@ -297,15 +301,10 @@ def _estimate_from_kept(
 ) -> _Found:
     """What an estimator finds from the kept matches, as a result over all of them."""
     kept = logits > 0
-    points0, points1 = _as_points(points0, points1)
     found = estimate(points0[kept], points1[kept], num_putative=len(kept), **options)
     inliers = np.zeros(len(kept), dtype=bool)
     inliers[kept] = found.inliers
     return replace(found, inliers=inliers, probability=probability(logits))
-
-
-def _as_points(*points: np.ndarray) -> list[np.ndarray]:
-    return [np.asarray(p, dtype=np.float64).reshape(-1, 2) for p in points]
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,15 +17,18 @@ def check_target(path: str | os.PathLike, suffix: str = "") -> Path:
 
     Raises:
         ValueError: another ending. OSError: its folder is missing or not writable, or `path` is a
-            folder itself.
+            folder itself, a pipe or a device.
     """
     given, path = os.fspath(path), Path(path)
     if suffix and path.suffix.lower() != suffix:
         raise ValueError(f"{given}: wanted a name that ends in {suffix}")
     folder = path.parent
-    if path.is_dir() or given.endswith(os.sep):
+    if os.path.isdir(path) or given.endswith(os.sep):
         raise IsADirectoryError(f"{given}: is a folder, wanted the name of a file to write")
-    if not folder.is_dir():
+    if os.path.exists(path) and not os.path.isfile(path):
+        # The rename would put a file in its place.
+        raise OSError(f"{given}: is a pipe or a device, wanted the name of a file to write")
+    if not os.path.isdir(folder):
         raise FileNotFoundError(f"{given}: there is no folder {folder} to write into")
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"{given}: the folder {folder} is not writable")
@@ -49,6 +52,9 @@ def whole_file(path: str | os.PathLike, temporary_folder: Path | None = None) ->
     path = check_target(path)
     temporary = (temporary_folder or path.parent) / f".{path.name}.{os.getpid()}.tmp"
     try:
+        temporary.unlink(missing_ok=True)
+        # Made here, anew: in a folder that others write to, the name may be their link.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
         os.replace(temporary, path)
     except OSError as error:

@@ -66,6 +66,10 @@ COMMANDS = {
         "COLMAP reconstructions of scenes with and without the filter, compared",
     ),
     "benchmark": ("benchmarks.benchmark", "time and memory as ratios against named baselines"),
+    "fuzz": (
+        "fuzz.command",
+        "generated and damaged input for everything public, kills for all that writes",
+    ),
     "build-pairs": ("pairs.build_pairs", "make a training store of image pairs with known poses"),
 }
 

@@ -7,14 +7,29 @@ memory works too.
 from __future__ import annotations
 
 import json
+import tokenize
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from n3match.datasets.denoising.image_files import images_in, read_image
+from n3match.given_files import parse_json, read_text
 from n3match.whole_file import whole_file, write_whole
+
+
+def _checked_shapes(shapes: object, channels: int, path: Path) -> list[tuple[int, ...]]:
+    """Shapes of images as a file has them."""
+    wanted = 2 if channels == 1 else 3
+    if not isinstance(shapes, list) or not all(
+        isinstance(shape, (list, tuple)) and len(shape) == wanted
+        and all(type(side) is int and 0 < side < 1 << 20 for side in shape)
+        for shape in shapes
+    ):
+        raise ValueError(f"{path}: damaged, holds no shapes of images: remove it")
+    return [tuple(shape) for shape in shapes]
 
 
 def eight_bit(image: np.ndarray, channels: int) -> np.ndarray:
@@ -58,14 +73,21 @@ class CleanImages:
         contents = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
         described = cache.with_suffix(".json")
         key = json.dumps({"channels": channels, "files": contents})
-        found = json.loads(described.read_text()) if described.is_file() and cache.is_file() else {}
+        found: dict[str, Any] = {}
+        if described.is_file() and cache.is_file():
+            found = parse_json(read_text(described), str(described))
         if found.get("key") != key:
             found = {"key": key, "shapes": _write(files, channels, cache)}
             write_whole(described, json.dumps(found))
-        self.shapes = [tuple(shape) for shape in found["shapes"]]
-        pixels = np.load(cache, mmap_mode="r", allow_pickle=False)
+        self.shapes = _checked_shapes(found.get("shapes"), channels, described)
+        try:
+            pixels = np.load(cache, mmap_mode="r", allow_pickle=False)
+        except (
+            ValueError, EOFError, OverflowError, TypeError, SyntaxError, tokenize.TokenError
+        ) as error:
+            raise ValueError(f"{cache}: damaged ({error}): remove it") from error
         sizes = [int(np.prod(shape)) for shape in self.shapes]
-        if pixels.dtype != np.uint8 or pixels.shape != (sum(sizes),):
+        if getattr(pixels, "dtype", None) != np.uint8 or pixels.shape != (sum(sizes),):
             raise ValueError(f"{cache}: not the pixels that {described.name} tells of: remove both")
         starts = np.cumsum([0, *sizes])
         self._images = [

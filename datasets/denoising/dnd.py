@@ -17,7 +17,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from n3match.datasets.hdf5 import open_hdf5
+from n3match.hdf5 import check_plain, member, open_hdf5, read_array
 
 _MOST_VALUES = 1 << 28  # of one image
 _MOST_IMAGES = 10_000
@@ -76,7 +76,7 @@ def read_image(folder: str | Path, image: DndImage, *, srgb: bool) -> np.ndarray
     kind, name = ("srgb", "InoisySRGB") if srgb else ("raw", "Inoisy")
     path = Path(folder) / f"images_{kind}" / f"{image.number:04d}.mat"
     with open_hdf5(path, kind="a MATLAB file of version 7.3") as file:
-        found = file.get(name)
+        found = member(file, name)
         shape = getattr(found, "shape", None)
         wanted = 3 if srgb else 2
         if (
@@ -88,7 +88,7 @@ def read_image(folder: str | Path, image: DndImage, *, srgb: bool) -> np.ndarray
                 f"{path}: {name} has shape {shape}, wanted numbers of "
                 f"{'3 channels of ' if srgb else ''}an image"
             )
-        pixels = np.ascontiguousarray(found[()].T, dtype=np.float32)
+        pixels = np.ascontiguousarray(read_array(found).T, dtype=np.float32)
     if not np.isfinite(pixels).all():
         raise ValueError(f"{path}: {name} holds NaN or infinite numbers")
     height, width = pixels.shape[:2]
@@ -146,19 +146,20 @@ def _image(file: h5py.File, info: h5py.Group, i: int, path: Path) -> DndImage:
 
 
 def _group(file: h5py.File, name: str, path: Path) -> h5py.Group:
-    found = file.get(name)
+    found = member(file, name)
     if not isinstance(found, h5py.Group):
         raise ValueError(f"{path}: has no {name}, wanted that of the Darmstadt Noise Dataset")
     return found
 
 
 def _references(group: h5py.Group, name: str, path: Path) -> list[h5py.Reference]:
-    found = group.get(name)
+    found = member(group, name)
     if (
         not isinstance(found, h5py.Dataset) or found.dtype != h5py.ref_dtype
         or not 0 < found.size <= _MOST_IMAGES
     ):
         raise ValueError(f"{path}: has no {name} for each image")
+    check_plain(found)
     return list(found[()].ravel())
 
 
@@ -168,14 +169,15 @@ def _numbers(found: object, where: str) -> np.ndarray:
         or not 0 < found.size <= 4 * _MOST_CROPS
     ):
         raise ValueError(f"{where}: wanted a few numbers")
-    values = np.asarray(found[()], np.float64)
+    values = read_array(found).astype(np.float64)
     if not np.isfinite(values).all():
         raise ValueError(f"{where}: found NaN or inf, wanted finite numbers")
     return values
 
 
 def _number(group: object, name: str, where: str) -> float:
-    found = _numbers(group.get(name) if isinstance(group, h5py.Group) else None, f"{where}: {name}")
+    held = member(group, name) if isinstance(group, h5py.Group) else None
+    found = _numbers(held, f"{where}: {name}")
     if found.size != 1 or found.item() < 0:
         raise ValueError(f"{where}: {name} is {found.tolist()}, wanted one number, 0 or more")
     return found.item()

@@ -17,6 +17,7 @@ from n3match.datasets.pairs.store import (
     read_record,
     read_sizes_angles,
 )
+from n3match.hdf5 import read_array, read_texts
 from n3match.matching import keypoint_change, side_info_columns
 from n3match.matching.side_info import SIDE_INFO
 
@@ -56,8 +57,8 @@ class PairDataset(torch.utils.data.Dataset):
                 count = len(file["xs"])
                 self._where += [(path, i) for i in range(count)]
                 if has_extras(file):
-                    self.scenes += file["pairs/scene"].asstr()[:].tolist()
-                    self.num_shared += file["pairs/num_shared"][:].tolist()
+                    self.scenes += read_texts(file["pairs/scene"])
+                    self.num_shared += read_array(file["pairs/num_shared"]).tolist()
                 else:
                     self.scenes += [""] * count
                     self.num_shared += [0] * count

@@ -17,6 +17,7 @@ from n3match.datasets.pairs.store import (
     read_record,
 )
 from n3match.datasets.scenes.source import checked_intrinsics, checked_pose
+from n3match.hdf5 import member
 
 
 def is_pair_dump(path: Path) -> bool:
@@ -33,7 +34,7 @@ def count_dump(path: Path) -> int:
     with open_store(path) as file:
         if not has_extras(file):
             for group in CAMERA_GROUPS:
-                if not isinstance(file.get(group), h5py.Group):
+                if not isinstance(member(file, group), h5py.Group):
                     raise ValueError(f"{path}: has no group {group!r}, wanted the intrinsics")
         return len(file["xs"])
 

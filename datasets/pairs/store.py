@@ -41,7 +41,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from n3match.datasets.hdf5 import open_hdf5
+from n3match.hdf5 import (
+    attribute,
+    check_plain,
+    count_members,
+    member,
+    open_hdf5,
+    read_array,
+    read_texts,
+)
 from n3match.matching import FEATURES
 
 SCHEMA_VERSION = 1
@@ -156,8 +164,8 @@ def stored_feature(kind: str) -> str:
 def read_feature(file: h5py.File) -> str | None:
     """Of which of `n3match.matching.FEATURES` a store's matches are; None where it doesn't say."""
     try:
-        found = json.loads(file.attrs.get("settings", "{}")).get("feature")
-    except (ValueError, AttributeError):
+        found = json.loads(attribute(file, "settings") or "{}").get("feature")
+    except (ValueError, AttributeError, TypeError, RecursionError):
         return None
     return next((kind for kind in FEATURES if stored_feature(kind) == found), None)
 
@@ -180,14 +188,13 @@ def read_report(path: str | Path) -> StoreReport:
         FileNotFoundError, ValueError: see `open_store`.
     """
     with open_store(path) as file:
-        return StoreReport(
-            *(file[k].asstr()[:].tolist() if k in file else [] for k in ("left_out", "problems"))
-        )
+        found = (member(file, name) for name in ("left_out", "problems"))
+        return StoreReport(*([] if dataset is None else read_texts(dataset) for dataset in found))
 
 
 def has_extras(file: h5py.File) -> bool:
     """Whether the store has pixels, cameras and names, which an OANet dump lacks."""
-    return "pairs" in file
+    return member(file, "pairs") is not None
 
 
 def read_core(file: h5py.File, index: int) -> dict[str, np.ndarray]:
@@ -202,12 +209,12 @@ def read_core(file: h5py.File, index: int) -> dict[str, np.ndarray]:
 
 def read_cameras(file: h5py.File, index: int) -> tuple[np.ndarray, np.ndarray] | None:
     """K0 and K1 (3, 3) of one pair, pixels; None where the file has none."""
-    if "K0s" in file:
+    if member(file, "K0s") is not None:
         found = _read(file, index, {k: EXTRA_GROUPS[k] for k in ("K0s", "K1s")})
         return found["K0s"], found["K1s"]
-    if any(group not in file for group in CAMERA_GROUPS):
+    if any(member(file, group) is None for group in CAMERA_GROUPS):
         return None
-    found = {group: _dataset(file, group, index)[()].ravel() for group in CAMERA_GROUPS}
+    found = {group: read_array(_dataset(file, group, index)).ravel() for group in CAMERA_GROUPS}
     for group, values in found.items():
         sizes = (1, 2) if group.startswith("f") else (1,)
         if values.size not in sizes:
@@ -220,7 +227,7 @@ def read_cameras(file: h5py.File, index: int) -> tuple[np.ndarray, np.ndarray] |
 
 def read_sizes_angles(file: h5py.File, index: int) -> tuple[np.ndarray, np.ndarray] | None:
     """Keypoint size and angle (N, 2) of each match in both images; None where the file has none."""
-    if "shapes0" not in file or "shapes1" not in file:
+    if any(member(file, group) is None for group in ("shapes0", "shapes1")):
         return None
     layout = {"xs": CORE_GROUPS["xs"], **{k: EXTRA_GROUPS[k] for k in ("shapes0", "shapes1")}}
     found = _read(file, index, layout)
@@ -231,7 +238,7 @@ def read_candidates(file: h5py.File, index: int) -> dict[str, np.ndarray | None]
     """What only some pairs have of their matches' candidates: back_ratio, distance and apart, (N,)
     each; None where the file has none."""
     kinds = {"distances": EXTRA_GROUPS["distances"], **OPTIONAL_GROUPS}
-    layout = {g: kind for g, kind in kinds.items() if g in file and str(index) in file[g]}
+    layout = {g: kind for g, kind in kinds.items() if member(file, f"{g}/{index}") is not None}
     found = _read(file, index, {"xs": CORE_GROUPS["xs"], **layout}) if layout else {}
     fields = {**OPTIONAL_FIELD_GROUPS, "distance": "distances"}
     return {field: found.get(group) for field, group in fields.items()}
@@ -252,8 +259,8 @@ def read_record(file: h5py.File, index: int) -> PairRecord:
     found = _read(file, index, CORE_GROUPS | EXTRA_GROUPS)
     pairs, candidates = file["pairs"], read_candidates(file, index)
     return PairRecord(
-        **{name: pairs[name].asstr()[index] for name in ("scene", "name0", "name1")},
-        num_shared=int(pairs["num_shared"][index]),
+        **{name: _text(pairs[name], index) for name in ("scene", "name0", "name1")},
+        num_shared=int(_entry(pairs["num_shared"], index)),
         xs=found["xs"][0],
         distances_squared=found["ys"][:, 0],
         t=found["ts"][:, 0],
@@ -266,25 +273,46 @@ def read_record(file: h5py.File, index: int) -> PairRecord:
 
 
 def _check_outline(path: Path, file: h5py.File) -> None:
-    version = file.attrs.get("schema_version")
-    if version is not None and version != SCHEMA_VERSION:
+    version = attribute(file, "schema_version")
+    if version is not None and not (np.ndim(version) == 0 and version == SCHEMA_VERSION):
         raise ValueError(f"{path}: has schema version {version}, wanted {SCHEMA_VERSION}")
-    wanted = [*CORE_GROUPS, *(EXTRA_GROUPS if "pairs" in file else ())]
+    table = member(file, "pairs")
+    wanted = [*CORE_GROUPS, *(EXTRA_GROUPS if table is not None else ())]
+    pairs = None
     for group in wanted:
-        if not isinstance(file.get(group), h5py.Group):
+        found = member(file, group)
+        if not isinstance(found, h5py.Group):
             raise ValueError(f"{path}: has no group {group!r}, wanted {', '.join(wanted)}")
-        if len(file[group]) != len(file["xs"]):
-            raise ValueError(
-                f"{path}: {group} has {len(file[group])} pairs where xs has {len(file['xs'])}"
-            )
-    for name in _TABLE if "pairs" in file else ():
-        column = file["pairs"].get(name) if isinstance(file["pairs"], h5py.Group) else None
-        if not isinstance(column, h5py.Dataset) or column.shape != (len(file["xs"]),):
+        count = count_members(found)
+        pairs = count if pairs is None else pairs
+        if count != pairs:
+            raise ValueError(f"{path}: {group} has {count} pairs where xs has {pairs}")
+    for name in _TABLE if table is not None else ():
+        column = member(table, name) if isinstance(table, h5py.Group) else None
+        if not isinstance(column, h5py.Dataset) or column.shape != (pairs,):
             raise ValueError(f"{path}: pairs/{name}: wanted one entry for each pair in xs")
+        check_plain(column)
+        is_text = h5py.check_string_dtype(column.dtype) is not None
+        if not is_text if name != "num_shared" else column.dtype.kind not in "iu":
+            raise ValueError(f"{path}: pairs/{name}: found type {column.dtype}")
+
+
+def _text(column: h5py.Dataset, index: int) -> str:
+    try:
+        return str(column.asstr()[index])
+    except (OSError, RuntimeError, UnicodeError, ValueError) as error:
+        raise ValueError(f"{column.file.filename}: {column.name}: damaged ({error})") from error
+
+
+def _entry(column: h5py.Dataset, index: int) -> int:
+    try:
+        return int(column[index])
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{column.file.filename}: {column.name}: damaged ({error})") from error
 
 
 def _dataset(file: h5py.File, group: str, index: int) -> h5py.Dataset:
-    dataset = file[group].get(str(index))
+    dataset = member(file, f"{group}/{index}")
     if not isinstance(dataset, h5py.Dataset):
         raise _malformed(file, group, index, "no dataset", "one")
     if dataset.dtype.kind not in "fiub":
@@ -312,10 +340,7 @@ def _read(file: h5py.File, index: int, layout: dict) -> dict[str, np.ndarray]:
         if not shape_fits(shape, wanted, num_matches):
             with_n = "" if num_matches is None else f" with N = {num_matches} as in xs"
             raise _malformed(file, group, index, f"shape {shape}", f"{wanted}{with_n}")
-        try:
-            values = dataset[()]
-        except (OSError, RuntimeError) as error:
-            raise _malformed(file, group, index, f"damage ({error})", "readable data") from error
+        values = read_array(dataset)
         found[group] = values.reshape(shape).astype(dtype, copy=False)
         if group in _FINITE and not np.isfinite(found[group]).all():
             raise _malformed(file, group, index, "NaN or inf", "finite numbers")

@@ -12,7 +12,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from n3match.datasets.hdf5 import open_hdf5
 from n3match.datasets.images import ImageFile
 from n3match.datasets.scenes.source import (
     ReadOptions,
@@ -25,6 +24,8 @@ from n3match.datasets.scenes.source import (
     read_numbers,
     relative_pose_of,
 )
+from n3match.given_files import inside
+from n3match.hdf5 import member, open_hdf5, read_array
 
 #: A pair was used in the paper where the number is above this.
 MIN_SHARED, MIN_OVERLAP = 100, 0.3
@@ -52,14 +53,22 @@ def read_cnnet_scene(path: Path, name: str, options: ReadOptions) -> SceneSource
         if len(lines) != len(images):
             found = f"found {len(lines)} lines, wanted {len(images)} as in images.txt"
             raise ValueError(f"{path / list_name}: {found}")
-    visible = np.stack([read_numbers(path / v, (len(images),)) for v in visibilities])
+    if not images:
+        raise ValueError(f"{path / 'images.txt'}: names no images")
+    where = path / "visibility.txt"
+    visible = np.stack(
+        [read_numbers(inside(path, v, where), (len(images),)) for v in visibilities]
+    )
     if not (np.isfinite(visible).all() and (visible >= 0).all()):
         raise ValueError(f"{path / 'visibility.txt'}: its files hold NaN or negative numbers")
     root = path if options.image_root is None else options.image_root
     views, poses, problems = {}, {}, []
     for i, (image, calibration) in enumerate(zip(images, calibrations)):
         try:
-            view, poses[i] = _read_view(root / image, image, path / calibration)
+            view, poses[i] = _read_view(
+                inside(root, image, path / "images.txt"), image,
+                inside(path, calibration, path / "calibration.txt"),
+            )
         except (OSError, ValueError) as error:
             problems.append(str(error))
             continue
@@ -76,7 +85,7 @@ def _read_view(image: Path, name: str, calibration: Path):
     with open_hdf5(calibration, missing="no such calibration file") as file:
         K, R = (_field(file, key, 9).reshape(3, 3) for key in "KR")
         t = _field(file, "T", 3)
-        size = _field(file, "imsize", 2) if "imsize" in file else None
+        size = _field(file, "imsize", 2) if member(file, "imsize") is not None else None
     # Published files have it as width, height and as height, width.
     if size is not None and sorted(size.tolist()) != sorted((width, height)):
         raise ValueError(
@@ -89,13 +98,13 @@ def _read_view(image: Path, name: str, calibration: Path):
 
 
 def _field(file: h5py.File, key: str, count: int) -> np.ndarray:
-    dataset = file.get(key)
+    dataset = member(file, key)
     if not isinstance(dataset, h5py.Dataset) or dataset.size != count:
         found = getattr(dataset, "shape", "nothing")
         raise ValueError(f"{file.filename}: {key}: found {found}, wanted {count} numbers")
     if dataset.dtype.kind not in "fiu":
         raise ValueError(f"{file.filename}: {key}: found type {dataset.dtype}, wanted numbers")
-    return dataset[()].astype(np.float64).ravel()
+    return read_array(dataset).astype(np.float64).ravel()
 
 
 def _pairs(

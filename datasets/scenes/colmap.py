@@ -11,6 +11,7 @@ from n3match.datasets.scenes.source import (
     View,
     median_parallax,
 )
+from n3match.given_files import inside
 from n3match.plugins.colmap.model import (
     ColmapModel,
     covisible_pairs,
@@ -57,7 +58,7 @@ def read_colmap_scene(path: Path, name: str, options: ReadOptions) -> SceneSourc
         camera = model.camera_of(image_id)
         views[image.name] = View(
             name=image.name,
-            path=root / image.name,
+            path=inside(root, image.name, folder),
             K=camera.K,
             distortion=camera.distortion,
             lens=camera.lens,

@@ -21,6 +21,7 @@ from n3match.datasets.scenes.source import (
     checked_pose,
     read_lines,
 )
+from n3match.given_files import inside
 
 _COLUMNS = 4 + 9 + 9 + 16
 
@@ -98,5 +99,5 @@ def _view_key(
     while key in views and not np.array_equal(views[key].K, K):
         count += 1
         key = f"{name}#{count}"
-    views.setdefault(key, View(key, root / name, K, stored=stored))
+    views.setdefault(key, View(key, inside(root, name, "pair list"), K, stored=stored))
     return key

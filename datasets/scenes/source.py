@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from n3match.datasets.images import ImageFile
+from n3match.given_files import read_text
 
 # A rotation matrix may be off by what text files with six digits lose, and no more.
 _ROTATION_TOLERANCE = 1e-3
@@ -181,10 +182,7 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         ValueError: not a text file in UTF-8.
     """
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file in UTF-8") from error
+    return [line.strip() for line in read_text(path).splitlines()]
 
 
 def read_numbers(path: Path, shape: tuple[int, ...] | None = None) -> np.ndarray:
@@ -197,8 +195,8 @@ def read_numbers(path: Path, shape: tuple[int, ...] | None = None) -> np.ndarray
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        values = np.array(path.read_text(encoding="utf-8").split(), dtype=np.float64)
-    except ValueError as error:  # of numpy; UnicodeDecodeError is one too
+        values = np.array(read_text(path).split(), dtype=np.float64)
+    except ValueError as error:  # of numpy, or as above
         raise ValueError(f"{path}: not a text file of numbers ({error})") from error
     if shape is None:
         return values

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from n3match.arguments import one_of, sequence, whole
 from n3match.datasets.pairs.sample import make_sample
 from n3match.datasets.synthetic.scenes import (
     SCENE_WEIGHTS,
@@ -54,16 +55,18 @@ class SyntheticPairs:
         *,
         scenes: Sequence[str] | None = None,
     ):
-        low, high = num_matches
+        bounds = sequence("num_matches", num_matches, "two numbers")
+        if len(bounds) != 2:
+            raise ValueError(f"num_matches: got {len(bounds)} numbers, wanted least and most")
+        low, high = (whole("num_matches", number) for number in bounds)
         if not _MIN_TRUE <= low <= high:
             raise ValueError(f"num_matches: got {num_matches}, wanted {_MIN_TRUE} <= lo <= hi")
-        if seed < 0:
-            raise ValueError(f"seed: got {seed}, wanted 0 or more")
-        unknown = set(scenes or ()) - set(SCENE_WEIGHTS)
-        if unknown:
-            raise ValueError(f"scenes: got {sorted(unknown)}, wanted some of {list(SCENE_WEIGHTS)}")
-        self.seed, self.num_matches = int(seed), (int(low), int(high))
-        self.scenes = tuple(scenes) if scenes else None
+        seed = whole("seed", seed, 0)
+        scenes = () if scenes is None else sequence("scenes", scenes, "names")
+        for name in scenes:
+            one_of("scenes", name, SCENE_WEIGHTS)
+        self.seed, self.num_matches = seed, (low, high)
+        self.scenes = tuple(scenes) or None
 
     def sample(self, index: int, num_matches: int | None = None) -> dict:
         """The pair of this index (0 or more): a sample as pairs/sample.py describes it.

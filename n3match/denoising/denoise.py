@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
-import numbers
 import os
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
+from n3match.arguments import found as found_in
+from n3match.arguments import real
 from n3match.denoising.denoiser import Denoiser
 from n3match.denoising.noise_level import estimate_sigma
 from n3match.nn import N3NetConfig
@@ -42,7 +43,10 @@ def as_denoiser(value: Denoiser | str | os.PathLike) -> Denoiser:
         raise TypeError(
             f"weights must be a Denoiser, a name or a path, got {type(value).__name__}"
         )
-    return _loaded(os.fspath(value))
+    try:
+        return _loaded(os.fspath(value))
+    except (FileNotFoundError, ValueError, TypeError) as error:
+        raise type(error)(str(error).replace("name_or_path", "weights")) from error
 
 
 def denoise(
@@ -116,10 +120,11 @@ def denoise_raw(
     net = as_denoiser(weights)
     if net.config.maps != ("a", "b"):
         raise ValueError("weights: not a network for raw noise (which has maps of a and b)")
-    for name, value in (("a", a), ("b", b)):
-        if not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be a number, 0 or more, got {value!r}")
-    found = _restored(_unit(image), (float(a), float(b)), net, memory_limit, progress)
+    levels = real("a", a), real("b", b)
+    for name, value in zip("ab", levels):
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be a number, 0 or more, got {value:g}")
+    found = _restored(_unit(image), levels, net, memory_limit, progress)
     return _stored(found, image.dtype)
 
 
@@ -162,8 +167,7 @@ def accepted_sigma(config: N3NetConfig) -> tuple[float, float]:
 
 
 def _checked_sigma(sigma: float, net: Denoiser) -> float:
-    if isinstance(sigma, bool) or not isinstance(sigma, numbers.Real):
-        raise TypeError(f"sigma must be a number or None, got {type(sigma).__name__}")
+    sigma = real("sigma", sigma)
     lowest, highest = accepted_sigma(net.config)
     if not lowest <= sigma <= highest:
         low, high = net.config.sigma or (0.0, math.inf)
@@ -173,7 +177,7 @@ def _checked_sigma(sigma: float, net: Denoiser) -> float:
         raise ValueError(
             f"sigma: these weights are for noise of {shown} in 8-bit units, got {sigma:g}"
         )
-    return float(sigma)
+    return sigma
 
 
 def _within(sigma: float, net: Denoiser) -> float:
@@ -189,6 +193,8 @@ def _restored(
     memory_limit: int,
     progress: Progress | None,
 ) -> np.ndarray:
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress must be a function, got {found_in(progress)}")
     planes = unit[None] if unit.ndim == 2 else np.moveaxis(unit, 2, 0)
     wanted = net.config.channels
     if len(planes) != wanted and wanted != 1:

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from n3match import weights
+from n3match.arguments import whole
 from n3match.denoising.tiles import Layout, Span, tile_sides
 from n3match.nn import N3Net, N3NetConfig
+from n3match.weights.store import build
 
 # Bytes per pixel that a stage needs at its peak, for each feature channel and each channel of a
 # block's output, in float32: measured on 512×512 pixels, with a fifth to spare.
@@ -54,11 +56,7 @@ class Denoiser(N3Net):
             raise ValueError(
                 f"name_or_path: {name_or_path} holds a {network}, not a denoising network"
             )
-        try:
-            net = cls(N3NetConfig(**config))
-            net.load_state_dict(state)
-        except (TypeError, RuntimeError) as error:
-            raise ValueError(f"name_or_path: {name_or_path} doesn't fit: {error}") from error
+        net = build(cls, N3NetConfig, config, state, f"name_or_path: {name_or_path}")
         return _folded(net.eval()).requires_grad_(False)
 
     @torch.inference_mode()
@@ -84,8 +82,8 @@ class Denoiser(N3Net):
         Raises:
             ValueError: a limit too small even for tiles.
         """
-        size = x.shape[2:]
-        x = self.planes_of(x)
+        given, x = x, self.planes_of(x)
+        size = given.shape[2:]
         b, _, height, width = x.shape
         tiled = self._tiled(b, height, width, x.element_size(), memory_limit)
         whole = sum(run.bytes for run, _ in tiled)
@@ -129,6 +127,7 @@ class Denoiser(N3Net):
         Raises:
             ValueError: a limit too small even for tiles.
         """
+        height, width = whole("height", height, 1), whole("width", width, 1)
         height, width = (-(-side // self.config.scale) for side in (height, width))
         tiled = self._tiled(1, height, width, 4, memory_limit)
         pixels = sum(
@@ -141,11 +140,12 @@ class Denoiser(N3Net):
         self, b: int, height: int, width: int, itemsize: int, memory_limit: int
     ) -> list[tuple[_Pass, list[tuple[Span, Span]]]]:
         """The passes, each with its tiles: rows and columns."""
+        memory_limit = whole("memory_limit", memory_limit, 1)
         passes = self._passes()
         kept = b * height * width * itemsize * 2 * max(p.channels for p in passes)
         tiled = []
         for run in passes:
-            pixels = (memory_limit - kept) // (b * run.bytes * itemsize // 4)
+            pixels = (memory_limit - kept) // max(b * run.bytes * itemsize // 4, 1)
             sides = tile_sides(height, width, max(pixels, 1))
             try:
                 rows = list(run.layout.spans(height, sides[0]))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from n3match.arguments import number_array
+
 # High-pass filter of Daubechies' wavelet with two vanishing moments.
 _ROOT = np.sqrt(3.0)
 _HIGH_PASS = np.array([1 - _ROOT, _ROOT - 3, 3 + _ROOT, -1 - _ROOT]) / (4 * np.sqrt(2.0))
 _NORMAL_MAD = 0.6744897501960817  # median of |x| for standard normal x
 _SMALLEST = 8
+_LARGE = 1e100
 
 
 def estimate_sigma(image: np.ndarray) -> float:
@@ -25,9 +28,10 @@ def estimate_sigma(image: np.ndarray) -> float:
         σ in the units of `image`, 0 or more.
 
     Raises:
-        ValueError: too small an image, or another shape.
+        ValueError: too small an image, another shape, NaN or infinite numbers. TypeError: no
+            numbers.
     """
-    image = np.asarray(image)
+    image = number_array("image", image)
     if image.ndim not in (2, 3):
         raise ValueError(f"image must have shape (H, W) or (H, W, C), got {image.shape}")
     if min(image.shape[:2]) < _SMALLEST:
@@ -36,8 +40,16 @@ def estimate_sigma(image: np.ndarray) -> float:
             f"at least {_SMALLEST}×{_SMALLEST} wanted: give sigma"
         )
     channels = np.atleast_3d(image).astype(np.float64, copy=False)
-    variances = [_sigma(channels[..., c]) ** 2 for c in range(channels.shape[2])]
-    return float(np.sqrt(np.mean(variances)))
+    largest = float(np.abs(channels).max(initial=0.0))
+    if not largest < np.inf:
+        raise ValueError("image holds NaN or infinite numbers: finite numbers wanted")
+    if not channels.shape[2]:
+        raise ValueError(f"image has no channels: found shape {image.shape}")
+    # Squares of very large and very small numbers leave double precision.
+    unit = largest if largest > _LARGE or largest < 1 / _LARGE else 1.0
+    scaled = channels / (unit or 1.0)
+    variances = [_sigma(scaled[..., c]) ** 2 for c in range(channels.shape[2])]
+    return float(np.sqrt(np.mean(variances))) * unit
 
 
 def _sigma(channel: np.ndarray) -> float:

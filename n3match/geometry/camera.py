@@ -27,15 +27,21 @@ import cv2
 import numpy as np
 import torch
 
+from n3match.arguments import one_of, positive, real_array
 from n3match.geometry.checks import (
     check_distortion,
     check_intrinsics,
+    check_leading,
     check_points_array,
     check_size,
     check_tensor,
 )
 
-LENSES = ("opencv", "equidistant", "fov", "division", "thin_prism", "fisheye624", "eucm")
+# Coefficients of each lens other than OpenCV's.
+_LENGTHS = {
+    "equidistant": 4, "fov": 1, "division": 1, "thin_prism": 8, "fisheye624": 12, "eucm": 2,
+}
+LENSES = ("opencv", *_LENGTHS)
 #: Rays further than this from the axis are left out: on z = 1 a pixel there is as wide as dozens
 #: at the centre, so distances to epipolar lines mean nothing.
 MAX_ANGLE = math.radians(80)
@@ -59,8 +65,14 @@ def guess_focal(size: tuple[float, float] | np.ndarray) -> np.ndarray:
 
     Returns:
         (...) float64 pixels; a numpy float for one image.
+
+    Raises:
+        ValueError: another shape. TypeError: no numbers.
     """
-    return _FOCAL_GUESS * np.max(np.asarray(size, dtype=np.float64), axis=-1)
+    sizes = real_array("size", size)
+    if not sizes.ndim or sizes.shape[-1] != 2:
+        raise ValueError(f"size must have shape (..., 2): width, height; got {sizes.shape}")
+    return _FOCAL_GUESS * np.max(sizes, axis=-1)
 
 
 def guess_intrinsics(
@@ -78,9 +90,9 @@ def guess_intrinsics(
             positive one.
     """
     width, height = check_size(name, size)
-    focal = float(guess_focal((width, height))) if focal is None else focal
-    if not (math.isfinite(focal) and focal > 0):
-        raise ValueError(f"focal must be a positive number of pixels, got {focal}")
+    if focal is None:
+        focal = float(guess_focal((width, height)))
+    focal = positive("focal", focal, " of pixels")
     return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]])
 
 
@@ -100,6 +112,7 @@ def normalize_points(points: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
     """
     check_tensor("points", points, None, 2)
     check_tensor("K", K, 3, 3)
+    check_leading({"points": 2, "K": 2}, points=points, K=K)
     fx, skew, cx, fy, cy = _entries(K)
     y = (points[..., 1] - cy) / fy
     x = (points[..., 0] - cx - skew * y) / fx
@@ -121,6 +134,7 @@ def denormalize_points(points: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
     """
     check_tensor("points", points, None, 2)
     check_tensor("K", K, 3, 3)
+    check_leading({"points": 2, "K": 2}, points=points, K=K)
     fx, skew, cx, fy, cy = _entries(K)
     x, y = points[..., 0], points[..., 1]
     return torch.stack((fx * x + skew * y + cx, fy * y + cy), dim=-1)
@@ -213,14 +227,18 @@ def calibrated_points(
         axis, and for pixels that no ray of the model reaches.
 
     Raises:
-        ValueError: an unknown lens, or see `undistort_points`.
+        ValueError: an unknown lens, another number of coefficients; or see `undistort_points`.
     """
+    one_of("lens", lens, LENSES)
     if lens == "opencv":
         return undistort_points(points, K, distortion)
-    if lens not in LENSES:
-        raise ValueError(f"lens: found {lens!r}, wanted one of {', '.join(LENSES)}")
     x = undistort_points(points, K)
-    k = np.asarray(distortion, dtype=np.float64)
+    k = real_array("distortion", distortion)
+    if k.shape != (_LENGTHS[lens],) or not np.isfinite(k).all():
+        raise ValueError(
+            f"distortion must be {_LENGTHS[lens]} finite numbers for the lens {lens!r}, "
+            f"got {k.tolist() if k.ndim == 1 else k.shape}"
+        )
     if lens in _BENT:
         x = _unbent(x, lambda angles: _BENT[lens](angles, k))
     radius = np.linalg.norm(x, axis=1)

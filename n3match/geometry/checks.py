@@ -6,11 +6,17 @@ Every message names the argument, what was found and what was wanted.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+
+from n3match.arguments import dense_tensor, found, lent_tensor, positive, real, real_array, whole
+
+# OpenCV and PoseLib count them in 32 bits.
+_MOST_ITERATIONS = 2**31 - 1
 
 
 def arrays_too(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -19,20 +25,20 @@ def arrays_too(function: Callable[..., Any]) -> Callable[..., Any]:
     Formulas are written once, on tensors; arrays lend them their memory, so nothing is copied.
     """
 
+    names = [*inspect.signature(function).parameters]
+
     @functools.wraps(function)
     def call(*args, **kwargs):
         if not any(isinstance(value, np.ndarray) for value in (*args, *kwargs.values())):
             return function(*args, **kwargs)
-        found = function(*map(_lent, args), **{name: _lent(v) for name, v in kwargs.items()})
-        return tuple(a.numpy() for a in found) if isinstance(found, tuple) else found.numpy()
+        lent = {
+            name: lent_tensor(name, value) if isinstance(value, np.ndarray) else value
+            for name, value in [*zip(names, args), *kwargs.items()]
+        }
+        result = function(**lent)
+        return tuple(a.numpy() for a in result) if isinstance(result, tuple) else result.numpy()
 
     return call
-
-
-def _lent(value: Any) -> Any:
-    if isinstance(value, np.ndarray):  # torch takes no negative strides
-        return torch.from_numpy(np.ascontiguousarray(value))
-    return value
 
 
 def check_tensor(name: str, value: Any, *tail: int | None, kind: Any = torch.Tensor) -> None:
@@ -40,7 +46,9 @@ def check_tensor(name: str, value: Any, *tail: int | None, kind: Any = torch.Ten
     (None: any size)."""
     if not isinstance(value, kind):
         wanted = f"{kind.__module__}.{kind.__name__}"
-        raise TypeError(f"{name} must be a {wanted}, got {type(value).__name__}")
+        raise TypeError(f"{name} must be a {wanted}, got {found(value)}")
+    if isinstance(value, torch.Tensor):
+        dense_tensor(name, value)
     floating = value.dtype.kind == "f" if kind is np.ndarray else value.is_floating_point()
     if not floating:
         raise TypeError(f"{name} must have a floating-point dtype, got {value.dtype}")
@@ -51,6 +59,18 @@ def check_tensor(name: str, value: Any, *tail: int | None, kind: Any = torch.Ten
     ):
         wanted = ", ".join("N" if size is None else str(size) for size in tail)
         raise ValueError(f"{name} must have shape (..., {wanted}), got {shape}")
+
+
+def check_leading(tails: dict[str, int], **arrays: Any) -> None:
+    """Require leading dimensions, all but the last `tails` of each, that broadcast."""
+    if torch.compiler.is_compiling():
+        return  # a graph's sizes would become constants
+    shapes = {n: tuple(a.shape)[: a.ndim - tails[n]] for n, a in arrays.items()}
+    try:
+        np.broadcast_shapes(*shapes.values())
+    except ValueError:
+        told = " and ".join(f"{name} {tuple(a.shape)}" for name, a in arrays.items())
+        raise ValueError(f"{told}: leading dimensions don't broadcast") from None
 
 
 def check_same_length(name0: str, x0: Any, name1: str, x1: Any) -> None:
@@ -64,7 +84,7 @@ def check_same_length(name0: str, x0: Any, name1: str, x1: Any) -> None:
 
 def check_points_array(name: str, value: object) -> np.ndarray:
     """Require finite (N, 2) numbers; returns them as a contiguous float64 array."""
-    array = _as_float64(name, value)
+    array = real_array(name, value)
     if array.ndim != 2 or array.shape[1] != 2:
         # An empty list has shape (0,): no matches is an ordinary input, not a mistake.
         if array.size == 0:
@@ -81,7 +101,7 @@ def check_points_array(name: str, value: object) -> np.ndarray:
 
 def check_intrinsics(name: str, value: object) -> np.ndarray:
     """Require an invertible upper-triangular 3x3 camera matrix; returns it as float64."""
-    K = _as_float64(name, value)
+    K = real_array(name, value)
     if K.shape != (3, 3):
         raise ValueError(f"{name} must have shape (3, 3), got {K.shape}")
     if not np.isfinite(K).all():
@@ -98,7 +118,7 @@ def check_intrinsics(name: str, value: object) -> np.ndarray:
 
 def check_essential(name: str, value: object) -> np.ndarray:
     """Require a finite 3x3 matrix other than zero; returns it as float64."""
-    E = _as_float64(name, value)
+    E = real_array(name, value)
     if E.shape != (3, 3):
         raise ValueError(f"{name} must have shape (3, 3), got {E.shape}")
     if not np.isfinite(E).all() or not E.any():
@@ -108,9 +128,10 @@ def check_essential(name: str, value: object) -> np.ndarray:
 
 def check_size(name: str, value: object) -> tuple[float, float]:
     """Require (width, height), both positive."""
-    size = _as_float64(name, value)
+    size = real_array(name, value)
     if size.shape != (2,) or not np.isfinite(size).all() or size.min() < 1:
-        raise ValueError(f"{name} must be (width, height) in pixels, both positive, got {value}")
+        shown = value if size.shape == (2,) else found(value)
+        raise ValueError(f"{name} must be (width, height) in pixels, both positive, got {shown}")
     return float(size[0]), float(size[1])
 
 
@@ -121,7 +142,7 @@ def check_distortion(name: str, value: object) -> np.ndarray | None:
     """
     if value is None:
         return None
-    coefficients = _as_float64(name, value).ravel()
+    coefficients = real_array(name, value).ravel()
     if coefficients.size not in (0, 4, 5, 8, 12, 14):
         raise ValueError(
             f"{name} must hold 4, 5, 8, 12 or 14 coefficients in OpenCV's order "
@@ -136,7 +157,7 @@ def check_weights(name: str, value: object, length: int) -> np.ndarray | None:
     """Require `length` finite, non-negative numbers, or None."""
     if value is None:
         return None
-    weights = _as_float64(name, value)
+    weights = real_array(name, value)
     if weights.shape != (length,):
         raise ValueError(f"{name} must have shape ({length},), got {weights.shape}")
     if not (np.isfinite(weights).all() and (weights >= 0).all()):
@@ -158,6 +179,7 @@ def check_putative(num_putative: int | None, length: int) -> int:
     """Require at least `length` matches before a filter; None: as many."""
     if num_putative is None:
         return length
+    num_putative = whole("num_putative", num_putative)
     if num_putative < length:
         raise ValueError(
             f"num_putative must be at least the number of matches ({length}), got {num_putative}"
@@ -167,24 +189,12 @@ def check_putative(num_putative: int | None, length: int) -> int:
 
 def check_sampling(
     threshold: float, confidence: float, max_iterations: int | None, seed: int
-) -> None:
-    """Require options of a robust estimator that are in range."""
-    if not (threshold > 0 and np.isfinite(threshold)):
-        raise ValueError(f"threshold must be a positive number of pixels, got {threshold}")
+) -> tuple[float, float, int | None, int]:
+    """Require options of a robust estimator that are in range; returns them as Python's numbers."""
+    threshold = positive("threshold", threshold, " of pixels")
+    confidence = real("confidence", confidence)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1 (exclusive), got {confidence}")
-    if max_iterations is not None and max_iterations < 1:
-        raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
-    if not 0 <= seed < 2**31:
-        raise ValueError(f"seed must be between 0 and 2³¹ − 1, got {seed}")
-
-
-def _as_float64(name: str, value: object) -> np.ndarray:
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu().numpy()
-    try:
-        return np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"{name} must be an array of real numbers, got {type(value).__name__}"
-        ) from error
+    if max_iterations is not None:
+        max_iterations = whole("max_iterations", max_iterations, 1, _MOST_ITERATIONS)
+    return threshold, confidence, max_iterations, whole("seed", seed, 0, 2**31 - 1)

@@ -5,8 +5,12 @@ B batch · D size of the matrix
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch.autograd.function import once_differentiable
+
+from n3match.arguments import real, strided_tensor
 
 
 def smallest_eigenvector(matrix: torch.Tensor, damping: float = 1e-6) -> torch.Tensor:
@@ -28,8 +32,28 @@ def smallest_eigenvector(matrix: torch.Tensor, damping: float = 1e-6) -> torch.T
 
     Returns:
         (B, D) in float64, unit norm, of arbitrary sign. It can be differentiated once.
+
+    Raises:
+        ValueError: another shape, a damping below 0. TypeError: not floating-point numbers.
     """
-    return _SmallestEigenvector.apply(matrix, damping)
+    # On any device, "meta" among them: nothing here asks for values.
+    if not strided_tensor("matrix", matrix).is_floating_point():
+        raise TypeError(f"matrix must have a floating-point dtype, got {matrix.dtype}")
+    if matrix.ndim != 3 or matrix.shape[1] != matrix.shape[2] or not matrix.shape[2]:
+        raise ValueError(f"matrix must have shape (B, D, D), got {tuple(matrix.shape)}")
+    return _SmallestEigenvector.apply(matrix, checked_damping(damping))
+
+
+def checked_damping(damping: float) -> float:
+    """A gap that a gradient can be damped below.
+
+    Raises:
+        TypeError, ValueError: another value.
+    """
+    damping = real("damping", damping)
+    if not 0 <= damping < math.inf:
+        raise ValueError(f"damping must be a number, 0 or more, got {damping:g}")
+    return damping
 
 
 class _SmallestEigenvector(torch.autograd.Function):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import torch
 
+from n3match.arguments import flag
 from n3match.geometry.checks import check_tensor
-from n3match.geometry.eigenvector import smallest_eigenvector
+from n3match.geometry.eigenvector import checked_damping, smallest_eigenvector
 
 
 def weighted_eight_point(
@@ -63,6 +64,7 @@ def weighted_eight_point(
         raise ValueError(
             f"weights must have shape (B, N) = {tuple(x0.shape[:2])}, got {tuple(weights.shape)}"
         )
+    damping, normalize = checked_damping(damping), flag("normalize", normalize)
     out_dtype = torch.promote_types(x0.dtype, torch.float32)
     x, y, u, v, w = (
         tensor.to(torch.float64) for tensor in (*x0.unbind(-1), *x1.unbind(-1), weights)

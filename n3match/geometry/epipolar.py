@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from n3match.geometry.checks import check_same_length, check_tensor
+from n3match.geometry.checks import check_leading, check_same_length, check_tensor
 
 Numbers = TypeVar("Numbers", torch.Tensor, np.ndarray)
 
@@ -69,7 +69,9 @@ def _epipolar_terms(
     check_tensor("x1", x1, None, 2, kind=kind)
     check_tensor("E", E, 3, 3, kind=kind)
     check_same_length("x0", x0, "x1", x1)
+    check_leading({"x0": 2, "x1": 2, "E": 2}, x0=x0, x1=x1, E=E)
     if isinstance(x0, np.ndarray):
+        x0, x1, E = (np.asarray(a) for a in (x0, x1, E))  # not of a class with ways of its own
         dtype = np.result_type(x0, x1, E, np.float32)
         # Coordinates as rows: several times faster than every other number of a row.
         (x, y), (u, v) = (np.moveaxis(a, -1, 0).astype(dtype, order="C") for a in (x0, x1))

@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch.autograd.function import once_differentiable
 
-from n3match.geometry.checks import arrays_too, check_same_length, check_tensor
+from n3match.arguments import dense_tensor
+from n3match.geometry.checks import arrays_too, check_leading, check_same_length, check_tensor
 
 # Parallax angle (radians) at which a match has half a vote on the sign of t: about one pixel at
 # a focal length of 1000 pixels. Far below it the sign of a depth is noise.
@@ -53,8 +54,12 @@ def essential_from_pose(R: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """
     check_tensor("R", R, 3, 3)
     check_tensor("t", t, 3)
+    check_leading({"R": 2, "t": 1}, R=R, t=t)
+    dtype = torch.promote_types(R.dtype, t.dtype)
+    R, t = R.to(dtype), t.to(dtype)
     # Column by column t × R: unlike a matrix product exact under autocast too.
-    return torch.linalg.cross(t[..., None], R, dim=-2)
+    t, R = torch.broadcast_tensors(t[..., None].expand(*t.shape, 3), R)
+    return torch.linalg.cross(t, R, dim=-2)
 
 
 def project_to_essential(E: torch.Tensor) -> torch.Tensor:
@@ -141,16 +146,22 @@ def recover_pose(
     check_tensor("x0", x0, None, 2)
     check_tensor("x1", x1, None, 2)
     check_same_length("x0", x0, "x1", x1)
+    check_leading({"E": 2, "x0": 2, "x1": 2}, E=E, x0=x0, x1=x1)
     dtype = torch.promote_types(torch.promote_types(E.dtype, x0.dtype), x1.dtype)
-    E, x0, x1 = E.to(torch.float64), x0.to(torch.float64), x1.to(torch.float64)
+    leading = torch.broadcast_shapes(*(a.shape[:-2] for a in (E, x0, x1)))
+    E, x0, x1 = (a.to(torch.float64).expand(*leading, *a.shape[-2:]) for a in (E, x0, x1))
     if weights is None:
         votes = torch.ones_like(x0[..., 0])
     else:
+        dense_tensor("weights", weights)
+        if weights.is_complex():
+            raise TypeError(f"weights must be real numbers or truth values, got {weights.dtype}")
         if weights.shape[-1:] != x0.shape[-2:-1]:
             raise ValueError(
                 f"weights must have shape (..., N) with N = {x0.shape[-2]}, "
                 f"got {tuple(weights.shape)}"
             )
+        check_leading({"weights": 1, "x0": 2}, weights=weights, x0=x0)
         votes = weights.to(torch.float64)
 
     R1, R2, t = decompose_essential(E)

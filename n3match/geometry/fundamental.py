@@ -101,7 +101,9 @@ def estimate_fundamental_from_matches(
     x0, x1 = check_matches(points0, points1)
     cameras = guess_intrinsics(size0, name="size0"), guess_intrinsics(size1, name="size1")
     spec = choose_estimator(estimator, FUNDAMENTAL_ESTIMATORS)
-    check_sampling(threshold, confidence, max_iterations, seed)
+    threshold, confidence, max_iterations, seed = check_sampling(
+        threshold, confidence, max_iterations, seed
+    )
     num_putative = check_putative(num_putative, len(x0))
     problem = TwoViewProblem(
         x0, x1, np.eye(3), np.eye(3), None, threshold, confidence,

@@ -10,12 +10,25 @@ could not be estimated has, by convention, an error of 180.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
+from n3match.arguments import (
+    dense_tensor,
+    found,
+    lent_tensor,
+    positive,
+    real,
+    real_array,
+    sequence,
+)
+from n3match.geometry.checks import check_leading
+
 _DEGREES = 180.0 / torch.pi
 _BIN_DEG = 5
+_LARGEST = 180
 
 
 def rotation_error_deg(
@@ -89,7 +102,9 @@ def pose_error_deg(
     Raises:
         ValueError, TypeError: naming the argument.
     """
-    return torch.maximum(rotation_error_deg(R, R_gt), translation_error_deg(t, t_gt))
+    rotation, translation = rotation_error_deg(R, R_gt), translation_error_deg(t, t_gt)
+    check_leading({"R": 0, "t": 0}, R=rotation, t=translation)
+    return torch.maximum(rotation, translation)
 
 
 def mean_average_precision(
@@ -110,17 +125,19 @@ def mean_average_precision(
 
     Raises:
         ValueError: no errors, a NaN or negative one, or a threshold that is not a positive
-            multiple of 5.
+            multiple of 5, at most 180.
     """
     errors = _check_errors(errors)
     result = {}
-    for threshold in thresholds:
-        if not threshold > 0 or threshold % _BIN_DEG:
+    for threshold in sequence("thresholds", thresholds, "degrees"):
+        degrees = real("thresholds", threshold)
+        if not 0 < degrees <= _LARGEST or degrees % _BIN_DEG:
             raise ValueError(
-                f"thresholds must be positive multiples of {_BIN_DEG} degrees, got {threshold}"
+                f"thresholds must be multiples of {_BIN_DEG} degrees, got {degrees:g}: "
+                f"from {_BIN_DEG} to {_LARGEST} wanted"
             )
-        bins = np.arange(_BIN_DEG, threshold + _BIN_DEG, _BIN_DEG)
-        result[threshold] = float(np.mean([np.mean(errors < edge) for edge in bins]))
+        bins = np.arange(_BIN_DEG, degrees + _BIN_DEG, _BIN_DEG)
+        result[_as_key(threshold)] = float(np.mean([np.mean(errors < edge) for edge in bins]))
     return result
 
 
@@ -146,19 +163,23 @@ def pose_auc(
     errors = np.sort(_check_errors(errors))
     recall = np.arange(1, len(errors) + 1) / len(errors)
     result = {}
-    for threshold in thresholds:
-        if not (threshold > 0 and np.isfinite(threshold)):
-            raise ValueError(f"thresholds must be positive and finite, got {threshold}")
-        below = int(np.searchsorted(errors, threshold))
-        x = np.concatenate(([0.0], errors[:below], [threshold]))
+    for threshold in sequence("thresholds", thresholds, "degrees"):
+        degrees = positive("thresholds", threshold, " of degrees")
+        below = int(np.searchsorted(errors, degrees))
+        x = np.concatenate(([0.0], errors[:below], [degrees]))
         y = np.concatenate(([0.0], recall[:below], [recall[below - 1] if below else 0.0]))
         area = float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2))
-        result[threshold] = area / float(threshold)
+        result[_as_key(threshold)] = area / degrees
     return result
 
 
+def _as_key(threshold: Any) -> float:
+    """A number of degrees as a key of a dictionary: what it was, where that can be one."""
+    return threshold if isinstance(threshold, (int, float)) else float(threshold)
+
+
 def _check_errors(errors: Sequence[float] | np.ndarray) -> np.ndarray:
-    array = np.asarray(errors, dtype=np.float64)
+    array = real_array("errors", errors)
     if array.ndim != 1 or not array.size:
         raise ValueError(f"errors must have shape (P,) with P at least 1, got {array.shape}")
     if np.isnan(array).any() or (array < 0).any():
@@ -173,11 +194,16 @@ def _pair(
     tensors = []
     for name, value in ((name0, value0), (name1, value1)):
         if not isinstance(value, (torch.Tensor, np.ndarray)):
-            raise TypeError(f"{name} must be a tensor or an array, got {type(value).__name__}")
-        tensor = torch.as_tensor(value)
+            raise TypeError(f"{name} must be a tensor or an array, got {found(value)}")
+        is_array = isinstance(value, np.ndarray)
+        tensor = lent_tensor(name, value) if is_array else dense_tensor(name, value)
+        if tensor.is_complex():
+            raise TypeError(f"{name} must be real numbers, got {tensor.dtype}")
         if tuple(tensor.shape[-len(tail) :]) != tail:
             wanted = ", ".join(map(str, tail))
             raise ValueError(f"{name} must have shape (..., {wanted}), got {tuple(tensor.shape)}")
         tensors.append(tensor if tensor.is_floating_point() else tensor.double())
+    tails = {name0: len(tail), name1: len(tail)}
+    check_leading(tails, **dict(zip(tails, tensors)))
     dtype = torch.promote_types(tensors[0].dtype, tensors[1].dtype)
     return tensors[0].to(dtype), tensors[1].to(dtype)

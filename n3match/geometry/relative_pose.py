@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from n3match.arguments import one_of, positive
 from n3match.geometry.camera import undistort_checked
 from n3match.geometry.checks import (
     check_distortion,
@@ -132,9 +133,11 @@ def estimate_relative_pose_from_matches(
     else:
         spec = choose_estimator(estimator, ESTIMATORS)
     best_first = _best_first(sampling, weights, spec)
-    check_sampling(threshold, confidence, max_iterations, seed)
-    if threshold_calibrated is not None and not 0 < threshold_calibrated < np.inf:
-        raise ValueError(f"threshold_calibrated must be positive, got {threshold_calibrated}")
+    threshold, confidence, max_iterations, seed = check_sampling(
+        threshold, confidence, max_iterations, seed
+    )
+    if threshold_calibrated is not None:
+        threshold_calibrated = positive("threshold_calibrated", threshold_calibrated)
     num_putative = check_putative(num_putative, len(points0))
     problem = TwoViewProblem(
         undistort_checked(points0, K0, check_distortion("distortion0", distortion0)),
@@ -250,8 +253,7 @@ def _no_parallax(matches: Matches, rotation: RotationModel) -> RelativePose:
 def _best_first(
     sampling: str, weights: np.ndarray | None, spec: EstimatorSpec
 ) -> np.ndarray | None:
-    if sampling not in ("uniform", "by_weight"):
-        raise ValueError(f"sampling must be 'uniform' or 'by_weight', got {sampling!r}")
+    one_of("sampling", sampling, ("uniform", "by_weight"))
     if sampling == "uniform":
         return None
     if not spec.progressive:

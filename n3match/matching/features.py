@@ -13,6 +13,12 @@ from typing import Any
 import cv2
 import numpy as np
 
+from n3match.arguments import number_array, one_of, real, whole
+
+# OpenCV multiplies what it is asked for, in 32 bits.
+_MOST_KEYPOINTS = 2**24
+# More than any use has, and what OpenCV's pyramids still have memory for.
+_MOST_LAYERS, _LARGEST_OPTION = 16, 1000
 
 @dataclass(frozen=True)
 class Features:
@@ -75,16 +81,28 @@ def extract_sift(
 
     Raises:
         TypeError: `image` is not a uint8 array.
-        ValueError: `image` is not (H, W) with H, W > 0, or `max_keypoints` is below 1.
+        ValueError: `image` is not (H, W) with H, W > 0, or an option is out of range.
     """
-    _check(image, max_keypoints)
+    max_keypoints = _check(image, max_keypoints)
+    octave_layers = whole("octave_layers", octave_layers, 1, _MOST_LAYERS)
+    numbers = {
+        "contrast_threshold": contrast_threshold, "edge_threshold": edge_threshold, "sigma": sigma
+    }
+    for name, value in numbers.items():
+        numbers[name] = real(name, value)
+        if not 0 <= numbers[name] <= _LARGEST_OPTION:
+            raise ValueError(
+                f"{name} must lie in 0 … {_LARGEST_OPTION}, got {numbers[name]:g}"
+            )
+    if numbers["sigma"] == 0:
+        raise ValueError("sigma must be above 0, got 0")
     # Without the precise upscale all keypoints sit about a quarter of a pixel off.
     detector = cv2.SIFT.create(
         nfeatures=max_keypoints,
         nOctaveLayers=octave_layers,
-        contrastThreshold=contrast_threshold,
-        edgeThreshold=edge_threshold,
-        sigma=sigma,
+        contrastThreshold=numbers["contrast_threshold"],
+        edgeThreshold=numbers["edge_threshold"],
+        sigma=numbers["sigma"],
         enable_precise_upscale=True,
     )
     features = _strongest(detector, image, max_keypoints, np.zeros((0, 128), np.float32))
@@ -104,7 +122,7 @@ def root_sift(descriptors: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: not two-dimensional, or a negative or non-finite entry.
     """
-    descriptors = np.asarray(descriptors, dtype=np.float32)
+    descriptors = number_array("descriptors", descriptors).astype(np.float32)
     if descriptors.ndim != 2:
         raise ValueError(f"descriptors: found shape {descriptors.shape}, wanted (N, D)")
     if descriptors.size and not (np.isfinite(descriptors).all() and descriptors.min() >= 0):
@@ -141,30 +159,34 @@ def extract_features(image: np.ndarray, kind: str = "sift", max_keypoints: int =
     Raises:
         TypeError, ValueError: as `extract_sift`; an unknown kind.
     """
-    if kind not in FEATURES:
-        raise ValueError(f"kind: found {kind!r}, wanted one of {FEATURES}")
+    one_of("kind", kind, FEATURES)
     if kind == "sift":
         return extract_sift(image, max_keypoints)
-    _check(image, max_keypoints)
+    max_keypoints = _check(image, max_keypoints)
     size, make = _BINARY[kind]
     return _strongest(make(max_keypoints), image, max_keypoints, np.zeros((0, size), np.uint8))
 
 
-def _check(image: np.ndarray, max_keypoints: int) -> None:
+def _check(image: np.ndarray, max_keypoints: int) -> int:
+    """The number of keypoints as OpenCV takes it."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         found = getattr(image, "dtype", type(image).__name__)
         raise TypeError(f"image: found {found}, wanted a numpy array of uint8")
     if image.ndim != 2 or 0 in image.shape:
         raise ValueError(f"image: found shape {image.shape}, wanted grey (H, W) with H, W > 0")
-    if max_keypoints < 1:
-        raise ValueError(f"max_keypoints: found {max_keypoints}, wanted at least 1")
+    return whole("max_keypoints", max_keypoints, 1, _MOST_KEYPOINTS)
 
 
 def _strongest(
     detector: cv2.Feature2D, image: np.ndarray, max_keypoints: int, none: np.ndarray
 ) -> Features:
     """What a detector finds; none: descriptors of an image without texture, (0, D)."""
-    found, descriptors = detector.detectAndCompute(np.ascontiguousarray(image), None)
+    try:
+        found, descriptors = detector.detectAndCompute(np.ascontiguousarray(image), None)
+    except cv2.error as error:  # some of its detectors want more pixels than others
+        raise ValueError(
+            f"image: {image.shape[1]} x {image.shape[0]} pixels, which OpenCV refuses ({error.err})"
+        ) from error
     if descriptors is None or len(found) == 0:
         found, descriptors = (), none
     responses = np.array([k.response for k in found], dtype=np.float32)

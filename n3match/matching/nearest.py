@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from n3match import native
+from n3match.arguments import computing_device, dense_tensor, flag, lent_tensor, number_array, whole
 from n3match.matching import nearest_compiled
 from n3match.native import descriptors
 
@@ -90,22 +91,24 @@ def nearest_neighbors(
 
     Raises:
         ValueError: not two-dimensional, unequal D, a non-finite number, or block_size < 1.
-        TypeError: binary, and not uint8.
+        TypeError: no numbers; binary, and not uint8.
     """
-    if desc0 is None:
-        desc0 = np.zeros((0, 0 if desc1 is None else np.shape(desc1)[-1]), np.float32)
-    if desc1 is None:
-        desc1 = np.zeros((0, np.shape(desc0)[-1]), np.float32)
-    if binary:
+    given = {}
+    for name, desc in (("desc0", desc0), ("desc1", desc1)):
+        if desc is not None:
+            given[name] = descriptor_tensor(name, desc)
+    channels = next(iter(given.values())).shape[1] if given else 0
+    desc0, desc1 = (given.get(name, torch.zeros(0, channels)) for name in ("desc0", "desc1"))
+    if flag("binary", binary):
         desc0, desc1 = _bits("desc0", desc0), _bits("desc1", desc1)
-    desc0 = _checked("desc0", desc0, device)
-    desc1 = _checked("desc1", desc1, desc0.device)
+    where = desc0.device if device is None else computing_device("device", device)
+    desc0, desc1 = (desc.to(device=where, dtype=torch.float32) for desc in (desc0, desc1))
     if desc0.shape[1] != desc1.shape[1]:
         raise ValueError(
             f"desc1: found {desc1.shape[1]} channels, wanted {desc0.shape[1]} as in desc0"
         )
-    if block_size is not None and block_size < 1:
-        raise ValueError(f"block_size: found {block_size}, wanted at least 1")
+    if block_size is not None:
+        block_size = whole("block_size", block_size, 1)
     # Products must be true float32, whatever autocast region this is called in.
     with torch.autocast(desc0.device.type, enabled=False):
         if len(desc0) and len(desc1) and native.serves(desc0):
@@ -125,19 +128,30 @@ def nearest_neighbors(
     )
 
 
-def _bits(name: str, desc) -> np.ndarray:
-    """(N, D) bytes as (N, 8 D) uint8 of 0 and 1; nothing of any type for no descriptors."""
-    desc = np.asarray(desc.cpu() if isinstance(desc, torch.Tensor) else desc)
-    if desc.size and desc.dtype != np.uint8:
-        raise TypeError(f"{name}: found {desc.dtype}, wanted uint8 for binary descriptors")
-    return np.unpackbits(desc.astype(np.uint8), axis=-1)
+def _bits(name: str, desc: torch.Tensor) -> torch.Tensor:
+    """(N, D) bytes as (N, 8 D) of 0 and 1; nothing of any type for no descriptors."""
+    if desc.numel() and desc.dtype != torch.uint8:
+        kind = str(desc.dtype).removeprefix("torch.")
+        raise TypeError(f"{name}: found {kind}, wanted uint8 for binary descriptors")
+    bits = np.unpackbits(desc.cpu().numpy().astype(np.uint8), axis=-1)
+    return torch.from_numpy(bits).to(desc.device)
 
 
-def _checked(name: str, desc, device) -> torch.Tensor:
-    desc = torch.as_tensor(desc)
+def descriptor_tensor(name: str, desc) -> torch.Tensor:
+    """(N, D) descriptors of any real type, as a tensor of it.
+
+    Raises:
+        TypeError: no numbers. ValueError: another shape.
+    """
+    if isinstance(desc, torch.Tensor):
+        desc = dense_tensor(name, desc).detach()
+        if desc.is_complex():
+            raise TypeError(f"{name}: found {desc.dtype}, wanted real numbers")
+    else:
+        desc = lent_tensor(name, number_array(name, desc))
     if desc.ndim != 2:
         raise ValueError(f"{name}: found shape {tuple(desc.shape)}, wanted (N, D)")
-    return desc.to(device=device, dtype=torch.float32)
+    return desc
 
 
 def _refuse_unless(finite: bool, name: str) -> None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from n3match.matching.nearest import nearest_neighbors
-from n3match.matching.side_info import NEUTRAL, side_info_columns
+from n3match.arguments import finite_array, flag, index_array, positive, real_array, sequence
+from n3match.matching.nearest import descriptor_tensor, nearest_neighbors
+from n3match.matching.side_info import NEUTRAL, check_names, side_info_columns
 
 Descriptors = torch.Tensor | np.ndarray | None
 
@@ -60,10 +61,12 @@ class PutativeMatches:
                 are spread otherwise than those of others: what the filter would misread isn't told.
 
         Raises:
-            ValueError: a name that is no column.
+            ValueError, TypeError: a name that is no column, a focal length that isn't positive.
         """
+        if focal1 is not None:
+            focal1 = positive("focal1", focal1)
         apart = None if focal1 is None else self.apart
-        if binary != self.binary:
+        if flag("binary", binary) != self.binary:
             unknown = np.full(len(self), NEUTRAL["ratio"])
             return side_info_columns(
                 names, unknown, self.mutual, apart=apart, focal1=focal1 or 1.0
@@ -85,8 +88,16 @@ class PutativeMatches:
         Args:
             names, focal1, binary: as of `side_info`.
             index0, index1: (M,) keypoints of image 0 and image 1.
+
+        Raises:
+            ValueError, TypeError: naming the argument.
         """
         columns = self.side_info(names, focal1, binary=binary)
+        index0, index1 = index_array("index0", index0), index_array("index1", index1)
+        if len(index0) != len(index1):
+            raise ValueError(
+                f"index0 and index1 must have one length, got {len(index0)} and {len(index1)}"
+            )
         if columns is None:
             return None
         unknown = [NEUTRAL[name] for name in names]
@@ -120,14 +131,31 @@ def side_info_of_matches(
         None where the filter asks for nothing. Else as `PutativeMatches.side_info_of`; but where no
         two matches share a keypoint of image 1 the matcher has made them mutual already, and all
         are taken to be.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
     """
-    if not names:
+    check_names(names)
+    keypoints0, keypoints1 = (
+        finite_array(name, keypoints, 2, 2, "(N, 2)")
+        for name, keypoints in (("keypoints0", keypoints0), ("keypoints1", keypoints1))
+    )
+    index0 = index_array("index0", index0, len(keypoints0))
+    index1 = index_array("index1", index1, len(keypoints1))
+    if len(index0) != len(index1):
+        raise ValueError(
+            f"index0 and index1 must have one length, got {len(index0)} and {len(index1)}"
+        )
+    for name, desc, keypoints in (("desc0", desc0, keypoints0), ("desc1", desc1, keypoints1)):
+        if len(sequence(name, desc, "descriptors")) != len(keypoints):
+            raise ValueError(f"{name}: found {len(desc)} rows for {len(keypoints)} keypoints")
+    if not len(names):
         return None
     made_mutual = len(np.unique(index1)) == len(index1)
     if made_mutual and _OF_ALL.isdisjoint(names):
         # The other keypoints of image 0 tell nothing more, and needn't be searched for.
         kept, index0 = np.unique(index0, return_inverse=True)
-        keypoints0, desc0 = keypoints0[kept], desc0[kept]
+        keypoints0, desc0 = keypoints0[kept], descriptor_tensor("desc0", desc0)[kept]
     found = putative_matches(keypoints0, desc0, keypoints1, desc1)
     columns = found.side_info_of(names, index0, index1, focal1)
     if columns is not None and made_mutual and "mutual" in names:
@@ -192,7 +220,7 @@ def distance_apart(keypoints1: np.ndarray, index1: np.ndarray, second1: np.ndarr
 
 
 def _checked_keypoints(name: str, keypoints: np.ndarray, count: int) -> np.ndarray:
-    keypoints = np.asarray(keypoints, dtype=np.float64)
+    keypoints = real_array(name, keypoints)
     if keypoints.ndim != 2 or keypoints.shape[1] != 2:
         raise ValueError(f"{name}: found shape {keypoints.shape}, wanted (N, 2)")
     if len(keypoints) != count:

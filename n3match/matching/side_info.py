@@ -20,6 +20,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from n3match.arguments import finite_array, number_array, positive, real_array, sequence
+
 # The columns of side information, and what they hold where nothing is known of a match.
 NEUTRAL = {"ratio": 1.0, "mutual": 0.0, "back_ratio": 1.0, "distance": 0.0, "apart": 0.0}
 SIDE_INFO = tuple(NEUTRAL)
@@ -51,22 +53,42 @@ def side_info_columns(
         focal1: focal length of image 1 in pixels, which `apart` is measured by.
 
     Raises:
-        ValueError: a name that is no column.
+        ValueError: a name that is no column; columns of several lengths, a focal length that isn't
+            positive. TypeError: no numbers.
     """
-    unknown = [name for name in names if name not in NEUTRAL]
-    if unknown:
-        raise ValueError(f"filter: wants side information {unknown}, known here are {[*NEUTRAL]}")
-    if not names:
+    check_names(names)
+    if not len(names):
         return None
-    known = {
-        "ratio": ratio,
-        "mutual": mutual,
-        "back_ratio": back_ratio,
-        "distance": None if distance is None else relative_distance(distance),
-        "apart": None if apart is None else relative_apart(apart, focal1),
+    given = {
+        "ratio": ratio, "mutual": mutual, "back_ratio": back_ratio, "distance": distance,
+        "apart": apart,
     }
-    columns = (np.full(len(ratio), NEUTRAL[n]) if known[n] is None else known[n] for n in names)
-    return np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
+    count = len(finite_array("ratio", ratio, 1, None, "(N,)"))
+    known = {name: real_array(name, value) for name, value in given.items() if value is not None}
+    for name, value in known.items():
+        if value.shape != (count,):
+            raise ValueError(f"{name} must have shape (N,) = {(count,)}, got {value.shape}")
+    if distance is not None:
+        known["distance"] = relative_distance(known["distance"])
+    if apart is not None:
+        known["apart"] = relative_apart(known["apart"], positive("focal1", focal1))
+    return np.stack([known.get(n, np.full(count, NEUTRAL[n])) for n in names], axis=1)
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Require names of columns.
+
+    Raises:
+        ValueError: one that is no column. TypeError: no sequence of names.
+    """
+    unknown = [
+        name for name in sequence("names", names, "columns of side information")
+        if not isinstance(name, str) or name not in NEUTRAL
+    ]
+    if unknown:
+        raise ValueError(
+            f"names: the filter wants side information {unknown}, known here are {[*NEUTRAL]}"
+        )
 
 
 def relative_distance(distance: np.ndarray) -> np.ndarray:
@@ -114,6 +136,7 @@ def is_gradient_histogram(descriptors: np.ndarray) -> bool:
     Args:
         descriptors: (N, D), of any real type.
     """
+    descriptors = number_array("descriptors", descriptors)
     if descriptors.ndim != 2 or descriptors.shape[1] != 128 or not len(descriptors):
         return False
     return bool(np.isfinite(descriptors).all() and descriptors.min() >= 0)
@@ -147,21 +170,14 @@ def keypoint_change(
     """
     checked = []
     for name, given in (("sizes_angles0", sizes_angles0), ("sizes_angles1", sizes_angles1)):
-        array = np.asarray(given, dtype=np.float64)
-        if array.ndim != 2 or array.shape[1] != 2:
-            raise ValueError(f"{name} must have shape (N, 2): size, angle; got {array.shape}")
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name} holds NaN or infinite numbers: finite numbers wanted")
-        checked.append(array)
+        checked.append(finite_array(name, given, 2, 2, "(N, 2): size, angle"))
     (size0, angle0), (size1, angle1) = (array.T for array in checked)
     if len(size0) != len(size1):
         raise ValueError(
             f"sizes_angles0 and sizes_angles1 must have one length, got {len(size0)} and "
             f"{len(size1)}"
         )
-    for name, focal in (("focal0", focal0), ("focal1", focal1)):
-        if not 0 < focal < np.inf:
-            raise ValueError(f"{name} must be positive, got {focal}")
+    focal0, focal1 = positive("focal0", focal0), positive("focal1", focal1)
     turn = np.radians(angle1 - angle0)
     turn_known = (angle0 >= 0) & (angle1 >= 0)
     size_known = (size0 > 0) & (size1 > 0)

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from n3match.arguments import instance, one_of, real, sequence, whole
 from n3match.matching.side_info import CHANGE_COLUMNS, NEUTRAL
 
 COORDINATES = 4  # x0, y0, x1, y1
+# More than any use has: a damaged file of weights must not ask for more.
+_WIDEST, _MOST_BLOCKS = 2**14, 2**9
 SELECTIONS = ("n3", "knn", "concrete", "none")
+
+
+def _wholes(name: str, values: Sequence[int]) -> tuple[int, ...]:
+    """Numbers of 1 and more; from JSON they come as a list."""
+    return tuple(whole(name, n, 1, _WIDEST) for n in sequence(name, values, "numbers"))
+
+
+def pruning_config(fields: dict) -> PruningConfig:
+    """From its fields by name.
+
+    Raises:
+        ValueError: one that isn't known, or out of range.
+    """
+    unknown = set(fields) - {field.name for field in dataclasses.fields(PruningConfig)}
+    if unknown:
+        raise ValueError(f"pruning: found {sorted(map(str, unknown))}, which aren't known")
+    return PruningConfig(**fields)
 
 
 @dataclass(frozen=True)
@@ -27,20 +49,17 @@ class PruningConfig:
 
     def __post_init__(self) -> None:
         # Configurations come back from JSON as lists.
-        object.__setattr__(self, "widths", tuple(self.widths))
-        if self.selection not in SELECTIONS:
-            raise ValueError(f"selection must be one of {SELECTIONS}, got {self.selection!r}")
-        if not self.widths or min(self.widths) < 1:
-            raise ValueError(f"widths must be one or more, each at least 1, got {self.widths}")
-        for name in (
-            "blocks", "neighbours", "embedding_channels", "value_channels", "verdict_width"
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0.0 < self.kept_share <= 1.0:
+        object.__setattr__(self, "widths", _wholes("widths", self.widths))
+        one_of("selection", self.selection, SELECTIONS)
+        if not 0 < len(self.widths) <= _MOST_BLOCKS:
+            raise ValueError(f"widths must be 1 to {_MOST_BLOCKS}, got {len(self.widths)} of them")
+        whole("blocks", self.blocks, 1, _MOST_BLOCKS)
+        for name in ("neighbours", "embedding_channels", "value_channels", "verdict_width"):
+            whole(name, getattr(self, name), 1, _WIDEST)
+        if not 0.0 < real("kept_share", self.kept_share) <= 1.0:
             raise ValueError(f"kept_share must lie in 0 … 1, got {self.kept_share}")
-        if self.verdict_neighbours < 0:
-            raise ValueError(f"verdict_neighbours must be 0 or more, got {self.verdict_neighbours}")
+        whole("verdict_neighbours", self.verdict_neighbours, 0, _WIDEST)
+        instance("mutual_stages", self.mutual_stages, bool)
         if self.verdict_neighbours and self.selection == "none":
             raise ValueError(
                 f"verdict_neighbours: {self.verdict_neighbours} of them need a selection, got none"
@@ -70,22 +89,33 @@ class MatchFilterConfig:
 
     def __post_init__(self) -> None:
         # Configurations come back from JSON as lists.
-        object.__setattr__(self, "n3_after", tuple(self.n3_after))
-        object.__setattr__(self, "side_info", tuple(self.side_info))
+        object.__setattr__(self, "n3_after", _wholes("n3_after", self.n3_after))
+        object.__setattr__(
+            self, "side_info", tuple(sequence("side_info", self.side_info, "names"))
+        )
+        if not all(isinstance(name, str) for name in self.side_info):
+            raise TypeError(f"side_info must be names, got {self.side_info}"[:300])
         if isinstance(self.pruning, dict):
-            object.__setattr__(self, "pruning", PruningConfig(**self.pruning))
+            object.__setattr__(self, "pruning", pruning_config(self.pruning))
+        if self.pruning is not None:
+            instance("pruning", self.pruning, PruningConfig)
+        for name in ("width", "neighbours", "embedding_width", "embedding_channels"):
+            whole(name, getattr(self, name), 1, _WIDEST)
+        for name in ("blocks", "refinements"):
+            whole(name, getattr(self, name), 1, _MOST_BLOCKS)
         for name in (
-            "width", "blocks", "neighbours", "embedding_width", "embedding_channels", "refinements"
+            "consensus", "keypoint_change", "binary_descriptors", "mutual_only", "refine"
         ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            instance(name, getattr(self, name), bool)
+        if self.min_log_temperature is not None:
+            real("min_log_temperature", self.min_log_temperature)
         mutual_stages = self.pruning is not None and self.pruning.mutual_stages
         for name, asked in (("mutual_only", self.mutual_only), ("mutual_stages", mutual_stages)):
             if asked and "mutual" not in self.side_info:
                 raise ValueError(
                     f'side_info: {name} needs "mutual" among them, got {self.side_info}'
                 )
-        if not 0.0 < self.refined_share <= 1.0:
+        if not 0.0 < real("refined_share", self.refined_share) <= 1.0:
             raise ValueError(f"refined_share must lie in 0 … 1, got {self.refined_share}")
         if self.pruning is not None and self.refine:
             raise ValueError("refine: found True with pruning, whose stages are such passes")

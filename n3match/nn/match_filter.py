@@ -22,13 +22,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from n3match.arguments import dense_tensor, sequence, whole
 from n3match.geometry import weighted_eight_point
 from n3match.matching.side_info import CHANGE_COLUMNS
 from n3match.nn.config import COORDINATES, MatchFilterConfig
 from n3match.nn.passes import Refinement, Trunk, mutual_mask, on_chosen
 from n3match.nn.pruning import PruningNetwork
 from n3match.ops.checks import may_look
-from n3match.weights import load_weights
+from n3match.weights.store import build, load_weights
 
 _NOT_MUTUAL = -8.0  # the logit of a match that isn't looked at
 _HALVES = (torch.float16, torch.bfloat16)
@@ -105,11 +106,7 @@ class MatchFilter(nn.Module):
                     f"refinements: {name_or_path} has no refinement pass, got {refinements}"
                 )
             config = {**config, "refinements": refinements}
-        try:
-            net = cls(MatchFilterConfig(**config))
-            net.load_state_dict(state)
-        except (TypeError, RuntimeError) as error:
-            raise ValueError(f"name_or_path: {name_or_path} doesn't fit: {error}") from error
+        net = build(cls, MatchFilterConfig, config, state, f"name_or_path: {name_or_path}")
         return net.eval()
 
     def forward(
@@ -195,22 +192,36 @@ class MatchFilter(nn.Module):
         Raises:
             ValueError, TypeError: naming the argument.
         """
-        if batch_matches is None:
-            on_cpu = all(points.device.type == "cpu" for points in points0)
-            batch_matches = 1 << (13 if on_cpu else 15)
-        if batch_matches < 1:
-            raise ValueError(f"batch_matches must be at least 1, got {batch_matches}")
         given = {
             "points0": points0, "points1": points1,
             "side_info": side_info, "keypoint_change": keypoint_change,
         }
-        columns = {name: list(c) for name, c in given.items() if c is not None}
+        columns = {
+            name: list(sequence(name, c, "tensors"))
+            for name, c in given.items() if c is not None or name in ("points0", "points1")
+        }
+        for name, column in columns.items():
+            for tensor in column:
+                if dense_tensor(name, tensor).ndim != 2:
+                    raise ValueError(
+                        f"{name} must hold a tensor (N, C) for each pair, got one of shape "
+                        f"{tuple(tensor.shape)}"
+                    )
+        if batch_matches is None:
+            on_cpu = all(points.device.type == "cpu" for points in columns["points0"])
+            batch_matches = 1 << (13 if on_cpu else 15)
+        batch_matches = whole("batch_matches", batch_matches, 1)
         lengths = [len(points) for points in columns["points0"]]
         for name, column in columns.items():
             if [len(tensor) for tensor in column] != lengths:
                 raise ValueError(
                     f"{name} must have a row for each match of each pair, as points0 has "
                     f"({lengths}), got {[len(tensor) for tensor in column]}"
+                )
+            if len({(tensor.shape[1], tensor.dtype, tensor.device) for tensor in column}) > 1:
+                raise ValueError(
+                    f"{name} must hold tensors of one type, device and number of columns, got "
+                    f"{sorted({(str(t.dtype), str(t.device), t.shape[1]) for t in column})}"
                 )
         logits: list[Tensor] = [points.new_zeros(0) for points in columns["points0"]]
         for batch in _batches(lengths, batch_matches):
@@ -283,6 +294,17 @@ class MatchFilter(nn.Module):
                 keypoint_change = points0.new_zeros(*points0.shape[:2], CHANGE_COLUMNS)
             columns.append(keypoint_change)
         matches = torch.cat(columns, -1)
+        wanted = next(self.parameters()).dtype
+        if (
+            matches.dtype != wanted
+            and wanted not in _HALVES
+            and not torch.is_autocast_enabled(matches.device.type)
+        ):
+            given = " and ".join(str(column.dtype) for column in columns)
+            raise TypeError(
+                f"points0, points1, side_info and keypoint_change must be {wanted} as the "
+                f"filter's weights are, got {given}"
+            )
         return matches if mask is None else matches.masked_fill(~mask[..., None], 0.0)
 
 
@@ -306,8 +328,7 @@ def _check(
     keypoint_change: Tensor | None,
 ) -> None:
     for name, points in (("points0", points0), ("points1", points1)):
-        if not isinstance(points, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(points).__name__}")
+        dense_tensor(name, points)
         if points.ndim != 3 or points.shape[-1] != 2:
             raise ValueError(f"{name} must have shape (B, N, 2), got {tuple(points.shape)}")
         if not points.dtype.is_floating_point:
@@ -322,7 +343,11 @@ def _check(
     counts = {"side_info": len(config.side_info), "keypoint_change": CHANGE_COLUMNS}
     for name, found in known.items():
         wanted = (b, n, counts[name])
-        if found is None or tuple(found.shape) == wanted:
+        if found is None:
+            continue
+        if not dense_tensor(name, found).dtype.is_floating_point:
+            raise TypeError(f"{name} must be floating point, got {found.dtype}")
+        if tuple(found.shape) == wanted:
             continue
         columns = ""
         if name == "side_info":
@@ -333,6 +358,8 @@ def _check(
             f"{name} must have shape (B, N, {counts[name]}) = {wanted}{columns}, "
             f"got {tuple(found.shape)}"
         )
+    if mask is not None:
+        dense_tensor("mask", mask)
     if mask is not None and (mask.dtype != torch.bool or tuple(mask.shape) != (b, n)):
         raise ValueError(
             f"mask must be bool of shape (B, N) = {(b, n)}, got {mask.dtype} {tuple(mask.shape)}"

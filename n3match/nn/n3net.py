@@ -22,9 +22,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from n3match.arguments import dense_tensor, one_of, real, sequence, whole
 from n3match.nn.dncnn import DnCNN
 from n3match.nn.image_n3_block import ImageN3Block
+from n3match.ops.checks import may_look
 
+# More than any use has: a damaged file of weights must not ask for more.
+_WIDEST, _DEEPEST = 2**14, 2**8
 MAPS = {(): "none", ("sigma",): "sigma", ("a", "b"): "a and b"}
 
 
@@ -54,24 +58,28 @@ class N3NetConfig:
 
     def __post_init__(self):
         # Configurations come back from JSON as lists.
-        object.__setattr__(self, "maps", tuple(self.maps))
-        object.__setattr__(self, "sigma", tuple(float(s) for s in self.sigma))
-        counts = ("channels", "scale", "local_networks", "features", "block_channels", "neighbours")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.maps not in MAPS:
-            raise ValueError(f"maps must be one of {tuple(MAPS)}, got {self.maps}")
+        object.__setattr__(self, "maps", tuple(sequence("maps", self.maps, "names")))
+        levels = sequence("sigma", self.sigma, "numbers")
+        object.__setattr__(self, "sigma", tuple(real("sigma", s) for s in levels))
+        for name in (
+            "channels", "scale", "features", "block_channels", "neighbours", "patch_size", "stride",
+            "window", "embedding_features", "embedding_channels",
+        ):
+            whole(name, getattr(self, name), 1, _WIDEST)
+        whole("local_networks", self.local_networks, 1, _DEEPEST)
+        for name in ("depth", "guide_depth"):
+            whole(name, getattr(self, name), 2, _DEEPEST)
+        for name in ("temperature_bias", "momentum"):
+            if not math.isfinite(real(name, getattr(self, name))):
+                raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
+        if not all(isinstance(name, str) for name in self.maps) or self.maps not in MAPS:
+            raise ValueError(f"maps must be one of {tuple(MAPS)}, got {self.maps}"[:300])
         if self.sigma and not (
             len(self.sigma) == 2 and 0 <= self.sigma[0] <= self.sigma[1] < math.inf
         ):
             raise ValueError(f"sigma must be two numbers, 0 ≤ low ≤ high, got {self.sigma}")
-        if self.matching not in ("learned", "input", "denoised"):
-            raise ValueError(
-                f'matching must be "learned", "input" or "denoised", got {self.matching!r}'
-            )
-        if self.selection not in ("n3", "knn", "concrete"):
-            raise ValueError(f'selection must be "n3", "knn" or "concrete", got {self.selection!r}')
+        one_of("matching", self.matching, ("learned", "input", "denoised"))
+        one_of("selection", self.selection, ("n3", "knn", "concrete"))
         if (self.selection == "knn") == (self.matching == "learned"):
             raise ValueError(
                 'selection "knn" goes with matching "input" or "denoised", the others with '
@@ -176,8 +184,8 @@ class N3Net(nn.Module):
         Raises:
             ValueError: for other shapes, naming the argument.
         """
-        size = x.shape[2:]
-        x = self.planes_of(x)
+        given, x = x, self.planes_of(x)
+        size = given.shape[2:]
         matching = self.matching_image(x) if neighbours else None
         for index in range(self.stages):
             x = self.stage(index, x, matching, neighbours=neighbours)
@@ -273,13 +281,17 @@ class N3Net(nn.Module):
             x: (B, C + M, H, W) as there.
 
         Raises:
-            TypeError: no floating point tensor. ValueError: another number of channels, or an image
-                too small for a patch.
+            TypeError: no floating point tensor of the weights' type. ValueError: another number of
+                channels, or an image too small for a patch.
         """
         inputs = self.config.channels + len(self.config.maps)
         if not isinstance(x, Tensor) or not x.dtype.is_floating_point:
             found = x.dtype if isinstance(x, Tensor) else type(x).__name__
             raise TypeError(f"x must be a floating point tensor, got {found}")
+        dense_tensor("x", x)
+        wanted = next(self.parameters()).dtype
+        if x.dtype != wanted and not torch.is_autocast_enabled(x.device.type):
+            raise TypeError(f"x must be {wanted} as the network's weights are, got {x.dtype}")
         smallest = self.config.smallest_side
         if x.ndim != 4 or x.shape[1] != inputs or min(x.shape[2:]) < smallest:
             raise ValueError(
@@ -287,3 +299,5 @@ class N3Net(nn.Module):
                 f"{self.config.channels} image channels and maps {self.config.maps}; "
                 f"got {tuple(x.shape)}"
             )
+        if may_look(x) and not bool(torch.isfinite(x).all()):
+            raise ValueError("x holds NaN or infinite numbers: finite numbers wanted")

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from n3match.arguments import dense_tensor, instance
 from n3match.nn.config import COORDINATES, MatchFilterConfig
 from n3match.nn.consensus import LocalConsensus
 from n3match.nn.context_norm import ContextNormReLU
@@ -41,7 +42,26 @@ def mutual_mask(
         side_info: (B, N, S) side information, or more columns behind it.
         config: of the network.
         mask: (B, N) bool, False for padding; None: there is none.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
     """
+    instance("config", config, MatchFilterConfig)
+    dense_tensor("side_info", side_info)
+    if side_info.ndim != 3 or side_info.shape[2] < len(config.side_info):
+        raise ValueError(
+            f"side_info must have shape (B, N, S) with S = {len(config.side_info)} or more, "
+            f"got {tuple(side_info.shape)}"
+        )
+    if side_info.is_complex():
+        raise TypeError(f"side_info must be real numbers, got {side_info.dtype}")
+    if mask is not None:
+        dense_tensor("mask", mask)
+        if mask.dtype != torch.bool or mask.shape != side_info.shape[:2]:
+            raise ValueError(
+                f"mask must be bool of shape (B, N) = {tuple(side_info.shape[:2])}, "
+                f"got {mask.dtype} {tuple(mask.shape)}"
+            )
     if not config.mutual_only:
         return torch.ones_like(side_info[..., 0], dtype=torch.bool) if mask is None else mask
     return known_mutual(side_info[..., config.side_info.index("mutual")], mask)

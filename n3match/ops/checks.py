@@ -6,15 +6,20 @@ Shapes: B batch, M queries, N database items, O candidates, E embedding and F fe
 from __future__ import annotations
 
 import math
-import numbers
 
 import torch
 from torch import Tensor
 
+from n3match.arguments import dense_tensor, one_of, real, whole
 from n3match.ops.window.grid import WindowGrid
 
 RECURSIONS = ("released", "poster")
 SELECTIONS = ("n3", "knn", "concrete")
+# More than any use has: a mistake would run for ever, or out of memory.
+_MOST_NEIGHBOURS, _LARGEST_LAYOUT = 2**12, 2**20
+# Of log temperatures: beyond it t or 1/t is infinite in double precision, and 0 · ∞ is NaN; before
+# it the choice is certain, or all candidates are alike, for any distances.
+_EXTREME = 700.0
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -28,11 +33,9 @@ def check_rule(
     k: int, recursion: str, selection: str, generator: torch.Generator | None
 ) -> None:
     """What is to be selected, whatever from."""
-    _check_positive("k", k)
-    if recursion not in RECURSIONS:
-        raise ValueError(f"recursion must be one of {RECURSIONS}, got {recursion!r}")
-    if selection not in SELECTIONS:
-        raise ValueError(f"selection must be one of {SELECTIONS}, got {selection!r}")
+    whole("k", k, 1, _MOST_NEIGHBOURS)
+    one_of("recursion", recursion, RECURSIONS)
+    one_of("selection", selection, SELECTIONS)
     if generator is None:
         return
     if not isinstance(generator, torch.Generator):
@@ -42,8 +45,7 @@ def check_rule(
 
 
 def check_floating(name: str, tensor: Tensor, ndim: int, wanted: str) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    dense_tensor(name, tensor)
     if tensor.dtype not in _DTYPES:
         raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
     if tensor.ndim != ndim:
@@ -69,6 +71,7 @@ def check_mask(mask: Tensor | None, shape: tuple[int, ...], legend: str, device)
         raise TypeError(f"mask must be a bool tensor (True: may be selected), got {found}")
     if tuple(mask.shape) != shape:
         raise ValueError(f"mask must have shape {legend} = {shape}, got {tuple(mask.shape)}")
+    dense_tensor("mask", mask)
     if mask.device != device:
         raise ValueError(f"mask is on {mask.device}, the other tensors on {device}")
 
@@ -76,13 +79,11 @@ def check_mask(mask: Tensor | None, shape: tuple[int, ...], legend: str, device)
 def as_log_temperature(value: float | Tensor, batch: int, queries: int, like: Tensor) -> Tensor:
     """The log temperature as a (B, M, 1) tensor (an expanded view where one number was given)."""
     if not isinstance(value, Tensor):
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise TypeError(
-                f"log_temperature must be a number or a tensor, got {type(value).__name__}"
-            )
+        value = real("log_temperature", value)
         if math.isnan(value):
             raise ValueError("log_temperature is NaN")
-        value = torch.full((), float(value), dtype=like.dtype, device=like.device)
+        number = min(max(value, -_EXTREME), _EXTREME)
+        value = torch.full((), number, dtype=like.dtype, device=like.device)
     _check_temperature_tensor(value, like)
     if value.numel() == 1:
         value = value.reshape(1, 1, 1).expand(batch, queries, 1)
@@ -91,10 +92,11 @@ def as_log_temperature(value: float | Tensor, batch: int, queries: int, like: Te
             "log_temperature must be a number or have shape (B, M, 1) = "
             f"{(batch, queries, 1)}, got {tuple(value.shape)}"
         )
-    return value.to(like)
+    return value.clamp(-_EXTREME, _EXTREME).to(like)
 
 
 def _check_temperature_tensor(value: Tensor, like: Tensor) -> None:
+    dense_tensor("log_temperature", value)
     if not value.dtype.is_floating_point:
         raise TypeError(f"log_temperature must be floating point, got {value.dtype}")
     if value.device != like.device and value.ndim > 0:
@@ -122,6 +124,7 @@ def check_candidates(candidates: Tensor, batch: int, queries: int, items: int, d
     if not isinstance(candidates, Tensor) or candidates.dtype != torch.int64:
         found = candidates.dtype if isinstance(candidates, Tensor) else type(candidates).__name__
         raise TypeError(f"candidates must be an int64 tensor, got {found}")
+    dense_tensor("candidates", candidates)
     if candidates.ndim != 3 or tuple(candidates.shape[:2]) != (batch, queries):
         raise ValueError(
             f"candidates must have shape (B={batch}, M={queries}, O), "
@@ -138,36 +141,33 @@ def check_candidates(candidates: Tensor, batch: int, queries: int, items: int, d
             )
 
 
-def _check_positive(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-
-
-def check_layout(patch_size: int, stride: int, window: int) -> None:
-    for name, number in (("patch_size", patch_size), ("stride", stride), ("window", window)):
-        _check_positive(name, number)
+def check_layout(patch_size: int, stride: int, window: int) -> tuple[int, int, int]:
+    """The numbers of a layout, as Python's."""
+    patch_size, stride, window = (
+        whole(name, number, 1, _LARGEST_LAYOUT)
+        for name, number in (("patch_size", patch_size), ("stride", stride), ("window", window))
+    )
     if stride > patch_size:
         raise ValueError(
             f"stride must be at most patch_size={patch_size}, got {stride}: pixels between the "
             "patches would have no value"
         )
+    return patch_size, stride, window
 
 
 def window_grid(image: Tensor, patch_size: int, stride: int, window: int) -> WindowGrid:
     """The grid of patches of (B, C, H, W) images, after checks of its numbers."""
-    check_layout(patch_size, stride, window)
+    patch_size, stride, window = check_layout(patch_size, stride, window)
     height, width = image.shape[-2:]
     if min(height, width) < patch_size:
         raise ValueError(
-            f"images must be at least as large as a patch, {patch_size}×{patch_size} pixels, "
+            f"query must be at least as large as a patch_size of {patch_size}×{patch_size} pixels, "
             f"got {height}×{width}"
         )
     return WindowGrid(height, width, patch_size, stride, window)
 
 
-def check_window_images(query: Tensor, key: Tensor, value: Tensor | None = None) -> None:
+def check_window_images(query: Tensor, key: Tensor, *values: Tensor) -> None:
     check_floating("query", query, 4, "(B, E, H, W)")
     check_floating("key", key, 4, "(B, E, H, W)")
     check_same("key", key, "query", query)
@@ -175,8 +175,9 @@ def check_window_images(query: Tensor, key: Tensor, value: Tensor | None = None)
         raise ValueError(
             f"key must have the shape of query, {tuple(query.shape)}, got {tuple(key.shape)}"
         )
-    if value is None:
+    if not values:
         return
+    (value,) = values
     check_floating("value", value, 4, "(B, C, H, W)")
     check_same("value", value, "query", query)
     b, _, h, w = query.shape

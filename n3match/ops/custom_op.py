@@ -123,7 +123,7 @@ def widest(*tensors: Tensor) -> tuple[Tensor, ...]:
     """
     if not all(isinstance(t, Tensor) and t.dtype.is_floating_point for t in tensors):
         return tensors  # refused later, with a message
-    if not torch.is_autocast_enabled(tensors[0].device.type):
+    if any(t.is_meta for t in tensors) or not torch.is_autocast_enabled(tensors[0].device.type):
         return tensors
     dtype = functools.reduce(torch.promote_types, (t.dtype for t in tensors))
     return tuple(t.to(dtype) for t in tensors)

@@ -13,6 +13,7 @@ import os
 import torch
 from torch import Tensor
 
+from n3match.arguments import one_of
 from n3match.ops.triton import trial
 
 _BACKENDS = ("tiled", "triton", "reference")
@@ -39,8 +40,8 @@ def choose(backend: str | None, refusal: str, form: str, query: Tensor) -> str:
         refusal: why "triton" can't serve the call, or "".
         form: as the trial knows it.
     """
-    if backend is not None and backend not in _BACKENDS:
-        raise ValueError(f"backend must be None or one of {backends()}, got {backend!r}")
+    if backend is not None:
+        one_of("backend", backend, _BACKENDS)
     if backend == "triton" and refusal:
         raise ValueError(f"backend 'triton' can't serve this call: {refusal}")
     if backend is not None:

@@ -6,9 +6,12 @@ the choice of the backend (`dispatch`); empty calls; the seed of the noise.
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch import Tensor
 
+from n3match.arguments import flag
 from n3match.ops import candidates as explicit
 from n3match.ops import checks, dispatch, reference
 from n3match.ops.custom_op import widest
@@ -65,6 +68,7 @@ def n3_aggregate(
         ValueError, TypeError: naming the argument, what was found and what was wanted.
     """
     checks.check_rule(k, recursion, selection, generator)
+    k, exclude_self = operator.index(k), flag("exclude_self", exclude_self)
     query, key, value = widest(query, key, value)
     checks.check_aggregate(query, key, value, mask, exclude_self, candidates)
     b, m, _ = query.shape
@@ -143,11 +147,12 @@ def n3_window_aggregate(
         ValueError, TypeError: naming the argument, what was found and what was wanted.
     """
     checks.check_rule(k, recursion, selection, generator)
+    k, exclude_self = operator.index(k), flag("exclude_self", exclude_self)
     query, key, value = widest(query, key, value)
     checks.check_window_images(query, key, value)
     grid = checks.window_grid(query, patch_size, stride, window)
     log_t = checks.as_window_log_temperature(log_temperature, len(query), grid, query)
-    layout = [patch_size, stride, window]
+    layout = [operator.index(n) for n in (patch_size, stride, window)]
     refusal = dispatch.window_refusal(query, k, *layout, recursion)
     form = "window"
     if selection == "knn":

@@ -33,6 +33,8 @@ B batch, M queries, N database items, O candidates, K neighbours, E/F channels.
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch import Tensor
 
@@ -97,6 +99,7 @@ def n3_weights(
         ValueError, TypeError: naming the argument.
     """
     checks.check_rule(k, recursion, selection, generator)
+    k = operator.index(k)
     checks.check_floating("distances", distances, 3, "(B, M, O)")
     b, m, o = distances.shape
     checks.check_mask(mask, (b, m, o), "(B, M, O)", distances.device)

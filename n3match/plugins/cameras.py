@@ -78,7 +78,7 @@ def check_pixel_camera(
     if not (0 <= cx <= width and 0 <= cy <= height):
         raise ValueError(
             f"{name} has its principal point at ({cx:g}, {cy:g}), outside the image of "
-            f"{width} × {height}: it must belong to the image at this size"
+            f"{width:g} × {height:g}: it must belong to the image at this size"
         )
     return K
 
@@ -96,7 +96,7 @@ def check_inside(
         x, y = points[np.flatnonzero(outside)[0]]
         raise ValueError(
             f"{name}: {int(outside.sum())} of {len(points)} lie outside the image of "
-            f"{size[0]} × {size[1]} that {size_name} says, e.g. ({x:g}, {y:g}): they must be "
+            f"{size[0]:g} × {size[1]:g} that {size_name} says, e.g. ({x:g}, {y:g}): they must be "
             "in pixels of an image of that size"
         )
 

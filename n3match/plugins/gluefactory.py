@@ -11,12 +11,14 @@ B pairs · N0, N1 keypoints
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from n3match.arguments import dense_tensor, instance, real_array
 from n3match.geometry import guess_intrinsics
 from n3match.matching import is_gradient_histogram, keypoint_change, side_info_of_matches
 from n3match.nn import MatchFilter
@@ -27,6 +29,7 @@ try:
 except ImportError:
     BaseModel = None
 
+_INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 _NEEDED = ("view0", "view1", "keypoints0", "keypoints1", "matches0")
 
 if BaseModel is None:
@@ -106,12 +109,15 @@ def filter_batch(net: MatchFilter, data: dict) -> dict[str, Tensor]:
         `matching_scores1`, the filter's probabilities, 0 for none; on the device of `matches0`.
 
     Raises:
-        ValueError: an entry that is missing, a match past the keypoints, nothing that tells a
-            camera.
+        ValueError: an entry that is missing or of another shape, a match past the keypoints,
+            nothing that tells a camera. TypeError: an entry of another type.
     """
+    instance("net", net, MatchFilter)
+    instance("data", data, Mapping)
     missing = [key for key in _NEEDED if key not in data]
     if missing:
         raise ValueError(f"data: found {sorted(data)}, wanted {', '.join(missing)}, too")
+    _check_shapes(data)
     matches0 = data["matches0"]
     points = [_calibrated(data, i) for i in (0, 1)]
     sizes_angles = [_sizes_angles(data, i) for i in (0, 1)]
@@ -160,6 +166,43 @@ def filter_batch(net: MatchFilter, data: dict) -> dict[str, Tensor]:
     return {key: torch.from_numpy(value).to(matches0.device) for key, value in found.items()}
 
 
+def _check_shapes(data: Mapping) -> None:
+    """Require tensors that belong together."""
+    pairs, counts = None, []
+    for i in (0, 1):
+        instance(f"view{i}", data[f"view{i}"], Mapping)
+        name = f"keypoints{i}"
+        keypoints = dense_tensor(name, data[name])
+        if keypoints.ndim != 3 or keypoints.shape[2] != 2 or keypoints.is_complex():
+            raise ValueError(
+                f"{name} must have shape (B, N, 2), got {keypoints.dtype} {tuple(keypoints.shape)}"
+            )
+        pairs = keypoints.shape[0] if pairs is None else pairs
+        counts.append(keypoints.shape[1])
+        wanted = {name: (pairs, counts[i], 2)}
+        for what in ("scales", "oris"):
+            wanted[f"{what}{i}"] = (pairs, counts[i])
+        wanted[f"descriptors{i}"] = (pairs, counts[i], None)
+        for entry, shape in wanted.items():
+            if data.get(entry) is None:
+                continue
+            found = dense_tensor(entry, data[entry])
+            known = tuple(n if m is None else m for n, m in zip(found.shape, shape))
+            if tuple(found.shape) != known or found.ndim != len(shape) or found.is_complex():
+                legend = "(B, N, D)" if None in shape else shape
+                raise ValueError(
+                    f"{entry} must have shape {legend}, got {found.dtype} {tuple(found.shape)}"
+                )
+            if entry[:-1] in ("scales", "oris") and not bool(found.isfinite().all()):
+                raise ValueError(f"{entry} holds NaN or infinite numbers: finite numbers wanted")
+    matches0 = dense_tensor("matches0", data["matches0"])
+    if tuple(matches0.shape) != (pairs, counts[0]) or matches0.dtype not in _INTEGERS:
+        raise ValueError(
+            f"matches0 must be integers of shape (B, N0) = {(pairs, counts[0])}, "
+            f"got {matches0.dtype} {tuple(matches0.shape)}"
+        )
+
+
 def _array(tensor: Tensor | None) -> np.ndarray | None:
     return None if tensor is None else tensor.detach().cpu().float().numpy()
 
@@ -172,7 +215,7 @@ def _calibrated(data: dict, i: int) -> np.ndarray:
         if isinstance(x, tuple):  # with a mask of valid points, in some versions
             x = x[0]
         return x[..., :2].detach().cpu().double().numpy()
-    centre, focal = _sizes(view, i)[:, None] / 2, _guessed_focals(view, i)[:, None, None]
+    centre, focal = _sizes(data, i)[:, None] / 2, _guessed_focals(data, i)[:, None, None]
     return (keypoints.detach().cpu().double().numpy() - centre) / focal
 
 
@@ -183,19 +226,23 @@ def _focals(data: dict, i: int) -> np.ndarray | None:
     if camera is not None:
         f = getattr(camera, "f", None)
         return None if f is None else f.detach().cpu().double().numpy().mean(-1)
-    return _guessed_focals(view, i)
+    return _guessed_focals(data, i)
 
 
-def _guessed_focals(view: dict, i: int) -> np.ndarray:
+def _guessed_focals(data: Mapping, i: int) -> np.ndarray:
     """(B,) pixels."""
-    return np.array([guess_intrinsics(size, name=f"view{i}")[0, 0] for size in _sizes(view, i)])
+    return np.array([guess_intrinsics(size, name=f"view{i}")[0, 0] for size in _sizes(data, i)])
 
 
-def _sizes(view: dict, i: int) -> np.ndarray:
+def _sizes(data: Mapping, i: int) -> np.ndarray:
     """(B, 2) widths and heights."""
+    view, pairs = data[f"view{i}"], len(data[f"keypoints{i}"])
     if view.get("image_size") is None:
         raise ValueError(f"view{i}: has neither camera nor image_size, wanted one of them")
-    return torch.as_tensor(view["image_size"]).detach().cpu().double().numpy().reshape(-1, 2)
+    sizes = real_array("image_size", view["image_size"])
+    if sizes.shape not in ((2,), (1, 2), (pairs, 2)):
+        raise ValueError(f"view{i}: image_size must have shape {(pairs, 2)}, got {sizes.shape}")
+    return np.broadcast_to(sizes, (pairs, 2))
 
 
 def _sizes_angles(data: dict, i: int) -> np.ndarray | None:

@@ -7,13 +7,14 @@ A vismatch matcher is called with two images and returns a dictionary with `matc
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from torch import nn
 
+from n3match.arguments import instance, number_array
 from n3match.geometry import guess_intrinsics
 from n3match.matching import is_gradient_histogram, putative_matches
 from n3match.matching.side_info import NEUTRAL
@@ -88,13 +89,18 @@ class FilteredMatcher(nn.Module):
         # The size of a path is asked first: a file that isn't there should be said by its name.
         K0 = _camera("img0", img0) if self.K0 is None else self.K0
         K1 = _camera("img1", img1) if self.K1 is None else self.K1
-        answer = dict(self.matcher(img0, img1))
+        answer = dict(instance("answer of the matcher", self.matcher(img0, img1), Mapping))
         missing = [name for name in ("matched_kpts0", "matched_kpts1") if name not in answer]
         if missing:
             raise ValueError(
                 f"matcher: answered with {sorted(answer)}, wanted {', '.join(missing)}, too"
             )
-        found = [np.asarray(answer[f"matched_kpts{i}"]).reshape(-1, 2) for i in (0, 1)]
+        found = [_points_in(answer, f"matched_kpts{i}") for i in (0, 1)]
+        if len(found[0]) != len(found[1]):
+            raise ValueError(
+                f"matched_kpts0 and matched_kpts1 must hold the same number of points, got "
+                f"{len(found[0])} and {len(found[1])}"
+            )
         points = [array.astype(np.float64) for array in found]
         logits = match_logits(
             points[0], points[1], K0, K1,
@@ -122,9 +128,16 @@ class FilteredMatcher(nn.Module):
         known = [answer.get(f"{what}{i}") for i in (0, 1) for what in ("all_kpts", "all_desc")]
         if any(array is None for array in known):
             return None
-        keypoints0, desc0, keypoints1, desc1 = (np.asarray(array) for array in known)
+        desc0, desc1 = (number_array(f"all_desc{i}", answer[f"all_desc{i}"]) for i in (0, 1))
         if not (is_gradient_histogram(desc0) and is_gradient_histogram(desc1)):
             return None
+        keypoints0, keypoints1 = (_points_in(answer, f"all_kpts{i}") for i in (0, 1))
+        for i, (desc, keypoints) in enumerate(((desc0, keypoints0), (desc1, keypoints1))):
+            if len(desc) != len(keypoints):
+                raise ValueError(
+                    f"all_desc{i} must have a row for each of {len(keypoints)} keypoints in "
+                    f"all_kpts{i}, got {len(desc)}"
+                )
         K1 = np.asarray(K1, dtype=np.float64)
         all_found = putative_matches(keypoints0, desc0, keypoints1, desc1)
         names = self.filter.side_info
@@ -142,6 +155,20 @@ class FilteredMatcher(nn.Module):
         chosen = [rows.get(place.tobytes()) for place in wanted]
         found = [unknown if row is None else columns[row] for row in chosen]
         return np.array(found).reshape(-1, len(names))
+
+
+def _points_in(answer: Mapping[str, Any], name: str) -> np.ndarray:
+    """(N, 2) of a matcher's answer.
+
+    Raises:
+        ValueError, TypeError: naming the entry.
+    """
+    array = number_array(name, answer[name])
+    if array.size and (array.ndim != 2 or array.shape[1] != 2):
+        raise ValueError(f"{name} must have shape (N, 2), got {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} holds NaN or infinite numbers: finite numbers wanted")
+    return array.reshape(-1, 2)
 
 
 def _camera(name: str, image: Any) -> np.ndarray:

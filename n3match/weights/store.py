@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from n3match.given_files import check_regular, parse_json
 from n3match.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -71,12 +73,17 @@ def find(name_or_path: str | os.PathLike) -> Path:
         name_or_path: a name of `shipped`, or the path of a file.
 
     Raises:
-        FileNotFoundError: where it is neither, listing the shipped names.
+        FileNotFoundError: where it is neither, listing the shipped names. TypeError: no text, nor
+            a path.
     """
     if str(name_or_path) in shipped():
         return Path(str(resources.files(__package__) / f"{name_or_path}.safetensors"))
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise TypeError(
+            f"name_or_path must be a name or a path, got {type(name_or_path).__name__}"
+        )
     path = Path(name_or_path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # which pathlib doesn't answer for every text
         raise FileNotFoundError(
             f"name_or_path: {str(name_or_path)!r} is neither a file nor one of the shipped weights "
             f"{shipped()}"
@@ -107,6 +114,32 @@ def save_weights(path: str | os.PathLike, net: nn.Module, **notes: Any) -> None:
         temporary.write_bytes(save(tensors, metadata=metadata))
 
 
+def build(
+    network: type[nn.Module], config: Callable[..., Any], fields: dict, state: dict, where: str
+) -> Any:
+    """A network with weights, of which no more is made than the weights fill.
+
+    Args:
+        network: its class. config: that of its configuration.
+        fields: the configuration as a file has it.
+        state: the weights.
+        where: what is said not to fit.
+
+    Raises:
+        ValueError: a configuration that is none, or is not that of the weights.
+    """
+    import torch
+
+    try:
+        options = config(**fields)
+        with torch.device("meta"):  # nothing is allocated
+            net = network(options)
+        net.load_state_dict(state, assign=True)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{where} doesn't fit: {error}"[:2000]) from error
+    return net.float()
+
+
 def load_weights(name_or_path: str | os.PathLike) -> tuple[str, dict, dict]:
     """(class name of the network, its configuration, its state dictionary).
 
@@ -116,9 +149,7 @@ def load_weights(name_or_path: str | os.PathLike) -> tuple[str, dict, dict]:
     Raises:
         FileNotFoundError, ValueError: naming the file and what is wrong with it.
     """
-    path = find(name_or_path)
-    if path.stat().st_size > _MAX_BYTES:
-        raise ValueError(f"{path} holds {path.stat().st_size} bytes: at most {_MAX_BYTES} wanted")
+    path = check_regular(find(name_or_path), _MAX_BYTES)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -129,9 +160,12 @@ def load_weights(name_or_path: str | os.PathLike) -> tuple[str, dict, dict]:
             text = metadata["config"]
             if len(text) > _MAX_HEADER_TEXT:
                 raise ValueError(f"{path}: configuration of {len(text)} characters")
-            config = with_present_names(json.loads(text))
+            config = with_present_names(parse_json(text, f"{path}: config"))
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, RuntimeError, AttributeError, UnicodeError) as error:
         raise ValueError(f"{path} holds no weights of n3match: {error}") from error
+    for name, tensor in state.items():
+        if tensor.is_complex() or not bool(tensor.isfinite().all()):
+            raise ValueError(f"{path}: {name} holds NaN or infinite numbers: finite ones wanted")
     network = metadata.get("network", "")
     return _RENAMED.get(network, network), config, state

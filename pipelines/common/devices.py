@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import torch
 
+from n3match.arguments import device
 from n3match.denoising import Denoiser
 from n3match.nn import MatchFilter
 
@@ -18,17 +19,7 @@ def checked_device(name: str) -> torch.device:
     Raises:
         ValueError: there is none of that name, or this PyTorch can't use it.
     """
-    try:
-        device = torch.device(name)
-        # Of a GPU nothing is made: each of a job's processes would take memory of the first one.
-        if device.type != "cuda":
-            torch.empty(0, device=device)
-        elif (device.index or 0) >= torch.cuda.device_count():
-            raise RuntimeError(f"found {torch.cuda.device_count()} GPUs")
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--device: {name!r} can't be used: {reason}") from error
-    return device
+    return device("--device", name)
 
 
 def placed(network: Network, device: str, half: bool = False) -> Network:

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from n3match.arguments import device as checked_device
+
 # How long the fastest process waits for the slowest: shares of work may be very uneven.
 _PATIENCE = timedelta(hours=12)
 
@@ -79,7 +81,7 @@ def joined_processes(device: str | torch.device | None = None) -> Iterator[Proce
         ValueError: RANK or WORLD_SIZE is no number, or a machine has more processes than GPUs.
     """
     rank, size = (_number(name, default) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = checked_device("device", device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if size == 1:
         yield Processes(device=device)
         return

@@ -55,6 +55,7 @@ def main(arguments: argparse.Namespace) -> int:
     import cv2
     import torch
 
+    from n3match.pipelines.common.devices import checked_device
     from n3match.pipelines.denoising import denoise_evaluation
     from n3match.pipelines.denoising.methods import methods_from_arguments
     from n3match.whole_file import write_whole
@@ -65,7 +66,7 @@ def main(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     torch.set_flush_denormal(True)
-    on_cpu = torch.device(arguments.device).type == "cpu"
+    on_cpu = checked_device(arguments.device).type == "cpu"
     results = denoise_evaluation.evaluate(
         arguments.folders, noises, methods, channels=channels,
         memory_limit=arguments.memory, on_cpu=on_cpu,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from n3match.nn import N3Net, N3NetConfig
+from n3match.pipelines.common.plain_torch import load_plain
 from n3match.weights import save_weights
 from n3match.weights.tiny import without_tiny
 from n3match.whole_file import check_target
@@ -58,14 +59,7 @@ def read_released(path: str | Path) -> Released:
         FileNotFoundError: no such file. ValueError: another kind of file, or too large a one.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    if path.stat().st_size > _MAX_BYTES:
-        raise ValueError(f"{path}: holds {path.stat().st_size} bytes, at most {_MAX_BYTES} wanted")
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises several unrelated types for damaged files
-        raise ValueError(f"{path}: not a PyTorch file of plain data: {error}") from error
+    found = load_plain(path, "a PyTorch file of plain data", _MAX_BYTES)
     net = found.get("net") if isinstance(found, dict) else None
     if not isinstance(net, dict) or not 0 < len(net) <= _MAX_TENSORS:
         raise ValueError(f'{path}: wanted a dictionary with tensors under "net"')

@@ -19,8 +19,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from n3match.datasets.hdf5 import open_hdf5
 from n3match.datasets.pairs.store import PairRecord
+from n3match.hdf5 import attribute, member, open_hdf5, read_array
 from n3match.pipelines.common.fingerprints import hash_of_files
 from n3match.pipelines.evaluation.records import Filtered, PreparedFilter
 from n3match.pipelines.two_view.matches_file import FORMAT
@@ -79,8 +79,9 @@ class PrecomputedMatches:
         found = []
         for path in self._files:
             with open_hdf5(path) as file:
-                if file.attrs.get("format") == FORMAT:
-                    names = [file.attrs.get(f"image{i}") for i in (0, 1)]
+                is_ours = attribute(file, "format")
+                if isinstance(is_ours, str) and is_ours == FORMAT:
+                    names = [attribute(file, f"image{i}") for i in (0, 1)]
                     if not all(isinstance(name, str) for name in names):
                         raise ValueError(f"{path}: has no attributes image0, image1")
                     found.append((path, *map(Path, names)))
@@ -105,13 +106,14 @@ class PrecomputedMatches:
         with open_hdf5(path) as file:
             points0, points1 = (_array(path, file, f"points{i}", 2) for i in (0, 1))
             probability = _array(path, file, "probability", 1)
-            sizes = [tuple(file.attrs.get(f"size{i}", ())) for i in (0, 1)]
+            sizes = [attribute(file, f"size{i}") for i in (0, 1)]
+            sizes = [() if size is None else tuple(np.ravel(size).tolist()) for size in sizes]
         if not len(points0) == len(points1) == len(probability):
             raise self._error(
                 record, f"{path.name}: points0, points1, probability of unequal length"
             )
         for found, wanted in zip(sizes, (record.size0, record.size1)):
-            if found and found != tuple(wanted):
+            if found and (len(found) != 2 or found != tuple(wanted)):
                 raise self._error(
                     record,
                     f"{path.name}: its points are in pixels of {found[0]} x {found[1]}, the "
@@ -169,15 +171,16 @@ class PrecomputedMatches:
             plain0, plain1 = (name.replace("/", "-") for name in (name0, name1))
             for joint in ("/", "_"):
                 for a, b, is_reversed in ((plain0, plain1, False), (plain1, plain0, True)):
-                    group = file.get(f"{a}{joint}{b}")
-                    if isinstance(group, h5py.Group) and "matches0" in group:
+                    group = member(file, f"{a}{joint}{b}")
+                    if isinstance(group, h5py.Group) and member(group, "matches0") is not None:
                         return group, is_reversed
         raise self._error(record, "no such pair")
 
     def _keypoints(self, file: h5py.File, record: PairRecord, names: list[str]) -> np.ndarray:
         for name in names:
-            if isinstance(file.get(name), h5py.Group):
-                return _array(self.features, file[name], "keypoints", 2)
+            group = member(file, name)
+            if isinstance(group, h5py.Group):
+                return _array(self.features, group, "keypoints", 2)
         raise self._error(record, f"no keypoints of {names[0]} in {self.features.name}")
 
     def _error(self, record: PairRecord, what: str) -> ValueError:
@@ -196,14 +199,15 @@ def _candidates(record: PairRecord) -> list[list[str]]:
 
 def _known_keypoints(index: np.ndarray, points: np.ndarray) -> np.ndarray:
     """(N, 2) keypoints by number; NaN for those in none of the store's matches."""
-    known = np.full((int(index.max(initial=-1)) + 1, 2), np.nan)
-    known[index] = points
+    told = (index >= 0) & (index < _MOST)
+    known = np.full((int(index[told].max(initial=-1)) + 1, 2), np.nan)
+    known[index[told]] = points[told]
     return known
 
 
 def _array(path: Path, group: h5py.Group, name: str, dimensions: int) -> np.ndarray:
     """A dataset of numbers, (N,) or (N, 2), as float64."""
-    data = group.get(name)
+    data = member(group, name)
     where = f"{path}: {group.name.rstrip('/')}/{name}"
     if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "iuf":
         raise ValueError(f"{where}: found no numbers, wanted a dataset of them")
@@ -212,10 +216,7 @@ def _array(path: Path, group: h5py.Group, name: str, dimensions: int) -> np.ndar
         raise ValueError(f"{where}: found shape {data.shape}, wanted {wanted}")
     if data.shape[0] > _MOST:
         raise ValueError(f"{where}: found {data.shape[0]} rows, wanted at most {_MOST}")
-    try:
-        values = data[()].astype(np.float64)
-    except OSError as error:
-        raise ValueError(f"{where}: damaged ({error})") from error
+    values = read_array(data).astype(np.float64)
     if not np.isfinite(values).all():
         raise ValueError(f"{where}: holds NaN or infinite numbers")
     return values

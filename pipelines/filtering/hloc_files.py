@@ -11,7 +11,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from n3match.datasets.hdf5 import open_hdf5
+from n3match.given_files import read_text
+from n3match.hdf5 import copy_plain, open_hdf5, read_array
 from n3match.matching import is_gradient_histogram
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.devices import placed
@@ -91,7 +92,7 @@ def filter_files(
             with whole_file(out) as temporary, h5py.File(temporary, "w") as file:
                 counts = [_write(groups, file, pair, log) for pair in wanted]
                 for pair in left_out:
-                    groups.copy(groups[pair.group], file, pair.group)
+                    copy_plain(groups[pair.group], file.require_group(pair.group))
             log.remove()
     before = len(wanted) - done
     print(f"pairs      {len(wanted)}" + (f", {before} of them done before" if before else ""))
@@ -171,7 +172,7 @@ def read_pairs_list(path: Path) -> list[tuple[str, str]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     pairs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         words = line.split()
         if words and len(words) != 2:
             raise ValueError(f"{path}: line {number}: found {line!r}, wanted two image names")
@@ -215,7 +216,7 @@ def _logits(net, reader: PairReader, pairs: list[HlocPair], log: ProgressLog) ->
 def _write(matches: h5py.File, out: h5py.File, pair: HlocPair, log: ProgressLog) -> tuple[int, int]:
     """Write a pair's group; the numbers of matches found and kept."""
     logits = np.frombuffer(log.read(pair.group), "<f4").astype(np.float64)
-    matches0 = matches[pair.group]["matches0"][()]
+    matches0 = read_array(matches[pair.group]["matches0"])
     index0 = np.flatnonzero(matches0 >= 0)
     kept = one_to_one(index0, matches0[index0], logits)
     write_matches(matches, out, pair.group, index0[kept], probability(logits[kept]))

@@ -11,6 +11,7 @@ import numpy as np
 from n3match.datasets.images import ImageFile
 from n3match.datasets.scenes.colmap import model_folder
 from n3match.geometry import calibrated_points, guess_intrinsics
+from n3match.given_files import inside, read_text
 from n3match.plugins.colmap.model import (
     ColmapCamera,
     UnsupportedCamera,
@@ -89,7 +90,7 @@ class ImageCameras:
             raise UnsupportedCamera(self.unsupported[name])
         focal = None
         if self.images is not None:
-            file = ImageFile(self.images / name)
+            file = ImageFile(inside(self.images, name, "--images"))
             # hloc and COLMAP look at the pixels as stored, others at turned ones.
             stored, turned = file.size(stored=True), file.size()
             size = size or stored
@@ -130,7 +131,7 @@ def read_intrinsics_list(path: Path) -> tuple[dict[str, ColmapCamera], dict[str,
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     cameras, unsupported = {}, {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         words = line.split()
         if not words or line.lstrip().startswith("#"):
             continue

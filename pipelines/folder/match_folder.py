@@ -107,7 +107,7 @@ def match_folder(
     Raises:
         OSError, ValueError: naming the file or argument and what is wrong.
     """
-    names = find_photographs(run.folder, 2)
+    names, unnamed = _writable_names(find_photographs(run.folder, 2))
     _check_out(run.out)
     choose_estimator(run.options.estimator, ESTIMATORS)
     device = str(processes.device)
@@ -124,7 +124,9 @@ def match_folder(
         processes.wait()
         cameras = ImageCameras.read(run.options.colmap, run.options.intrinsics, run.folder)
         reader = PhotographReader(photographs, cameras)
-        chosen = processes.from_first(_choose(run, names, reader) if processes.is_first else None)
+        chosen = processes.from_first(
+            _choose(run, names, unnamed, reader) if processes.is_first else None
+        )
         usable, problems, pairs = chosen
         parts = parts_of(pairs)
         todo = [part for part in parts if not jobs.is_done(part)]
@@ -227,11 +229,24 @@ def _locked(work: Path, processes: Processes) -> Iterator[None]:
         yield
 
 
+def _writable_names(names: list[str]) -> tuple[list[str], list[str]]:
+    """Names that a line of text can hold, and a line for each photograph with another one."""
+    fine, problems = [], []
+    for name in names:
+        # Those of the system that aren't UTF-8 have surrogates in their places.
+        shown = name.encode("utf-8", "backslashreplace").decode()
+        if shown == name and name.isprintable():
+            fine.append(name)
+        else:
+            problems.append(f"{shown!r}: left out: its name can't be written in a line of text")
+    return fine, problems
+
+
 def _choose(
-    run: FolderRun, names: list[str], reader: PhotographReader
+    run: FolderRun, names: list[str], unnamed: list[str], reader: PhotographReader
 ) -> tuple[dict[str, ColmapCamera], list[str], list[tuple[str, str]]]:
     """Photographs that can be used with their cameras, why others can't, the pairs."""
-    usable, problems = {}, []
+    usable, problems = {}, [*unnamed]
     for name in names:
         try:
             found = reader.photographs.read(name)
@@ -240,8 +255,8 @@ def _choose(
             problems.append(f"{name}: left out: {error}")
     if len(usable) < 2:
         raise ValueError(
-            f"{run.folder}: {len(usable)} of {len(names)} photographs can be used, wanted 2 or "
-            f"more; {problems[0]}"
+            f"{run.folder}: {len(usable)} of {len(names) + len(unnamed)} photographs can be used, "
+            f"wanted 2 or more; {problems[0]}"
         )
     pairs = run.choice.pairs(names, lambda name: _descriptors(reader, name, usable))
     return usable, problems, [pair for pair in pairs if usable.keys() >= set(pair)]

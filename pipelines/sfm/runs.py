@@ -15,6 +15,7 @@ import numpy as np
 
 from n3match.datasets.images import ImageFile
 from n3match.datasets.scenes.colmap import model_folder
+from n3match.given_files import inside
 from n3match.matching import extract_sift, putative_matches
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.progress import quietly
@@ -102,7 +103,9 @@ class SfmScene:
         self.cameras = {image.name: model.camera_of(i) for i, image in model.images.items()}
         self.features = {
             # COLMAP's cameras are for the pixels as stored.
-            name: extract_sift(ImageFile(self.photographs / name).gray(stored=True), max_keypoints)
+            name: extract_sift(
+                ImageFile(inside(self.photographs, name, "model")).gray(stored=True), max_keypoints
+            )
             for name in self.names
         }
         began = time.perf_counter()

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from n3match.given_files import parse_json
+from n3match.pipelines.common.plain_torch import load_plain
 from n3match.pipelines.training.config import RunConfig
 from n3match.weights.store import with_present_names
 from n3match.whole_file import whole_file
@@ -44,17 +46,19 @@ def load_state(path: Path, config: RunConfig, weights: Path) -> dict | None:
     """
     if not path.exists():
         return None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises several unrelated types for damaged files
-        raise ValueError(f"{path} is not a training checkpoint of n3match: {error}") from error
+    state = load_plain(path, "a training checkpoint of n3match")
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} is not a training checkpoint of n3match")
     if "step" in state:  # a denoiser's, of version 0.1
         state["progress"] = {name: state.pop(name) for name in ("step", "skipped")}
     missing = _PARTS - set(state)
     if missing:
         raise ValueError(f"{path} is not a state of a training: it has no {sorted(missing)}")
     defaults = {f.name: f.default for f in fields(config) if f.default is not MISSING}
-    found = _plain(defaults) | with_present_names(json.loads(state["config"]))
+    if not isinstance(state["config"], str) or not isinstance(state["progress"], dict):
+        raise ValueError(f"{path} is not a state of a training: damaged")
+    told = parse_json(state["config"], f"{path}: config")
+    found = _plain(defaults) | with_present_names(told)
     wanted = _plain(config)
     if found != wanted:
         other = [
@@ -70,7 +74,10 @@ def load_state(path: Path, config: RunConfig, weights: Path) -> dict | None:
     if best.exists():
         best.replace(weights)
     progress = state["progress"]
-    state["progress"] = Progress(**progress | {"best": tuple(progress.get("best", ()))})
+    try:
+        state["progress"] = Progress(**progress | {"best": tuple(progress.get("best", ()))})
+    except TypeError as error:
+        raise ValueError(f"{path} is not a state of a training: {error}") from error
     return state
 
 

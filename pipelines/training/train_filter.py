@@ -95,13 +95,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     import torch
 
+    from n3match.pipelines.common.devices import checked_device
     from n3match.pipelines.training.filter.task import FilterTask
     from n3match.pipelines.training.run import train_by_command
 
     loaders = arguments.loaders
     if loaders is not None and loaders < 0:
         raise ValueError(f"--loaders must be at least 0, got {loaders}")
-    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = checked_device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if loaders is None:
         loaders = 0 if device.type == "cpu" else _loaders_beside_a_gpu()
     config = with_stores(config_from(arguments, device.type), arguments)

@@ -1,5 +1,8 @@
 import io
+import os
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import cv2
@@ -270,3 +273,35 @@ def test_impossible_sizes(tmp_path):
     path = save_jpeg(tmp_path / "a.jpg")
     with pytest.raises(ValueError, match="width, height"):
         ImageFile(path).focal_px(0, 5)
+
+
+def test_image_that_would_unpack_to_gigabytes_is_refused_by_its_header(tmp_path):
+    """A few kilobytes of zeros: 30 000 × 30 000 pixels, 2.7 GB in colour."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        length, checksum = (struct.pack(">I", n) for n in (len(data), zlib.crc32(kind + data)))
+        return length + kind + data + checksum
+
+    header = struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9)))
+    path = tmp_path / "bomb.png"
+    path.write_bytes(data + chunk(b"IEND", b""))
+    file = ImageFile(path)
+    assert file.size() == (30000, 30000)
+    for read in (file.gray, file.rgb, file.unchanged):
+        with pytest.raises(ValueError, match=r"bomb\.png: 30000 x 30000 pixels, wanted at most"):
+            read()
+
+
+def test_photograph_is_a_regular_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    for name in ("pipe.jpg", "zero.jpg"):
+        with pytest.raises(ValueError, match="is a pipe or a device"):
+            ImageFile(tmp_path / name)
+
+
+def test_float_tiff_that_pillow_does_not_know_is_still_read(tmp_path):
+    pixels = np.random.default_rng(0).random((12, 16, 3)).astype(np.float32)
+    cv2.imwrite(str(tmp_path / "a.tif"), pixels)
+    assert (ImageFile(tmp_path / "a.tif").unchanged() == pixels[..., ::-1]).all()

@@ -382,7 +382,7 @@ def test_the_matrix_of_distances_is_never_held():
         (np.r_[[[0, 0, 0, np.inf, 0]], np.ones((1999, 5))], np.zeros((4, 5)), {},
          "desc0: found NaN or inf"),
         (np.zeros((4, 5)), np.full((4, 5), -np.inf), {}, "desc1: found NaN or inf"),
-        (np.zeros((4, 5)), np.zeros((4, 5)), {"block_size": 0}, "block_size: found 0"),
+        (np.zeros((4, 5)), np.zeros((4, 5)), {"block_size": 0}, "block_size must be at least 1"),
     ],
 )
 def test_bad_input_is_refused_by_name(a, b, options, message):

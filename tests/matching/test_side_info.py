@@ -65,7 +65,7 @@ def test_a_turned_and_enlarged_photograph():
         ({"sizes_angles0": np.zeros((4, 3))}, r"sizes_angles0 must have shape \(N, 2\)"),
         ({"sizes_angles1": np.full((4, 2), np.nan)}, "sizes_angles1 holds NaN"),
         ({"sizes_angles1": np.zeros((3, 2))}, "one length, got 4 and 3"),
-        ({"focal1": 0.0}, "focal1 must be positive"),
+        ({"focal1": 0.0}, "focal1 must be a positive number"),
     ],
 )
 def test_bad_input(change, message):

@@ -8,7 +8,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from n3match.geometry.eigenvector import smallest_eigenvector
 from n3match.matching.side_info import SIDE_INFO
-from n3match.nn import MatchFilter, MatchFilterConfig, PruningConfig, match_filter, passes, pruning
+from n3match.nn import (
+    MatchFilter,
+    MatchFilterConfig,
+    PruningConfig,
+    match_filter,
+    n3net,
+    passes,
+    pruning,
+)
 from n3match.nn.n3net import PRESETS, N3Net
 from n3match.ops import checks
 
@@ -52,7 +60,7 @@ class NothingWaits(TorchDispatchMode):
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
-    for module in (match_filter, passes, pruning, checks):
+    for module in (match_filter, n3net, passes, pruning, checks):
         monkeypatch.setattr(module, "may_look", lambda tensor: False)
 
 

@@ -307,13 +307,13 @@ def _good():
         ({"patch_size": 13}, ValueError, "at least as large as a patch"),
         ({"stride": 0}, ValueError, "stride must be at least 1"),
         ({"stride": 5}, ValueError, "stride must be at most patch_size"),
-        ({"stride": 2.0}, TypeError, "stride must be an int"),
+        ({"stride": 2.0}, TypeError, "stride must be a whole number"),
         ({"window": 0}, ValueError, "window must be at least 1"),
         ({"recursion": "other"}, ValueError, "recursion must be one of"),
         ({"log_temperature": torch.zeros(2, 1, 12, 14)}, ValueError, "log_temperature must be"),
         ({"log_temperature": torch.full((2, 1, 5, 6), math.nan)}, ValueError, "holds NaN"),
         ({"log_temperature": math.nan}, ValueError, "log_temperature is NaN"),
-        ({"backend": "other"}, ValueError, "backend must be None or one of"),
+        ({"backend": "other"}, ValueError, "backend must be one of"),
     ],
 )
 def test_bad_arguments_are_named(backend, change, error, message):

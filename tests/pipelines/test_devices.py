@@ -12,7 +12,8 @@ from n3match.pipelines.common.devices import checked_device, placed
 
 # Those that run no network, or (training) have --precision for the purpose.
 WITHOUT = {
-    "export", "convert-checkpoint", "build-pairs", "benchmark", "train-filter", "train-denoiser",
+    "export", "convert-checkpoint", "build-pairs", "benchmark", "fuzz", "train-filter",
+    "train-denoiser",
 }
 
 

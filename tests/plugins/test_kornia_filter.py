@@ -345,7 +345,7 @@ OFF_CENTRE = torch.tensor([[900.0, 0, 900], [0, 900, 5], [0, 0, 1]])
         ({"keypoints0": torch.zeros(260, 2).long()}, {}, "keypoints0 must have a floating"),
         ({"keypoints0": torch.full((260, 2), 2000.0)}, {}, "keypoints0: 260 of 260 lie outside"),
         ({"keypoints0": torch.full((260, 2), torch.nan)}, {}, "keypoints0 holds NaN"),
-        ({"keypoints0": torch.zeros(260, 2, device="meta")}, {}, "batch_indexes: found it on cpu"),
+        ({"keypoints0": torch.zeros(260, 2, device="meta")}, {}, "keypoints0 must be a dense"),
         ({"batch_indexes": torch.full((260,), 1)}, {}, "batch_indexes runs from 1 to 1"),
         ({"batch_indexes": torch.zeros(260)}, {}, "batch_indexes must be int64"),
         ({"lafs0": torch.zeros(1, 260, 2, 3)}, {}, "lafs0 and lafs1: found one"),

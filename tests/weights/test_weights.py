@@ -83,3 +83,30 @@ def test_weights_that_do_not_fit_their_configuration(tmp_path):
     save_file({"lift.weight": torch.zeros(3, 3)}, path, metadata=metadata)
     with pytest.raises(ValueError, match="doesn't fit"):
         MatchFilter.from_pretrained(path)
+
+
+def test_configuration_asks_for_no_more_memory_than_the_weights_fill(tmp_path):
+    """A few bytes that say a terabyte: the network was made before it was found not to fit."""
+    config = {"width": 2**14, "blocks": 64, "n3_after": []}
+    metadata = {
+        "format": weights.store.FORMAT, "network": "MatchFilter", "config": json.dumps(config),
+    }
+    save_file({"a": torch.zeros(1)}, tmp_path / "large.safetensors", metadata=metadata)
+    with pytest.raises(ValueError, match=r"large\.safetensors doesn't fit"):
+        MatchFilter.from_pretrained(tmp_path / "large.safetensors")
+
+
+@pytest.mark.parametrize("text", ["[" * 60000, "[]", '{"width": ' + "9" * 5000 + "}", "x"])
+def test_configuration_that_is_no_json_object(tmp_path, text):
+    metadata = {"format": weights.store.FORMAT, "network": "MatchFilter", "config": text}
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", metadata=metadata)
+    with pytest.raises(ValueError, match=r"a\.safetensors: config: "):
+        weights.load_weights(tmp_path / "a.safetensors")
+
+
+def test_weights_that_are_no_numbers(tmp_path):
+    net = MatchFilter(CONFIG)
+    next(net.parameters()).data[0] = torch.nan
+    weights.save_weights(tmp_path / "a.safetensors", net)
+    with pytest.raises(ValueError, match="holds NaN or infinite numbers"):
+        MatchFilter.from_pretrained(tmp_path / "a.safetensors")

@@ -128,13 +128,14 @@ def choose_estimator(
     Raises:
         ValueError: an unknown name. ImportError: named, but its package is not installed.
     """
-    if name == "auto":
+    if isinstance(name, str) and name == "auto":
         chosen = among["poselib" if among["poselib"].installed else "opencv_usac"]
         _log.debug("estimator 'auto' is %s", chosen.name)
         return chosen
-    if name not in among:
+    if not isinstance(name, str) or name not in among:
+        shown = repr(name)[:80] if isinstance(name, str) else type(name).__name__
         raise ValueError(
-            f"estimator must be 'auto' or one of {', '.join(sorted(among))}, got {name!r}"
+            f"estimator must be 'auto' or one of {', '.join(sorted(among))}, got {shown}"
         )
     if not among[name].installed:
         package = among[name].requires

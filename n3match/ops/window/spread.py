@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from n3match.arguments import flag
 from n3match.ops import checks
 from n3match.ops.window.grid import WindowGrid
 
@@ -43,6 +44,7 @@ def window_distance_moments(
         ValueError, TypeError: naming the argument, what was found and what was wanted.
     """
     checks.check_window_images(query, key)
+    exclude_self = flag("exclude_self", exclude_self)
     grid = checks.window_grid(query, patch_size, stride, window)
     if query.dtype in (torch.float16, torch.bfloat16):
         query, key = query.float(), key.float()

@@ -15,12 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
+from n3match.arguments import whole
 from n3match.plugins.colmap.model import ColmapCamera, UnsupportedCamera, camera_from_raw
 from n3match.plugins.colmap.model_files import CAMERA_MODELS, RawCamera
 
 _TABLES = {"cameras", "images", "keypoints", "matches", "two_view_geometries"}
 _MAX_IMAGES = 2147483647
 _WAIT_SECONDS = 3.0
+_LARGEST_VALUE = 1 << 29  # bytes: the descriptors of four million keypoints
 # COLMAP's numbers for what a two-view geometry is.
 DEGENERATE, CALIBRATED, UNCALIBRATED, PANORAMIC, PLANAR_OR_PANORAMIC = 1, 2, 3, 5, 6
 
@@ -90,11 +92,34 @@ class ColmapDatabase:
             raise FileNotFoundError(f"{path}: no such database")
         self.path = path
         self._connection = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None)
-        found = {name for (name,) in self._all("SELECT name FROM sqlite_master")}
+        try:
+            self._distrust()
+            found = {
+                name for (name,) in self._all("SELECT name FROM sqlite_master WHERE type = 'table'")
+            }
+        except ValueError:
+            self.close()
+            raise
         missing = sorted(_TABLES - found)
         if missing:
             self.close()
             raise ValueError(f"{path}: not a COLMAP database: lacks tables {', '.join(missing)}")
+
+    def _distrust(self) -> None:
+        """A schema can hold programs (views, triggers, columns that are worked out): they call
+        nothing but SQLite's own harmless functions, and those that would write are not there."""
+        self._all("PRAGMA trusted_schema = OFF")
+        self._all("PRAGMA cell_size_check = ON")
+        if hasattr(self._connection, "setlimit"):  # from Python 3.11 on
+            self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST_VALUE)
+        programs = self._all(
+            "SELECT name FROM sqlite_master WHERE type = 'trigger' OR "
+            "(type = 'table' AND upper(sql) LIKE '%GENERATED ALWAYS%')"
+        )
+        if programs:
+            raise ValueError(
+                f"{self.path}: not a COLMAP database: {programs[0][0]!r} in it is a program"
+            )
 
     def __enter__(self) -> ColmapDatabase:
         return self
@@ -124,6 +149,7 @@ class ColmapDatabase:
         for key, model, width, height, blob, prior in self._all(
             "SELECT camera_id, model, width, height, params, prior_focal_length FROM cameras"
         ):
+            self._check_whole(f"camera {key}", key, model, width, height)
             name = names.get(model)
             params = tuple(self._array(blob, "<f8", f"camera {key}").tolist())
             if name is None or len(params) != CAMERA_MODELS[name][1]:
@@ -142,6 +168,10 @@ class ColmapDatabase:
     def images(self) -> dict[int, tuple[str, int]]:
         """(name, camera id) by image id."""
         rows = self._all("SELECT image_id, name, camera_id FROM images")
+        for key, name, camera in rows:
+            self._check_whole(f"image {key}", key, camera)
+            if not isinstance(name, str) or not name:
+                raise ValueError(f"{self.path}: image {key}: has the name {name!r}"[:500])
         return {key: (name, camera) for key, name, camera in rows}
 
     def keypoints(self, image_id: int) -> DatabaseKeypoints:
@@ -159,6 +189,8 @@ class ColmapDatabase:
             raise ValueError(f"{self.path}: lacks the {where}")
         table = table.astype(np.float64)
         columns = table.shape[1]
+        if not len(table):
+            return DatabaseKeypoints(np.zeros((0, 2)), None)
         if columns not in (2, 4, 6) or not np.isfinite(table).all():
             raise ValueError(f"{self.path}: {where}: wanted (N, 2), (N, 4) or (N, 6) numbers")
         sizes_angles = None
@@ -188,7 +220,11 @@ class ColmapDatabase:
 
     def pairs(self) -> list[int]:
         """Numbers of the pairs with matches."""
-        return [key for (key,) in self._all("SELECT pair_id FROM matches ORDER BY pair_id")]
+        found = [key for (key,) in self._all("SELECT pair_id FROM matches ORDER BY pair_id")]
+        self._check_whole("matches", *found)
+        if found and min(found) < 0:
+            raise ValueError(f"{self.path}: matches: found the pair {min(found)}")
+        return found
 
     def matches(self, pair_id: int) -> np.ndarray:
         """(M, 2) uint32 rows of keypoints of image id1 and image id2.
@@ -290,12 +326,20 @@ class ColmapDatabase:
         if not rows:
             return None
         count, columns, blob = rows[0]
+        self._check_whole(where, count, columns)
         array = self._array(blob, kind, where)
         if count < 0 or columns < 0 or len(array) != count * columns:
             raise ValueError(
                 f"{self.path}: {where}: {len(array)} numbers for {count} x {columns}"
             )
         return array.reshape(count, columns)
+
+    def _check_whole(self, where: str, *values: object) -> None:
+        """SQLite keeps any value in any column."""
+        for value in values:
+            if not isinstance(value, int):
+                shown = repr(value)[:100]
+                raise ValueError(f"{self.path}: {where}: found {shown}, wanted a whole number")
 
     def _array(self, blob: bytes | None, kind: str, where: str) -> np.ndarray:
         blob = blob or b""
@@ -306,13 +350,15 @@ class ColmapDatabase:
     def _all(self, statement: str, values: Iterable = ()) -> list[tuple]:
         try:
             return self._connection.execute(statement, tuple(values)).fetchall()
+        except (sqlite3.DataError, OverflowError, UnicodeError) as error:
+            raise ValueError(f"{self.path}: damaged ({error})") from error
         except sqlite3.OperationalError as error:
             if "locked" in str(error) or "busy" in str(error):
                 raise ValueError(
                     f"{self.path}: locked by another program (is COLMAP at work on it?)"
                 ) from error
             raise ValueError(f"{self.path}: {error}") from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.Error, MemoryError) as error:
             raise ValueError(f"{self.path}: not a readable SQLite database ({error})") from error
 
 
@@ -322,6 +368,7 @@ def pair_ids(pair_id: int) -> tuple[int, int]:
     Args:
         pair_id: the number.
     """
+    pair_id = whole("pair_id", pair_id, 0)
     id2 = pair_id % _MAX_IMAGES
     return (pair_id - id2) // _MAX_IMAGES, id2
 
@@ -332,6 +379,7 @@ def pair_number(id1: int, id2: int) -> int:
     Args:
         id1, id2: image ids.
     """
+    id1, id2 = whole("id1", id1, 0, _MAX_IMAGES - 1), whole("id2", id2, 0, _MAX_IMAGES - 1)
     return id1 * _MAX_IMAGES + id2
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from n3match.arguments import instance, whole
 from n3match.plugins.colmap.model_files import (
     RawCamera,
     RawImage,
@@ -184,6 +185,8 @@ def relative_pose(image0: ColmapImage, image1: ColmapImage) -> tuple[np.ndarray,
     Args:
         image0, image1: of one reconstruction.
     """
+    instance("image0", image0, ColmapImage)
+    instance("image1", image1, ColmapImage)
     R = image1.R @ image0.R.T
     return R, image1.t - R @ image0.t
 
@@ -198,6 +201,8 @@ def covisible_pairs(model: ColmapModel, min_shared: int = 20) -> list[tuple[int,
     Returns:
         (id0, id1, number of shared points) with name0 < name1 and at least `min_shared` points.
     """
+    instance("model", model, ColmapModel)
+    min_shared = whole("min_shared", min_shared)
     names = {image_id: image.name for image_id, image in model.images.items()}
     seen_by: dict[int, list[int]] = {}
     for image_id in sorted(model.images, key=names.__getitem__):
@@ -254,6 +259,7 @@ def colmap_parameters(camera: ColmapCamera) -> tuple[str, tuple[float, ...]]:
     Args:
         camera: of pixels whose centres are at integers.
     """
+    instance("camera", camera, ColmapCamera)
     (fx, _, cx), (_, fy, cy), _ = camera.K.tolist()
     k = camera.distortion.tolist()
     if camera.lens == "opencv" and fx == fy and not any(k[1:]):

@@ -4,11 +4,14 @@ Formats: https://colmap.github.io/format.html. Nothing is interpreted here: numb
 COLMAP stores them.
 """
 
+import itertools
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from n3match.given_files import check_regular
 
 # name -> (id in binary files, number of parameters): the models of COLMAP 4.2
 CAMERA_MODELS = {
@@ -32,6 +35,9 @@ CAMERA_MODELS = {
     "EQUIRECTANGULAR": (17, 2),
 }
 _NAMES = {model_id: name for name, (model_id, _) in CAMERA_MODELS.items()}
+_LARGEST = 1 << 34  # bytes; reconstructions of ten thousand photographs have some gigabytes
+# Characters: of a line, which may have all points of an image, and of an image's name.
+_LONGEST_LINE, _LONGEST_NAME = 1 << 26, 1 << 16
 _TRACK = np.dtype([("image", "<i4"), ("point2D", "<i4")])
 _OBSERVATION = np.dtype([("xy", "<f8", 2), ("point", "<i8")])
 
@@ -58,43 +64,43 @@ class RawImage:
 
 def read_cameras_binary(path: Path) -> list[RawCamera]:
     """`cameras.bin`; ValueError names file and field where it ends early or is foreign."""
-    reader = _BinaryReader(path)
-    cameras = []
-    for i in range(reader.take("Q", "the number of cameras")[0]):
-        field = f"camera {i}"
-        camera_id, model_id, width, height = reader.take("iiQQ", field)
-        model = _NAMES.get(model_id, f"id {model_id}")
-        _check_model(path, field, model)
-        params = reader.take(f"{CAMERA_MODELS[model][1]}d", field)
-        cameras.append(RawCamera(camera_id, model, width, height, params))
-    reader.finish()
+    with _BinaryReader(path) as reader:
+        cameras = []
+        for i in range(reader.take("Q", "the number of cameras")[0]):
+            field = f"camera {i}"
+            camera_id, model_id, width, height = reader.take("iiQQ", field)
+            model = _NAMES.get(model_id, f"id {model_id}")
+            _check_model(path, field, model)
+            params = reader.take(f"{CAMERA_MODELS[model][1]}d", field)
+            cameras.append(RawCamera(camera_id, model, width, height, params))
+        reader.finish()
     return cameras
 
 
 def read_images_binary(path: Path) -> list[RawImage]:
     """`images.bin`; ValueError names file and field where it ends early or is foreign."""
-    reader = _BinaryReader(path)
-    images = []
-    for i in range(reader.take("Q", "the number of images")[0]):
-        field = f"image {i}"
-        image_id, *pose, camera_id = reader.take("i7di", field)
-        name = reader.name(f"the name of {field}")
-        (count,) = reader.take("Q", field)
-        points = reader.array(_OBSERVATION, count, f"the points of {field}")["point"]
-        images.append(RawImage(image_id, tuple(pose), camera_id, name, points.astype(np.int64)))
-    reader.finish()
+    with _BinaryReader(path) as reader:
+        images = []
+        for i in range(reader.take("Q", "the number of images")[0]):
+            field = f"image {i}"
+            image_id, *pose, camera_id = reader.take("i7di", field)
+            name = reader.name(f"the name of {field}")
+            (count,) = reader.take("Q", field)
+            points = reader.array(_OBSERVATION, count, f"the points of {field}")["point"]
+            images.append(RawImage(image_id, tuple(pose), camera_id, name, points.astype(np.int64)))
+        reader.finish()
     return images
 
 
 def read_points_binary(path: Path) -> dict[int, tuple[float, float, float]]:
     """Positions by id from `points3D.bin`; ValueError as the other readers."""
-    reader = _BinaryReader(path)
-    points = {}
-    for i in range(reader.take("Q", "the number of points")[0]):
-        point_id, *xyz, _, _, _, _, track = reader.take("Q3d3BdQ", f"point {i}")
-        reader.array(_TRACK, track, f"the track of point {i}")
-        points[point_id] = tuple(xyz)
-    reader.finish()
+    with _BinaryReader(path) as reader:
+        points = {}
+        for i in range(reader.take("Q", "the number of points")[0]):
+            point_id, *xyz, _, _, _, _, track = reader.take("Q3d3BdQ", f"point {i}")
+            reader.array(_TRACK, track, f"the track of point {i}")
+            points[point_id] = tuple(xyz)
+        reader.finish()
     return points
 
 
@@ -104,7 +110,9 @@ def read_points_text(path: Path) -> dict[int, tuple[float, float, float]]:
     for number, line in _lines(path):
         words = line.split(maxsplit=4)
         if words and len(words) < 5:
-            raise ValueError(f"{path}: line {number}: found {line!r}, wanted ID X Y Z ...")
+            raise ValueError(
+                f"{path}: line {number}: found {line[:200]!r}, wanted ID X Y Z ..."
+            )
         if words:
             (point_id,) = _numbers(path, f"line {number}", words[:1], int)
             points[point_id] = _numbers(path, f"line {number}", words[1:4], float)
@@ -120,7 +128,9 @@ def read_cameras_text(path: Path) -> list[RawCamera]:
         field = f"line {number}"
         words = line.split()
         if len(words) < 4:
-            raise ValueError(f"{path}: {field}: found {line!r}, wanted ID MODEL WIDTH HEIGHT ...")
+            raise ValueError(
+                f"{path}: {field}: found {line[:200]!r}, wanted ID MODEL WIDTH HEIGHT ..."
+            )
         _check_model(path, field, words[1])
         camera_id, width, height = _numbers(path, field, [words[0], *words[2:4]], int)
         params = _numbers(path, field, words[4:], float)
@@ -142,7 +152,9 @@ def read_images_text(path: Path) -> list[RawImage]:
         field = f"line {number}"
         words = line.split(maxsplit=9)
         if len(words) != 10:
-            raise ValueError(f"{path}: {field}: found {line!r}, wanted ID Q(4) T(3) CAMERA NAME")
+            raise ValueError(
+                f"{path}: {field}: found {line[:200]!r}, wanted ID Q(4) T(3) CAMERA NAME"
+            )
         image_id, camera_id = _numbers(path, field, [words[0], words[8]], int)
         pose = _numbers(path, field, words[1:8], float)
         observations = points.split()
@@ -155,56 +167,75 @@ def read_images_text(path: Path) -> list[RawImage]:
 
 
 class _BinaryReader:
-    """Little-endian fields of a file held in memory; says which field a file ends in."""
+    """Little-endian fields of a file; says which field the file ends in. A context."""
 
     def __init__(self, path: Path):
-        self.path, self.data, self.offset = path, path.read_bytes(), 0
+        self.path = check_regular(path, _LARGEST)
+        self.left = self.path.stat().st_size
+        self.file = self.path.open("rb")
+
+    def __enter__(self) -> "_BinaryReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
 
     def take(self, layout: str, field: str) -> tuple:
-        start = self._advance(struct.calcsize("<" + layout), field)
-        return struct.unpack_from("<" + layout, self.data, start)
+        return struct.unpack("<" + layout, self._read(struct.calcsize("<" + layout), field))
 
     def array(self, dtype: np.dtype, count: int, field: str) -> np.ndarray:
-        start = self._advance(count * dtype.itemsize, field)
-        return np.frombuffer(self.data, dtype, count, start)
+        return np.frombuffer(self._read(count * dtype.itemsize, field), dtype, count)
 
     def name(self, field: str) -> str:
-        end = self.data.find(b"\0", self.offset)
-        start = self._advance((end if end >= 0 else len(self.data)) + 1 - self.offset, field)
+        found = bytearray()
+        while (byte := self._read(1, field)) != b"\0":
+            found += byte
+            if len(found) > _LONGEST_NAME:
+                raise ValueError(f"{self.path}: {field} is longer than {_LONGEST_NAME} bytes")
         try:
-            return self.data[start:end].decode("utf-8")
+            return found.decode("utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(f"{self.path}: {field} is not UTF-8") from error
 
     def finish(self) -> None:
-        if self.offset != len(self.data):
-            extra = len(self.data) - self.offset
-            raise ValueError(f"{self.path}: {extra} bytes left over after the last entry")
+        if self.left:
+            raise ValueError(f"{self.path}: {self.left} bytes left over after the last entry")
 
-    def _advance(self, size: int, field: str) -> int:
-        start = self.offset
-        if start + size > len(self.data):
+    def _read(self, size: int, field: str) -> bytes:
+        # Compared before anything is read: a count may be of more than there is memory for.
+        found = self.file.read(size) if size <= self.left else b""
+        if len(found) < size:
             raise ValueError(f"{self.path}: ends inside {field} (truncated, or another format)")
-        self.offset += size
-        return start
+        self.left -= size
+        return found
 
 
 def _lines(path: Path):
     """Numbered lines without comments."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file in UTF-8") from error
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.startswith("#"):
-            yield number, line
+    with check_regular(path, _LARGEST).open(encoding="utf-8") as file:
+        for number in itertools.count(1):
+            try:
+                line = file.readline(_LONGEST_LINE + 1)
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path}: not a text file in UTF-8") from error
+            if len(line) > _LONGEST_LINE:
+                raise ValueError(
+                    f"{path}: line {number} is longer than {_LONGEST_LINE} characters"
+                )
+            if not line:
+                return
+            if not line.startswith("#"):
+                yield number, line.rstrip("\n")
 
 
 def _numbers(path: Path, field: str, words: list[str], kind: type) -> tuple:
     try:
-        return tuple(kind(word) for word in words)
-    except ValueError as error:
+        found = tuple(kind(word) for word in words)
+        if kind is int and found:
+            np.array([min(found), max(found)], dtype=np.int64)
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"{path}: {field}: found {error}, wanted {kind.__name__}s") from error
+    return found
 
 
 def _check_model(path: Path, field: str, model: str) -> None:

@@ -39,14 +39,14 @@ class NewColmapDatabase(ColmapDatabase):
     """A database that is filled within one `with`, and holds nothing if that ends by an error.
 
     Args:
-        path: of the database, where no file may be.
+        path: of the database, where no file may be, or an empty one.
 
     Raises:
         FileExistsError: there is one.
     """
 
     def __init__(self, path: Path):
-        if path.exists():
+        if path.exists() and path.stat().st_size:
             raise FileExistsError(f"{path}: there is a file already, wanted a new database")
         connection = sqlite3.connect(path)
         connection.executescript(_TABLES)

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 import h5py
 
+from n3match.arguments import instance, sequence
+from n3match.hdf5 import member, members
+
 
 @dataclass(frozen=True)
 class HlocPair:
@@ -26,6 +29,9 @@ def image_names(features: h5py.File) -> list[str]:
 
     Args:
         features: hloc's file of features, opened for reading.
+
+    Raises:
+        ValueError: it is damaged. TypeError: no open file.
     """
     names = []
 
@@ -33,7 +39,10 @@ def image_names(features: h5py.File) -> list[str]:
         if isinstance(item, h5py.Dataset) and name.endswith("/keypoints"):
             names.append(name.removesuffix("/keypoints"))
 
-    features.visititems(visit)
+    try:
+        instance("features", features, h5py.Group).visititems(visit)  # which follows no links
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise ValueError(f"features: {features.filename}: damaged ({error})") from error
     return names
 
 
@@ -47,8 +56,10 @@ def list_pairs(matches: h5py.File, names: list[str]) -> list[HlocPair]:
     Raises:
         ValueError: a group that isn't a pair of these images, or that could be several.
     """
+    instance("matches", matches, h5py.Group)
     by_dashed: dict[str, list[str]] = {}
-    for name in names:
+    for name in sequence("names", names, "names of images"):
+        instance("names", name, str)
         by_dashed.setdefault(name.replace("/", "-"), []).append(name)
     return [
         HlocPair(group, *_names(matches.filename, group, by_dashed)) for group in _groups(matches)
@@ -65,31 +76,33 @@ def find_pair(matches: h5py.File, name0: str, name1: str) -> HlocPair:
     Raises:
         ValueError: the file lacks the pair.
     """
+    instance("matches", matches, h5py.Group)
+    for argument, name in (("name0", name0), ("name1", name1)):
+        instance(argument, name, str)
     plain0, plain1 = (name.replace("/", "-") for name in (name0, name1))
     for joint in ("/", "_"):
         for group, names in (
             (f"{plain0}{joint}{plain1}", (name0, name1)),
             (f"{plain1}{joint}{plain0}", (name1, name0)),
         ):
-            item = matches.get(group)
-            if isinstance(item, h5py.Group) and "matches0" in item:
+            if _is_pair(member(matches, group)):
                 return HlocPair(group, *names)
     raise ValueError(f"{matches.filename}: lacks the pair {name0}, {name1} (in either order)")
 
 
 def _groups(matches: h5py.File) -> Iterator[str]:
     # Two levels and no more: visititems would touch every dataset of a large file.
-    for name, item in matches.items():
+    for name, item in members(matches):
         if not isinstance(item, h5py.Group):
             continue
-        if "matches0" in item:
+        if _is_pair(item):
             yield name
         else:
-            yield from (f"{name}/{inner}" for inner in item if _is_pair(item.get(inner)))
+            yield from (f"{name}/{inner}" for inner, found in members(item) if _is_pair(found))
 
 
 def _is_pair(item) -> bool:
-    return isinstance(item, h5py.Group) and "matches0" in item
+    return isinstance(item, h5py.Group) and member(item, "matches0") is not None
 
 
 def _names(path: str, group: str, by_dashed: dict[str, list[str]]) -> tuple[str, str]:

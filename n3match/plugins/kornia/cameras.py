@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from n3match.arguments import sequence, whole
+from n3match.geometry.checks import check_tensor
 from n3match.plugins.cameras import check_inside, check_pixel_camera, given_or_guessed
 
 
@@ -23,10 +25,12 @@ def camera_batch(
     Raises:
         ValueError: neither K nor a size, or a K that belongs to an image of another size.
     """
-    size = None if hw is None else (int(hw[1]), int(hw[0]))
+    size = None if hw is None else size_of(size_name, hw)
     if K is None:
         camera = given_or_guessed(name, None, size_name, size)
         return torch.from_numpy(camera).expand(pairs, 3, 3)
+    if isinstance(K, Tensor):
+        check_tensor(name, K, 3, 3)
     if not isinstance(K, Tensor) or tuple(K.shape) not in ((3, 3), (pairs, 3, 3)):
         found = tuple(K.shape) if isinstance(K, Tensor) else type(K).__name__
         raise ValueError(
@@ -38,6 +42,18 @@ def camera_batch(
     return matrices.expand(pairs, 3, 3)
 
 
+def size_of(name: str, hw: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) of kornia's (height, width).
+
+    Raises:
+        ValueError, TypeError: another value; names the argument.
+    """
+    if len(sequence(name, hw, "height and width")) != 2:
+        raise ValueError(f"{name} must be (height, width), got {len(hw)} numbers")
+    height, width = (whole(name, side, 1) for side in hw)
+    return width, height
+
+
 def check_keypoints(
     name: str, keypoints: Tensor, size_name: str, hw: tuple[int, int] | None
 ) -> None:
@@ -46,5 +62,5 @@ def check_keypoints(
         raise ValueError(f"{name} holds NaN or infinite numbers: finite numbers wanted")
     if hw is not None:
         check_inside(
-            name, keypoints.detach().double().cpu().numpy(), size_name, (int(hw[1]), int(hw[0]))
+            name, keypoints.detach().double().cpu().numpy(), size_name, size_of(size_name, hw)
         )

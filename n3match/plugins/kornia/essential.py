@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from n3match.geometry import normalize_points, project_to_essential, weighted_eight_point
-from n3match.geometry.checks import check_tensor
+from n3match.geometry.checks import check_leading, check_tensor
 from n3match.plugins.kornia.tensors import check_together
 
 _FEWEST = 8
@@ -84,7 +84,15 @@ class WeightedEightPoint(nn.Module):
         """
         if (K1 is None) != (K2 is None):
             raise ValueError("K1 and K2: found one of them, wanted both or neither")
+        for name, points in (("points1", points1), ("points2", points2)):
+            check_tensor(name, points, None, 2)
         if K1 is not None:
+            for name, K in (("K1", K1), ("K2", K2)):
+                check_tensor(name, K, 3, 3)
             check_together({"points1": points1, "points2": points2, "K1": K1, "K2": K2})
+            for name, points, K_name, K in (
+                ("points1", points1, "K1", K1), ("points2", points2, "K2", K2)
+            ):
+                check_leading({name: 2, K_name: 2}, **{name: points, K_name: K})
             points1, points2 = normalize_points(points1, K1), normalize_points(points2, K2)
         return find_essential(points1, points2, weights)

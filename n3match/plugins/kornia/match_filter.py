@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from n3match.arguments import dense_tensor, instance
 from n3match.geometry import normalize_points
 from n3match.geometry.checks import check_tensor
 from n3match.matching.side_info import SIDE_INFO, side_info_columns
@@ -66,6 +67,8 @@ class LocalFeatureMatchFilter(nn.Module):
             ValueError, TypeError: naming the entry, e.g. keypoints outside the image, K in other
             units than its pixels, tensors of several devices or dtypes.
         """
+        for name, given in (("matches", matches), ("data", data)):
+            instance(name, given, Mapping)
         keypoints0, keypoints1 = _entry(matches, "keypoints0"), _entry(matches, "keypoints1")
         sizes, pairs = [], None
         for name in ("image0", "image1"):
@@ -167,7 +170,10 @@ class LocalFeatureMatchFilter(nn.Module):
                 )
         focal0, focal1 = ((k[:, 0, 0] + k[:, 1, 1]).to(batch_indexes.device) / 2 for k in K)
         ratio = (focal0 / focal1)[batch_indexes]
-        return keypoint_change(lafs[0][0].double(), lafs[1][0].double(), ratio)
+        change = keypoint_change(lafs[0][0].double(), lafs[1][0].double(), ratio)
+        if not bool(change.isfinite().all()):
+            raise ValueError("lafs0 and lafs1 hold a frame without a finite scale and angle")
+        return change
 
     def _side_info(
         self, known: Mapping[str, Tensor], batch_indexes: Tensor, K1: Tensor, count: int
@@ -175,6 +181,8 @@ class LocalFeatureMatchFilter(nn.Module):
         """(NC, S) columns that the filter asks for; None where a ratio or mutual flag that it asks
         for isn't known: it learnt to have either both or none."""
         for name, column in known.items():
+            if dense_tensor(name, column).is_complex():
+                raise TypeError(f"{name} must be real numbers, got {column.dtype}")
             if tuple(column.shape) != (count,):
                 raise ValueError(
                     f"{name} must have shape (NC) with NC = {count}, got {tuple(column.shape)}"
@@ -198,7 +206,7 @@ class LocalFeatureMatchFilter(nn.Module):
 def _entry(matches: Mapping[str, Tensor], name: str) -> Tensor:
     if name not in matches:
         raise ValueError(f"matches: found {sorted(matches)}, wanted {name}, too")
-    return matches[name]
+    return dense_tensor(name, matches[name])
 
 
 def _batch_indexes(matches: Mapping[str, Tensor], keypoints: Tensor, pairs: int | None) -> Tensor:

@@ -14,13 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
+from n3match.arguments import instance
+from n3match.geometry.checks import check_tensor
 from n3match.matching import putative_matches
 from n3match.matching.side_info import SIDE_INFO
 from n3match.nn.match_filter import MatchFilter
 from n3match.plugins.kornia.cameras import camera_batch
 from n3match.plugins.kornia.lafs import filled
 from n3match.plugins.kornia.match_filter import LocalFeatureMatchFilter
-from n3match.plugins.kornia.tensors import check_together
+from n3match.plugins.kornia.tensors import check_finite, check_together
 
 
 class N3GeometryAwareMatcher(nn.Module):
@@ -70,6 +72,13 @@ class N3GeometryAwareMatcher(nn.Module):
             ValueError, TypeError: naming the argument.
         """
         check_together({"desc1": desc1, "desc2": desc2})
+        for name, descriptors in (("desc1", desc1), ("desc2", desc2)):
+            if descriptors.ndim != 2:
+                raise ValueError(f"{name} must have shape (N, D), got {tuple(descriptors.shape)}")
+        if desc1.shape[1] != desc2.shape[1]:
+            raise ValueError(
+                f"desc2: found {desc2.shape[1]} channels, wanted {desc1.shape[1]} as in desc1"
+            )
         if lafs1 is None and lafs2 is None:
             lafs1, lafs2, hw1, hw2 = self._frames_of(desc1, desc2, hw1, hw2)
         check_together({"lafs1": lafs1, "lafs2": lafs2})
@@ -79,6 +88,7 @@ class N3GeometryAwareMatcher(nn.Module):
                     f"{name} must have shape (1, N, 2, 3) with N = {len(descriptors)}, a frame "
                     f"for every descriptor, got {tuple(frames.shape)}"
                 )
+        check_finite({"desc1": desc1, "desc2": desc2, "lafs1": lafs1, "lafs2": lafs2})
         cameras = tuple(
             camera_batch(name, K, size_name, _extent(lafs) if K is hw is None else hw, 1)
             for name, K, size_name, hw, lafs in (
@@ -200,9 +210,18 @@ class N3LocalFeatureMatcher(nn.Module):
         Raises:
             ValueError, TypeError: naming the entry.
         """
+        instance("data", data, Mapping)
         (lafs0, descs0), (lafs1, descs1) = self._features(data, "0"), self._features(data, "1")
         check_together({"descriptors0": descs0, "descriptors1": descs1})
         check_together({"lafs0": lafs0, "lafs1": lafs1})
+        check_finite(
+            {"descriptors0": descs0, "descriptors1": descs1, "lafs0": lafs0, "lafs1": lafs1}
+        )
+        if descs0.shape[2] != descs1.shape[2]:
+            raise ValueError(
+                f"descriptors1: found {descs1.shape[2]} channels, wanted {descs0.shape[2]} as in "
+                "descriptors0"
+            )
         if len(lafs0) != len(lafs1):
             raise ValueError(
                 f"image0 and image1 must hold the same number of images, "
@@ -240,6 +259,12 @@ class N3LocalFeatureMatcher(nn.Module):
                     f"descriptors{image}, too"
                 )
             lafs, _, descriptors = self.local_feature(data[f"image{image}"], mask)
+        for name, given in (("lafs", lafs), ("descriptors", descriptors)):
+            check_tensor(f"{name}{image}", given)
+        if descriptors.ndim != 3:
+            raise ValueError(
+                f"descriptors{image} must have shape (B, N, D), got {tuple(descriptors.shape)}"
+            )
         if lafs.ndim != 4 or lafs.shape[2:] != (2, 3) or lafs.shape[:2] != descriptors.shape[:2]:
             raise ValueError(
                 f"lafs{image} must have shape (B, N, 2, 3), a frame for every descriptor, got "

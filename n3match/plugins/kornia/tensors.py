@@ -28,6 +28,17 @@ def check_together(tensors: Mapping[str, Tensor]) -> None:
             )
 
 
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Require numbers without NaN and infinity.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name} holds NaN or infinite numbers: finite numbers wanted")
+
+
 def check_device(name: str, tensor: Tensor, module: torch.nn.Module) -> None:
     """Require a tensor where the module's parameters are."""
     device = next(module.parameters()).device

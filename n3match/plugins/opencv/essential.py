@@ -8,16 +8,29 @@ from typing import Any
 import cv2
 import numpy as np
 
+from n3match.arguments import real, whole
 from n3match.geometry import RelativePose
 from n3match.nn.match_filter import MatchFilter
 from n3match.plugins.opencv.cameras import Cameras
 from n3match.plugins.opencv.estimators import estimator_of, estimator_with
-from n3match.plugins.opencv.overloads import Overload, choose, is_matrix, mask_array, point_array
+from n3match.plugins.opencv.overloads import (
+    Overload,
+    choose,
+    is_matrix,
+    mask_array,
+    point_array,
+    shape_of,
+)
 from n3match.two_view import match_logits, pose_from_logits
 
 
 def _is_method(values: dict) -> bool:
     return isinstance(values.get("method", cv2.RANSAC), (int, str))
+
+
+def _is_focal(values: dict) -> bool:
+    centre = values.get("pp", (0, 0))
+    return shape_of(values.get("focal", 1.0)) == () and shape_of(centre) == (2,)
 
 
 _OVERLOADS = {
@@ -45,9 +58,7 @@ _OVERLOADS = {
         ("focal", "pp", "method", "prob", "threshold", "maxIters", "mask"),
         0,
         lambda values: (
-            np.ndim(values.get("focal", 1.0)) == 0
-            and np.shape(values.get("pp", (0, 0))) == (2,)
-            and _is_method(values)
+            _is_focal(values) and _is_method(values)
         ),
     ),
 }  # fmt: skip
@@ -114,6 +125,10 @@ def _overwrite(mask: np.ndarray, found: np.ndarray) -> None:
     if not isinstance(mask, np.ndarray):
         raise TypeError(f"mask must be an array to write to, got {type(mask).__name__}")
     mask_array("mask", mask, len(found))
+    if not mask.flags.writeable:
+        raise ValueError("mask must be an array to write to, got a read-only one")
+    if mask.dtype.kind not in "biuf":
+        raise TypeError(f"mask must be an array of uint8, got {mask.dtype}")
     mask[...] = found.reshape(mask.shape)
 
 
@@ -130,12 +145,15 @@ def _estimate(
         params = given["params"]
         options |= {"estimator": estimator_with(params), "threshold": params.threshold}
     else:
+        prob = real("prob", given.get("prob", 0.999))
+        if not 0 < prob < 1:
+            raise ValueError(f"prob must be between 0 and 1 (exclusive), got {prob:g}")
         method = given.get("method", cv2.RANSAC)
         options |= {
             "estimator": method if isinstance(method, str) else estimator_of(method),
             "threshold": given.get("threshold", 1.0),
-            "confidence": given.get("prob", 0.999),
-            "max_iterations": given.get("maxIters", 1000),
+            "confidence": prob,
+            "max_iterations": whole("maxIters", given.get("maxIters", 1000), 1, 2**31 - 1),
         }
     logits = None
     if filter is not None:

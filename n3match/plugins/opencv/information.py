@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from n3match.arguments import found as found_in
+from n3match.arguments import instance, sequence
 from n3match.geometry.checks import check_intrinsics, check_points_array
 from n3match.matching.putative import PutativeMatches, distance_apart
 from n3match.nn.match_filter import MatchFilter
@@ -42,6 +44,8 @@ def match_information(
     Raises:
         ValueError: naming the argument.
     """
+    check_keypoints("keypoints1", keypoints1)
+    check_keypoints("keypoints2", keypoints2)
     index1, index2 = match_indices(matches1to2, len(keypoints1), len(keypoints2))
     side_info = None
     if descriptors1 is not None or descriptors2 is not None:
@@ -49,11 +53,12 @@ def match_information(
             ("descriptors1", descriptors1, keypoints1),
             ("descriptors2", descriptors2, keypoints2),
         ):
-            found = None if descriptors is None else len(descriptors)
+            found = None if descriptors is None else len(sequence(name, descriptors, "rows"))
             if found != len(keypoints):
                 raise ValueError(f"{name}: found {found} rows for {len(keypoints)} keypoints")
         focal2 = None if K2 is None else mean_focal(check_intrinsics("K2", K2))
-        found = find_neighbours(descriptors1, descriptors2).putative(
+        names = ("descriptors1", "descriptors2")
+        found = find_neighbours(descriptors1, descriptors2, names=names).putative(
             points_of("keypoints1", keypoints1), points_of("keypoints2", keypoints2)
         )
         net = as_filter(filter)
@@ -116,11 +121,26 @@ def firsts_of(
 
     None in place of rows where there are single matches, or rows of one only, which tell no more.
     """
-    rows = list(matches1to2)
+    rows = list(sequence("matches1to2", matches1to2, "cv2.DMatch, or of rows of them"))
     if all(isinstance(row, cv2.DMatch) for row in rows):
         return rows, None
+    rows = [sequence("matches1to2", row, "cv2.DMatch") for row in rows]
     rows = [row for row in rows if len(row)]
+    for row in rows:
+        if not all(isinstance(match, cv2.DMatch) for match in row):
+            raise TypeError(f"matches1to2 must hold cv2.DMatch, got {found_in(row[0])}")
     return [row[0] for row in rows], rows if any(len(row) > 1 for row in rows) else None
+
+
+def check_keypoints(name: str, keypoints: Sequence[cv2.KeyPoint]) -> None:
+    """Require OpenCV's keypoints, or objects like them.
+
+    Raises:
+        TypeError: naming the argument.
+    """
+    for keypoint in sequence(name, keypoints, "cv2.KeyPoint"):
+        if not hasattr(keypoint, "pt"):
+            raise TypeError(f"{name} must hold cv2.KeyPoint, got {found_in(keypoint)}")
 
 
 def match_indices(
@@ -131,6 +151,8 @@ def match_indices(
     Raises:
         ValueError: an index past the keypoints.
     """
+    for match in sequence("matches1to2", matches1to2, "cv2.DMatch"):
+        instance("matches1to2", match, cv2.DMatch)
     index1 = np.array([match.queryIdx for match in matches1to2], dtype=np.int64)
     index2 = np.array([match.trainIdx for match in matches1to2], dtype=np.int64)
     check_indices("matches1to2", "queryIdx", index1, "keypoints1", count1)
@@ -148,6 +170,7 @@ def points_of(name: str, keypoints: Sequence[cv2.KeyPoint] | np.ndarray) -> np.n
     """(N, 2) float64 positions of keypoint objects, or of an array that holds them already."""
     if isinstance(keypoints, np.ndarray):
         return check_points_array(name, keypoints)
+    check_keypoints(name, keypoints)
     return np.array([k.pt for k in keypoints], dtype=np.float64).reshape(-1, 2)
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from n3match.geometry.checks import check_points_array, check_size
+from n3match.arguments import sequence, whole
+from n3match.geometry.checks import check_distortion, check_points_array, check_size
 from n3match.nn.match_filter import MatchFilter
 from n3match.plugins.opencv.information import mean_focal, points_of
 from n3match.plugins.opencv.matches import keypoint_match_logits, pixel_cameras
@@ -17,6 +18,9 @@ from n3match.plugins.opencv.neighbours import Neighbours, find_neighbours
 from n3match.two_view import as_filter
 from n3match.weights import default_filter
 
+_NORMS = (
+    cv2.NORM_INF, cv2.NORM_L1, cv2.NORM_L2, cv2.NORM_L2SQR, cv2.NORM_HAMMING, cv2.NORM_HAMMING2,
+)
 Keypoints = Sequence[cv2.KeyPoint] | np.ndarray
 
 
@@ -50,7 +54,9 @@ class N3Matcher:
         *,
         filter: MatchFilter | str | os.PathLike = "auto",
     ):
-        self._norm = normType
+        self._norm = None if normType is None else whole("normType", normType)
+        if self._norm not in (None, *_NORMS):
+            raise ValueError(f"normType must be one of OpenCV's {_NORMS}, got {normType}")
         # Which one "auto" is, is known with the first descriptors.
         auto = isinstance(filter, str) and filter == "auto"
         self._filter = None if auto else as_filter(filter)
@@ -82,6 +88,8 @@ class N3Matcher:
         Raises:
             ValueError, TypeError: naming the argument.
         """
+        for name, distortion in (("distortion1", distortion1), ("distortion2", distortion2)):
+            check_distortion(name, distortion)
         sizes = []
         for name, size, K_name, K in (
             ("queryImageSize", queryImageSize, "K1", K1),
@@ -89,11 +97,9 @@ class N3Matcher:
         ):
             if size is None and K is None:
                 raise ValueError(f"{name} and {K_name}: found neither, wanted one of them")
-            if size is not None:
-                check_size(name, size)
-            sizes.append(size)
+            sizes.append(None if size is None else check_size(name, size))
         query, train = (
-            check_points_array(name, keypoints) if _is_array(keypoints) else tuple(keypoints)
+            check_points_array(name, keypoints) if _is_array(name, keypoints) else tuple(keypoints)
             for name, keypoints in (("queryKpts", queryKpts), ("trainKpts", trainKpts))
         )
         self._pair = _Pair(query, train, *sizes, (K1, K2), (distortion1, distortion2))
@@ -123,7 +129,7 @@ class N3Matcher:
             descriptors, as in `cv2.BFMatcher`.
 
         Raises:
-            RuntimeError: no `setPairInfo` yet. ValueError: naming the argument.
+            RuntimeError: no `setPairInfo` yet. ValueError, TypeError: naming the argument.
         """
         near, kept = self._search(queryDescriptors, trainDescriptors, 1, mask)
         return tuple(near.rows[i][0] for i in np.flatnonzero(kept))
@@ -166,7 +172,7 @@ class N3Matcher:
             ("queryDescriptors", query, pair.query),
             ("trainDescriptors", train, pair.train),
         ):
-            found = 0 if descriptors is None else len(descriptors)
+            found = 0 if descriptors is None else len(sequence(name, descriptors, "rows"))
             if found != len(keypoints):
                 raise ValueError(
                     f"{name}: found {found} rows for the {len(keypoints)} keypoints of setPairInfo"
@@ -196,9 +202,11 @@ class N3Matcher:
         return near, kept
 
 
-def _is_array(keypoints: Keypoints) -> bool:
+def _is_array(name: str, keypoints: Keypoints) -> bool:
     """Whether these are positions; anything but keypoint objects is taken for them."""
-    return isinstance(keypoints, np.ndarray) or not all(hasattr(k, "pt") for k in keypoints)
+    if isinstance(keypoints, np.ndarray):
+        return True
+    return not all(hasattr(k, "pt") for k in sequence(name, keypoints, "cv2.KeyPoint"))
 
 
 def _chosen(keypoints: Keypoints, index: np.ndarray) -> Keypoints:

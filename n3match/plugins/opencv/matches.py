@@ -9,11 +9,12 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from n3match.geometry.checks import check_size
+from n3match.geometry.checks import check_distortion, check_size
 from n3match.nn.match_filter import MatchFilter
 from n3match.plugins.cameras import check_inside, given_or_guessed
 from n3match.plugins.opencv.information import (
     are_hamming,
+    check_keypoints,
     firsts_of,
     match_indices,
     match_information,
@@ -81,8 +82,11 @@ def filter_matches(
             "no effect",
             stacklevel=2,
         )
-    check_size("size1", size1)
-    check_size("size2", size2)
+    size1, size2 = check_size("size1", size1), check_size("size2", size2)
+    for name, distortion in (("distortion1", distortion1), ("distortion2", distortion2)):
+        check_distortion(name, distortion)
+    check_keypoints("keypoints1", keypoints1)
+    check_keypoints("keypoints2", keypoints2)
     matches, rows = firsts_of(matches1to2)
     index1, index2 = match_indices(matches, len(keypoints1), len(keypoints2))
     matched1, matched2 = [keypoints1[i] for i in index1], [keypoints2[i] for i in index2]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from n3match.arguments import number_array, whole
 from n3match.matching.putative import PutativeMatches, distance_apart
 
 _HAMMING = (cv2.NORM_HAMMING, cv2.NORM_HAMMING2)
@@ -63,6 +64,7 @@ def find_neighbours(
     k: int = 2,
     norm: int | None = None,
     mask: np.ndarray | None = None,
+    names: tuple[str, str] = ("queryDescriptors", "trainDescriptors"),
 ) -> Neighbours:
     """The k nearest train descriptors of each query descriptor, by `cv2.BFMatcher`.
 
@@ -72,29 +74,28 @@ def find_neighbours(
         k: at least 1.
         norm: e.g. `cv2.NORM_L2`; None: Hamming for uint8 descriptors (ORB, AKAZE, BRISK), else L2.
         mask: (N, M) uint8, zero where a match isn't allowed; None: all are.
+        names: of query and train, in messages.
 
     Raises:
         ValueError: shapes or types that don't fit, naming the argument.
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    query = _checked("queryDescriptors", query)
-    train = _checked("trainDescriptors", train)
+    k = whole("k", k, 1, 2**31 - 1)
+    query, train = _checked(names[0], query), _checked(names[1], train)
     if query is None or train is None:
         count = 0 if query is None else len(query)
         return _described(((),) * count, (), 1, binary=False)
     if query.shape[1] != train.shape[1] or query.dtype != train.dtype:
         raise ValueError(
-            f"trainDescriptors: found {train.shape[1]} channels of {train.dtype}, wanted "
-            f"{query.shape[1]} of {query.dtype} as in queryDescriptors"
+            f"{names[1]}: found {train.shape[1]} channels of {train.dtype}, wanted "
+            f"{query.shape[1]} of {query.dtype} as in {names[0]}"
         )
     if norm is None:
         norm = cv2.NORM_HAMMING if query.dtype == np.uint8 else cv2.NORM_L2
     binary = norm in _HAMMING
     if binary and query.dtype != np.uint8:
-        raise ValueError(f"queryDescriptors: found {query.dtype}, wanted uint8 for Hamming norms")
+        raise ValueError(f"{names[0]}: found {query.dtype}, wanted uint8 for Hamming norms")
     if mask is not None:
-        mask = np.ascontiguousarray(mask, dtype=np.uint8)
+        mask = np.ascontiguousarray(number_array("mask", mask) != 0, dtype=np.uint8)
         if mask.shape != (len(query), len(train)):
             raise ValueError(
                 f"mask must have shape (N, M) = {(len(query), len(train))}, got {mask.shape}"
@@ -145,7 +146,7 @@ def ratio_of(distance: np.ndarray, other: np.ndarray) -> np.ndarray:
 def _checked(name: str, descriptors: object) -> np.ndarray | None:
     if descriptors is None:
         return None
-    array = np.asarray(descriptors)
+    array = number_array(name, descriptors)
     if array.ndim != 2:
         raise ValueError(f"{name} must have shape (N, D), got {array.shape}")
     if not len(array):

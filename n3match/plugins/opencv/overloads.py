@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
+from n3match.arguments import number_array, real_array
 from n3match.geometry.checks import check_points_array
 
 
@@ -49,7 +51,18 @@ def choose(
 
 def is_matrix(value: object) -> bool:
     """Whether it has two dimensions, both more than one, as a camera matrix does."""
-    return value is not None and np.ndim(value) == 2 and min(np.shape(value)) > 1
+    shape = shape_of(value)
+    return len(shape) == 2 and min(shape) > 1
+
+
+def shape_of(value: object) -> tuple[int, ...]:
+    """(): of no array, nor nested lists that are one."""
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape)
+    try:
+        return np.shape(value)
+    except (TypeError, ValueError):  # rows of several lengths
+        return ()
 
 
 def point_array(name: str, points: object) -> np.ndarray:
@@ -58,15 +71,18 @@ def point_array(name: str, points: object) -> np.ndarray:
     Raises:
         ValueError: another shape, NaN or infinite numbers. TypeError: not numbers.
     """
-    shape = np.shape(points)
-    if len(shape) == 3 and shape[2] == 2 and 1 in shape[:2]:
-        points = np.reshape(points, (-1, 2))
-    return check_points_array(name, points)
+    array = real_array(name, points)
+    if array.ndim == 3 and array.shape[2] == 2 and 1 in array.shape[:2]:
+        array = array.reshape(-1, 2)
+    return check_points_array(name, array)
 
 
 def mask_array(name: str, mask: object, count: int) -> np.ndarray:
     """(N,) uint8 of a mask (N, 1), (1, N) or (N,)."""
-    array = np.asarray(mask)
+    array = number_array(name, mask)
     if array.size != count or array.ndim > 2:
         raise ValueError(f"{name} must have shape (N, 1) = {(count, 1)}, got {array.shape}")
-    return array.reshape(-1).astype(np.uint8)
+    values = array.reshape(-1)
+    with np.errstate(invalid="ignore"):
+        found = values.astype(np.uint8)
+    return found if (found == values).all() else (values != 0).astype(np.uint8)

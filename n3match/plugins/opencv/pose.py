@@ -9,9 +9,17 @@ import numpy as np
 
 from n3match.geometry import recover_pose as recover_pose_of_arrays
 from n3match.geometry import undistort_points
+from n3match.geometry.checks import check_essential
 from n3match.plugins.opencv.cameras import Cameras
 from n3match.plugins.opencv.essential import find_essential_mat
-from n3match.plugins.opencv.overloads import Overload, choose, is_matrix, mask_array, point_array
+from n3match.plugins.opencv.overloads import (
+    Overload,
+    choose,
+    is_matrix,
+    mask_array,
+    point_array,
+    shape_of,
+)
 
 _CAMERAS = ("cameraMatrix1", "distCoeffs1", "cameraMatrix2", "distCoeffs2")
 _OVERLOADS = {
@@ -33,7 +41,7 @@ _OVERLOADS = {
     "focal": Overload(
         ("E", "points1", "points2", "R", "t", "focal", "pp", "mask"),
         3,
-        lambda values: np.ndim(values.get("focal", 1.0)) == 0,
+        lambda values: shape_of(values.get("focal", 1.0)) == (),
     ),
 }
 
@@ -90,11 +98,7 @@ def recover_pose(*args: Any, **kwargs: Any) -> tuple:
     else:
         if given["E"] is None:
             raise ValueError("E is None: no essential matrix was found, so there is no pose")
-        E = np.asarray(given["E"], dtype=np.float64)
-        if E.shape != (3, 3):
-            raise ValueError(f"E must have shape (3, 3), got {E.shape}")
-        if not np.isfinite(E).all() or not E.any():
-            raise ValueError(f"E must be finite and not zero, got {E.tolist()}")
+        E = check_essential("E", given["E"])
     x1, x2 = (
         undistort_points(points, K, distortion)
         for points, K, distortion in zip((points1, points2), matrices, cameras.distortions)

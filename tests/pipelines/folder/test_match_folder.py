@@ -316,3 +316,18 @@ def error_of_device(capsys, *argv) -> str:
 def run_two(capsys, photo) -> str:
     assert main(["match", str(photo), str(photo)]) == 2
     return capsys.readouterr().err
+
+
+def test_photographs_whose_names_no_line_holds_are_left_out_and_named(folder, tmp_path, capsys):
+    """A line break in a name took all pairs with it, with an error about another file."""
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    names = ["a.png", "b.png", "c\nd.png", "e\udcff.png"]
+    for name, source in zip(names, sorted(folder.iterdir())):
+        (photographs / name).write_bytes(source.read_bytes())
+    assert run(photographs, tmp_path / "out.db") == 1
+    said = capsys.readouterr().err
+    for shown in (r"'c\nd.png'", r"'e\\udcff.png'"):
+        assert f"{shown}: left out: its name can't be written" in said
+    with ColmapDatabase(tmp_path / "out.db") as database:
+        assert [name for name, _ in database.images().values()] == ["a.png", "b.png"]

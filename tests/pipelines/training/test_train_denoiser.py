@@ -74,6 +74,17 @@ def test_images_are_decoded_once(folder, tmp_path):
         images.crops(np.random.default_rng(0), 1, 65)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [(b"), }", b"(, }"), (b"|u1", b"|O8"), (b"NUMPY", b"NUMPX")]
+)
+def test_damaged_cache_is_named(folder, tmp_path, old, new):
+    cache = tmp_path / "cache.npy"
+    CleanImages([folder], 1, cache)
+    cache.write_bytes(cache.read_bytes().replace(old, new, 1))
+    with pytest.raises(ValueError, match=r"cache\.npy: (damaged|not the pixels)"):
+        CleanImages([folder], 1, cache)
+
+
 def test_crops_are_turned_and_mirrored_pieces_of_the_images(folder, tmp_path):
     (tmp_path / "ramp").mkdir()
     shutil.copy(folder / "a.png", tmp_path / "ramp")

@@ -1,8 +1,21 @@
+import os
+import sqlite3
+import tracemalloc
+
 import numpy as np
 import pytest
+from colmap_databases import write_database
 from toy_scene import quaternion, write_model
 
-from n3match.plugins.colmap.model import covisible_pairs, read_colmap_model, relative_pose
+from n3match.datasets.scenes.colmap import read_colmap_scene
+from n3match.datasets.scenes.source import ReadOptions
+from n3match.plugins.colmap import ColmapDatabase
+from n3match.plugins.colmap.model import (
+    covisible_pairs,
+    read_colmap_model,
+    read_colmap_points,
+    relative_pose,
+)
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0)
 
@@ -150,6 +163,24 @@ def test_foreign_files_are_refused(tmp_path):
         read_colmap_model(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("name", ["cameras", "images", "points3D"])
+def test_large_holes_are_not_read_into_memory(tmp_path, name):
+    """16 GiB of zeros, which take no room on a disk."""
+    cameras = [(1, "PINHOLE", 640, 480, (500, 500, 320, 240))]
+    for kind, said in (("bin", "bytes left over"), ("txt", "line 1 is longer than")):
+        folder = tmp_path / kind
+        folder.mkdir()
+        write_model(folder, cameras, [], kind)
+        (folder / f"{name}.{kind}").write_bytes(b"")
+        os.truncate(folder / f"{name}.{kind}", 1 << 34)
+        tracemalloc.start()
+        with pytest.raises(ValueError, match=rf"{name}\.{kind}: .*{said}"):
+            read_colmap_points(folder) if name == "points3D" else read_colmap_model(folder)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert most < 1 << 29
+
+
 @pytest.mark.parametrize("kind", ["bin", "txt"])
 def test_only_images_of_a_panorama_are_left_out(tmp_path, kind):
     write_model(
@@ -191,3 +222,54 @@ def test_real_model_as_pycolmap_reads_it(shared_data, tmp_path):
             K = reference.cameras[wanted.camera_id].calibration_matrix()
             K[:2, 2] -= 0.5
             np.testing.assert_allclose(model.camera_of(image_id).K, K, atol=1e-9)
+
+
+def test_names_of_photographs_stay_in_their_folder(tmp_path):
+    (tmp_path / "cameras.txt").write_text("1 PINHOLE 64 48 50 50 32 24\n")
+    (tmp_path / "images.txt").write_text("1 1 0 0 0 0 0 0 1 ../../etc/passwd\n\n")
+    with pytest.raises(ValueError, match="leads out of the folder"):
+        read_colmap_scene(tmp_path, "scene", ReadOptions())
+
+
+@pytest.mark.parametrize("number", ["9" * 30, "1.5", "9" * 5000])
+def test_numbers_that_no_file_of_colmap_has(tmp_path, number):
+    (tmp_path / "cameras.txt").write_text("1 PINHOLE 64 48 50 50 32 24\n")
+    (tmp_path / "images.txt").write_text(f"1 1 0 0 0 0 0 0 1 a.jpg\n1 2 {number}\n")
+    with pytest.raises(ValueError, match=r"images\.txt: line 2: found .* wanted ints"):
+        read_colmap_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "CREATE TRIGGER t AFTER UPDATE ON matches BEGIN DELETE FROM images; END",
+        "ALTER TABLE keypoints ADD COLUMN x BLOB GENERATED ALWAYS AS (zeroblob(900000000))",
+    ],
+)
+def test_database_that_holds_a_program_is_refused(tmp_path, program):
+    write_database(tmp_path / "a.db", pairs=1)
+    with sqlite3.connect(tmp_path / "a.db") as connection:
+        connection.execute(program)
+    with pytest.raises(ValueError, match=r"a\.db: not a COLMAP database: .* in it is a program"):
+        ColmapDatabase(tmp_path / "a.db")
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("UPDATE cameras SET model = 'x'", "camera 1: found 'x', wanted a whole number"),
+        ("UPDATE images SET name = x'00' WHERE image_id = 1", "has the name b"),
+        ("UPDATE images SET camera_id = 1.5", "found 1.5, wanted a whole number"),
+        ("UPDATE keypoints SET rows = 'many'", "found 'many', wanted a whole number"),
+        ("UPDATE matches SET cols = 10000000000000", "numbers for"),
+    ],
+)
+def test_values_of_other_types_than_colmaps(tmp_path, statement, said):
+    write_database(tmp_path / "a.db", pairs=1)
+    with sqlite3.connect(tmp_path / "a.db") as connection:
+        connection.execute(statement)
+    with pytest.raises(ValueError, match=said), ColmapDatabase(tmp_path / "a.db") as database:
+        database.cameras()
+        database.images()
+        database.keypoints(1)
+        database.matches(database.pairs()[0])
