@@ -116,12 +116,9 @@ def match_logits(
             )
         if not np.isfinite(side_info).all():
             raise ValueError("side_info holds NaN or infinite numbers: finite numbers wanted")
-    change = None
-    if sizes_angles0 is not None and sizes_angles1 is not None:
-        # Focal lengths that undistort_points has checked above.
-        change = keypoint_change(
-            sizes_angles0, sizes_angles1, *(_mean_focal(K) for K in (K0, K1))
-        )
+    # Of focal lengths that undistort_points has checked above.
+    change = change_between(sizes_angles0, sizes_angles1, K0, K1)
+    if change is not None:
         if len(change) != len(x0):
             raise ValueError(
                 f"sizes_angles0 must hold a row per match, {len(x0)}, got {len(change)}"
@@ -129,6 +126,23 @@ def match_logits(
     elif sizes_angles0 is not None or sizes_angles1 is not None:
         raise ValueError("sizes_angles0 and sizes_angles1: found one of them, wanted both or none")
     return logits_of_many(net, [PairMatches(x0, x1, side_info, change)])[0]
+
+
+def change_between(
+    sizes_angles0: np.ndarray | None,
+    sizes_angles1: np.ndarray | None,
+    K0: np.ndarray,
+    K1: np.ndarray,
+) -> np.ndarray | None:
+    """(N, 3) `keypoint_change` of matches between two cameras; None where either isn't known.
+
+    Args:
+        sizes_angles0, sizes_angles1: (N, 2) or None, as there.
+        K0, K1: (3, 3) of the cameras, for their focal lengths; the identity: in pixels.
+    """
+    if sizes_angles0 is None or sizes_angles1 is None:
+        return None
+    return keypoint_change(sizes_angles0, sizes_angles1, *(_mean_focal(K) for K in (K0, K1)))
 
 
 def _mean_focal(K: np.ndarray) -> float:
@@ -186,6 +200,7 @@ def estimate_relative_pose(
             side_info=side_info, sizes_angles0=sizes_angles0, sizes_angles1=sizes_angles1,
             filter=filter, **lenses,
         )
+        lenses["keypoint_change"] = change_between(sizes_angles0, sizes_angles1, K0, K1)
     return pose_from_logits(
         points0, points1, K0, K1, logits,
         estimator=estimator, threshold=threshold, seed=seed, **lenses,
@@ -198,6 +213,8 @@ def pose_from_logits(
     K0: np.ndarray,
     K1: np.ndarray,
     logits: np.ndarray | None,
+    *,
+    keypoint_change: np.ndarray | None = None,
     **options: Any,
 ) -> RelativePose:
     """`estimate_relative_pose` for matches of which the filter's logits are known already.
@@ -205,6 +222,7 @@ def pose_from_logits(
     Args:
         points0, points1, K0, K1: as there.
         logits: (N,) of the N putative matches; those above 0 are kept. None: there is no filter.
+        keypoint_change: (N, 3) of them, see `n3match.matching.keypoint_change`; None if unknown.
         options: `estimator`, `threshold`, `distortion0`, `distortion1`, `seed`, as there, and
             others of `n3match.geometry.estimate_relative_pose_from_matches`.
 
@@ -218,7 +236,9 @@ def pose_from_logits(
         return estimate_relative_pose_from_matches(points0, points1, K0, K1, **options | more)
 
     weights = np.tanh(logits)
-    pose = _estimate_from_kept(estimate, points0, points1, logits, weights=weights[logits > 0])
+    pose = _estimate_from_kept(
+        estimate, points0, points1, logits, keypoint_change, weights=weights[logits > 0]
+    )
     if pose.ok or (logits > 0).all():
         return pose
     most = options.get("max_iterations") or _SECOND_TRY_ITERATIONS
@@ -285,7 +305,8 @@ def estimate_fundamental(
             estimator=estimator, threshold=threshold, seed=seed, **more,
         )
 
-    return _estimate_from_kept(estimate, points0, points1, logits)
+    change = change_between(sizes_angles0, sizes_angles1, np.eye(3), np.eye(3))
+    return _estimate_from_kept(estimate, points0, points1, logits, change)
 
 
 def _estimate_from_kept(
@@ -293,12 +314,16 @@ def _estimate_from_kept(
     points0: np.ndarray,
     points1: np.ndarray,
     logits: np.ndarray,
+    change: np.ndarray | None,
     **options: Any,
 ) -> _Found:
     """What an estimator finds from the kept matches, as a result over all of them."""
     kept = logits > 0
     points0, points1 = _as_points(points0, points1)
-    found = estimate(points0[kept], points1[kept], num_putative=len(kept), **options)
+    found = estimate(
+        points0[kept], points1[kept], num_putative=len(kept), logits=logits[kept],
+        keypoint_change=None if change is None else change[kept], **options,
+    )
     inliers = np.zeros(len(kept), dtype=bool)
     inliers[kept] = found.inliers
     return replace(found, inliers=inliers, probability=probability(logits))

@@ -2,7 +2,8 @@
 
 PART is ops (the operator), matching, filter, filter-h5, filter-colmap, training-step or denoise;
 without any, all of these are measured. gpu checks and times the operator on a GPU; without one it
-says so and ends with status 2.
+says so and ends with status 2. status counts what is said of generated scenes that have no pose, or
+hide it, with and without a filter: how often a confident pose is wrong.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from n3match.pipelines.common.arguments import output_folder
 PARTS = (
     "ops", "matching", "filter", "filter-h5", "filter-colmap", "training-step", "denoise",
 )
-GPU = "gpu"  # not among the parts that run by default: it alone needs a GPU
+# Not among the parts that run by default: the one needs a GPU, the other measures no time.
+GPU, STATUS = "gpu", "status"
 
 # N of the operator, keypoints, matches, pairs of a file, matches of a pair; sides of images.
 _SIZES = {
@@ -33,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     def defaults(numbers: dict[str, tuple[int, ...]]) -> str:
         return "; ".join(f"{part}: {' '.join(map(str, n))}" for part, n in numbers.items())
 
-    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join((*PARTS, GPU)))
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=", ".join((*PARTS, GPU, STATUS))
+    )
     parser.add_argument(
         "--sizes", type=int, nargs="*", default=None, metavar="N",
         help="N of the operator, keypoints of matching, matches of the filter and of each pair of "
@@ -45,7 +49,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"of the operator's window form and of denoising (default: {defaults(_SIDES)})",
     )
     parser.add_argument("--batch", type=int, default=1, help="pairs per call of the operator")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--repeats", type=int, default=5,
+        help=f"of each call; {STATUS}: scenes of each kind, noise and share of wrong matches",
+    )
+    parser.add_argument(
+        "--filters", nargs="+", default=["none", "sift"], metavar="NAME",
+        help=f"{STATUS}: shipped weights or files, which see the points alone, or none (default: "
+        "none sift)",
+    )
     parser.add_argument(
         "--seconds", type=float, default=10.0,
         help="for one implementation of the operator, or network, at one size: fewer repeats where "
@@ -75,9 +87,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     import torch
 
-    unknown = set(arguments.parts) - {*PARTS, GPU}
+    unknown = set(arguments.parts) - {*PARTS, GPU, STATUS}
     if unknown:
-        raise ValueError(f"unknown part {sorted(unknown)}: choose from {(*PARTS, GPU)}")
+        raise ValueError(f"unknown part {sorted(unknown)}: choose from {(*PARTS, GPU, STATUS)}")
     parts = arguments.parts or PARTS
     if arguments.sizes == [] and arguments.images == [] and "ops" in parts:
         raise ValueError("nothing to measure: neither --sizes nor --images of the operator")
@@ -117,6 +129,15 @@ def _measure(part: str, arguments: argparse.Namespace, heading: str) -> int:
 
         compiler = (lambda function: function) if arguments.eager else torch.compile
         return gpu.run(sizes, sides, arguments.repeats, arguments.out, compiler)
+    if part == STATUS:
+        from n3match.pipelines.benchmarks import status
+
+        report = status.status_report(status.run_cases(arguments.filters, arguments.repeats))
+        report = f"{status.heading(arguments.repeats)}\n\n{report}"
+        print(report, flush=True)
+        if arguments.out is not None:
+            write_whole(arguments.out / "benchmark-status.md", report)
+        return 0
     if part == "ops":
         from n3match.pipelines.benchmarks import operator_report
 

@@ -165,6 +165,29 @@ def test_pure_rotation_gives_the_rotation_only(estimator, noise):
     assert np.count_nonzero(result.inliers & ~scene.true) <= 3
 
 
+@pytest.mark.parametrize("estimator", SAMPLING)
+@pytest.mark.parametrize("kind", ["rotation", "far"])
+def test_noise_above_the_threshold_is_no_parallax(kind, estimator):
+    for noise in (1.0, 2.0):
+        scene = make_scene(kind, noise=noise, outliers=100, count=300)
+        result = _estimate(scene.points0, scene.points1, estimator)
+        assert result.status is PoseStatus.NO_PARALLAX
+        assert rotation_error_deg(result.R, scene.R) < 0.5
+
+
+def test_a_narrow_noisy_view_leaves_the_pose_open():
+    scene = make_scene("general", noise=2.0, count=2000)
+    centre = np.array([800.0, 400.0])
+    near = np.abs(scene.points0 - centre).max(axis=1) < 90
+    points = scene.points0[near], scene.points1[near]
+    assert len(points[0]) > 40
+    result = _estimate(*points, "auto")
+    assert result.status is PoseStatus.DEGENERATE
+    assert "standard deviation" in result.detail
+    assert result.pair_probability > 0.5
+    assert _estimate(scene.points0, scene.points1, "auto").ok
+
+
 def test_pure_rotation_that_was_rounded_to_float32():
     scene = make_scene("rotation", noise=0.0, count=300)
     result = _estimate(scene.points0.astype(np.float32), scene.points1.astype(np.float32), "auto")

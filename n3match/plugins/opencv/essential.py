@@ -13,7 +13,7 @@ from n3match.nn.match_filter import MatchFilter
 from n3match.plugins.opencv.cameras import Cameras
 from n3match.plugins.opencv.estimators import estimator_of, estimator_with
 from n3match.plugins.opencv.overloads import Overload, choose, is_matrix, mask_array, point_array
-from n3match.two_view import match_logits, pose_from_logits
+from n3match.two_view import change_between, match_logits, pose_from_logits
 
 
 def _is_method(values: dict) -> bool:
@@ -152,4 +152,8 @@ def _estimate(
     for name, value in known.items():
         if filter is None and value is not None:
             raise ValueError(f"{name}: found one without a filter to look at it")
-    return pose_from_logits(points1, points2, *matrices, logits, **options), given.get("mask")
+    change = change_between(known["sizes_angles1"], known["sizes_angles2"], *matrices)
+    pose = pose_from_logits(
+        points1, points2, *matrices, logits, keypoint_change=change, **options
+    )
+    return pose, given.get("mask")
