@@ -63,7 +63,7 @@ from n3match.geometry.verification.verdict import PoseStatus, Verdict, doubtful,
 # more than the threshold: else noise off a rotation passes for parallax.
 _NOISE_FACTOR = 2.5
 # A pose with a larger standard deviation (degrees) is not determined by its matches.
-_DEVIATION_DEG = 3.0
+_DEVIATION_DEG = 2.5
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -282,9 +282,9 @@ def verify_pose(
             plane = find_plane(noisy, agreeing(R, t))
             detail = "on a plane: the other pose of its homography has more points in front"
     if reason is None and not linear:
-        deviation = pose_deviation_deg(
-            R, t, matches.x0[inliers], matches.x1[inliers], noise * matches.threshold
-        )
+        # A fit to the matches within a threshold below the noise is much worse than least squares.
+        spread = noise * max(1.0, noise) ** 2 * matches.threshold
+        deviation = pose_deviation_deg(R, t, matches.x0[inliers], matches.x1[inliers], spread)
         if deviation > _DEVIATION_DEG:
             why = f"the matches leave the pose open by {deviation:.1f}° (standard deviation)"
             reason = PoseStatus.DEGENERATE, why

@@ -74,7 +74,7 @@ def choose_threshold(
     kinds = np.array([row.kind for row in rows])
     known = np.array([row.right >= 0 for row in rows])
     alike = known & ~np.isin(kinds, (REAL, OTHER_PLACE))
-    for hundredths in range(50, 100):
+    for hundredths in range(1, 100):
         claimed = p >= hundredths / 100
         if claimed[kinds == OTHER_PLACE].any() or claimed[alike].mean() > most:
             continue
