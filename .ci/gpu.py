@@ -1,19 +1,27 @@
 """All that only a GPU is good for, in one call and within a time limit. Installs nothing.
 
-    python3 .ci/gpu.py OUT --images BSDS_TRAIN_TEST --sets SET12 BSD68 --seconds 540
+    python3 .ci/gpu.py OUT --images BSDS_TRAIN_TEST --sets SET12 BSD68 --pairs STORE... \
+        --validation STORE --seconds 820
 
-The kernels' checks and times (`benchmark gpu`), then trainings side by side, each too small to keep
-a GPU busy: denoisers to ship with DnCNNs beside them, and every row of the published ablation with
-the same budget. What is done when the time is over is in OUT: benchmark.md, evaluations and logs in
-results.tgz, weights of the former, and the states of those that weren't finished, from which
-`n3match train-denoiser` goes on with the images (and, in a second stage, the weights of the first)
-at the same path. A second call with the same --work, --images and --scale goes on by itself. A
-first run of two steps tells whether anything works at all.
+One part after the other, the most valuable first, each with a limit of its own. OUT has few files,
+brought up to date every few seconds: report.txt, what every part printed; results.tgz, logs; and
+the weights so far.
+
+1. smoke       whether anything works at all; nothing else follows if it doesn't
+2. checks      the operator against the formula in float64, sums of 20 000 and of one value too
+3. networks    filter and denoiser on the GPU against the CPU, nothing waiting; their times
+4. times       the operator against the plain formula as it is, N = 2 000 … 20 000
+5. compiled    and against the compiled formula
+6. training    goes on from the shipped weights, all networks side by side, until the time is over;
+               then the denoisers are evaluated beside the shipped ones
+
+Without --images or --pairs their trainings are left out. Where one call may not take that long,
+--parts divides them; with the same --work a second call goes on with the trainings that are there.
+--device cpu --tiny goes through the same steps on any machine.
 """
 
 import argparse
 import os
-import queue
 import shutil
 import subprocess
 import sys
@@ -25,35 +33,45 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMON = ["--rate", "2e-3", "--momentum", "0.05", "--clip", "100", "--precision", "bfloat16"]
-LEVELS = [5, 10, 15, 25, 50, 75]
-RANGE = ["--sigma", "0", "75"]
-# To ship, and what they are compared with.
-# Name: (σ of the evaluation, steps, steps of the local networks alone, other options).
-SHIPPED = {
-    "n3net-25": ([25], 7000, 2000, ["--sigma", "25"]),
-    "n3net": (LEVELS, 5500, 1500, RANGE),
-    "dncnn-17-25": ([25], 7000, 0, ["--sigma", "25", "--network", "dncnn-17"]),
-    "dncnn-17": (LEVELS, 5500, 0, [*RANGE, "--network", "dncnn-17"]),
-}
-ABLATION = [
-    (network, seed)
-    for seed, networks in (
-        (0, ("dncnn-17", "n3net", "concrete", "knn-input", "n3net-2", "dncnn-18", "knn-denoised")),
-        (1, ("n3net", "dncnn-17", "concrete", "knn-denoised")),
-        (2, ("n3net", "dncnn-17", "concrete", "knn-denoised")),
-    )
-    for network in networks
+# Seconds that a part may take at most.
+LIMITS = {"smoke": 60, "checks": 170, "networks": 60, "times": 110, "compiled": 110}
+PARTS = (*LIMITS, "training")
+EVALUATION = 90  # seconds at the end, for the denoisers
+SIZES = (2000, 5000, 10000, 20000)
+# The checks' names, by their beginnings; each is a process, since compiling takes longest.
+CASES = (
+    "dense small", "dense 777", "dense 300", "dense 301", "dense 64", "window small", "window 123",
+    "window 50", "window 45",
+)
+ENDLESS = 10**6  # steps: the time limit ends the run, and the running mean of the weights is kept
+COMMON = ["--schedule", "constant", "--steps", ENDLESS, "--ema", "0.998", "--seed", "2"]
+FILTERS = {"sift": "n3-prune", "sift-cnnet": "cnnet-prune"}
+OF_FILTERS = [
+    "--mutual-only", "--generated", "0.25", "--hard", "0.5", "--min-matches", "200",
+    "--max-matches", "1200", "--geometric-weight", "1", "--rate", "2e-4", "--warmup", "100",
 ]
-ABLATION_STEPS, ABLATION_LOCAL_STEPS = 1500, 500
+LEVELS = (5, 10, 15, 25, 50, 75)
+# σ of the evaluation; options. Of a range, batch norms keep what they remember: see the docs.
+DENOISERS = {
+    "n3net-25": ((25,), ["--sigma", 25]),
+    "n3net": (LEVELS, ["--sigma", 0, 75, "--frozen-steps", ENDLESS]),
+}
+OF_DENOISERS = [
+    "--rate", "2e-4", "--warmup", "100", "--momentum", "0.02", "--clip", "100", "--precision",
+    "bfloat16",
+]
 
 
 class Session:
     def __init__(self, arguments: argparse.Namespace, folder: Path):
         self.arguments = arguments
+        self.out = arguments.out
         self.end = time.monotonic() + arguments.seconds
-        self.runs = folder / "runs"
-        self.runs.mkdir(exist_ok=True)
+        self.runs, self.texts = folder / "runs", folder / "texts"
+        for part in (self.runs, self.texts):
+            part.mkdir(exist_ok=True)
+        self.parts: list[str] = []
+        self.done = threading.Event()
         # As installed: `python -m` in the checkout would find the library without its pipelines.
         self.site = folder / "site"
         shutil.rmtree(self.site, ignore_errors=True)
@@ -63,96 +81,90 @@ class Session:
         about = self.site / "n3match-0.dist-info" / "METADATA"
         about.parent.mkdir()
         about.write_text("Metadata-Version: 2.1\nName: n3match\nVersion: 0\n")
-        self.environment = os.environ | {"PYTHONPATH": str(self.site), "OMP_NUM_THREADS": "2"}
-        self.processes: list[subprocess.Popen] = []
-        self.starting = threading.Lock()
-        self.over = False
+        self.environment = os.environ | {
+            "PYTHONPATH": str(self.site), "OMP_NUM_THREADS": "2", "PYTHONUNBUFFERED": "1",
+        }
+
+    @property
+    def left(self) -> float:
+        return self.end - time.monotonic()
 
     def say(self, *words) -> None:
-        print(f"[{self.end - time.monotonic():.0f} s left]", *words, flush=True)
+        print(f"[{self.left:.0f} s left]", *words, flush=True)
 
-    def call(self, name: str, module: str, *words, seconds: float | None = None) -> bool:
-        """Whether the module's command ended well; what it says goes to files of that name."""
-        command = [sys.executable, "-m", f"n3match.pipelines.{module}", *map(str, words)]
+    def call(self, name: str, seconds: float, *words) -> bool:
+        """Whether a command of n3match ended well within its time."""
+        self.parts.append(name)
+        command = [sys.executable, "-m", "n3match.pipelines.cli", *map(str, words)]
         began = time.monotonic()
-        with (
-            (self.runs / f"{name}.out").open("a") as out,
-            (self.runs / f"{name}.err").open("a") as err,
-        ):
-            with self.starting:
-                if self.over:
-                    return False
-                process = subprocess.Popen(
-                    command, stdout=out, stderr=err, env=self.environment, cwd=self.site
-                )
-                self.processes.append(process)
+        with (self.texts / f"{name}.txt").open("a") as text:
+            process = subprocess.Popen(
+                command, stdout=text, stderr=subprocess.STDOUT, env=self.environment, cwd=self.site
+            )
             try:
-                status = process.wait(seconds)
+                status = process.wait(max(0.0, seconds))
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
                 status = "out of time"
         self.say(name, status, f"{time.monotonic() - began:.0f} s")
-        if status:
-            self.say((self.runs / f"{name}.err").read_text()[-500:])
         return status == 0
 
-    def steps(self, count: int) -> int:
-        return max(2, round(count * self.arguments.scale))
+    def together(self, tasks: list[Callable[[], object]]) -> None:
+        threads = [threading.Thread(target=task, daemon=True) for task in tasks]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
 
-    def train(self, name: str, steps: int, local: int, *words, seconds=None) -> bool:
-        return self.call(
-            name, "cli", "train-denoiser", self.runs / name, "--images", self.arguments.images,
-            *COMMON, "--steps", self.steps(steps), "--local-steps", self.steps(local) * bool(local),
-            "--warmup", self.steps(200), *words, seconds=seconds,
-        )
+    def benchmark(self, name: str, *words) -> bool:
+        limit = min(LIMITS[name.partition("-")[0]], self.left)
+        return self.call(name, limit, "benchmark", *words)
 
-    def evaluate(self, name: str, sigmas) -> None:
-        if (self.runs / f"eval-{name}" / "report.md").exists():
-            return
-        done = self.call(
-            f"eval-{name}", "cli", "evaluate-denoise", *self.arguments.sets, "--sigma", *sigmas,
-            "--weights", f"{name}={self.weights(name)}", "--methods", "noisy",
-            "--device", self.arguments.device, "--out", self.runs / f"eval-{name}",
-        )
-        if done:
-            text = (self.runs / f"eval-{name}.out").read_text()
-            self.say(*(line for line in text.splitlines() if line.startswith(f"| {name} ")))
+    def run(self) -> int:
+        keeper = threading.Thread(target=self.keep_out_up_to_date, daemon=True)
+        keeper.start()
+        try:
+            return self.all_parts()
+        finally:
+            self.done.set()
+            keeper.join()
 
-    def weights(self, name: str) -> Path:
-        return self.runs / name / "denoiser.safetensors"
-
-    def ship(self, name: str) -> None:
-        sigmas, steps, local, words = SHIPPED[name]
-        crops = ["--crops", "80x32", f"120x14@{self.steps(steps * 0.8)}", "--ema", "0.998"]
-        trained = name if len(sigmas) == 1 else f"{name}-start"
-        done = self.train(trained, steps, local, *words, *crops, "--save-every", self.steps(250))
-        if done and trained != name:
-            # Of a range: an image has one level throughout, a batch of crops has not.
-            done = self.train(
-                name, 400, 0, *words, "--initial", self.weights(trained),
-                "--crops", "80x32", "--ema", "0.99", "--rate", "5e-4", "--frozen-steps",
-                self.steps(400), "--warmup", self.steps(20),
-            )
-        if done:
-            self.evaluate(name, sigmas)
-
-    def rows(self, todo: queue.Queue, guide_done: threading.Event) -> None:
-        """Rows of the ablation, as long as there are any."""
-        while not self.over:
-            try:
-                network, seed = todo.get_nowait()
-            except queue.Empty:
-                return
-            name = f"ablation-{network}-{seed}"
-            words = ["--network", network, "--seed", seed, "--sigma", 25, "--crops", "80x12"]
-            if network == "knn-denoised":
-                guide_done.wait()
-                words += ["--guide", self.weights("ablation-dncnn-17-0")]
-            local = 0 if network.startswith("dncnn") else ABLATION_LOCAL_STEPS
-            if self.train(name, ABLATION_STEPS, local, *words, "--ema", 0.99):
-                self.evaluate(name, [25])
-            if name == "ablation-dncnn-17-0":
-                guide_done.set()  # without weights the waiting rows fail by themselves
+    def all_parts(self) -> int:
+        arguments = self.arguments
+        sizes = (40,) if arguments.tiny else SIZES
+        sides = (25,) if arguments.tiny else (512,)
+        repeats = ["--repeats", 1 if arguments.tiny else 5]
+        none = ["--sizes", "--images"]
+        timed = ["gpu", *repeats, "--cases", "no", "--sizes", *sizes, "--images"]
+        networks = [
+            "gpu-networks", "--device", arguments.device, *repeats, "--sizes", sizes[0],
+            "--images", *sides,
+        ]
+        # Compiles what is timed later, which its own process then finds done.
+        warm = ["gpu", "--sizes", sizes[0], "--images", *sides, "--repeats", 1, "--eager"]
+        checks = [("checks-warm", [*warm, "--cases", "no"])]
+        checks += [(f"checks-{i}", ["gpu", *none, "--cases", c]) for i, c in enumerate(CASES)]
+        for part in arguments.parts:
+            if part == "smoke":
+                smoke = self.benchmark(part, "gpu", *none, "--cases", "dense small")
+                if not smoke and arguments.device == "cuda":
+                    self.say((self.texts / "smoke.txt").read_text()[-2000:])
+                    return 1
+            elif part == "checks":
+                self.together([lambda n=n, w=w: self.benchmark(n, *w) for n, w in checks])
+            elif part == "networks":
+                self.benchmark(part, *networks)
+            elif part == "times":
+                self.benchmark(part, *timed, *sides, "--eager")
+            elif part == "compiled":  # of the dense form: windows take minutes to compile
+                self.benchmark(part, *timed)
+            else:
+                stop_sharing = self.share_the_gpu() if arguments.device == "cuda" else lambda: None
+                self.together(self.trainings())
+                self.together([lambda n=n: self.evaluate(n) for n in DENOISERS if self.weights(n)])
+                stop_sharing()
+        return 0
 
     def share_the_gpu(self) -> Callable[[], object]:
         """Starts NVIDIA's service that lets processes run at the same time, where it is there.
@@ -170,75 +182,82 @@ class Session:
         self.environment |= shared
         return lambda: subprocess.run([control], input=b"quit\n", env=environment)
 
-    def run(self) -> int:
+    def trainings(self) -> list[Callable[[], object]]:
+        """Each until EVALUATION seconds before the end."""
         arguments = self.arguments
-        shutil.rmtree(self.runs / "smoke", ignore_errors=True)
-        if not self.train("smoke", 0, 0, "--crops", "20x2", "--sigma", "25", seconds=100):
-            return 1
-        if arguments.benchmark and not (self.runs / "benchmark.out").exists():
-            self.call(
-                "benchmark", "cli", "benchmark", "gpu", "--sizes", 2000, 10000, "--repeats", 5,
-                "--out", self.runs, *(["--eager"] * arguments.eager), seconds=arguments.benchmark,
-            )
-        stop_sharing = self.share_the_gpu() if arguments.device == "cuda" else lambda: None
-        todo, guide_done = queue.Queue(), threading.Event()
-        for row in ABLATION:
-            todo.put(row)
-        threads = [threading.Thread(target=self.ship, args=(n,), daemon=True) for n in SHIPPED]
-        threads += [
-            threading.Thread(target=self.rows, args=(todo, guide_done), daemon=True)
-            for _ in range(arguments.rows)
-        ]
-        for thread in threads:
-            thread.start()
-        while any(t.is_alive() for t in threads) and time.monotonic() < self.end:
-            time.sleep(1)
-        with self.starting:
-            self.over = True
-        for process in self.processes:
-            process.kill()
-        guide_done.set()
-        for thread in threads:
-            thread.join(10)
-        stop_sharing()
-        self.collect()
-        return 0
+        often = ["--save-every", 2 if arguments.tiny else 50, "--device", arguments.device]
+        words = {}
+        if arguments.pairs:
+            data = ["--pairs", *arguments.pairs, "--batch", 2 if arguments.tiny else 32]
+            if arguments.validation:
+                data += ["--validation", *arguments.validation, "--validate-every", 300]
+            for name, network in FILTERS.items():
+                words[name] = ["train-filter", "--network", network, *OF_FILTERS, *data]
+        if arguments.images:
+            crops = ["--crops", "24x1" if arguments.tiny else "120x14"]
+            for name, (_, options) in DENOISERS.items():
+                words[name] = [
+                    "train-denoiser", "--images", arguments.images, *options, *OF_DENOISERS, *crops
+                ]
+        seconds = self.left - EVALUATION
 
-    def collect(self) -> None:
-        out = self.arguments.out
-        if (self.runs / "benchmark.out").exists():
-            shutil.copy(self.runs / "benchmark.out", out / "benchmark.md")
-        for name in SHIPPED:
-            if self.weights(name).exists():
-                shutil.copy(self.weights(name), out / f"{name}.safetensors")
-            # Of two stages the first: the second is short, and starts from its weights.
-            for run in (f"{name}-start", name):
-                state = self.runs / run / "state.pt"
-                if state.exists() and not (self.runs / f"eval-{name}").exists():
-                    shutil.copy(state, out / f"{run}-state.pt")
-                    break
-        with tarfile.open(out / "results.tgz", "w:gz") as archive:
+        def task(name: str) -> Callable[[], object]:
+            command, *rest = words[name]
+            given = [command, self.runs / name, "--initial", name, *rest, *COMMON, *often]
+            return lambda: self.call(f"train-{name}", seconds, *given)
+
+        return [task(name) for name in words]
+
+    def weights(self, name: str) -> Path | None:
+        kind = "filter" if name in FILTERS else "denoiser"
+        path = self.runs / name / f"{kind}.safetensors"
+        return path if path.exists() else None
+
+    def keep_out_up_to_date(self) -> None:
+        while True:
+            over = self.done.wait(10)
+            texts = [self.texts / f"{name}.txt" for name in dict.fromkeys(self.parts)]
+            report = "\n".join(f"== {p.stem}\n{p.read_text()}" for p in texts if p.exists())
+            (self.out / "report.txt").write_text(report)
+            for name in (*FILTERS, *DENOISERS):
+                path = self.weights(name)
+                if path is not None:
+                    shutil.copy(path, self.out / path.with_stem(name).name)
+            if over:
+                break
+        with tarfile.open(self.out / "results.tgz", "w:gz") as archive:
             for path in self.runs.rglob("*"):
-                if path.suffix in (".csv", ".md", ".out", ".err"):
+                if path.suffix in (".csv", ".md"):
                     archive.add(path, path.relative_to(self.runs))
+
+    def evaluate(self, name: str) -> None:
+        """The new weights beside the shipped ones, to be shipped only if they are better."""
+        sigmas, _ = DENOISERS[name]
+        self.call(
+            f"evaluate-{name}", self.left, "evaluate-denoise", *self.arguments.sets, "--sigma",
+            *sigmas, "--weights", name, f"new={self.weights(name)}", "--methods", "noisy",
+            "--device", self.arguments.device, "--out", self.runs / f"evaluate-{name}",
+        )
 
 
 def main() -> int:
+    def path(text: str) -> Path:
+        return Path(text).resolve()
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=lambda text: Path(text).resolve())
-    parser.add_argument("--images", type=lambda text: Path(text).resolve(), required=True)
-    parser.add_argument("--sets", type=lambda text: Path(text).resolve(), nargs="+", required=True)
-    parser.add_argument(
-        "--work", type=lambda text: Path(text).resolve(), metavar="DIR",
-        help="keep the runs there, and go on with those that are there",
-    )
-    parser.add_argument("--seconds", type=float, default=540, help="of all together")
-    parser.add_argument("--benchmark", type=float, default=100, help="seconds of these; 0: none")
-    parser.add_argument("--eager", action="store_true", help="baselines that aren't compiled")
-    parser.add_argument("--rows", type=int, default=6, help="rows of the ablation side by side")
-    parser.add_argument("--scale", type=float, default=1.0, help="of all numbers of steps")
-    parser.add_argument("--device", default="cuda", help="of the evaluations")
+    parser.add_argument("out", type=path)
+    parser.add_argument("--images", type=path, help="folder of clean images")
+    parser.add_argument("--sets", type=path, nargs="*", default=[], help="of the evaluation")
+    parser.add_argument("--pairs", type=path, nargs="*", default=[], metavar="STORE[:WEIGHT]")
+    parser.add_argument("--validation", type=path, nargs="*", default=[], metavar="STORE")
+    parser.add_argument("--work", type=path, metavar="DIR", help="where the runs are kept")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
+    parser.add_argument("--seconds", type=float, default=820, help="of all together")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="the smallest sizes, to try the script")
     arguments = parser.parse_args()
+    if arguments.images and not arguments.sets:
+        parser.error("--sets: what the denoisers are evaluated on, none given")
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.work is not None:
         arguments.work.mkdir(parents=True, exist_ok=True)

@@ -36,17 +36,24 @@ class CleanImages:
         folders: of images of any size.
         channels: 1 or 3; images are converted.
         cache: file (.npy) that the pixels are kept in; made anew where it isn't of these images.
+        weights: how often each folder is drawn; (): by its pixels.
 
     Raises:
         ValueError, OSError: a folder without images, an image that can't be read.
     """
 
-    def __init__(self, folders: Sequence[str | Path], channels: int, cache: str | Path):
+    def __init__(
+        self, folders: Sequence[str | Path], channels: int, cache: str | Path,
+        weights: Sequence[float] = (),
+    ):
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, got {channels}")
         if not folders:
             raise ValueError("folders: none given, wanted folders of clean images")
-        files = [path for folder in folders for path in images_in(folder)]
+        of_folders = [images_in(folder) for folder in folders]
+        files = [path for paths in of_folders for path in paths]
+        self._folders, self._weights = list(folders), list(weights)
+        self._folder_of = np.repeat(np.arange(len(folders)), [len(paths) for paths in of_folders])
         cache = Path(cache)
         contents = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
         described = cache.with_suffix(".json")
@@ -75,14 +82,21 @@ class CleanImages:
     def crops(self, rng: np.random.Generator, count: int, size: int) -> np.ndarray:
         """(count, C, size, size) float32 in 0 … 1: squares from anywhere, turned and mirrored.
 
-        Images are drawn in proportion to their pixels; those smaller than a crop never.
+        Images, of a folder that is drawn by its weight where there are weights, are drawn in
+        proportion to their pixels; those smaller than a crop never.
 
         Raises:
-            ValueError: no image is large enough.
+            ValueError: no image, or none of a folder with a weight, is large enough.
         """
         areas = np.array([h * w if min(h, w) >= size else 0 for h, w, *_ in self.shapes], float)
         if not areas.any():
             raise ValueError(f"size: no image has {size}×{size} pixels")
+        if self._weights:
+            pixels = np.bincount(self._folder_of, areas, len(self._folders))
+            if not pixels.all():
+                folder = self._folders[int(np.argmin(pixels))]
+                raise ValueError(f"size: no image of {folder} has {size}×{size} pixels")
+            areas *= (np.array(self._weights) / pixels)[self._folder_of]
         chosen = rng.choice(len(areas), count, p=areas / areas.sum())
         return np.stack([self._crop(rng, int(index), size) for index in chosen])
 

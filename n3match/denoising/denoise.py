@@ -14,7 +14,7 @@ import torch
 from n3match.denoising.denoiser import Denoiser
 from n3match.denoising.noise_level import estimate_sigma
 from n3match.nn import N3NetConfig
-from n3match.weights import DEFAULT_DENOISER as DEFAULT_WEIGHTS
+from n3match.weights import default_denoiser
 
 MEMORY_LIMIT = 1 << 30
 # A network trained for one noise level still does well this far from it.
@@ -49,7 +49,7 @@ def denoise(
     image: np.ndarray,
     sigma: float | None = None,
     *,
-    weights: Denoiser | str | os.PathLike = DEFAULT_WEIGHTS,
+    weights: Denoiser | str | os.PathLike | None = None,
     memory_limit: int = MEMORY_LIMIT,
     progress: Progress | None = None,
 ) -> np.ndarray:
@@ -61,7 +61,8 @@ def denoise(
             colour image one by one.
         sigma: standard deviation of the noise in 8-bit units (25: 25/255 of white), whatever the
             image's type. None: estimated from the image where the network wants to know it.
-        weights: a `Denoiser`, a shipped name, or a path.
+        weights: a `Denoiser`, a shipped name, or a path. None: `DEFAULT_WEIGHTS`, or those for
+            colours where they are shipped and the image has three channels.
         memory_limit: bytes for intermediate results: larger images are done in tiles, with the same
             result.
         progress: called with the share of the work that is done, now and then.
@@ -73,7 +74,8 @@ def denoise(
         ValueError, TypeError: naming the argument. FileNotFoundError: no such weights.
     """
     _check_image(image)
-    net = as_denoiser(weights)
+    channels = image.shape[2] if image.ndim == 3 else 1
+    net = as_denoiser(default_denoiser(channels) if weights is None else weights)
     if net.config.maps == ("a", "b"):
         raise ValueError("weights: a network for raw noise: use denoise_raw with its a and b")
     unit = _unit(image)
@@ -215,7 +217,7 @@ def _restored_planes(
 ) -> np.ndarray:
     _, height, width = planes.shape
     # A network with blocks wants a patch at least; mirrored pixels have the same noise.
-    size = net.config.patch_size if len(net.blocks) else 1
+    size = net.config.smallest_side
     more = [(0, 0), (0, max(0, size - height)), (0, max(0, size - width))]
     planes = np.pad(planes, more, mode="symmetric")
     like = next(net.parameters())

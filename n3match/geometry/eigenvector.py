@@ -42,7 +42,10 @@ class _SmallestEigenvector(torch.autograd.Function):
         identity = torch.eye(m.shape[-1], dtype=m.dtype, device=m.device)
         scale = torch.where(usable, trace, 1.0)
         m = torch.where(usable[:, None, None], m / scale[:, None, None], identity)
-        values, vectors = torch.linalg.eigh(m)
+        # On a GPU eigh waits for the device. It is needed there where a gradient is, which wants
+        # every eigenvector.
+        plain = m.device.type != "cpu" and not ctx.needs_input_grad[0]
+        values, vectors = (eigh_of_tensors if plain else torch.linalg.eigh)(m)
         ctx.save_for_backward(values, vectors, scale, usable)
         ctx.damping = damping
         ctx.input_dtype = matrix.dtype
@@ -71,7 +74,8 @@ _RIDGE = 1e-15
 def eigh_of_tensors(
     matrix: torch.Tensor, uplo: str = "L", compute_vectors: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """In place of `torch.linalg.eigh` where a graph is to hold plain tensor operations alone.
+    """In place of `torch.linalg.eigh` where there are to be plain tensor operations alone: in a
+    graph, and on a device that nothing is to wait for.
 
     Only the eigenvector of the smallest eigenvalue is worked out, all that
     `smallest_eigenvector` asks for: the dominant one of the inverse, found by squaring that

@@ -25,7 +25,7 @@ LANES = 16  # a row's length is a multiple of it
 LARGEST_K = 64
 LEVELS = "plain", "avx2", "avx512", "avx512vnni"  # as kernels.c numbers them
 _SWITCH = "N3MATCH_NATIVE"
-_INTERFACE = 8  # what kernels.c must answer: another number is a library from another version
+_INTERFACE = 9  # what kernels.c must answer: another number is a library from another version
 _NUMBER_TYPES = {torch.float32: "f32", torch.float64: "f64"}
 # Of each function: P a pointer, I an integer.
 _SIGNATURES = {
@@ -42,6 +42,7 @@ _SIGNATURES = {
     "window_distances_back": "PPIPPIPPPPI",
     "cut_points": "PPIIIIPPP",
     "put_points": "PPIIIIP",
+    "put_differences": "PPIPIIIIP",
     "cut_planes": "PPIIIP",
 }
 # Of those that take one type alone; "I=": they return an integer.

@@ -22,6 +22,8 @@ class PruningConfig:
     value_channels: int = 32  # of the features that neighbours show of themselves
     kept_share: float = 0.5  # of a stage's matches that the next one looks at
     verdict_width: int = 32  # of the network that judges all matches at the end
+    verdict_neighbours: int = 0  # K of those that it sees of each match, among the last stage's
+    mutual_stages: bool = False  # the stages look at mutual matches alone; the verdict is on all
 
     def __post_init__(self) -> None:
         # Configurations come back from JSON as lists.
@@ -37,6 +39,12 @@ class PruningConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0.0 < self.kept_share <= 1.0:
             raise ValueError(f"kept_share must lie in 0 … 1, got {self.kept_share}")
+        if self.verdict_neighbours < 0:
+            raise ValueError(f"verdict_neighbours must be 0 or more, got {self.verdict_neighbours}")
+        if self.verdict_neighbours and self.selection == "none":
+            raise ValueError(
+                f"verdict_neighbours: {self.verdict_neighbours} of them need a selection, got none"
+            )
 
 
 @dataclass(frozen=True)
@@ -71,10 +79,12 @@ class MatchFilterConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.mutual_only and "mutual" not in self.side_info:
-            raise ValueError(
-                f'side_info: mutual_only needs "mutual" among them, got {self.side_info}'
-            )
+        mutual_stages = self.pruning is not None and self.pruning.mutual_stages
+        for name, asked in (("mutual_only", self.mutual_only), ("mutual_stages", mutual_stages)):
+            if asked and "mutual" not in self.side_info:
+                raise ValueError(
+                    f'side_info: {name} needs "mutual" among them, got {self.side_info}'
+                )
         if not 0.0 < self.refined_share <= 1.0:
             raise ValueError(f"refined_share must lie in 0 … 1, got {self.refined_share}")
         if self.pruning is not None and self.refine:

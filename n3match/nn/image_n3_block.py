@@ -120,8 +120,8 @@ class ImageN3Block(nn.Module):
             ValueError: no `matching` where it is wanted, or an image smaller than a patch.
         """
         with torch.autocast(x.device.type, enabled=False):  # distances need their digits
-            z = self._neighbours(x if x.dtype == torch.float64 else x.float(), matching)
-        return torch.cat([x, (z - x[:, None]).flatten(1, 2).to(x.dtype)], 1)
+            out = self._with_neighbours(x if x.dtype == torch.float64 else x.float(), matching)
+        return out.to(x.dtype)
 
     def without_neighbours(self, x: Tensor) -> Tensor:
         """As if every patch's neighbours were equal to itself: what `forward` gives, at no cost,
@@ -135,13 +135,13 @@ class ImageN3Block(nn.Module):
         """
         return functional.pad(x, (0, 0, 0, 0, 0, self.k * self.channels))
 
-    def _neighbours(self, x: Tensor, matching: Tensor | None) -> Tensor:
+    def _with_neighbours(self, x: Tensor, matching: Tensor | None) -> Tensor:
         if not self.learned:
             if matching is None:
                 raise ValueError('matching: an image is wanted with matching="given", got None')
             matching = matching.to(x)
             return ops.n3_window_aggregate(
-                matching, matching, x, self.k, **self.patches, selection="knn"
+                matching, matching, x, self.k, **self.patches, selection="knn", differences=True
             )
         e = self.embedding(x)
         log_t, log_scale = self._log_temperature(x), self._log_distance_scale(e)
@@ -152,7 +152,7 @@ class ImageN3Block(nn.Module):
             log_t = log_t - log_scale
         return ops.n3_window_aggregate(
             e, e, x, self.k, log_t, **self.patches,
-            selection=self.selection, generator=self._generator(),
+            selection=self.selection, generator=self._generator(), differences=True,
         )
 
     def _log_temperature(self, x: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from n3match.matching.side_info import CHANGE_COLUMNS
 from n3match.nn.config import COORDINATES, MatchFilterConfig
 from n3match.nn.passes import Refinement, Trunk, mutual_mask, on_chosen
 from n3match.nn.pruning import PruningNetwork
+from n3match.ops.checks import may_look
 from n3match.weights import load_weights
 
 _NOT_MUTUAL = -8.0  # the logit of a match that isn't looked at
@@ -134,7 +135,9 @@ class MatchFilter(nn.Module):
             `FilterOutput` of (B, N) logits and weights and (B, 3, 3) essential matrices.
 
         Raises:
-            ValueError, TypeError: for shapes and types that don't fit, naming the argument.
+            ValueError, TypeError: for shapes and types that don't fit, and on a CPU for numbers
+                that aren't finite, naming the argument. On a GPU nothing waits for values: there
+                NaN gives NaN.
         """
         matches = self._inputs(points0, points1, side_info, mask, keypoint_change)
         *earlier, logits = self._logits(matches, mask)
@@ -217,8 +220,9 @@ class MatchFilter(nn.Module):
             }
             mask = None
             if len({lengths[i] for i in batch}) > 1:
-                count = torch.tensor([lengths[i] for i in batch], device=padded["points0"].device)
-                mask = torch.arange(int(count.max()), device=count.device) < count[:, None]
+                count = torch.tensor([lengths[i] for i in batch])
+                mask = torch.arange(int(count.max())) < count[:, None]
+                mask = mask.to(padded["points0"].device, non_blocking=True)
             for i, row in zip(batch, self.logits(**padded, mask=mask)):
                 logits[i] = row[: lengths[i]]
         return logits
@@ -272,8 +276,8 @@ class MatchFilter(nn.Module):
             if side_info is not None:
                 columns.append(side_info)
                 known = side_info.shape[-1]
-            neutral = points0.new_tensor(config.neutral_side_info[known:])
-            columns.append(neutral.expand(*points0.shape[:2], -1))
+            shape = (*points0.shape[:2], 1)
+            columns += [points0.new_full(shape, x) for x in config.neutral_side_info[known:]]
         if config.keypoint_change:
             if keypoint_change is None:
                 keypoint_change = points0.new_zeros(*points0.shape[:2], CHANGE_COLUMNS)
@@ -333,8 +337,8 @@ def _check(
         raise ValueError(
             f"mask must be bool of shape (B, N) = {(b, n)}, got {mask.dtype} {tuple(mask.shape)}"
         )
-    if torch.compiler.is_compiling():
-        return  # a graph has no place for questions about values
+    if not may_look(points0):
+        return
     for name, tensor in {"points0": points0, "points1": points1, **known}.items():
         if tensor is None:
             continue

@@ -22,6 +22,7 @@ from n3match.nn.consensus import LocalConsensus
 from n3match.nn.context_norm import ContextNormReLU
 from n3match.nn.epipolar_evidence import EVIDENCE_COLUMNS, evidence
 from n3match.nn.n3_block import PointN3Block
+from n3match.ops.checks import may_look
 
 _FEWEST = 64  # matches that a refinement pass goes over, where there are so many
 
@@ -41,11 +42,31 @@ def mutual_mask(
         config: of the network.
         mask: (B, N) bool, False for padding; None: there is none.
     """
-    everything = torch.ones_like(side_info[..., 0], dtype=torch.bool) if mask is None else mask
     if not config.mutual_only:
-        return everything
-    mutual = (side_info[..., config.side_info.index("mutual")] > 0) & everything
+        return torch.ones_like(side_info[..., 0], dtype=torch.bool) if mask is None else mask
+    return known_mutual(side_info[..., config.side_info.index("mutual")], mask)
+
+
+def known_mutual(flag: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, N) bool, matches whose flag (B, N) is above 0; all of a pair without such a match."""
+    everything = torch.ones_like(flag, dtype=torch.bool) if mask is None else mask
+    mutual = (flag > 0) & everything
     return torch.where(mutual.any(1, keepdim=True), mutual, everything)
+
+
+def chosen_first(
+    chosen: Tensor, order: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """(B, M) places of the chosen matches and (B, M) bool, False behind the last of a pair.
+
+    Args:
+        chosen: (B, N) bool. order: (B, N) places with the chosen ones first; None: in their own.
+    """
+    counts = chosen.sum(1)
+    if order is None:
+        order = chosen.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
+    order = order[:, : int(counts.max())]
+    return order, torch.arange(order.shape[1], device=order.device) < counts[:, None]
 
 
 def on_chosen(
@@ -67,14 +88,10 @@ def on_chosen(
     Returns:
         As many (B, N) as `run` gives.
     """
-    if torch.compiler.is_compiling():  # a graph's shapes don't depend on values
+    if not may_look(chosen):  # shapes that don't depend on values
         found = run(columns.masked_fill(~chosen[..., None], 0.0), chosen)
         return tuple(torch.where(chosen, x, otherwise) for x in found)
-    counts = chosen.sum(1)
-    if order is None:
-        order = chosen.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
-    order = order[:, : int(counts.max())]
-    real = torch.arange(order.shape[1], device=order.device) < counts[:, None]
+    order, real = chosen_first(chosen, order)
     part = columns.gather(1, order[..., None].expand(-1, -1, columns.shape[-1]))
     rest = otherwise.gather(1, order)
     return tuple(
@@ -154,7 +171,7 @@ class Trunk(nn.Module):
 
     def forward(self, matches: Tensor, mask: Tensor | None = None) -> Tensor:
         """matches (B, N, C) -> (B, N); mask (B, N) bool, True for real matches."""
-        if mask is not None and not torch.compiler.is_compiling() and bool(mask.all()):
+        if mask is not None and may_look(mask) and bool(mask.all()):
             mask = None  # nothing is padding: spare every layer the masking
         weight = None if mask is None else mask[..., None].to(matches)
         x = self.lift(matches)

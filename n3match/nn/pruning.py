@@ -3,7 +3,9 @@
 Among all putative matches most are wrong. Each stage looks at those that the one before liked best,
 N, then N/2, then N/4, with a narrower network: there right matches are denser, and context
 normalisation and neighbours say more. At the end the weighted eight-point algorithm gives the
-geometry of the last stage, and a small network judges *all* matches by how far they are from it.
+geometry of the last stage, and a small network judges *all* matches by how far they are from it
+and, where it has neighbours, by how those of the last stage move that lie near them. The stages may
+keep to mutual matches, few and dense, and the verdict still be on all.
 Pruning is that of CLNet (Zhao et al., ICCV 2021), which seeks neighbours by a hard top-k; here they
 are those of the N³ operator, so that the search is trained as well.
 
@@ -26,7 +28,8 @@ from n3match.nn.epipolar_evidence import (
     evidence,
     flattened,
 )
-from n3match.nn.passes import ResidualBlock
+from n3match.nn.passes import ResidualBlock, chosen_first, known_mutual
+from n3match.ops.checks import may_look
 
 _NEAR = 0.05  # calibrated units: neighbours are about so near at the start
 _MOTION = 5  # columns of `motion_features` beside the differences of a match's own
@@ -46,12 +49,13 @@ class NeighbourEdges(nn.Module):
     Args:
         config: of the whole filter, with pruning. Selection "concrete" has noise in training alone.
         width: of the features.
+        k: how many neighbours, K.
     """
 
-    def __init__(self, config: MatchFilterConfig, width: int):
+    def __init__(self, config: MatchFilterConfig, width: int, k: int):
         super().__init__()
         pruning = config.pruning
-        self.k, self.selection = pruning.neighbours, pruning.selection
+        self.k, self.selection = k, pruning.selection
         self.min_log_temperature = config.min_log_temperature
         self.change_columns = config.change_columns
         embedding_channels, value_channels = pruning.embedding_channels, pruning.value_channels
@@ -70,8 +74,19 @@ class NeighbourEdges(nn.Module):
             size = min(COORDINATES, embedding_channels)
             self.place.weight[:size, :size].copy_(torch.eye(size) / _NEAR)
 
-    def forward(self, x: Tensor, matches: Tensor, mask: Tensor | None) -> Tensor:
-        """x (B, N, width), matches (B, N, C), mask (B, N) bool or None -> (B, N, width)."""
+    def forward(
+        self, x: Tensor, matches: Tensor, mask: Tensor | None, among: Tensor | None = None
+    ) -> Tensor:
+        """
+        Args:
+            x: (B, N, width); matches: (B, N, C).
+            mask: (B, M) bool or None, False for what is nobody's neighbour.
+            among: (B, M) places of those that may be neighbours. None: all, M = N; no match is then
+                its own neighbour, else it may be.
+
+        Returns:
+            (B, N, width).
+        """
         own = torch.cat([matches[..., :COORDINATES], matches[..., self.change_columns]], -1)
         value = self.value(x)
         embedding, temperature = self.embedding(x), self.temperature(x)
@@ -79,8 +94,11 @@ class NeighbourEdges(nn.Module):
             embedding = embedding.to(matches.dtype) + self.place(matches)
             temperature = bounded(temperature.to(matches.dtype), self.min_log_temperature)
             shown = torch.cat([value.to(matches.dtype), own], -1)
+            key = embedding
+            if among is not None:
+                key, shown = (_take(t, among, mask) for t in (key, shown))
             z = ops.n3_aggregate(
-                embedding, embedding, shown, self.k, temperature, mask=mask, exclude_self=True,
+                embedding, key, shown, self.k, temperature, mask=mask, exclude_self=among is None,
                 selection=self.selection, generator=self._noise(),
             )  # fmt: skip
         channels = value.shape[-1]
@@ -135,7 +153,7 @@ class Stage(nn.Module):
         self.first = nn.ModuleList(ResidualBlock(width, width) for _ in range(blocks))
         self.edges = None
         if config.pruning.selection != "none":
-            self.edges = NeighbourEdges(config, width)
+            self.edges = NeighbourEdges(config, width, config.pruning.neighbours)
         self.graph = GlobalGraph(width)
         self.second = nn.ModuleList(ResidualBlock(width, width) for _ in range(blocks))
         self.head = nn.Linear(width, 1)
@@ -186,8 +204,24 @@ class PruningNetwork(nn.Module):
         # Closeness to the geometry found, the first logit, the last one, and of which stage it is.
         width = pruning.verdict_width
         self.judge = nn.Linear(config.columns + 4, width)
+        self.edges = None
+        if pruning.verdict_neighbours:
+            self.edges = NeighbourEdges(config, width, pruning.verdict_neighbours)
+        self.mutual = None
+        if pruning.mutual_stages:
+            self.mutual = COORDINATES + config.side_info.index("mutual")
         self.block = ResidualBlock(width, width)
         self.head = nn.Linear(width, 1)
+
+    def freeze_stages(self) -> None:
+        """From now on the verdict alone learns; the stages are as in eval mode, always."""
+        self.stages.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> PruningNetwork:
+        super().train(mode)
+        if not next(self.stages.parameters()).requires_grad:
+            self.stages.eval()
+        return self
 
     def forward(self, matches: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
         """matches (B, N, C), mask (B, N) bool or None -> logits (B, N) of every stage and, last, of
@@ -195,12 +229,21 @@ class PruningNetwork(nn.Module):
         b, n = matches.shape[:2]
         if not n:
             return (matches.new_zeros(b, 0),)
-        if mask is not None and not torch.compiler.is_compiling() and bool(mask.all()):
+        if mask is not None and may_look(mask) and bool(mask.all()):
             mask = None  # nothing is padding: spare every layer the masking
-        features, logits = self.stages[0](matches, None, None, mask)
-        found, here, real = [logits], matches, mask
+        here, real = matches, mask
         place = torch.arange(n, device=matches.device).expand(b, n)
         nowhere = matches.new_full((b, n), float("-inf"))
+        if self.mutual is not None:
+            real = known_mutual(matches[..., self.mutual], mask)
+            looks = may_look(real)
+            if looks:  # else shapes don't depend on values
+                place, real = chosen_first(real)
+            here = _take(matches, place, real)
+            if looks and bool(real.all()):
+                real = None
+        features, logits = self.stages[0](here, None, None, real)
+        found = [logits if self.mutual is None else nowhere.scatter(1, place, logits)]
         for stage in self.stages[1:]:
             known = evidence(here, logits, real, _DETERMINED)
             chosen, real = better(logits, real, self.share)
@@ -210,13 +253,19 @@ class PruningNetwork(nn.Module):
             found.append(nowhere.scatter(1, place, logits))
         with torch.no_grad(), torch.autocast(matches.device.type, enabled=False):
             essential = essential_of_logits(here, logits, _DETERMINED)
-        return (*found, self._verdict(matches, essential, found, mask))
+        return (*found, self._verdict(matches, essential, found, mask, place, real))
 
     def _verdict(
-        self, matches: Tensor, essential: Tensor, found: list[Tensor], mask: Tensor | None
+        self,
+        matches: Tensor,
+        essential: Tensor,
+        found: list[Tensor],
+        mask: Tensor | None,
+        place: Tensor,
+        real: Tensor | None,
     ) -> Tensor:
-        """(B, N) logits of all matches. What was said before is taken as it is: the stages learn
-        from their own losses."""
+        """(B, N) logits of all matches; place, real (B, M): those of the last stage. What was said
+        before is taken as it is: the stages learn from their own losses."""
         with torch.no_grad():
             last, reached = found[0], torch.zeros_like(found[0])
             for logits in found[1:]:
@@ -228,7 +277,10 @@ class PruningNetwork(nn.Module):
             if mask is not None:
                 said = said.masked_fill(~mask[..., None], 0.0)
         weight = None if mask is None else mask[..., None].to(matches)
-        x = self.block(torch.relu(self.judge(torch.cat([matches, said], -1))), weight)
+        x = torch.relu(self.judge(torch.cat([matches, said], -1)))
+        if self.edges is not None:
+            x = x + self.edges(x, matches, real, place)
+        x = self.block(x, weight)
         logits = self.head(x)[..., 0].to(matches.dtype)
         return logits if mask is None else logits.masked_fill(~mask, float("-inf"))
 
@@ -240,21 +292,23 @@ def better(logits: Tensor, mask: Tensor | None, share: float) -> tuple[Tensor, T
         logits: (B, N), −inf where the mask is False; mask: (B, N) bool or None; share: in (0, 1].
 
     Returns:
-        (B, M) int64 places, and (B, M) bool or None: False where a pair has fewer than M. In a
-        graph, whose shapes don't depend on values, M = N and all places stand in their order.
+        (B, M) int64 places, and (B, M) bool or None: False where a pair has fewer than M, the
+        better share of N. In a graph, where N need not be a number, M = N and all places stand in
+        their order.
     """
     n = logits.shape[1]
     chosen = logits.detach().argsort(dim=1, descending=True, stable=True)
-    if mask is None and not torch.compiler.is_compiling():
-        return chosen[:, : min(n, max(_FEWEST, -int(-n * share // 1)))], None
+    if not torch.compiler.is_compiling():
+        chosen = chosen[:, : min(n, max(_FEWEST, -int(-n * share // 1)))]
+        if mask is None:
+            return chosen, None
     total = torch.full_like(chosen[:, 0], n) if mask is None else mask.sum(1)
     counts = torch.ceil(total * share).long().clamp(min=_FEWEST).minimum(total)
-    places = torch.arange(n, device=logits.device).expand_as(chosen)
+    places = torch.arange(chosen.shape[1], device=logits.device).expand_as(chosen)
     if torch.compiler.is_compiling():
         looked = torch.zeros_like(chosen).scatter(1, chosen, places) < counts[:, None]
         return places, looked
-    most = int(counts.max())
-    return chosen[:, :most], places[:, :most] < counts[:, None]
+    return chosen, places < counts[:, None]
 
 
 def _take(x: Tensor, chosen: Tensor, real: Tensor | None) -> Tensor:

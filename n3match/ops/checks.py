@@ -18,6 +18,12 @@ SELECTIONS = ("n3", "knn", "concrete")
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
+def may_look(tensor: Tensor) -> bool:
+    """Whether a tensor's values may be asked for: on a device the program would wait until it has
+    caught up, and a graph has no place for what depends on them."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def check_rule(
     k: int, recursion: str, selection: str, generator: torch.Generator | None
 ) -> None:
@@ -95,8 +101,7 @@ def _check_temperature_tensor(value: Tensor, like: Tensor) -> None:
         raise ValueError(
             f"log_temperature is on {value.device}, the other tensors on {like.device}"
         )
-    # Elsewhere a look at the values would wait for the device: there NaN gives NaN for its query.
-    if value.device.type == "cpu" and not torch.compiler.is_compiling() and value.isnan().any():
+    if may_look(value) and value.isnan().any():  # elsewhere NaN gives NaN for its query
         raise ValueError("log_temperature holds NaN")
 
 

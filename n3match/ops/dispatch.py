@@ -18,6 +18,7 @@ from n3match.ops.triton import trial
 _BACKENDS = ("tiled", "triton", "reference")
 
 LARGEST_K = 64  # masses halve at most from step to step: more would leave float32's range
+LARGEST_DENSE_K = 8  # weighted sums of more steps don't fit in the registers of a program
 LARGEST_WINDOW = 4096  # candidates that fit in the registers of a program
 _LEAST_CAPABILITY = (8, 0)  # of NVIDIA devices that Triton supports
 _LARGEST_TABLE = 1 << 31  # numbers that an int32 can count
@@ -85,15 +86,15 @@ def _device_refusal(kind: str, index: int | None) -> str:
     return ""
 
 
-def _refusal(query: Tensor, k: int, recursion: str) -> str:
+def _refusal(query: Tensor, k: int, largest_k: int, recursion: str) -> str:
     if absent():
         return absent()
     if _device_refusal(query.device.type, query.device.index):
         return _device_refusal(query.device.type, query.device.index)
     if recursion != "released":
         return f"recursion={recursion!r}, only 'released' is there"
-    if k > LARGEST_K:
-        return f"k={k} is above {LARGEST_K}"
+    if k > largest_k:
+        return f"k={k} is above {largest_k}"
     return ""
 
 
@@ -110,7 +111,7 @@ def dense_refusal(
         return "explicit candidates aren't there"
     if selection == "knn" or generator is not None:
         return f"selection={selection!r}{'' if generator is None else ' with noise'} isn't there"
-    return _refusal(query, k, recursion)
+    return _refusal(query, k, LARGEST_DENSE_K, recursion)
 
 
 def window_refusal(
@@ -122,7 +123,7 @@ def window_refusal(
     recursion: str,
 ) -> str:
     """Why the kernels can't serve a call of `n3_window_aggregate`; "" if it can."""
-    refusal = _refusal(query, k, recursion)
+    refusal = _refusal(query, k, LARGEST_K, recursion)
     if refusal:
         return refusal
     if patch_size % stride:

@@ -112,6 +112,7 @@ def n3_window_aggregate(
     selection: str = "n3",
     generator: torch.Generator | None = None,
     backend: str | None = None,
+    differences: bool = False,
 ) -> Tensor:
     """K soft nearest neighbours of every patch of an image, among the patches around it.
 
@@ -132,9 +133,11 @@ def n3_window_aggregate(
         window: W ≥ 1, odd or even: the window begins W//2 patches before the query.
         exclude_self: a patch may not select itself. The only patch of an image then gives 0.
         recursion, selection, generator, backend: as in `n3_aggregate`.
+        differences: what is wanted is `value` and what each neighbour differs from it by, as
+            channels of one image: faster than to make it of the neighbours.
 
     Returns:
-        (B, K, C, H, W), finite for finite input; the query image isn't subtracted.
+        (B, K, C, H, W), finite for finite input; with `differences` (B, (K + 1)·C, H, W).
 
     Raises:
         ValueError, TypeError: naming the argument, what was found and what was wanted.
@@ -153,16 +156,20 @@ def n3_window_aggregate(
         form = "window noise"
     name = dispatch.choose(backend, refusal, form, query)
     seed = draw_seed(generator)
-    if value.numel() == 0:
-        return value.new_zeros(len(value), k, *value.shape[1:])
     given = (query, key, value, log_t)
-    if name == "triton":
+    if value.numel() == 0:
+        z = value.new_zeros(len(value), k, *value.shape[1:])
+    elif name == "triton":
         from n3match.ops.triton import window as kernels  # imports Triton
 
-        return kernels.aggregate(*given, grid, k, exclude_self, selection, seed)
-    if name == "reference":
+        z = kernels.aggregate(*given, grid, k, exclude_self, selection, seed)
+    elif name == "reference":
         rule = (k, exclude_self, recursion, selection, seed)
-        return reference.window_aggregate(*given, grid, *rule)
-    given = _as_tiles_take_them(*given)
-    z = windows.aggregate(*given, k, layout, exclude_self, recursion, selection, seed)
-    return z.to(value.dtype)
+        z = reference.window_aggregate(*given, grid, *rule)
+    else:
+        given = _as_tiles_take_them(*given)
+        options = (k, layout, exclude_self, recursion, selection, seed)
+        if differences and (done := windows.differences(*given, *options)) is not None:
+            return done.to(value.dtype)
+        z = windows.aggregate(*given, *options).to(value.dtype)
+    return torch.cat([value, (z - value[:, None]).flatten(1, 2)], 1) if differences else z

@@ -1,5 +1,16 @@
 """Weights trained by us, and how they are stored."""
 
-from n3match.weights.store import DEFAULT_DENOISER, find, load_weights, save_weights, shipped
+from n3match.weights.store import (
+    DEFAULT_DENOISER,
+    default_denoiser,
+    default_filter,
+    find,
+    load_weights,
+    save_weights,
+    shipped,
+)
 
-__all__ = ["DEFAULT_DENOISER", "find", "load_weights", "save_weights", "shipped"]
+__all__ = [
+    "DEFAULT_DENOISER", "default_denoiser", "default_filter", "find", "load_weights",
+    "save_weights", "shipped",
+]

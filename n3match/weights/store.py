@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from torch import nn  # the list of shipped weights is asked for without waiting for torch
 
 FORMAT = "n3match-weights-1"
-# What `denoise` takes unless it is given others.
+# What `denoise` takes unless it is given others; in place of it for colours, once it is shipped.
 DEFAULT_DENOISER = "n3net"
+COLOUR_DENOISER = "n3net-colour"
 _MAX_BYTES = 1 << 30
 _MAX_HEADER_TEXT = 1 << 16
 
@@ -43,6 +44,24 @@ def shipped() -> tuple[str, ...]:
     folder = resources.files(__package__)
     files = (Path(entry.name) for entry in folder.iterdir())
     return tuple(sorted(file.stem for file in files if file.suffix == ".safetensors"))
+
+
+def default_denoiser(channels: int) -> str:
+    """Name of the weights that `denoise` takes unless it is given others.
+
+    Args:
+        channels: of the image.
+    """
+    return COLOUR_DENOISER if channels == 3 and COLOUR_DENOISER in shipped() else DEFAULT_DENOISER
+
+
+def default_filter(*, binary: bool) -> str:
+    """Name of the shipped match filter for a kind of features.
+
+    Args:
+        binary: whether their descriptors are bits (ORB, BRISK, AKAZE).
+    """
+    return "orb" if binary else "sift"
 
 
 def find(name_or_path: str | os.PathLike) -> Path:

@@ -1,9 +1,12 @@
 """Time and memory as ratios against named baselines, all measured in one run.
 
 PART is ops (the operator), matching, filter, filter-h5, filter-colmap, training-step or denoise;
-without any, all of these are measured. gpu checks and times the operator on a GPU; without one it
-says so and ends with status 2. status counts what is said of generated scenes that have no pose, or
-hide it, with and without a filter: how often a confident pose is wrong.
+without any, all of these are measured. gpu checks and times the operator on a GPU, gpu-networks
+the shipped filters and a denoiser; without a GPU they say so and end with status 2. kernels needs
+none: it compiles the operator's kernels as for an H100 or H200 and says what became of them; status
+1 if registers didn't suffice, products aren't what such a GPU is fast at, or results are wrong.
+status counts what is said of generated scenes that have no pose, or hide it, with and without a
+filter: how often a confident pose is wrong.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ from n3match.pipelines.common.arguments import output_folder
 PARTS = (
     "ops", "matching", "filter", "filter-h5", "filter-colmap", "training-step", "denoise",
 )
-# Not among the parts that run by default: the one needs a GPU, the other measures no time.
-GPU, STATUS = "gpu", "status"
+# Not among the parts that run by default: two need a GPU, one Triton, and one measures no time.
+GPU, NETWORKS, KERNELS, STATUS = "gpu", "gpu-networks", "kernels", "status"
+_ALL = (*PARTS, GPU, NETWORKS, KERNELS, STATUS)
 
 # N of the operator, keypoints, matches, pairs of a file, matches of a pair; sides of images.
 _SIZES = {
@@ -27,17 +31,20 @@ _SIZES = {
     "filter-colmap": (100, 1000),
     "training-step": (1250,),
     GPU: (2000, 5000, 10000, 20000),
+    NETWORKS: (2000,),
+    KERNELS: (2000, 5000, 20000),
 }
-_SIDES = {"ops": (128, 256, 512, 1024), "denoise": (512,), GPU: (512,)}
+_SIDES = {
+    "ops": (128, 256, 512, 1024), "denoise": (512,), GPU: (512,), NETWORKS: (512,),
+    KERNELS: (512,),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     def defaults(numbers: dict[str, tuple[int, ...]]) -> str:
         return "; ".join(f"{part}: {' '.join(map(str, n))}" for part, n in numbers.items())
 
-    parser.add_argument(
-        "parts", nargs="*", metavar="PART", help=", ".join((*PARTS, GPU, STATUS))
-    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(_ALL))
     parser.add_argument(
         "--sizes", type=int, nargs="*", default=None, metavar="N",
         help="N of the operator, keypoints of matching, matches of the filter and of each pair of "
@@ -77,19 +84,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--eager", action="store_true",
         help=f"{GPU}: plain formulas as they are, without the minutes that torch.compile takes",
     )
+    parser.add_argument(
+        "--cases", default="", metavar="TEXT",
+        help=f"{GPU}: only those checks with TEXT in their names",
+    )
+    parser.add_argument(
+        "--device", default="cuda", help=f"{NETWORKS}: where they run (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=int, default=None, help="CPU threads of torch")
     parser.add_argument(
         "--out", type=output_folder, default=None,
-        help="folder for benchmark-PART.csv, benchmark-ops.md and .png, benchmark-gpu.md",
+        help="folder for benchmark-PART.csv, benchmark-ops.md and .png, benchmark-gpu.md, …",
     )
 
 
 def main(arguments: argparse.Namespace) -> int:
     import torch
 
-    unknown = set(arguments.parts) - {*PARTS, GPU, STATUS}
+    unknown = set(arguments.parts) - set(_ALL)
     if unknown:
-        raise ValueError(f"unknown part {sorted(unknown)}: choose from {(*PARTS, GPU, STATUS)}")
+        raise ValueError(f"unknown part {sorted(unknown)}: choose from {_ALL}")
     parts = arguments.parts or PARTS
     if arguments.sizes == [] and arguments.images == [] and "ops" in parts:
         raise ValueError("nothing to measure: neither --sizes nor --images of the operator")
@@ -97,7 +111,7 @@ def main(arguments: argparse.Namespace) -> int:
         torch.set_num_threads(arguments.threads)
     heading = (
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, "
-        f"median of {arguments.repeats}"
+        f"median of {arguments.repeats} (denoise: least CPU seconds)"
     )
     print(heading + "\n")
     for part in parts:
@@ -128,7 +142,19 @@ def _measure(part: str, arguments: argparse.Namespace, heading: str) -> int:
         from n3match.pipelines.benchmarks import gpu
 
         compiler = (lambda function: function) if arguments.eager else torch.compile
-        return gpu.run(sizes, sides, arguments.repeats, arguments.out, compiler)
+        return gpu.run(
+            sizes, sides, arguments.repeats, arguments.out, compiler, arguments.cases
+        )
+    if part == NETWORKS:
+        from n3match.pipelines.benchmarks import gpu_networks
+
+        return gpu_networks.run(
+            sizes, sides, arguments.device, arguments.repeats, arguments.out
+        )
+    if part == KERNELS:
+        from n3match.pipelines.benchmarks import kernels  # imports Triton
+
+        return kernels.run(sizes, sides, arguments.out)
     if part == STATUS:
         from n3match.pipelines.benchmarks import status
 

@@ -21,29 +21,42 @@ Call = Callable[[], object]
 def median_seconds(
     functions: dict[str, Call], repeats: int, budget: float = math.inf
 ) -> dict[str, float]:
-    """Median wall seconds of each function, called in turns after one warm-up each.
+    """Median wall seconds of each function, see `seconds_in_turns`."""
+    found = seconds_in_turns(functions, repeats, budget)
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def seconds_in_turns(
+    functions: dict[str, Call],
+    repeats: int,
+    budget: float = math.inf,
+    clock: Callable[[], float] | None = None,
+) -> dict[str, list[float]]:
+    """Seconds of each function, called in turns after one warm-up each.
 
     Turns, so that a machine that slows down for a while slows all of them alike. Each function gets
     about `budget` seconds at most: one that takes long is called fewer times; one whose first call
-    takes half the budget only that once, its warm-up being a small part of it.
+    takes half the budget only that once, its warm-up being a small part of it. `clock`: None for
+    the time on the wall.
     """
     seconds: dict[str, list[float]] = {}
     rounds: dict[str, int] = {}
     for name, function in functions.items():
-        first = seconds_of_call(function)
+        first = seconds_of_call(function, clock)
         rounds[name] = int(min(repeats + 1, budget / max(first, 1e-9))) - 1
         seconds[name] = [first] if rounds[name] < 1 else []
     for turn in range(repeats):
         for name, function in functions.items():
             if turn < rounds[name]:
-                seconds[name].append(seconds_of_call(function))
-    return {name: statistics.median(values) for name, values in seconds.items()}
+                seconds[name].append(seconds_of_call(function, clock))
+    return seconds
 
 
-def seconds_of_call(function: Call) -> float:
-    start = time.perf_counter()
+def seconds_of_call(function: Call, clock: Callable[[], float] | None = None) -> float:
+    clock = clock or time.perf_counter
+    start = clock()
     function()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def peak_resident() -> int:

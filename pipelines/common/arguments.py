@@ -89,7 +89,7 @@ def add_filter_argument(parser: argparse.ArgumentParser, more: str = "") -> None
     """--filter NAME; `more`: what else it may be."""
     parser.add_argument(
         "--filter", default="sift", metavar="NAME",
-        help=f'shipped weights ("sift", "sift-cnnet") or a file of weights{more} '
+        help=f'shipped weights ("sift", "sift-cnnet", …) or a file of weights{more} '
         "(default: %(default)s)",
     )
 

@@ -38,8 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "image (default)",
     )
     parser.add_argument(
-        "--weights", default=DEFAULT_DENOISER, metavar="NAME",
-        help="shipped weights, or a file (default: %(default)s)",
+        "--weights", default=None, metavar="NAME",
+        help=f"shipped weights, or a file (default: {DEFAULT_DENOISER}, or for pictures in colour "
+        "those for colours, where they are shipped)",
     )
     add_memory_argument(parser)
     add_device_arguments(parser)

@@ -24,6 +24,7 @@ from n3match.denoising import Denoiser, denoise
 from n3match.pipelines.common.devices import placed
 from n3match.pipelines.common.progress import Progress, duration, is_quiet
 from n3match.pipelines.plots.before_after import plot_before_after
+from n3match.weights import default_denoiser
 from n3match.whole_file import check_target, write_whole
 
 #: Of the work left after the first tile: where it takes longer, what would be faster is said.
@@ -63,11 +64,11 @@ class Job:
 
 
 class DenoisedFiles:
-    """Images denoised by one network, with progress; those that can't be are told of first.
+    """Images denoised, with progress; those that can't be are told of first.
 
     Args:
         jobs: what there is to do.
-        net: the network.
+        nets: the networks for images of 1 and of 3 channels; one and the same, maybe.
         sigma: of the noise in 8-bit units; None: estimated.
         memory_limit: bytes.
 
@@ -75,8 +76,9 @@ class DenoisedFiles:
         turned: EXIF orientations of the photographs that have one, by their files.
     """
 
-    def __init__(self, jobs: list[Job], net: Denoiser, sigma: float | None, memory_limit: int):
-        self.jobs, self.net, self.sigma, self.memory_limit = jobs, net, sigma, memory_limit
+    def __init__(self, jobs: list[Job], nets: dict[int, Denoiser], sigma: float | None,
+                 memory_limit: int):
+        self.jobs, self.nets, self.sigma, self.memory_limit = jobs, nets, sigma, memory_limit
         self.turned: dict[Path, int] = {}
         self.done = 0
         self._began = 0.0
@@ -120,18 +122,22 @@ class DenoisedFiles:
 
     def _check(self, image: np.ndarray, job: Job) -> None:
         """Whether there is memory for the smallest tiles."""
-        height, width = image.shape[:2]
+        shape = image.shape
         try:
-            self.net.work(height, width, self.memory_limit)
+            self._net(shape).work(*shape[:2], self.memory_limit)
         except ValueError as error:
-            needed = next((m for m in _MEMORY if self._work(height, width, m) < math.inf), None)
+            needed = next((m for m in _MEMORY if self._work(shape, m) < math.inf), None)
             hint = "" if needed is None else f"; give --memory {needed}"
             raise ValueError(f"{job.source}: {error}{hint}") from error
 
-    def _work(self, height: int, width: int, gigabytes: int) -> float:
+    def _net(self, shape: tuple[int, ...]) -> Denoiser:
+        """For an image of this shape; alpha isn't denoised."""
+        return self.nets[3 if len(shape) == 3 else 1]
+
+    def _work(self, shape: tuple[int, ...], gigabytes: int) -> float:
         """Infinite where so much memory doesn't do."""
         try:
-            return self.net.work(height, width, gigabytes << 30)
+            return self._net(shape).work(*shape[:2], gigabytes << 30)
         except ValueError:
             return math.inf
 
@@ -141,7 +147,7 @@ class DenoisedFiles:
         pixels = image if alpha is None else image[..., :3]
         try:
             done = denoise(
-                pixels, self.sigma, weights=self.net, memory_limit=self.memory_limit,
+                pixels, self.sigma, weights=self._net(image.shape), memory_limit=self.memory_limit,
                 progress=progress,
             )
         except (ValueError, TypeError) as error:
@@ -165,20 +171,21 @@ class DenoisedFiles:
         passed = time.monotonic() - self._began
         left = passed / bar.done * (bar.total - bar.done)
         if left > SLOW_S:
-            ways = "; ".join(self.faster(*shape[:2]))
+            ways = "; ".join(self.faster(shape))
             bar.say(f"n3match: note: this will take about {duration(left)}; faster: {ways}")
 
-    def faster(self, height: int, width: int) -> list[str]:
-        """What would make an image of this size be done sooner, by options first."""
-        device = next(self.net.parameters()).device
+    def faster(self, shape: tuple[int, ...]) -> list[str]:
+        """What would make an image of this shape be done sooner, by options first."""
+        net = self._net(shape)
+        device = next(net.parameters()).device
         ways = []
         if device.type == "cpu" and torch.cuda.is_available():
             ways.append("--device cuda")
-        if self.net.products_in is None and (device.type != "cpu" or _multiplies_bfloat16()):
+        if net.products_in is None and (device.type != "cpu" or _multiplies_bfloat16()):
             ways.append("--half")
-        now = self.net.work(height, width, self.memory_limit)
+        now = net.work(*shape[:2], self.memory_limit)
         more = (m for m in _MEMORY if m << 30 > self.memory_limit)
-        shares = ((m, self._work(height, width, m) / now) for m in more)
+        shares = ((m, self._work(shape, m) / now) for m in more)
         gigabytes, share = next(((m, s) for m, s in shares if s < _LESS_WORK), (0, 1.0))
         if gigabytes:
             ways.append(f"--memory {gigabytes} ({1 - share:.0%} less work: tiles overlap less)")
@@ -240,7 +247,7 @@ def denoise_files(
     source: Path,
     target: Path,
     picture: Path | None,
-    weights: str,
+    weights: str | None,
     sigma: float | None,
     memory_limit: int,
     *,
@@ -254,7 +261,8 @@ def denoise_files(
 
     Args:
         source, target, picture: files, or folders.
-        weights: name or file of the network; device, half: see `devices.placed`.
+        weights: name or file of the network; None: what `n3match.denoise` takes.
+        device, half: see `devices.placed`.
         sigma: of the noise in 8-bit units; None: estimated.
         memory_limit: bytes.
         stored: photographs aren't turned by an EXIF orientation.
@@ -266,9 +274,12 @@ def denoise_files(
     # Features behind a trained ReLU can be denormal, which slows a CPU down many times.
     torch.set_flush_denormal(True)
     jobs = jobs_of(source, target, picture, stored)
-    files = DenoisedFiles(
-        jobs, placed(Denoiser.from_pretrained(weights), device, half), sigma, memory_limit
-    )
+    names = {channels: weights or default_denoiser(channels) for channels in (1, 3)}
+    loaded = {
+        name: placed(Denoiser.from_pretrained(name), device, half) for name in set(names.values())
+    }
+    nets = {channels: loaded[name] for channels, name in names.items()}
+    files = DenoisedFiles(jobs, nets, sigma, memory_limit)
     files.run()
     return files
 

@@ -40,8 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_method_arguments(parser)
     parser.add_argument(
-        "--channels", type=int, choices=(1, 3), default=None,
-        help="grey (default) or colour; raw noise has channels of its own",
+        "--colour", action="store_true",
+        help="images in colour, PSNR over all channels; networks for grey images do them channel "
+        "by channel. Without, images become grey; raw noise has channels of its own",
     )
     add_memory_argument(parser)
     parser.add_argument(
@@ -88,9 +89,9 @@ def _noises(arguments: argparse.Namespace) -> tuple[list, int]:
             if not 0 < sigma <= 255:
                 raise ValueError(f"sigma: wanted numbers above 0 and up to 255, got {sigma}")
         sigmas = dict.fromkeys(arguments.sigma or [25.0])
-        return [GaussianNoise(sigma) for sigma in sigmas], arguments.channels or 1
-    for name in ("sigma", "channels"):
-        if getattr(arguments, name) is not None:
+        return [GaussianNoise(sigma) for sigma in sigmas], 3 if arguments.colour else 1
+    for name in ("sigma", "colour"):
+        if getattr(arguments, name):
             raise ValueError(f"--{name}: is of no use with raw noise, which has --levels")
     bayer = arguments.noise == "bayer"
     levels = dict.fromkeys(RawNoise.parse(text, bayer) for text in arguments.levels or _LEVELS)

@@ -43,8 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_method_arguments(parser)
     add_stored_pixels_argument(parser, ", as for build-pairs")
     parser.add_argument(
-        "--pairs", type=int, default=10, metavar="N",
-        help="at most so many of each scene, easy and hard ones alike (default: %(default)s)",
+        "--pairs", type=int, default=None, metavar="N",
+        help="at most so many of each scene, easy and hard ones alike (default: all)",
+    )
+    parser.add_argument(
+        "--against", nargs="+", default=[], metavar="METHOD",
+        help="some of the methods, e.g. noisy: also how much more pairs the others solve, and how "
+        "many more inliers they have, pair by pair",
     )
     parser.add_argument(
         "--max-size", type=int, default=480, metavar="PIXELS",
@@ -85,8 +90,14 @@ def main(arguments: argparse.Namespace) -> int:
     for sigma in arguments.sigma:
         if not 0 < sigma <= 255:
             raise ValueError(f"sigma: wanted numbers above 0 and up to 255, got {sigma}")
-    check_at_least(1, arguments, "pairs", "max_size", "max_keypoints")
+    check_at_least(1, arguments, "max_size", "max_keypoints")
+    if arguments.pairs is not None:
+        check_at_least(1, arguments, "pairs")
     methods = methods_from_arguments(arguments)
+    labels = [method.label for method in methods]
+    for name in arguments.against:
+        if name not in labels:
+            raise ValueError(f"--against: found {name}, wanted some of {labels}")
     check_estimators([arguments.estimator])
     check_folder(arguments.out)
     treatments, left_out = [Treatment(0.0, MethodSource("noisy", "noisy"))], []
@@ -115,7 +126,7 @@ def main(arguments: argparse.Namespace) -> int:
         )
         rows_on_file = ResultRows(folder / "results.csv", NoiseResult)
         rows = evaluate(parts, treatments, views, estimation, rows_on_file)
-        text = make_report(rows, estimation, views, left_out)
+        text = make_report(rows, estimation, views, left_out, arguments.against)
         if arguments.out is not None:
             write_whole(folder / "table.md", text)
     print(text, end="")

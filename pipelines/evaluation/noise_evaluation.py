@@ -34,7 +34,7 @@ from n3match.pipelines.evaluation.protocol import (
     undistorted_pixels,
 )
 from n3match.pipelines.evaluation.records import NoiseResult
-from n3match.pipelines.evaluation.report import noise_table
+from n3match.pipelines.evaluation.report import noise_difference_report, noise_table
 from n3match.pipelines.pairs.jobs import (
     DetectionOptions,
     ViewFeatures,
@@ -220,8 +220,8 @@ def _evaluate_part(
     return found
 
 
-def plan(scenes: Path, pairs: int, seed: int, reading: ReadOptions) -> list[PhotoPart]:
-    """At most so many pairs of each scene, evenly over overlap and change of view.
+def plan(scenes: Path, pairs: int | None, seed: int, reading: ReadOptions) -> list[PhotoPart]:
+    """At most so many pairs of each scene, evenly over overlap and change of view; None: all.
 
     Raises:
         OSError, ValueError: no scenes, or one that can't be read.
@@ -237,9 +237,10 @@ def plan(scenes: Path, pairs: int, seed: int, reading: ReadOptions) -> list[Phot
 
 
 def make_report(
-    rows: Sequence[NoiseResult], estimation: Estimation, views: NoisyViews, left_out: Sequence[str]
+    rows: Sequence[NoiseResult], estimation: Estimation, views: NoisyViews,
+    left_out: Sequence[str], against: Sequence[str] = (),
 ) -> str:
-    """Markdown: the table, and how it was made."""
+    """Markdown: the table, differences from the methods `against`, and how it was made."""
     pairs = {(r.scene, r.name0, r.name1) for r in rows}
     scenes = {scene for scene, *_ in pairs}
     used = dict.fromkeys(r.method for r in rows if r.method in DESCRIPTIONS)
@@ -250,6 +251,7 @@ def make_report(
         f"{estimation.filter.label}, {PROTOCOLS[estimation.estimator].title}, "
         f"seed {estimation.seed}.",
         noise_table(rows),
+        *([noise_difference_report(rows, against, estimation.seed)] if against else []),
         "Means over pairs; mAP in % (pose error: max(rotation, translation direction), 180° "
         "without a pose; binned in steps of 5°), the interval is a bootstrap over pairs. A "
         "match is right where the squared symmetric epipolar distance is below "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -162,15 +162,9 @@ def difference_report(
     pairs = sorted({(r.store, r.pair) for r in results})
 
     def shares(label: str, name: str) -> np.ndarray:
-        return np.array([np.mean(solved[label, name][pair]) for pair in pairs])
+        return 100 * np.array([np.mean(solved[label, name][pair]) for pair in pairs])
 
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(pairs), [1 / len(pairs)] * len(pairs), _RESAMPLES) / len(pairs)
-
-    def cell(difference: np.ndarray) -> str:
-        low, high = np.percentile(drawn @ difference, (2.5, 97.5))
-        return f"{100 * difference.mean():+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-
+    cell = _difference_cells(len(pairs), seed)
     rows = []
     for label in filters:
         if label == against:
@@ -182,6 +176,18 @@ def difference_report(
     columns = ["filter", *estimators, *(["mean of these"] * (len(estimators) > 1))]
     title = f"mAP@{THRESHOLDS_DEG[0]} less that of {against} on the same pairs [95 % CI], points:"
     return f"{title}\n\n{markdown_table(columns, rows)}"
+
+
+def _difference_cells(pairs: int, seed: int) -> Callable[[np.ndarray], str]:
+    """Text of the mean of a difference on each pair, with its interval: a bootstrap over pairs."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(pairs, [1 / pairs] * pairs, _RESAMPLES) / pairs
+
+    def cell(difference: np.ndarray) -> str:
+        low, high = np.percentile(drawn @ difference, (2.5, 97.5))
+        return f"{difference.mean():+.1f} [{low:+.1f}, {high:+.1f}]"
+
+    return cell
 
 
 def describe_pairs(results: Sequence[PoseResult]) -> str:
@@ -292,3 +298,31 @@ def noise_table(rows: Sequence[NoiseResult]) -> str:
             sum(r.status != "ok" for r in own),
         ])
     return markdown_table(columns, cells)
+
+
+def noise_difference_report(
+    rows: Sequence[NoiseResult], against: Sequence[str], seed: int = 0
+) -> str:
+    """mAP@5 and inliers of each method less those of each of `against` on the same pairs and noise,
+    as Markdown; intervals as in `difference_report`."""
+    of = {(r.sigma, r.method, (r.scene, r.name0, r.name1)): r for r in rows}
+    pairs = sorted({pair for *_, pair in of})
+    levels = dict.fromkeys((r.sigma, r.method) for r in rows if r.sigma)
+    cell = _difference_cells(len(pairs), seed)
+    smallest = THRESHOLDS_DEG[0]
+    sections = []
+    for other in against:
+        cells = []
+        for sigma, method in levels:
+            if method == other or (sigma, other) not in levels:
+                continue
+            own, theirs = ([of[sigma, name, pair] for pair in pairs] for name in (method, other))
+            solved, inliers = (
+                np.array([value(a) - value(b) for a, b in zip(own, theirs)])
+                for value in (lambda r: 100.0 * (r.error_deg < smallest), lambda r: r.inliers)
+            )
+            cells.append([f"{sigma:g}", method, cell(solved), cell(inliers)])
+        table = markdown_table(["noise σ", "method", f"mAP@{smallest}", "inliers"], cells)
+        title = f"Less those of {other} on the same pairs [95 % CI], mAP in points:"
+        sections.append(f"{title}\n\n{table}")
+    return "\n\n".join(sections)

@@ -51,7 +51,7 @@ def find_photographs(
 class Detection:
     """How keypoints are sought: see `n3match match --help`."""
 
-    max_keypoints: int = 2000
+    max_keypoints: int = 4000
     max_size: int | None = 1600
 
 

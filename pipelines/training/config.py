@@ -50,6 +50,16 @@ class RunConfig:
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
+    def _check_weights(self, what: str, weights: Sequence[float], of: Sequence[str]) -> None:
+        """One for each of some files or folders, or none at all."""
+        if weights and len(weights) != len(of):
+            raise ValueError(
+                f"{what}: {len(weights)} weights for {len(of)}: give one for each or none "
+                "(PATH:WEIGHT)"
+            )
+        if not all(0 < w < math.inf for w in weights):
+            raise ValueError(f"{what}: weights must be positive numbers, got {weights}")
+
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, then the rate itself, or a cosine down to 1 % of it."""
         if step < self.warmup:
@@ -97,3 +107,18 @@ def given_options(arguments: argparse.Namespace, config: type[RunConfig]) -> dic
     """Those fields of a configuration that the command line set."""
     given = {name: getattr(arguments, name, None) for name in config.__dataclass_fields__}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def parse_weighted(texts: Sequence[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Files or folders and weights from PATH or PATH:WEIGHT; no weights where none is given."""
+    paths, weights = [], []
+    for text in texts:
+        path, colon, tail = text.rpartition(":")
+        try:
+            weight = float(tail) if colon and path else None
+        except ValueError:
+            weight = None
+        paths.append(text if weight is None else path)
+        if weight is not None:
+            weights.append(weight)
+    return tuple(paths), tuple(weights)

@@ -35,12 +35,12 @@ from n3match.pipelines.training.config import (
     add_run_arguments,
     flag,
     given_options,
+    parse_weighted,
 )
 from n3match.pipelines.training.filter.config import (
     NETWORKS,
     PROTOCOLS,
     TrainingConfig,
-    parse_pairs,
 )
 
 # Fields that are plain numbers or switches, each an option of the same name.
@@ -51,7 +51,7 @@ NUMBERS = (
     "essential_after", "swapped_weight", "ema", "clip", "validate_every", "validation_pairs",
     "patience", "seed",
 )
-SWITCHES = ("refine", "side_info", "keypoint_change", "mutual_only", "augment")
+SWITCHES = ("refine", "side_info", "keypoint_change", "mutual_only", "verdict_only", "augment")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +111,7 @@ def main(arguments: argparse.Namespace) -> int:
 def config_from(arguments: argparse.Namespace, device: str) -> TrainingConfig:
     """The protocol's options, those given in their place; `device`: "cpu", "cuda", …"""
     given = given_options(arguments, TrainingConfig)
-    stores, weights = parse_pairs(arguments.pairs)
+    stores, weights = parse_weighted(arguments.pairs)
     given |= {"pairs": stores, "pair_weights": weights, "validation": tuple(arguments.validation)}
     if arguments.precision == "auto":
         given["precision"] = "bfloat16" if device == "cuda" else "float32"

@@ -6,7 +6,6 @@ import argparse
 
 from n3match.pipelines.common.arguments import (
     add_device_arguments,
-    add_filter_argument,
     add_stored_pixels_argument,
     given_path,
     output_file,
@@ -32,7 +31,12 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"lens distortion of image {i}, OpenCV's coefficients",
         )
     parser.add_argument(
-        "--max-keypoints", type=int, default=2000, metavar="N", help="SIFT keypoints per photograph"
+        "--feature", default="sift", metavar="KIND",
+        help="of two photographs: sift (default), orb, brisk or akaze",
+    )
+    parser.add_argument(
+        "--max-keypoints", type=int, default=4000, metavar="N",
+        help="keypoints per photograph (default: %(default)s)",
     )
     parser.add_argument(
         "--max-size", type=int, default=1600, metavar="PIXELS",
@@ -40,7 +44,11 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> None:
         "are in the files' own pixels (default: %(default)s)",
     )
     add_stored_pixels_argument(parser)
-    add_filter_argument(parser, ', or "none"')
+    parser.add_argument(
+        "--filter", default="auto", metavar="NAME",
+        help='shipped weights or a file of weights, or "none" (default: those for the feature, '
+        '"sift" or, for the binary ones, "orb")',
+    )
     add_device_arguments(parser)
     parser.add_argument(
         "--denoise", nargs="?", const=DEFAULT_DENOISER, metavar="WEIGHTS",

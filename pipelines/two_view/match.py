@@ -4,9 +4,9 @@
     n3match match FOLDER NAME.db           a COLMAP database with two-view geometries
     n3match match FOLDER OUT               hloc's files in a folder OUT
 
-SIFT keypoints, nearest neighbours, the N³ match filter. Pixels are those of the image that
-cv2.imread gives: turned by the file's EXIF orientation (--stored-pixels: as stored). The centre of
-the first one is (0, 0).
+SIFT keypoints (of two photographs also others), nearest neighbours, the N³ match filter. Pixels are
+those of the image that cv2.imread gives: turned by the file's EXIF orientation (--stored-pixels: as
+stored). The centre of the first one is (0, 0).
 
 CSV: a header and the columns x0,y0,x1,y1,probability: of being right, in (½, 1] (1 with --filter
 none). HDF5: datasets points0 (M, 2), points1 (M, 2), probability (M), index0 (M), index1 (M) into
@@ -73,6 +73,7 @@ def _match_folder(arguments: argparse.Namespace) -> int:
     from n3match.pipelines.common.devices import checked_device
     from n3match.pipelines.common.processes import joined_processes
     from n3match.pipelines.folder.match_folder import DATABASE, match_folder, report_lines
+    from n3match.pipelines.two_view.match_images import filter_of
 
     for name in _OF_TWO:
         if getattr(arguments, name, None) not in (None, False):
@@ -80,6 +81,11 @@ def _match_folder(arguments: argparse.Namespace) -> int:
                 f"--{name.replace('_', '-')}: is for two photographs, {arguments.image0} is a "
                 "folder: n3match match FOLDER OUT"
             )
+    if arguments.feature != "sift":
+        raise ValueError(
+            f"--feature: found {arguments.feature}, wanted sift: {arguments.image0} is a folder"
+        )
+    arguments.filter = filter_of(arguments.filter, "sift")
     checked_device(arguments.device)
     arguments.folder, out = arguments.image0, arguments.image1
     run = folder_run(arguments, out, geometries=out.suffix == DATABASE)

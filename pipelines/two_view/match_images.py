@@ -14,9 +14,10 @@ import torch
 from n3match.geometry import RelativePose
 from n3match.geometry.checks import check_intrinsics
 from n3match.matching import (
+    FEATURES,
     Features,
     PutativeMatches,
-    extract_sift,
+    extract_features,
     putative_matches,
 )
 from n3match.nn.match_filter import MatchFilter
@@ -33,6 +34,7 @@ from n3match.two_view import (
     pose_from_logits,
     probability,
 )
+from n3match.weights import default_filter
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +46,8 @@ class MatchedPair:
         features: their keypoints, in pixels of `Photograph.image`.
         putative: the matches, from image 0 to image 1, in the same pixels.
         logits: (N,) the filter's, kept above 0; None where there is no filter.
-        seconds: wall-clock seconds of each stage: "weights" (loading them), "read", "sift",
-            "matching" and "filter".
+        seconds: wall-clock seconds of each stage: "weights" (loading them), "read", the feature's
+            name ("sift"), "matching" and "filter".
     """
 
     photographs: tuple[Photograph, Photograph]
@@ -180,13 +182,14 @@ def match_images(
     K1: np.ndarray | None = None,
     distortion0: np.ndarray | None = None,
     distortion1: np.ndarray | None = None,
-    max_keypoints: int = 2000,
+    max_keypoints: int = 4000,
     max_size: int | None = 1600,
-    filter: MatchFilter | str | os.PathLike | None = "sift",
+    feature: str = "sift",
+    filter: MatchFilter | str | os.PathLike | None = "auto",
     device: str | torch.device | None = None,
     stored_pixels: bool = False,
 ) -> MatchedPair:
-    """SIFT keypoints of two images, nearest neighbours, the match filter.
+    """Keypoints of two images, nearest neighbours, the match filter.
 
     Args:
         image0, image1: of one scene: the path of a file, an array (H, W) grey or (H, W, 3) red,
@@ -198,7 +201,9 @@ def match_images(
         max_keypoints: per image, the strongest.
         max_size: a larger image is matched with its longer side reduced to so many pixels; None:
             as it is. All answers are in pixels of the image as given.
-        filter: "sift" (shipped), another name, a path or a `MatchFilter`; None for no filter.
+        feature: "sift", "orb", "akaze" or "brisk", see `n3match.matching.extract_features`.
+        filter: a shipped name, a path or a `MatchFilter`; None for no filter. "auto": that for the
+            feature, "sift" or, for the binary ones, "orb".
         device: where descriptors are compared and a filter given by name or path runs; None: the
             CPU. A `MatchFilter` runs where it is.
         stored_pixels: files are not turned.
@@ -213,24 +218,40 @@ def match_images(
     net = None
     if filter is not None:
         with watch.stage("weights"):
-            net = as_filter(filter, device)
+            net = as_filter(filter_of(filter, feature), device)
     with watch.stage("read"):
         photo0 = _photograph("0", image0, K0, distortion0, max_size, stored_pixels)
         photo1 = _photograph("1", image1, K1, distortion1, max_size, stored_pixels)
-    with watch.stage("sift"):
-        features0 = extract_sift(photo0.image, max_keypoints)
-        features1 = extract_sift(photo1.image, max_keypoints)
+    with watch.stage(feature):
+        features0 = extract_features(photo0.image, feature, max_keypoints)
+        features1 = extract_features(photo1.image, feature, max_keypoints)
     with watch.stage("matching"):
         putative = putative_matches(
             features0.keypoints,
             features0.descriptors,
             features1.keypoints,
             features1.descriptors,
+            binary=features0.binary,
             device=device,
         )
     features = features0, features1
     pair = MatchedPair((photo0, photo1), features, putative, None, watch.seconds)
     return pair if net is None else pair.filtered(net)
+
+
+def filter_of(
+    filter: MatchFilter | str | os.PathLike, feature: str
+) -> MatchFilter | str | os.PathLike:
+    """The filter given; of "auto" the shipped one for a feature.
+
+    Raises:
+        ValueError: an unknown feature.
+    """
+    if feature not in FEATURES:
+        raise ValueError(f"feature: found {feature!r}, wanted one of {', '.join(FEATURES)}")
+    if isinstance(filter, str) and filter == "auto":
+        return default_filter(binary=feature != "sift")
+    return filter
 
 
 def _photograph(

@@ -1,6 +1,6 @@
 """Relative pose of the cameras of two photographs.
 
-SIFT keypoints (of photographs denoised before with --denoise), nearest neighbours, the N³ match
+Keypoints (of photographs denoised before with --denoise), nearest neighbours, the N³ match
 filter, a robust essential matrix, R and t.
 Convention: x1 ~ R x0 + t maps points from camera 0 to camera 1 (x right, y down, z ahead); the
 length of t is unknown and given as 1. Pixels, and the cameras R and t are of, are those of the

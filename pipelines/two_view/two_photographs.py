@@ -17,7 +17,7 @@ from n3match.geometry import RelativePose
 from n3match.nn import MatchFilter
 from n3match.pipelines.common.devices import placed
 from n3match.pipelines.common.stopwatch import Stopwatch
-from n3match.pipelines.two_view.match_images import MatchedPair, match_images
+from n3match.pipelines.two_view.match_images import MatchedPair, filter_of, match_images
 from n3match.pipelines.two_view.photograph import ASSUMED, EXIF, GIVEN, Photograph, read_photograph
 
 _ORIGIN = {
@@ -28,9 +28,11 @@ _ORIGIN = {
 
 
 def match_from_arguments(arguments: argparse.Namespace, stopwatch: Stopwatch) -> MatchedPair:
-    """Stages "weights", "read", "denoise", "sift", "matching" and "filter" as the arguments say."""
+    """Stages "weights", "read", "denoise", that of the feature ("sift"), "matching" and "filter" as
+    the arguments say."""
     if "sigma" in arguments and arguments.denoise is None:
         raise ValueError("--sigma: is of the noise that --denoise takes out, which isn't asked for")
+    arguments.filter = filter_of(arguments.filter, arguments.feature)  # as it is told of
     with stopwatch.stage("weights"):
         filter = denoiser = None
         if arguments.filter != "none":
@@ -59,7 +61,8 @@ def match_from_arguments(arguments: argparse.Namespace, stopwatch: Stopwatch) ->
                 denoised_photograph(photo, denoiser, arguments.denoise, sigma) for photo in photos
             ]
     pair = match_images(
-        *photos, filter=filter, max_keypoints=arguments.max_keypoints, device=arguments.device
+        *photos, feature=arguments.feature, filter=filter,
+        max_keypoints=arguments.max_keypoints, device=arguments.device,
     )
     stopwatch.add(pair.seconds)
     return pair

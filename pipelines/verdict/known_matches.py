@@ -19,7 +19,7 @@ from n3match.datasets.images import ImageFile
 from n3match.geometry import calibrated_points
 from n3match.matching import extract_sift, keypoint_change, putative_matches, root_sift
 from n3match.nn.match_filter import MatchFilter
-from n3match.pipelines.common.fingerprints import hash_of_weights
+from n3match.pipelines.common.fingerprints import hash_of_files, hash_of_weights
 from n3match.pipelines.verdict.pair_kinds import OTHER_PART, KnownPair, SeenImage
 from n3match.two_view import PairMatches, logits_of_many
 from n3match.whole_file import write_whole
@@ -170,9 +170,10 @@ def _turned(x: np.ndarray, R: np.ndarray) -> np.ndarray:
     return X[:, :2] / X[:, 2:]
 
 
-def _state(image: SeenImage) -> list:
-    stat = image.path.stat()
-    return [image.key, stat.st_size, stat.st_mtime_ns]
+@lru_cache(maxsize=4096)
+def _state(image: SeenImage) -> list[str]:
+    """What it depends on; not its file's time, which a copy of the scene changes."""
+    return [image.key, hash_of_files(image.path)]
 
 
 @lru_cache(maxsize=16)

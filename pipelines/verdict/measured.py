@@ -32,13 +32,13 @@ from n3match.geometry.verification.pair import (
     pair_evidence,
 )
 from n3match.geometry.verification.support import samples_worth_drawing
-from n3match.pipelines.common.fingerprints import hash_of, hash_of_files, hash_of_weights, versions
+from n3match.pipelines.common.fingerprints import hash_of, hash_of_weights, versions
 from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.common.result_rows import ResultRows
 from n3match.pipelines.verdict.known_matches import KnownMatches, MatchStore, turn_to_middle
 from n3match.pipelines.verdict.pair_kinds import OTHER_PART, REAL, KnownPair
 from n3match.two_view import pose_from_logits
-from n3match.weights.verdict import verdict_file
+from n3match.weights.verdict import shipped_verdict
 
 RIGHT_DEG = 10.0
 # The direction of a translation that is nearly none says nothing.
@@ -87,17 +87,11 @@ class AnswerRow:
     scene0: str
     scene1: str
     keypoints: int
-    kept: int
-    status: str
     probability: float  # of the pair being real
-    error_deg: float  # 180 without a pose, and for two scenes
-    undoubted_deg: float  # of the pose found on the kept matches, before any doubt
-    fundamental: str  # status without cameras
-    fundamental_probability: float
-    alone: str  # status from points alone; "" where not asked
-    alone_probability: float
+    undoubted_deg: float  # of the pose found on the kept matches, before any doubt; 180 for none
+    fundamental_probability: float  # without cameras
+    alone_probability: float | None  # from points alone; None where not asked
     usual_inliers: int  # mutual, ratio < 0.9
-    usual_error_deg: float
     settings: str
 
     @property
@@ -225,22 +219,18 @@ def answer_row(
         kept0, kept1, *sizes, num_putative=len(kept), logits=m.logits[kept],
         keypoint_change=m.change[kept] + [0.0, 0.0, scale],
     )
-    alone_status, alone_probability = "", 0.0
+    alone_probability = None
     if alone is not None:
         by_points = pose_from_logits(alone.points0, alone.points1, *cameras, alone.logits)
-        alone_status, alone_probability = str(by_points.status), by_points.pair_probability
+        alone_probability = round(by_points.pair_probability, 6)
     usual = m.mutual & (m.ratio < _RATIO)
     plain = estimate_relative_pose_from_matches(
         m.points0[usual], m.points1[usual], *cameras, verify=False, max_iterations=_SAMPLES
     )
     return AnswerRow(
-        pair.name, pair.kind, *pair.scenes, keypoints, int(kept.sum()),
-        str(pose.status), round(pose.pair_probability, 6),
-        round(pose_errors(pair, pose.R, pose.t)[1], 4),
+        pair.name, pair.kind, *pair.scenes, keypoints, round(pose.pair_probability, 6),
         round(pose_errors(pair, undoubted.R, undoubted.t)[1], 4),
-        str(without.status), round(without.pair_probability, 6),
-        alone_status, round(alone_probability, 6),
-        plain.num_inliers, round(pose_errors(pair, plain.R, plain.t)[1], 4), settings,
+        round(without.pair_probability, 6), alone_probability, plain.num_inliers, settings,
     )
 
 
@@ -283,9 +273,9 @@ def measured(
 
 
 def settings_of(filter: str, *, verdict: bool) -> str:
-    """Fingerprint of what rows depend on beside the pair; the shipped verdict too where asked."""
+    """Fingerprint of what rows depend on beside the pair; the shipped models too where asked."""
     state = [
         "2", hash_of_weights(filter), versions("opencv", "n3match"),
-        hash_of_files(verdict_file()) if verdict else "",
+        dict(shipped_verdict().models) if verdict else "",
     ]
     return hash_of(state)[:16]

@@ -46,7 +46,8 @@ def verdict_report(rows: Sequence[AnswerRow], threshold: float) -> str:
             lambda row: True, lambda row: row.fundamental_probability >= threshold
         ),
         "points alone": (
-            lambda row: bool(row.alone), lambda row: row.alone_probability >= threshold
+            lambda row: row.alone_probability is not None,
+            lambda row: row.alone_probability >= threshold,
         ),
     }
     cells = []

@@ -48,8 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     from collections import Counter
 
-    import numpy as np
-
     from n3match.pipelines.common.fingerprints import hash_of_weights, versions
     from n3match.pipelines.common.result_rows import ResultRows
     from n3match.pipelines.common.tables import markdown_table
@@ -60,7 +58,7 @@ def main(arguments: argparse.Namespace) -> int:
         measured,
         settings_of,
     )
-    from n3match.pipelines.verdict.pair_kinds import KINDS
+    from n3match.pipelines.verdict.pair_kinds import KINDS, REAL
     from n3match.pipelines.verdict.plan import (
         check_plan,
         match_stores,
@@ -91,15 +89,16 @@ def main(arguments: argparse.Namespace) -> int:
     cells = []
     for name, model in models.items():
         here = [row for row in found["val"] if row.model == name and row.right >= 0]
-        p, right = probabilities(model, here), np.array([row.right for row in here]) == 1
-        claimed = p >= threshold
-        cells.append([
-            name, len(here), f"{100 * claimed[right].mean():.1f}",
-            f"{100 * claimed[~right].mean():.2f}",
-        ])
+        claimed = probabilities(model, here) >= threshold
+        groups = [
+            [c for c, row in zip(claimed, here) if row.right and row.kind == REAL],
+            [c for c, row in zip(claimed, here) if not row.right and row.kind == REAL],
+            *([c for c, row in zip(claimed, here) if row.kind == kind] for kind in KINDS[1:]),
+        ]
+        cells.append([name, *(f"{sum(group)} of {len(group)}" for group in groups)])
     print(f"threshold  {threshold}\n")
     print(markdown_table(
-        ["model, on val", "pairs", "claimed of the right, %", "of the others, %"], cells
+        ["claimed on val by model", "real, solved", "real, not solved", *KINDS[1:]], cells
     ))
     notes = {
         "filter": arguments.filter,

@@ -1,5 +1,6 @@
 """`n3match.denoise`: types, shapes, sigma, and what it refuses."""
 
+import importlib
 from dataclasses import replace
 from importlib import resources
 
@@ -11,9 +12,12 @@ import torch
 import n3match
 from n3match.denoising import Denoiser, denoise_raw, estimate_sigma
 from n3match.nn import PRESETS, N3Net
-from n3match.weights import save_weights
+from n3match.weights import save_weights, store
 
 pytestmark = pytest.mark.arithmetic
+denoise_module, denoiser_module = (
+    importlib.import_module(f"n3match.denoising.{name}") for name in ("denoise", "denoiser")
+)
 
 SIZES = {
     "features": 8, "block_channels": 2, "neighbours": 2, "embedding_features": 8,
@@ -75,6 +79,26 @@ def test_channels_of_a_colour_image_are_done_alike_by_a_grey_network():
         )
 
 
+def test_pictures_in_colour_are_done_by_weights_for_colours_once_they_are_shipped(
+    tmp_path, monkeypatch
+):
+    paths = {}
+    for name, value, channels in (("n3net", 0.25, 1), ("n3net-colour", 0.5, 3)):
+        net = N3Net(replace(PRESETS["dncnn-17"], features=2, depth=2, channels=channels))
+        torch.nn.init.zeros_(net.local_networks[0].layers[-1].weight)
+        torch.nn.init.constant_(net.local_networks[0].layers[-1].bias, value)
+        paths[name] = tmp_path / f"{name}.safetensors"
+        save_weights(paths[name], net)
+    monkeypatch.setattr(store, "find", lambda name: paths[name])
+    monkeypatch.setattr(denoise_module, "_loaded", Denoiser.from_pretrained)
+    shapes = {"grey": (12, 13), "one": (12, 13, 1), "colour": (12, 13, 3), "four": (12, 13, 4)}
+    for there in (("n3net",), tuple(paths)):
+        monkeypatch.setattr(store, "shipped", lambda there=there: there)
+        found = {key: n3match.denoise(np.zeros(shape)).max() for key, shape in shapes.items()}
+        coloured = 0.5 if len(there) == 2 else 0.25
+        assert found == {"grey": 0.25, "one": 0.25, "colour": coloured, "four": 0.25}
+
+
 @pytest.mark.parametrize("sigma", [5.0, 25.0, 60.0])
 def test_estimate_is_right_for_noise_on_a_smooth_image(sigma):
     y, x = np.mgrid[:300, :400] / 400
@@ -128,7 +152,7 @@ def test_too_small_an_image_to_estimate_from_asks_for_sigma():
     assert n3match.denoise(np.zeros((1, 1)), 25, weights=net).shape == (1, 1)
 
 
-def test_weights_from_a_file_have_their_norms_folded(tmp_path):
+def test_weights_from_a_file_have_their_norms_folded(tmp_path, monkeypatch):
     torch.manual_seed(0)
     net = N3Net(replace(PRESETS["n3net"], **SIZES))
     for module in net.modules():
@@ -139,9 +163,23 @@ def test_weights_from_a_file_have_their_norms_folded(tmp_path):
     save_weights(tmp_path / "net.safetensors", net.eval())
     loaded = Denoiser.from_pretrained(tmp_path / "net.safetensors")
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in loaded.modules())
-    x = torch.rand(1, 1, 40, 33)
+    x = torch.rand(1, 1, 90, 63)
     with torch.inference_mode():
-        torch.testing.assert_close(loaded(x), net(x), atol=1e-5, rtol=0)
+        wanted = net(x)
+        torch.testing.assert_close(loaded(x), wanted, atol=1e-5, rtol=0)
+    # Local networks, embeddings and temperatures in tiles, where that isn't much more work.
+    monkeypatch.setattr(denoiser_module, "_BYTES_AT_ONCE", 40 * 40 * 8 * 4)
+    monkeypatch.setattr(denoiser_module, "_MOST_WORK", 4.0)
+    sizes, run = [], torch.nn.Sequential.forward
+    monkeypatch.setattr(
+        torch.nn.Sequential, "forward", lambda self, y: sizes.append(y.shape[2:]) or run(self, y)
+    )
+    torch.testing.assert_close(loaded.restore(x), wanted, atol=1e-5, rtol=0)
+    assert len(sizes) > 7 and max(h * w for h, w in sizes) <= 40 * 40
+    monkeypatch.setattr(denoiser_module, "_MOST_WORK", 1.1)
+    sizes.clear()
+    loaded.restore(x)
+    assert sizes == [(90, 63)] * 7
 
 
 def test_weights_that_are_missing_or_something_else(tmp_path):

@@ -17,7 +17,8 @@ PAGES = sorted(
 )
 # Names of 0.1 stand in the list of changes.
 OF_TODAY = [page for page in PAGES if page.name != "CHANGELOG.md"]
-FOREIGN_OPTIONS = {"--nproc-per-node", "--strict", "--shell"}  # of torchrun, mkdocs, argcomplete
+# Of torchrun, mkdocs, argcomplete.
+FOREIGN_OPTIONS = {"--nproc-per-node", "--strict", "--shell"}
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*(?![\w-])")
 _ADDRESS = re.compile(r"\]\(([^)\s]+)\)")

@@ -30,7 +30,7 @@ def test_published_sizes(name):
         assert count == (9 * 64 + 64) + (net.config.depth - 2) * inner + (9 * 64 + 1)
     if name == "n3net":
         assert count == pytest.approx(710_000, rel=0.01)  # as published
-    assert len(net.blocks) == {"n3net": 2, "n3net-2": 1, "concrete": 2}.get(
+    assert len(net.blocks) == {"n3net": 2, "n3net-2": 1, "concrete": 2, "n3net-fast": 2}.get(
         name, 2 * name.startswith("knn")
     )
 
@@ -48,6 +48,20 @@ def test_every_preset_trains(name, channels, maps):
     moved = {n for n, p in net.named_parameters() if p.grad is not None}
     assert moved == wanted
     assert all(bool(torch.isfinite(p.grad).all()) for p in net.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 24), (17, 23)])
+def test_with_a_scale_pixels_go_through_as_planes(height, width):
+    """Here with local networks that leave their planes as they are."""
+    net = small("dncnn-17", scale=2, channels=3, maps=("sigma",)).eval()
+    torch.nn.init.zeros_(net.local_networks[0].layers[-1].weight)
+    image = torch.rand(2, 3, height, width)
+    x = torch.cat([image, torch.full_like(image[:, :1], 0.1)], 1)
+    planes = net.planes_of(x)
+    assert planes.shape == (2, 13, -(-height // 2), -(-width // 2))
+    assert torch.equal(planes[:, 1, :, :-1], image[:, 0, ::2, 1::2][..., : planes.shape[3] - 1])
+    assert bool((planes[:, 12] == torch.tensor(0.1)).all())
+    assert torch.equal(net(x), image)
 
 
 def test_concrete_draws_noise_while_training_only():

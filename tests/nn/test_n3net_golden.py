@@ -54,7 +54,8 @@ def _guarded_aggregate(query, key, value, k, log_temperature, patch_size, stride
     d = torch.cdist(q, x).square().gather(2, index.expand(len(q), -1, -1))
     w = plain_weights(d, log_temperature.flatten(1)[..., None], k, guard=1e-7)
     z = w.transpose(2, 3) @ v[:, index]
-    return torch.stack([grid.put_back(z[:, :, step]) for step in range(k)], 1)
+    z = torch.stack([grid.put_back(z[:, :, step]) for step in range(k)], 1)
+    return torch.cat([value, (z - value[:, None]).flatten(1, 2)], 1)  # the differences asked for
 
 
 @pytest.mark.parametrize(("guarded", "tolerance"), [(True, 1e-9), (False, 1e-2)])

@@ -18,12 +18,13 @@ SMALL = PruningConfig(
 CONFIG = MatchFilterConfig(
     pruning=SMALL, side_info=SIDE_INFO, keypoint_change=True, min_log_temperature=-4.0
 )
+ON_ALL = replace(SMALL, mutual_stages=True, verdict_neighbours=2)
 SELECTIONS = ["n3", "knn", "concrete", "none"]
 
 
-def make_net(selection="n3", dtype=torch.float64, **options):
+def make_net(selection="n3", dtype=torch.float64, pruning=SMALL, **options):
     torch.manual_seed(0)
-    config = replace(CONFIG, pruning=replace(SMALL, selection=selection), **options)
+    config = replace(CONFIG, pruning=replace(pruning, selection=selection), **options)
     net = MatchFilter(config)
     for module in net.modules():
         if hasattr(module, "running_var"):
@@ -61,10 +62,12 @@ def test_each_stage_looks_at_the_better_half(selection, count, looked_at):
             assert not len(left_out) or row[kept].min() >= left_out.max()
 
 
-@pytest.mark.parametrize("selection", ["n3", "knn", "none"])
+@pytest.mark.parametrize(
+    ("selection", "pruning"), [("n3", SMALL), ("n3", ON_ALL), ("knn", SMALL), ("none", SMALL)]
+)
 @pytest.mark.parametrize("training", [False, True])
-def test_match_order_does_not_matter(selection, training):
-    net = make_net(selection).train(training)
+def test_match_order_does_not_matter(selection, pruning, training):
+    net = make_net(selection, pruning=pruning).train(training)
     matches = make_matches(2, 80)
     order = torch.randperm(80, generator=torch.Generator().manual_seed(2))
     out = net(**matches)
@@ -74,10 +77,13 @@ def test_match_order_does_not_matter(selection, training):
         torch.testing.assert_close(second, first[:, order])
 
 
-@pytest.mark.parametrize("selection", ["n3", "none"])
-def test_padding_does_not_matter(selection):
+@pytest.mark.parametrize(
+    ("selection", "pruning"), [("n3", SMALL), ("n3", ON_ALL), ("none", SMALL)]
+)
+def test_padding_does_not_matter(selection, pruning):
     """A ragged batch gives each pair what it gets alone, down to no match at all."""
-    net, matches, counts = make_net(selection), make_matches(6, 90), (90, 70, 33, 7, 1, 0)
+    net = make_net(selection, pruning=pruning)
+    matches, counts = make_matches(6, 90), (90, 70, 33, 7, 1, 0)
     mask = torch.arange(90) < torch.tensor(counts)[:, None]
     padded = {name: t.clone() for name, t in matches.items()}
     for tensor in padded.values():
@@ -92,9 +98,10 @@ def test_padding_does_not_matter(selection):
             torch.testing.assert_close(padded_logits[i, :count], logits[0])
 
 
+@pytest.mark.parametrize("pruning", [SMALL, ON_ALL])
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 9])
-def test_few_matches_are_fine_forth_and_back(count):
-    net = make_net().train()
+def test_few_matches_are_fine_forth_and_back(count, pruning):
+    net = make_net(pruning=pruning).train()
     out = net(**make_matches(1, count))
     total = sum(logits[logits.isfinite()].sum() for logits in (out.logits, *out.earlier_logits))
     (total + out.essential.sum()).backward()
@@ -102,11 +109,13 @@ def test_few_matches_are_fine_forth_and_back(count):
     assert gradients and all(bool(g.isfinite().all()) for g in gradients)
 
 
-@pytest.mark.parametrize("selection", ["n3", "concrete"])
-def test_the_choice_of_neighbours_learns(selection):
+@pytest.mark.parametrize(
+    ("selection", "pruning"), [("n3", SMALL), ("n3", ON_ALL), ("concrete", SMALL)]
+)
+def test_the_choice_of_neighbours_learns(selection, pruning):
     """Gradients reach the embedding and the temperature of every stage, and all else but what a
     mean subtraction takes away again."""
-    net = make_net(selection).train()
+    net = make_net(selection, pruning=pruning).train()
     out = net(**make_matches(2, 120))
     sum(x[x.isfinite()].square().mean() for x in (out.logits, *out.earlier_logits)).backward()
     dead = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
@@ -163,6 +172,56 @@ def test_mutual_ones_are_judged_as_if_alone():
     assert bool((found.logits[0, ~mutual] < 0).all())
 
 
+def test_stages_keep_to_mutual_matches_and_the_verdict_is_on_all():
+    plain, judge = make_net(), make_net(pruning=ON_ALL)
+    judge.pruning.stages.load_state_dict(plain.pruning.stages.state_dict())
+    matches = make_matches(2, 150)
+    mutual = matches["side_info"][..., 1] > 0
+    assert mutual[0].sum() != mutual[1].sum()  # ragged
+    out = judge(**matches)
+    assert bool(out.logits.isfinite().all())
+    for pair in range(2):
+        alone = {name: t[pair : pair + 1, mutual[pair]] for name, t in matches.items()}
+        for found, wanted in zip(out.earlier_logits, plain(**alone).earlier_logits, strict=True):
+            torch.testing.assert_close(found[pair, mutual[pair]], wanted[0])
+            assert bool((found[pair, ~mutual[pair]] == float("-inf")).all())
+    # Where no match is known to be mutual the stages look at all.
+    matches["side_info"][..., 1] = 0
+    assert bool(judge(**matches).earlier_logits[0].isfinite().all())
+
+
+def test_the_verdict_sees_how_the_last_stages_matches_move():
+    """A match of its own place and kind is judged by what those beside it do."""
+    net, matches = make_net(pruning=ON_ALL), make_matches(1, 120)
+    seen = []
+    net.pruning.edges.register_forward_hook(lambda _, given, out: seen.append((*given, out)))
+    net(**matches)
+    x, columns, real, place, out = seen[0]
+    assert real is None and place.shape == (1, 32)  # the last stage's, of 120
+    others = [i for i in range(120) if i not in place[0]]
+    moved = columns.clone()
+    moved[0, others[:50]] += 0.3  # nobody's neighbours: the rest see no difference
+    again = net.pruning.edges(x, moved, real, place)
+    torch.testing.assert_close(again[0, others[50:]], out[0, others[50:]])
+    moved[0, place[0, 0]] += 0.3
+    assert not torch.allclose(net.pruning.edges(x, moved, real, place)[0, others[50:]],
+                              out[0, others[50:]])  # fmt: skip
+
+
+def test_frozen_stages_stay_as_they_are():
+    net = make_net(pruning=ON_ALL)
+    net.pruning.freeze_stages()
+    before = {name: t.clone() for name, t in net.pruning.stages.state_dict().items()}
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    net.train()
+    logits = net(**make_matches(2, 90))
+    assert not any(earlier.requires_grad for earlier in logits.earlier_logits)
+    logits.logits.square().mean().backward()
+    optimizer.step()
+    assert all(torch.equal(t, before[n]) for n, t in net.pruning.stages.state_dict().items())
+    assert net.pruning.edges.embedding.weight.grad.any()
+
+
 def test_unknown_columns_are_neutral():
     net, matches = make_net(), make_matches(1, 40)
     known = net.logits(matches["points0"], matches["points1"])
@@ -183,8 +242,9 @@ def test_a_configuration_comes_back_from_json(tmp_path):
     torch.testing.assert_close(again.logits(**matches), net.logits(**matches))
 
 
-def test_the_exported_graph_says_the_same():
-    net = make_net(dtype=torch.float32, mutual_only=True)
+@pytest.mark.parametrize("options", [{"mutual_only": True}, {"pruning": ON_ALL}])
+def test_the_exported_graph_says_the_same(options):
+    net = make_net(dtype=torch.float32, **options)
     program = export_program(net).module()
     for b, n in ((2, 130), (1, 75)):
         given = make_matches(b, n, torch.float32, seed=n)
@@ -200,12 +260,18 @@ def test_the_exported_graph_says_the_same():
     [
         ({"selection": "nearest"}, "selection"), ({"widths": ()}, "widths"),
         ({"widths": (8, 0)}, "widths"), ({"neighbours": 0}, "neighbours"),
-        ({"kept_share": 0.0}, "kept_share"),
+        ({"kept_share": 0.0}, "kept_share"), ({"verdict_neighbours": -1}, "verdict_neighbours"),
+        ({"verdict_neighbours": 2, "selection": "none"}, "verdict_neighbours"),
     ],
 )
 def test_impossible_configurations(options, message):
     with pytest.raises(ValueError, match=message):
         PruningConfig(**options)
+
+
+def test_mutual_stages_need_the_mutual_flag():
+    with pytest.raises(ValueError, match="mutual_stages"):
+        replace(CONFIG, pruning=ON_ALL, side_info=("ratio",))
 
 
 def test_a_second_pass_has_no_place_beside_it():

@@ -50,41 +50,90 @@ def _compare(inputs, k, dtype, tolerance, **options):
 
 
 @pytest.fixture(autouse=True)
-def small_tiles_full_of_nan(request, monkeypatch):
-    """Several tiles, the last uneven; and memory in which an element never written shows."""
+def split_sweeps_and_memory_full_of_nan(monkeypatch):
+    """Every sweep in two parts; and memory in which an element never written shows. The
+    interpreter takes as long for a small tile as for a large one."""
     from n3match.ops.triton import dense
 
-    monkeypatch.setattr(dense, "block", lambda like, count, most: 16)
-    monkeypatch.setattr(dense, "program_block", lambda *_: 16)
+    if INTERPRETED:
+        monkeypatch.setattr(dense, "chunks", lambda like, programs, tiles, resident: min(tiles, 2))
+        monkeypatch.setattr(dense, "ROWS", 128)
+        monkeypatch.setattr(dense, "BACKWARD_TILES", ((128, 64, 1),))
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.parametrize("k", range(1, 9))
+def test_exact_in_float64(k):
+    """Nothing but rounding separates the kernels from the formula: power sums and the triangle of
+    the way back are the same sums."""
+    _compare(_inputs((1, 19, 21, 5, 7)), k, torch.float64, 1e-9)
+
+
 @pytest.mark.parametrize(
     ("size", "k", "log_t"),
     [
-        ((1, 19, 21, 5, 7), 3, None),
-        ((2, 17, 5, 3, 2), 1, None),
-        ((1, 5, 18, 18, 19), 4, -1.0),  # E and F beyond one block
-        ((1, 6, 17, 4, 3), 4, -8.0),  # some choices are certain
+        ((2, 17, 150, 3, 2), 2, None),  # items of several blocks
+        ((1, 150, 5, 3, 2), 3, None),  # and queries
+        ((1, 5, 18, 140, 150), 2, 2.0),  # E and F of several blocks
+        ((1, 6, 17, 4, 3), 5, -8.0),  # some choices are certain
     ],
 )
-def test_exact_in_float64(size, k, log_t):
-    """Nothing but rounding separates the kernels from the formula."""
+def test_exact_in_several_blocks(size, k, log_t):
     _compare(_inputs(size, log_t=log_t), k, torch.float64, 1e-9)
 
 
+@pytest.mark.parametrize("k", range(1, 9))
+def test_float32_of_two_planes(k):
+    """Temperatures from e⁻³ to e³ in one call, ties and d = 0 among the items."""
+    inputs = _inputs((1, 20, 140, 6, 5), torch.float32)
+    query, key, _, log_t = inputs
+    key[:, 5], query[:, 0], query[:, 1] = key[:, 6], key[:, 6], key[:, 3]
+    log_t.copy_(torch.linspace(-3, 3, 20)[:, None])
+    _compare(inputs, k, torch.float32, 2e-5)
+
+
+@pytest.mark.parametrize("log_t", [-13.8, -3.0, 6.0, 13.8])
+def test_float32_cold_and_hot(log_t):
+    inputs = _inputs((1, 9, 70, 4, 3), torch.float32, log_t)
+    _compare(inputs, 4, torch.float32, 2e-4)
+
+
+def test_float32_of_different_magnitudes():
+    """Values far from 1, and far from each other."""
+    inputs = _inputs((1, 9, 70, 4, 3), torch.float32, 1.0)
+    inputs[2].mul_(1e12)
+    inputs[2][0, 3] = 1e-20
+    _compare(inputs, 3, torch.float32, 2e-5)
+
+
+def test_float32_of_several_blocks():
+    _compare(_inputs((2, 150, 140, 5, 4), torch.float32), 3, torch.float32, 2e-5)
+
+
 def test_float32_masked_without_self():
-    size = (2, 17, 17, 4, 3)
-    mask = torch.rand(2, 17, generator=torch.Generator().manual_seed(1)) > 0.4
+    size = (2, 137, 137, 4, 3)
+    mask = torch.rand(2, 137, generator=torch.Generator().manual_seed(1)) > 0.4
     mask[1] = False
     mask[1, 2:4] = True
     options = {"mask": mask, "exclude_self": True}
     found = _compare(_inputs(size, torch.float32, -2.0), 3, torch.float32, 2e-4, **options)
     for grad in found[2:4]:
         assert (grad[~mask] == 0).all()
+
+
+def test_no_gradient_of_the_temperature_where_none_is_wanted():
+    query, key, value, _ = _inputs((1, 9, 20, 4, 3), torch.float32)
+    leaves = [x.requires_grad_() for x in (query, key, value)]
+    for backend in ("triton", "reference"):
+        z = n3_aggregate(*leaves, 3, 0.5, backend=backend)
+        found = torch.autograd.grad(z.square().sum(), leaves)
+        if backend == "triton":
+            first = found
+    for a, b in zip(first, found):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
@@ -134,7 +183,8 @@ def _operator_arguments():
     query, key, value, log_t = (
         x.to(DEVICE).requires_grad_() for x in _inputs((1, 2, 3, 2, 2), torch.float32)
     )
-    return query, key, value, key.detach().square().sum(-1), log_t, 2, False
+    mask = torch.ones(1, 3, dtype=torch.bool, device=DEVICE)
+    return query, key, value, log_t, mask, 2, False
 
 
 def test_custom_operator():
@@ -171,7 +221,7 @@ def test_autocast_takes_the_widest_type():
         ({"selection": "knn"}, "selection='knn'"),
         ({"selection": "concrete", "generator": torch.Generator()}, "selection='concrete' with"),
         ({"candidates": torch.zeros(1, 2, 3, dtype=torch.int64)}, "explicit candidates"),
-        ({"k": 65}, "k=65 is above 64"),
+        ({"k": 9}, "k=9 is above 8"),
     ],
 )
 def test_what_it_cannot_serve_is_said(options, reason):

@@ -9,9 +9,9 @@ from backends import BACKENDS, FAST
 from window_layouts import LAYOUTS, NAMES
 from window_layouts import inputs as _inputs
 
-from n3match import ops
+from n3match import native, ops
 from n3match.ops import candidates
-from n3match.ops.window import cells_compiled, cells_tensors
+from n3match.ops.window import cells, cells_compiled, cells_tensors
 from n3match.ops.window.grid import WindowGrid
 
 pytestmark = pytest.mark.arithmetic
@@ -149,6 +149,28 @@ def test_default_sizes(path, monkeypatch):
     inputs, rest = _inputs((93, 104, 10, 5, 15), torch.float32, 3.0, b=1, e=8, c=8)
     wanted = _run("reference", inputs, 7, rest)
     _assert_close(_run("tiled", inputs, 7, rest, torch.float32), wanted, 1e-4)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_differences_are_those_of_the_neighbours(path, layout, dtype):
+    """With gradients and without; these in one pass, channels side by side, where compiled."""
+    inputs, rest = _inputs(layout, dtype, None)
+    q, x, v, log_t = (t.detach().to(dtype) for t in inputs)
+    run = functools.partial(ops.n3_window_aggregate, q, x, k=3, log_temperature=log_t)
+    names = dict(zip(("patch_size", "stride", "window"), rest))
+    z = run(v, **names)
+    wanted = torch.cat([v, (z - v[:, None]).flatten(1, 2)], 1)
+    found = {}
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            found[grad] = run(v, **names, differences=True)
+    path(layout)
+    assert torch.equal(found[True], wanted) and torch.equal(found[False], wanted)
+    compiled = native.available() and native.serves(q) and cells.usable(
+        WindowGrid(*q.shape[2:], *rest)
+    )
+    assert found[False].is_contiguous(memory_format=torch.channels_last) == compiled
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from bundled_pair import DISTORTION, SIZE, K, detector, error_deg, features, photograph
 
-import n3match
+from n3match.geometry import estimate_relative_pose_from_matches
 from n3match.plugins.opencv import N3Matcher, filter_matches
 from n3match.plugins.opencv.neighbours import find_neighbours
 
@@ -33,22 +33,51 @@ def test_matches_of_any_detector_give_the_known_pose(matched):
     assert 20 < len(found) < 0.3 * len(keypoints1)
     points1 = np.array([keypoints1[match.queryIdx].pt for match in found])
     points2 = np.array([keypoints2[match.trainIdx].pt for match in found])
-    pose = n3match.estimate_relative_pose(
-        points1, points2, K, K, filter=None, estimator="opencv_usac",
-        distortion0=DISTORTION, distortion1=DISTORTION,
-    )  # fmt: skip
-    assert pose.ok, name
-    assert error_deg(pose.R, pose.t) < 5.0
-    assert pose.num_inliers > 0.4 * len(found)
+    # Without doubt: matches at one place, of which BRISK has many, count as one for it.
+    poses = [
+        estimate_relative_pose_from_matches(
+            points1, points2, K, K, estimator="opencv_usac", distortion0=DISTORTION,
+            distortion1=DISTORTION, verify=False, seed=seed,
+        )
+        for seed in range(3)
+    ]
+    assert np.median([error_deg(pose.R, pose.t) for pose in poses]) < 5.0, name
+    assert min(pose.num_inliers for pose in poses) > 0.4 * len(found)
 
 
-def test_matches_are_nearest_and_mutual_as_opencv_finds_them(matched):
+def test_matches_are_nearest_as_opencv_finds_them(matched):
+    """Of SIFT mutual ones alone; binary features are found several times at one place."""
     name, _, _, descriptors1, descriptors2, found = matched
     norm = cv2.NORM_L2 if name == "SIFT" else cv2.NORM_HAMMING
     checked = cv2.BFMatcher(norm, crossCheck=True).match(descriptors1, descriptors2)
     mutual = {(match.queryIdx, match.trainIdx): match.distance for match in checked}
-    assert all(mutual[match.queryIdx, match.trainIdx] == match.distance for match in found)
+    pairs = [(match.queryIdx, match.trainIdx) for match in found]
+    assert all(mutual.get(p, m.distance) == m.distance for p, m in zip(pairs, found))
+    assert (name == "SIFT") == all(p in mutual for p in pairs)
+    rows = cv2.BFMatcher(norm).knnMatch(descriptors1, descriptors2, 1)
+    assert all(rows[match.queryIdx][0].distance == match.distance for match in found)
     assert [match.queryIdx for match in found] == sorted(match.queryIdx for match in found)
+
+
+@pytest.mark.parametrize(("name", "weights"), [("SIFT", "sift"), ("ORB", "orb")])
+def test_weights_are_those_for_the_descriptors(name, weights):
+    keypoints, descriptors = zip(*features(name))
+
+    def kept(**options):
+        matcher = N3Matcher(**options)
+        matcher.setPairInfo(*keypoints, SIZE, SIZE, **CAMERAS)
+        return [m.queryIdx for m in matcher.match(*descriptors)]
+
+    other = {"sift": "orb", "orb": "sift"}[weights]
+    assert kept() == kept(filter=weights) != kept(filter=other)
+    norm = cv2.NORM_L2 if name == "SIFT" else cv2.NORM_HAMMING
+    matches = cv2.BFMatcher(norm).match(*descriptors)
+    for known in ({}, {"descriptors1": descriptors[0], "descriptors2": descriptors[1]}):
+        found, wanted = (
+            filter_matches(SIZE, SIZE, *keypoints, matches, **CAMERAS, **known, **options)
+            for options in ({}, {"filter": weights})
+        )
+        assert found and [m.queryIdx for m in found] == [m.queryIdx for m in wanted]
 
 
 def test_knn_match_has_the_same_matches_and_their_runners_up():

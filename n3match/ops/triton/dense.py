@@ -5,135 +5,351 @@ For CUDA tensors, or CPU tensors where TRITON_INTERPRET=1 was set before Triton 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
-import triton
 from torch import Tensor
 
 from n3match.ops.custom_op import differentiable
 from n3match.ops.triton import dense_backward as backward_kernels
 from n3match.ops.triton import dense_forward as forward_kernels
+from n3match.ops.triton import operands as operand_kernels
 from n3match.ops.triton.launch import (
+    TYPES,
     accumulator,
-    block,
-    number_types,
+    cdiv,
+    chunks,
+    column_block,
+    compiled_with,
+    has_large_memory,
     on_device_of,
-    program_block,
-    steps,
-    warps,
+    padded,
+    plane_type,
 )
+from n3match.ops.triton.tiles import ROW_NUMBERS, SPAN
+
+ROWS, ITEMS = 64, 64  # of a tile of the forward pass
+# Of tiles of the backward pass, best first: a program's own side, the side that it goes over, and
+# stages of the pipeline. With three the next tile is on its way while one is computed.
+BACKWARD_TILES = ((64, 32, 3), (64, 32, 2), (64, 32, 1), (64, 16, 1), (32, 16, 1), (16, 16, 1))
+_LARGE_ROOM, _SMALL_ROOM = 208 << 10, 80 << 10  # bytes of shared memory for operands
+_HELD_ROOM = 160 << 10  # of it for those that are there from tile to tile
+STEPS_AT_ONCE = 3  # normalisers that one sweep gives
+_FEATURES = ((3, 64), (6, 32), (8, 16))  # most steps, and features of which their sums fit
 
 
-def _shared(query: Tensor, exclude_self: bool) -> dict:
-    """What every kernel is compiled for."""
-    return {
-        "EXCLUDE": exclude_self,
-        "BLOCK_E": block(query, query.shape[2], 32),
-        "num_stages": 2,
-        **{name: number_types(query)[name] for name in ("ACC", "DOT", "PRECISION")},
-    }
+@dataclass(frozen=True)
+class _Problem:
+    """Sizes of a call, and its planes."""
+
+    batch: int
+    queries: int
+    items: int
+    embedding: int
+    features: int
+    k: int
+    exclude_self: bool
+    like: Tensor
+
+    @functools.cached_property
+    def rows(self) -> int:
+        """Queries of a plane."""
+        return _whole_spans(self.queries)
+
+    @functools.cached_property
+    def padded_items(self) -> int:
+        return _whole_spans(self.items)
+
+    @functools.cached_property
+    def compiled_for(self) -> dict:
+        """What every kernel that goes over tiles of distances is compiled for."""
+        return {
+            "E_PADDED": padded(self.embedding), "E_BLOCK": column_block(self.embedding),
+            "PLANES": 2 if self.like.dtype == torch.float32 else 1,
+            "EXCLUDE": self.exclude_self, "ACC": TYPES[accumulator(self.like.dtype)],
+        }
+
+    @functools.cached_property
+    def dot(self) -> dict:
+        return {"DOT": TYPES[plane_type(self.like)]}
+
+    def new(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        return self.like.new_empty(*shape, dtype=dtype or accumulator(self.like.dtype))
+
+    def integers(self, *shape: int) -> Tensor:
+        return self.new(*shape, dtype=torch.int32)
+
+
+def _whole_spans(rows: int) -> int:
+    return cdiv(rows, SPAN.value) * SPAN.value
+
+
+@dataclass(frozen=True)
+class _Operands:
+    """As operands.py has them."""
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    scales: Tensor
+    peaks: Tensor
+    norm: Tensor
+
+
+def _problem(query, key, value, k, exclude_self) -> _Problem:
+    (b, m, e), (n, f) = query.shape, value.shape[1:]
+    return _Problem(b, m, n, e, f, k, exclude_self, query)
+
+
+def _prepare(p: _Problem, query, key, value, log_t, mask, rows: Tensor) -> _Operands:
+    """Fills the rows' inverse temperatures as well."""
+    e, f = padded(p.embedding), padded(p.features)
+    compiled = p.compiled_for
+    planes = compiled["PLANES"]
+    dtype = plane_type(p.like)
+    spans = (p.rows + 2 * p.padded_items) // SPAN.value
+    found = _Operands(
+        p.new(p.batch, p.rows, planes, e, dtype=dtype),
+        p.new(p.batch, p.padded_items, planes, e, dtype=dtype),
+        p.new(p.batch, p.padded_items, planes, f, dtype=dtype),
+        p.new(p.batch, spans), p.new(p.batch, spans), p.new(p.batch, p.padded_items),
+    )
+    operand_kernels.operands_kernel[(spans, p.batch)](
+        query, key, value, log_t, key if mask is None else mask,
+        found.queries, found.keys, found.values, found.scales, found.peaks, found.norm, rows,
+        p.queries, p.items, p.embedding, p.features, p.rows, p.padded_items, rows.shape[1],
+        E_PADDED=e, F_PADDED=f, E_BLOCK=min(64, e), F_BLOCK=min(64, f), PLANES=planes,
+        CENTRED=p.like.dtype == accumulator(p.like.dtype), MASKED=mask is not None,
+        ACC=compiled["ACC"], **compiled_with(8), **p.dot,
+    )
+    return found
 
 
 def _forward(
-    query: Tensor, key: Tensor, value: Tensor, norm: Tensor, log_t: Tensor, k: int,
+    query: Tensor, key: Tensor, value: Tensor, log_t: Tensor, mask: Tensor | None, k: int,
     exclude_self: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The operator on prepared input.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The operator.
 
     Args:
-        query, key, value: (B, M, E), (B, N, E), (B, N, F).
-        norm: (B, N) |key|², +inf where an item may not be selected. No gradient flows into it:
-            that of `key` is complete.
-        log_t: (B, M, 1), as norm in the accumulators' type.
+        query, key, value: (B, M, E), (B, N, E), (B, N, F); what is masked is finite.
+        log_t: (B, M, 1) in the accumulators' type.
+        mask: (B, N) bool or None.
 
     Returns:
-        out (B, M, K, F), and what the backward pass needs: rows, start, scales, picks.
+        out (B, M, K, F), and what the backward pass needs: rows, starts, picks (see tiles.py).
     """
-    query, key, value, norm, log_t = (t.contiguous() for t in (query, key, value, norm, log_t))
-    out, rows, start, scales, picks = _blank(query, key, value, norm, log_t, k, exclude_self)
-    b, m, e = query.shape
-    n, f = value.shape[1:]
-    shared = _shared(query, exclude_self)
-    block_n = block(query, n, 64)
+    query, key, value, log_t = (t.contiguous() for t in (query, key, value, log_t))
+    p = _problem(query, key, value, k, exclude_self)
+    kept = out, rows, starts, picks = _blank(query, key, value, log_t, mask, k, exclude_self)
     with on_device_of(query):
-        block_m = program_block(query, b, m, 64)
-        forward_kernels.sums_kernel[(b * triton.cdiv(m, block_m),)](
-            query, key, norm, log_t, rows, start, scales, picks, m, n, e, k,
-            KP=steps(k), BLOCK_M=block_m, BLOCK_N=block_n, num_warps=4, **shared,
-        )
-        block_m, block_f = program_block(query, b * k, m, 64), block(query, f, 128)
-        forward_kernels.values_kernel[(b * triton.cdiv(m, block_m), k, triton.cdiv(f, block_f))](
-            query, key, value, norm, log_t, rows, start, scales, picks, out, m, n, e, f, k,
-            BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_F=block_f, num_warps=warps(block_m, block_n),
-            **shared,
-        )
-    return out, rows, start, scales, picks
+        operands = _prepare(p, query, key, value, log_t, mask, rows)
+        _find_scales(p, operands, rows, starts, picks)
+        _sum_values(p, operands, value, rows, starts, picks, out)
+    return kept
 
 
-def _blank(query, key, value, norm, log_t, k, exclude_self) -> tuple[Tensor, ...]:
+def _find_scales(p: _Problem, o: _Operands, rows, starts, picks) -> None:
+    blocks = p.rows // ROWS
+    items = p.padded_items
+    tile = ITEMS // 2 if p.like.dtype == torch.float64 else ITEMS  # for the shared memory
+    shared = {"BLOCK_M": ROWS, "BLOCK_N": tile, **p.compiled_for}
+    parts, chunk = _parts(p, blocks * p.batch, items, tile, resident=4)
+    grid = (blocks, parts, p.batch)
+    given = (o.queries, o.keys, o.scales, o.norm, rows)
+    sums, indices = p.new(p.batch, parts, 6, p.rows), p.integers(p.batch, parts, p.rows)
+    forward_kernels.neighbours_kernel[grid](
+        *given, sums, indices, p.rows, items, chunk, rows.shape[1],
+        **compiled_with(4, 3), **shared,
+    )
+    forward_kernels.start_kernel[(blocks, p.batch)](
+        *given, starts, picks, sums, indices, p.rows, items, parts,
+        K=p.k, **compiled_with(4, 2), **shared,
+    )
+    for first in range(STEPS_AT_ONCE, p.k, STEPS_AT_ONCE):
+        sums = p.new(p.batch, parts, 4, p.rows)
+        forward_kernels.power_kernel[grid](
+            *given, starts, picks, sums, p.rows, items, chunk,
+            K=p.k, FIRST=first, **compiled_with(4, 3), **shared,
+        )
+        forward_kernels.scales_kernel[(blocks, p.batch)](
+            rows, starts, sums, p.rows, parts, K=p.k, FIRST=first,
+            LAST=min(first + STEPS_AT_ONCE, p.k), BLOCK_M=ROWS, ACC=shared["ACC"],
+            **compiled_with(2),
+        )
+
+
+def _sum_values(p: _Problem, o: _Operands, value, rows, starts, picks, out: Tensor) -> None:
+    blocks = p.rows // ROWS
+    items, width = p.padded_items, padded(p.features)
+    features = min(column_block(p.features), next(f for k, f in _FEATURES if p.k <= k))
+    crowded = (p.exclude_self and p.k * features > 160) or not has_large_memory(p.like)
+    tile = ITEMS // 2 if crowded else ITEMS  # for the registers
+    parts, chunk = _parts(p, blocks * p.batch * (width // features), items, tile, resident=2)
+    sums = p.new(p.batch, parts, p.rows, p.k, width)
+    forward_kernels.values_kernel[(blocks, parts, p.batch * (width // features))](
+        o.queries, o.keys, o.values, o.scales, o.norm, rows, starts, picks, sums, p.rows, items,
+        chunk, K=p.k, F_PADDED=width, BLOCK_M=ROWS, BLOCK_N=tile, BLOCK_F=features,
+        **compiled_with(4, 3), **p.compiled_for, **p.dot,
+    )
+    narrow = min(64, width)
+    forward_kernels.output_kernel[(p.rows // 16, width // narrow, p.batch)](
+        value, rows, starts, picks, sums, out, p.queries, p.items, p.features, p.rows, parts,
+        K=p.k, F_PADDED=width, BLOCK_M=16, BLOCK_F=narrow, ACC=p.compiled_for["ACC"],
+        **compiled_with(4),
+    )
+
+
+def _blank(query, key, value, log_t, mask, k, exclude_self) -> tuple[Tensor, ...]:
     b, m, _ = query.shape
+    rows = _whole_spans(m)
     numbers = {"dtype": accumulator(query.dtype)}
     integers = {"dtype": torch.int32}
     return (
         value.new_empty(b, m, k, value.shape[2], **numbers),
-        query.new_empty(b, m, 4, **numbers),
-        query.new_empty(b, m, **integers),
-        query.new_empty(b, m, k, **numbers),
-        query.new_empty(b, m, k, **integers),
+        query.new_empty(b, ROW_NUMBERS.value + k, rows, **numbers),
+        query.new_empty(b, rows, **integers),
+        query.new_empty(b, k, rows, **integers),
     )
 
 
 def _backward(grad, tensors, outputs, options, wanted) -> tuple[Tensor | None, ...]:
     k, exclude_self = options
-    out, rows, start, scales, picks = outputs
-    grad, query, key, value, norm, log_t = (t.contiguous() for t in (grad, *tensors))
-    b, m, e = query.shape
-    n, f = value.shape[1:]
-    dots = (grad * out).sum(-1)
-    shifts, terms = torch.empty_like(dots), dots.new_empty(b, m, 2)
-    d_query, d_key, d_value, d_log_t = (torch.empty_like(t) for t in (query, key, value, log_t))
-    shared = _shared(query, exclude_self)
-    given = (query, key, value, norm, log_t, rows, start, scales, picks)
-    sizes = (m, n, e, f, k)
-    wide = {"WIDE": number_types(query)["WIDE"], "BLOCK_OUT": block(query, e, 128)}
-    outs = triton.cdiv(e, wide["BLOCK_OUT"])
+    out, rows, starts, picks = outputs
+    query, key, value, log_t, mask = tensors
+    grad, query, key, value, log_t = (t.contiguous() for t in (grad, query, key, value, log_t))
+    p = _problem(query, key, value, k, exclude_self)
+    gradients = tuple(torch.empty_like(t) for t in (query, key, value, log_t))
+    d_query, d_key, d_value, d_log_t = gradients
+    compiled = p.compiled_for
+    planes, width, e = compiled["PLANES"], padded(p.features), padded(p.embedding)
+    spans = p.rows // SPAN.value
     with on_device_of(query):
-        block_m, block_n = program_block(query, b, m, 64), block(query, n, 32)
-        tiles = {
-            "BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_F": block(query, f, 32),
-            "num_warps": warps(block_m, block_n),
-        }
-        programs = b * triton.cdiv(m, block_m)
-        backward_kernels.terms_kernel[(programs,)](
-            *given, dots, grad, shifts, terms, *sizes, KP=steps(k), **tiles, **shared
+        o = _prepare(p, query, key, value, log_t, mask, rows)
+        grads = p.new(p.batch, p.rows, k, planes, width, dtype=plane_type(p.like))
+        grad_scales, given = p.new(p.batch, spans), p.new(p.batch, 1 + 2 * k, p.rows)
+        backward_kernels.gradients_kernel[(spans, p.batch)](
+            grad, out, value, rows, starts, picks, o.peaks, grads, grad_scales, given,
+            p.queries, p.items, p.features, p.rows, p.padded_items,
+            K=k, F_PADDED=width, BLOCK_F=min(32, width), PLANES=planes, ACC=compiled["ACC"],
+            **compiled_with(8), **p.dot,
         )
-        backward_kernels.query_kernel[(programs, outs)](
-            *given, shifts, terms, grad, d_query, d_log_t, *sizes, **tiles, **wide, **shared
+        found = p.new(p.batch, 3 + 4 * k, p.rows)
+        again, again_scales = torch.empty_like(o.queries), torch.empty_like(grad_scales)
+        sums, parts = _sum_rows(
+            p, o, grads, grad_scales, rows, starts, picks, given, temperature=wanted[3]
         )
-        block_m, block_n = block(query, m, 64), program_block(query, b, n, 32)
-        tiles |= {"BLOCK_M": block_m, "BLOCK_N": block_n, "num_warps": warps(block_m, block_n)}
-        programs = b * triton.cdiv(n, block_n)
-        backward_kernels.key_kernel[(programs, outs)](
-            *given, shifts, terms, grad, d_key, *sizes, **tiles, **wide, **shared
+        backward_kernels.rows_kernel[(spans, p.batch)](
+            o.queries, o.keys, o.scales, rows, starts, picks, given, sums, parts,
+            d_query, d_log_t, found, again, again_scales, p.queries, p.embedding, p.rows,
+            p.padded_items, sums.shape[1],
+            K=k, SUMS=sums.shape[2], E_PADDED=e, BLOCK_E=min(32, e), PLANES=planes,
+            TEMPERATURE=wanted[3], ACC=compiled["ACC"], **compiled_with(8), **p.dot,
         )
-        block_m, block_n = block(query, m, 32), program_block(query, b, n, 64)
-        tiles = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_F": block(query, f, 128)}
-        backward_kernels.value_kernel[
-            (b * triton.cdiv(n, block_n), triton.cdiv(f, tiles["BLOCK_F"]))
-        ](
-            query, key, norm, log_t, rows, start, scales, picks, grad, d_value, *sizes,
-            num_warps=warps(block_m, block_n), **tiles, **shared,
+        key_parts, means, value_parts = _sum_items(
+            p, o, grads, again, grad_scales, again_scales, rows, starts, picks, found
         )
-    return d_query, d_key, d_value, None, d_log_t
+        backward_kernels.items_kernel[(p.padded_items // 16, p.batch)](
+            o.keys, o.scales, grad, starts, picks, key_parts, means, value_parts, d_key, d_value,
+            p.queries, p.items, p.embedding, p.features, p.rows, p.padded_items,
+            key_parts.shape[1], value_parts.shape[1], K=k, E_PADDED=e, F_PADDED=width, BLOCK_M=16,
+            BLOCK_N=16, BLOCK_E=min(32, e), BLOCK_F=min(32, width), PLANES=planes,
+            ACC=compiled["ACC"], **compiled_with(4),
+        )
+    return *gradients, None
+
+
+def _sum_rows(
+    p: _Problem, o: _Operands, grads, grad_scales, rows, starts, picks, given, temperature: bool
+) -> tuple[Tensor, Tensor]:
+    k, e, width = p.k, padded(p.embedding), padded(p.features)
+    out = min(e, 32)
+    numbers = 2 + k * (k - 1) // 2 + (k - 1) * (k - 2) // 2 + (max(2, k) if temperature else 0)
+    # Gradients of all steps stay in shared memory, where that has the room.
+    features, held = column_block(p.features), k * width
+    if not has_large_memory(p.like) or ROWS * held * _number_size(p) > _HELD_ROOM:
+        features, held = max(16, min(64, width // 2)), 0
+    tile = _tile(p, lambda m, n, stages: m * held + stages * n * (e + width))
+    blocks = p.rows // tile["BLOCK_M"]
+    count, chunk = _parts(
+        p, blocks * p.batch * (e // out), p.padded_items, tile["BLOCK_N"], resident=1
+    )
+    sums, parts = p.new(p.batch, count, numbers, p.rows), p.new(p.batch, count, p.rows, k, e)
+    backward_kernels.row_sums_kernel[(blocks, count, p.batch * (e // out))](
+        o.queries, o.keys, o.values, grads, o.scales, grad_scales, o.norm, rows, starts, picks,
+        given, sums, parts, p.rows, p.padded_items, chunk,
+        K=k, SUMS=numbers, F_PADDED=width, F_BLOCK=features, OUT=out,
+        TEMPERATURE=temperature, **tile, **p.compiled_for,
+        **p.dot,
+    )
+    return sums, parts
+
+
+def _sum_items(
+    p: _Problem, o: _Operands, grads, again, grad_scales, again_scales, rows, starts, picks, found
+) -> tuple[Tensor, Tensor, Tensor]:
+    k, e, width = p.k, padded(p.embedding), padded(p.features)
+    shared = {"K": k, "F_PADDED": width, **p.compiled_for, **p.dot}
+    out = min(e, 64)
+    tile = _tile(p, lambda m, n, stages: n * width + stages * m * (2 * e + k * width), True)
+    blocks = p.padded_items // tile["BLOCK_N"]
+    count, chunk = _parts(p, blocks * p.batch * (e // out), p.rows, tile["BLOCK_M"], resident=1)
+    key_parts = p.new(p.batch, count, p.padded_items, e)
+    means = p.new(p.batch, count, p.padded_items)
+    backward_kernels.key_sums_kernel[(blocks, count, p.batch * (e // out))](
+        o.queries, o.keys, o.values, grads, again, o.scales, grad_scales, again_scales, o.norm,
+        rows, starts, picks, found, key_parts, means, p.rows, p.padded_items, chunk,
+        F_BLOCK=column_block(p.features), OUT=out, **tile, **shared,
+    )
+    features = min(64, width)
+    tile = _tile(p, lambda m, n, stages: stages * m * (e + k * features), True)
+    programs = blocks * p.batch * (width // features)
+    count, chunk = _parts(p, programs, p.rows, tile["BLOCK_M"], resident=2)
+    value_parts = p.new(p.batch, count, p.padded_items, width)
+    backward_kernels.value_sums_kernel[(blocks, count, p.batch * (width // features))](
+        o.queries, o.keys, grads, o.scales, grad_scales, o.norm, rows, starts, picks, found,
+        value_parts, p.rows, p.padded_items, chunk, BLOCK_F=features, **tile, **shared,
+    )
+    return key_parts, means, value_parts
+
+
+def _number_size(p: _Problem) -> int:
+    """Bytes of a number in all its planes."""
+    return plane_type(p.like).itemsize * p.compiled_for["PLANES"]
+
+
+def _tile(p: _Problem, numbers: Callable[[int, int, int], int], of_items: bool = False) -> dict:
+    """The first of BACKWARD_TILES whose operands fit in shared memory.
+
+    Args:
+        numbers: held at a time, of a tile of (m, n) and so many stages.
+        of_items: a program has a block of items, and goes over queries.
+    """
+    room = (_LARGE_ROOM if has_large_memory(p.like) else _SMALL_ROOM) // _number_size(p)
+    for own, other, stages in BACKWARD_TILES:
+        m, n = (other, own) if of_items else (own, other)
+        if numbers(m, n, stages) <= room:
+            break
+    return {"BLOCK_M": m, "BLOCK_N": n, **compiled_with(4, stages)}
+
+
+def _parts(p: _Problem, programs: int, length: int, tile: int, resident: int) -> tuple[int, int]:
+    """Over how many programs a sweep is split, and the length of each one's share."""
+    tiles = cdiv(length, tile)
+    chunk = cdiv(tiles, chunks(p.like, programs, tiles, resident)) * tile
+    return cdiv(length, chunk), chunk
 
 
 _dense = differentiable(
     "triton_dense",
-    "query key value norm log_t",
+    "query key value log_t mask?",
     "int k, bool exclude_self",
     forward=_forward,
     backward=_backward,
     blank=_blank,
-    kept=4,
+    kept=3,
 )
 
 
@@ -145,15 +361,4 @@ def aggregate(
     where masked; "released" recursion. Memory linear in M and N. float16 and bfloat16 are
     multiplied as such and summed in float32."""
     numbers = accumulator(value.dtype)
-    if value.dtype == numbers:
-        # A shift changes no distance, but keeps the products small. Half precision would lose
-        # digits by it, and needs none: its products are exact in float32.
-        count = key.shape[1] if mask is None else mask.sum(1).clamp(min=1)[:, None, None]
-        centre = key.detach().sum(1, keepdim=True) / count
-        query, key = query - centre, key - centre
-        if mask is not None:
-            key = key.masked_fill(~mask[..., None], 0.0)
-    norm = key.detach().to(numbers).square().sum(-1)
-    if mask is not None:
-        norm = norm.masked_fill(~mask, float("inf"))
-    return _dense(query, key, value, norm, log_t.to(numbers), k, exclude_self)[0].to(value.dtype)
+    return _dense(query, key, value, log_t.to(numbers), mask, k, exclude_self)[0].to(value.dtype)

@@ -1,319 +1,657 @@
-"""Backward pass of the dense form by four Triton kernels, each output written by one program: no
-atomic additions, so that the same input gives the same bits.
+"""Backward pass of the dense form by Triton kernels, each output written by one program:
+no atomic additions, so that the same input gives the same bits.
 
-With A = ∂L/∂a of the next step, u the gradient of the weights and D = Σ wu − r, r = Σ w A/(1 − w),
-the recursion of dense/problem.py is A ← A (1 − w/(1 − w)) + w (u − D). Σ wu is grad·z, known
-beforehand; r needs a sweep over the items for each step, from the last to the first
-(`terms_kernel`). With these numbers of a row, a tile of ∂L/∂a¹ can be made by going through the
-steps *forwards*,
+With A = ∂L/∂a of the next step, u the gradient of the weights and û = u − Σ wu, which is known
+beforehand (grad·z), the recursion of dense/problem.py is A ← A φ + w (û + r), where
+φ = (1 − 2w)/(1 − w) and r = Σ w A/(1 − w). Going through the steps forwards,
 
-    a = q' spread + Σ_m (Π_{l<m} φ_l) w_m (u_m + shift_m),   φ = (1 − 2w)/(1 − w), shift = −D,
+    ∂L/∂a¹ = q' spread + Σ_m Φ_m w_m (û_m + r_m),   Φ_m = Π_{l<m} φ_l,   q' = q/S.
 
-so that no more than one step's weights are held at a time. The step in which a row starts treats
-its nearest by itself, as in dense/problem.py: with A_n what the later steps say of it,
-R = Σ q' A/(1 − w) and U = Σ q'(u − Σ wu), both over the others,
+The r of a row and its spread are sums over the items, but *linear in each other*: with the path
+P_km = w_k/(1 − w_k) Π_{k<l<m} φ_l,
 
-    spread = ω A_n + ω̄² R,   and for the nearest  a = ω̄ (A_n − U + ω R).
+    r_k = Σ_{m>k} (U_km + r_m W_km),   U_km = Σ P_km w_m û_m,   W_km = Σ P_km w_m,
 
-Shapes and the masses: see tiles.py.
+so that one sweep gives all U and W, the triangle is solved for each row afterwards, and the sums
+that the gradient of the query wants are taken apart by what r and spread multiply. Since a mass
+goes to m (1 − w), all 1 − w cancel: with c = w/m, a number of the row,
+
+    Φ_m w_m = c_m q Π_{l<m} (1 − 2w_l),   P_km w_m = c_k c_m m_k² Π_{k<l<m} (1 − 2w_l).
+
+The step in which a row starts treats its nearest by itself, as in dense/problem.py: its path begins
+with q'/(1 − w), that is with 1/S in the place of c_k, and goes over the others. With A_n what the
+later steps say of the nearest, R that step's sum and U₁ = Σ q'û, both over the others,
+
+    spread = ω A_n + ω̄² R,   and for the nearest  a = ω̄ (A_n − U₁ + ω R).
+
+1. `gradients_kernel`: planes of the incoming gradient, Σ wu, and a bound of what follows.
+2. `row_sums_kernel`: the sweep over the items, each program for a block of queries.
+3. `rows_kernel`: the triangle, the gradients of queries and log temperatures, and numbers and
+   queries as the second sweep wants them.
+4. `key_sums_kernel` and `value_sums_kernel`: the sweep over the queries, each program for a block
+   of items. As one kernel they would not fit in the registers; what both do is little.
+5. `items_kernel`: the gradients of keys and values.
+
+What is multiplied in float16 is first brought to at most 1: a row's û by the bound, ∂L/∂a¹ by its
+largest magnitude, which the queries of the second sweep take over.
+
+Shapes and masses: see tiles.py.
 """
 
 import triton
 import triton.language as tl
 
+from n3match.ops.triton.operands import power_of_two
 from n3match.ops.triton.tiles import (
+    INVERSE_T,
+    LOG2_E,
+    MASS_SCALE,
+    OMEGA,
+    ROW_NUMBERS,
+    SECOND,
+    SPAN,
+    SUM,
     advance,
-    block_of,
-    column,
     first_mass,
-    load_inverse_t,
-    load_nearest,
-    load_row,
-    load_rows,
-    load_step,
-    next_mass,
-    point_weight,
-    products,
-    store_rows,
-    tile_distances,
+    load_planes,
+    planes_of,
+    product,
+    rows_product,
+    without_self,
 )
 
-TERMS = tl.constexpr(2)  # spread, and a of the nearest
 _FAR = tl.constexpr(1e30)  # stands for infinity where 0 · inf would be NaN
+_LEAST = tl.constexpr(1e-30)  # bound
+_LEAST_WEIGHT = tl.constexpr(1e-20)  # that it is taken for
+_LEAST_SHARE = tl.constexpr(1e-6)  # of it that ∂L/∂a¹ is taken to reach
+
+# Numbers of a row: the bound, then K of Σ wu and K of grad · value of the nearest.
+GIVEN = tl.constexpr(1)
+# Numbers of a row for the second sweep: spread/S, a of the nearest, and what turns ∂L/∂a¹ back;
+# then c, c times the factor of u, c times its shift, and the weight of the nearest, K of each.
+FOUND = tl.constexpr(3)
+FOUND_OF_STEP = tl.constexpr(4)
 
 
 @triton.jit
-def terms_kernel(
-    query, key, value, norm, log_t, rows, start, scales, picks, dots, grad, shifts_out, terms_out,
-    M, N, E, F, K, KP: tl.constexpr, EXCLUDE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_F: tl.constexpr,
-    PRECISION: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr,
+def gradients_kernel(
+    grad, out, value, rows, starts, picks, peaks, planes, scales, given,
+    M, N, F, M_PADDED, N_PADDED,
+    K: tl.constexpr, F_PADDED: tl.constexpr, BLOCK_F: tl.constexpr, PLANES: tl.constexpr,
+    DOT: tl.constexpr, ACC: tl.constexpr,
 ):
-    """dots: Σ wu (M, K). Fills shifts (M, K) = r − Σ wu, and terms (M, 2)."""
-    batch, first, row, real, place = block_of(tl.program_id(0), M, BLOCK_M)
-    query += place * E
-    grad += place * K * F
-    key += batch * N * E
+    """grad and out: (B, M, K, F). Fills planes (B, M_PADDED, K, PLANES, F_PADDED), their scales
+    (B, M_PADDED/SPAN) and given (B, GIVEN + 2K, M_PADDED). A program has SPAN rows."""
+    batch = tl.program_id(1).to(tl.int64)
+    first = tl.program_id(0) * SPAN
+    lane = tl.arange(0, SPAN)
+    row = first + lane
+    real = row < M
+    rows += batch * (ROW_NUMBERS + K) * M_PADDED + row
+    given += batch * (GIVEN + 2 * K) * M_PADDED + row
     value += batch * N * F
-    norm += batch * N
-    scales += place * K
-    picks += place * K
-    at, there = row[:, None], real[:, None]
-    inverse_t = load_inverse_t(log_t + place, at, there)
-    second, log_sum, floor, omega, started = load_row(rows, start, place, at, there, K)
-    nearest = load_nearest(picks, started, at, there, K)
-    shifts = -load_rows(dots + place * K, row, real, K, 0, K, KP)
-    spread = tl.zeros([BLOCK_M, 1], ACC)
-    of_nearest = tl.zeros([BLOCK_M, 1], ACC)
-    for step_from_end in range(0, K):
-        k = K - 1 - step_from_end
-        starts = started == k
-        some_start = tl.max(starts.to(tl.int32).reshape([BLOCK_M]), 0)
-        # In the last step there is nothing to find but U.
-        if (k < K - 1) | (some_start > 0):
-            r_sum = tl.zeros([BLOCK_M, 1], ACC)
-            a_nearest = tl.zeros([BLOCK_M, 1], ACC)
-            u_sum = tl.zeros([BLOCK_M, 1], ACC)
-            scale_k, _ = load_step(scales, picks, at, there, k, K)
-            for begin in range(0, N, BLOCK_N):
-                d = tile_distances(
-                    query, row, real, first + row, key, norm, begin, N, E,
-                    BLOCK_E, BLOCK_N, EXCLUDE, PRECISION, DOT, ACC,
-                )
-                item = tl.arange(0, BLOCK_N)
-                item_real = begin + item < N
-                of = (begin + item)[None, :]
-                v = advance(value, begin, F)
-                mass = first_mass(d, of, nearest, second, log_sum, floor, inverse_t)
-                for m in range(0, k):
-                    scale, pick = load_step(scales, picks, at, there, m, K)
-                    mass = next_mass(mass, mass * scale, of, pick, m, started, omega)
-                if some_start > 0:
-                    u = products(
-                        grad + k * F, row, real, K * F, v, item, item_real, F, F,
-                        BLOCK_F, PRECISION, DOT, ACC,
-                    )
-                    u_sum += tl.sum(mass * (u + column(shifts, k, KP)), 1)[:, None]
-                weight = mass * scale_k
-                apart = starts & (of == nearest)
-                path = tl.where(apart, 1.0, mass / (1.0 - weight))
-                mass = next_mass(mass, weight, of, nearest, k, started, omega)
-                for m in range(k + 1, K):
-                    scale, _ = load_step(scales, picks, at, there, m, K)
-                    u = products(
-                        grad + m * F, row, real, K * F, v, item, item_real, F, F,
-                        BLOCK_F, PRECISION, DOT, ACC,
-                    )
-                    weight = mass * scale
-                    part = path * weight * (u + column(shifts, m, KP))
-                    r_sum += tl.sum(tl.where(apart, 0.0, part), 1)[:, None]
-                    a_nearest += tl.sum(tl.where(apart, part, 0.0), 1)[:, None]
-                    path = path * (1.0 - 2.0 * weight) / (1.0 - weight)
-                    mass = mass - mass * weight
-            here = tl.arange(0, KP)[None, :] == k
-            shifts += tl.where(here & (started < k), scale_k * r_sum, 0.0)
-            found = omega * a_nearest + scale_k * scale_k * r_sum
-            spread = tl.where(starts, found, spread)
-            found = scale_k * (a_nearest - u_sum + omega * r_sum)
-            of_nearest = tl.where(starts, found, of_nearest)
-    store_rows(shifts_out + place * K, shifts, row, real, K, 0, K, KP)
-    terms_out += place * TERMS + at * TERMS
-    tl.store(terms_out, spread, mask=there)
-    tl.store(terms_out + 1, of_nearest, mask=there)
+    start = tl.load(starts + batch * M_PADDED + row)
+    nearest = tl.load(picks + (batch * K + tl.minimum(start, K - 1)) * M_PADDED + row)
+    offset = lane[:, None] * (K * F)
+    grad = advance(grad, batch * M + first, K * F) + offset
+    out = advance(out, batch * M + first, K * F) + offset
+    of_value = value + nearest.to(tl.int64)[:, None] * F
+    near = real & (nearest >= 0)
+
+    spans = (M_PADDED + 2 * N_PADDED) // SPAN
+    peaks += batch * spans + (M_PADDED + N_PADDED) // SPAN
+    largest_value = tl.zeros([SPAN], ACC)
+    for begin in range(0, N_PADDED // SPAN, SPAN):
+        there = begin + lane < N_PADDED // SPAN
+        largest_value = tl.maximum(
+            largest_value, tl.load(peaks + begin + lane, mask=there, other=0.0)
+        )
+    largest_value = tl.max(largest_value, 0)
+
+    over_sum = 1.0 / tl.load(rows + SUM * M_PADDED)
+    largest = tl.zeros([SPAN], ACC)
+    bound = tl.zeros([SPAN], ACC)
+    for k in tl.static_range(K):
+        dots = tl.zeros([SPAN], ACC)
+        of_nearest = tl.zeros([SPAN], ACC)
+        length = tl.zeros([SPAN], ACC)
+        for begin in range(0, F_PADDED, BLOCK_F):
+            column = begin + tl.arange(0, BLOCK_F)[None, :]
+            there = real[:, None] & (column < F)
+            g = tl.load(grad + k * F + column, mask=there, other=0.0).to(ACC)
+            z = tl.load(out + k * F + column, mask=there, other=0.0).to(ACC)
+            v = tl.load(of_value + column, mask=there & near[:, None], other=0.0).to(ACC)
+            dots += tl.sum(g * z, 1)
+            of_nearest += tl.sum(g * v, 1)
+            length += tl.sum(tl.abs(g), 1)
+            largest = tl.maximum(largest, tl.max(tl.abs(g), 1))
+        weight = tl.minimum(tl.load(rows + (ROW_NUMBERS + k) * M_PADDED) * over_sum, 1.0)
+        bound += tl.maximum(weight, _LEAST_WEIGHT) * (length * largest_value + tl.abs(dots))
+        tl.store(given + (GIVEN + k) * M_PADDED, dots)
+        tl.store(given + (GIVEN + K + k) * M_PADDED, of_nearest)
+    tl.store(given, tl.where(bound > 0, tl.maximum(bound, _LEAST), 1.0))
+
+    scale, inverse = 1.0, 1.0
+    if (PLANES == 2) or (tl.float16 == DOT):
+        scale, inverse = power_of_two(tl.max(largest, 0))
+    tl.store(scales + batch * (M_PADDED // SPAN) + tl.program_id(0), inverse)
+    planes = advance(planes, batch * M_PADDED + first, K * PLANES * F_PADDED)
+    planes += lane[:, None] * (K * PLANES * F_PADDED)
+    for k in tl.static_range(K):
+        for begin in range(0, F_PADDED, BLOCK_F):
+            column = begin + tl.arange(0, BLOCK_F)[None, :]
+            there = real[:, None] & (column < F)
+            g = tl.load(grad + k * F + column, mask=there, other=0.0).to(ACC)
+            high, low = planes_of(g * scale, DOT, PLANES)
+            tl.store(planes + k * PLANES * F_PADDED + column, high)
+            if PLANES == 2:
+                tl.store(planes + (k * PLANES + 1) * F_PADDED + column, low)
 
 
 @triton.jit
-def _logit_gradients(
-    mass, begin, item, item_real, value,
-    row, row_real, grad, scales, picks, shifts, terms, omega, started, nearest, F, K,
-    BLOCK_F: tl.constexpr, ITEMS_FIRST: tl.constexpr,
-    PRECISION: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr,
+def row_sums_kernel(
+    queries, keys, values, grads, scales, grad_scales, norm, rows, starts, picks, given,
+    sums, parts, M_PADDED, N_PADDED, CHUNK,
+    K: tl.constexpr, SUMS: tl.constexpr, E_PADDED: tl.constexpr, F_PADDED: tl.constexpr,
+    E_BLOCK: tl.constexpr, F_BLOCK: tl.constexpr, OUT: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PLANES: tl.constexpr, EXCLUDE: tl.constexpr,
+    TEMPERATURE: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr,
 ):
-    """∂L/∂a¹ of a tile, a¹ = −d/t, from its masses q'; ITEMS_FIRST tells which way the tile lies.
-
-    Pointers are those of the block's rows and of the tile's items, which begin at `begin`.
-    """
-    if ITEMS_FIRST:
-        at, there, of = row[None, :], row_real[None, :], (begin + item)[:, None]
-    else:
-        at, there, of = row[:, None], row_real[:, None], (begin + item)[None, :]
-    a = mass * tl.load(terms + at * TERMS, mask=there, other=0.0)
-    factor = tl.full(mass.shape, 1.0, ACC)
-    for m in range(0, K):
-        scale, pick = load_step(scales, picks, at, there, m, K)
-        shift = tl.load(shifts + at * K + m, mask=there, other=0.0)
-        if ITEMS_FIRST:
-            u = products(
-                value, item, item_real, F, grad + m * F, row, row_real, K * F, F,
-                BLOCK_F, PRECISION, DOT, ACC,
+    """Fills sums (B, chunks, SUMS, M_PADDED), in the order of `rows_kernel`, and parts (B, chunks,
+    M_PADDED, K, E_PADDED), OUT channels of them: Σ over the items of their key times what spread
+    and r don't multiply, times q, and times Φ w/c of the steps but the first and the last."""
+    blocks = E_PADDED // OUT
+    batch = (tl.program_id(2) // blocks).to(tl.int64)
+    channel = (tl.program_id(2) % blocks) * OUT
+    first = tl.program_id(0) * BLOCK_M
+    row = tl.arange(0, BLOCK_M)
+    scales += batch * (M_PADDED + 2 * N_PADDED) // SPAN
+    query = queries + (batch * M_PADDED + first) * PLANES * E_PADDED
+    key = keys + batch * N_PADDED * PLANES * E_PADDED
+    value = values + batch * N_PADDED * PLANES * F_PADDED
+    grad = advance(grads, batch * M_PADDED + first, K * PLANES * F_PADDED)
+    rows += batch * (ROW_NUMBERS + K) * M_PADDED + first + row
+    given += batch * (GIVEN + 2 * K) * M_PADDED + first + row
+    norm += batch * N_PADDED
+    qh, ql = load_planes(query, row, 0, E_PADDED, E_BLOCK, PLANES)
+    of_query = 2.0 * tl.load(scales + first // SPAN)
+    inverse_t = tl.load(rows + INVERSE_T * M_PADDED)[:, None]
+    second = tl.load(rows + SECOND * M_PADDED)[:, None]
+    over_sum = (1.0 / tl.load(rows + SUM * M_PADDED))[:, None]
+    starts += batch * M_PADDED + first
+    start = tl.load(starts + row)[:, None]
+    picks += (batch * K + tl.minimum(start, K - 1)) * M_PADDED + first + row[:, None]
+    nearest = tl.load(picks)
+    factor = (1.0 / tl.load(given))[:, None]
+    of_grad = tl.load(grad_scales + (batch * M_PADDED + first) // SPAN)
+    steps, factors, shifts, begins, highs, lows, totals, found = (), (), (), (), (), (), (), ()
+    for k in tl.static_range(K):
+        step = tl.load(rows + (ROW_NUMBERS + k) * M_PADDED)[:, None] * over_sum
+        steps = steps + (step,)
+        factors = factors + (step * factor * of_grad,)
+        shifts = shifts + (step * factor * tl.load(given + (GIVEN + k) * M_PADDED)[:, None],)
+        begins = begins + (tl.where(tl.load(starts + row) == k, 1.0, 0.0).to(ACC),)
+        totals = totals + (tl.zeros([BLOCK_M, OUT], ACC),)
+        if F_BLOCK == F_PADDED:
+            gh, gl = load_planes(
+                grad + k * PLANES * F_PADDED, row * K, 0, F_PADDED, F_BLOCK, PLANES
             )
+            highs = highs + (gh,)
+            lows = lows + (gl,)
         else:
-            u = products(
-                grad + m * F, row, row_real, K * F, value, item, item_real, F, F,
-                BLOCK_F, PRECISION, DOT, ACC,
+            highs = highs + (qh,)  # not used
+            lows = lows + (ql,)
+    for _ in tl.static_range(SUMS):
+        found = found + (tl.zeros([BLOCK_M], ACC),)
+
+    lane = tl.arange(0, BLOCK_N)
+    begin = tl.program_id(1) * CHUNK
+    for at in range(begin, tl.minimum(begin + CHUNK, N_PADDED), BLOCK_N):
+        of_key = tl.load(scales + M_PADDED // SPAN + at // SPAN)
+        of_value = tl.load(scales + (M_PADDED + N_PADDED) // SPAN + at // SPAN)
+        near_keys = advance(key, at, PLANES * E_PADDED)
+        dot = rows_product(
+            qh, ql, query, row, near_keys, lane, E_PADDED, E_BLOCK, PLANES, ACC
+        )
+        d = tl.load(norm + at + lane)[None, :] - dot * (of_query * of_key)
+        if EXCLUDE:
+            d = without_self(d, first, at)
+        q = first_mass(d, (at + lane)[None, :], nearest, second, inverse_t, 0)
+        far = q
+        if TEMPERATURE:
+            far = tl.minimum(tl.maximum((second - d) * inverse_t, -_FAR), _FAR)
+        mass = q
+        running = tl.full(q.shape, 1.0, ACC)
+        paths, more, weights = (), (), ()
+        for k in tl.static_range(K):
+            u = rows_product(
+                highs[k], lows[k], grad + k * PLANES * F_PADDED, row * K,
+                advance(value, at, PLANES * F_PADDED), lane, F_PADDED, F_BLOCK, PLANES, ACC,
             )
-        weight = mass * scale
-        a += factor * weight * (u + shift)
-        factor = factor * (1.0 - 2.0 * weight) / (1.0 - weight)
-        mass = next_mass(mass, weight, of, pick, m, started, omega)
-    own = tl.load(terms + at * TERMS + 1, mask=there, other=0.0)
-    return tl.where(of == nearest, own, a)
+            u = u * (factors[k] * of_value) - shifts[k]
+            first_u = u * begins[k][:, None]
+            if k == 0:
+                apart = u
+                of_start = first_u
+            else:
+                apart += running * u
+                of_start += first_u
+                for j in tl.static_range(k):
+                    more = more + (tl.sum(paths[j] * u, 1),)
+                    if k < K - 1:
+                        more = more + (tl.sum(paths[j], 1),)
+            if k < K - 1:
+                if k > 0:
+                    weights = weights + (q * running,)
+                rest = 1.0 - mass * (2.0 * steps[k])
+                grown = ()
+                for j in tl.static_range(k):
+                    grown = grown + (paths[j] * rest,)
+                square = mass * mass
+                paths = grown + (square,)
+                running *= rest
+                mass -= square * steps[k]
+        apart *= q
+        more = (tl.sum(q * of_start, 1),) + more
+        if TEMPERATURE:
+            more = more + (tl.sum(apart * far, 1), tl.sum(q * far, 1))
+            for i in tl.static_range(K - 2):
+                more = more + (tl.sum(weights[i] * far, 1),)
+        sums_now = (tl.maximum(found[0], tl.max(tl.abs(apart), 1)),)
+        for i in tl.static_range(SUMS - 1):
+            sums_now = sums_now + (found[1 + i] + more[i],)
+        found = sums_now
+        kh, kl = load_planes(near_keys, lane, channel, E_PADDED, OUT, PLANES)
+        of_part = of_key / MASS_SCALE
+        high, low = planes_of(apart * MASS_SCALE, DOT, PLANES)
+        added = (totals[0] + product(high, low, kh, kl, PLANES, ACC) * of_part,)
+        if K > 1:
+            high, low = planes_of(q * MASS_SCALE, DOT, PLANES)
+            added = added + (totals[1] + product(high, low, kh, kl, PLANES, ACC) * of_part,)
+        for i in tl.static_range(K - 2):
+            high, low = planes_of(weights[i] * MASS_SCALE, DOT, PLANES)
+            added = added + (totals[2 + i] + product(high, low, kh, kl, PLANES, ACC) * of_part,)
+        totals = added
 
-
-@triton.jit
-def query_kernel(
-    query, key, value, norm, log_t, rows, start, scales, picks, shifts, terms, grad,
-    d_query, d_log_t, M, N, E, F, K,
-    EXCLUDE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_F: tl.constexpr,
-    BLOCK_OUT: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr, DOT: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    """Gradients of a block of queries, BLOCK_OUT channels of them, and of their log temperatures.
-
-    WIDE: precision of products with ∂L/∂a¹, whose operands are never halves: float16 might not
-    hold them.
-    """
-    batch, first, row, real, place = block_of(tl.program_id(0), M, BLOCK_M)
-    channel = tl.program_id(1) * BLOCK_OUT
-    query += place * E
-    grad += place * K * F
-    key += batch * N * E
-    value += batch * N * F
-    norm += batch * N
-    scales += place * K
-    picks += place * K
-    shifts += place * K
-    terms += place * TERMS
-    at, there = row[:, None], real[:, None]
-    inverse_t = load_inverse_t(log_t + place, at, there)
-    second, log_sum, floor, omega, started = load_row(rows, start, place, at, there, K)
-    nearest = load_nearest(picks, started, at, there, K)
-    total = tl.zeros([BLOCK_M, BLOCK_OUT], ACC)
-    temperature = tl.zeros([BLOCK_M], ACC)
-    for begin in range(0, N, BLOCK_N):
-        d = tile_distances(
-            query, row, real, first + row, key, norm, begin, N, E,
-            BLOCK_E, BLOCK_N, EXCLUDE, PRECISION, DOT, ACC,
-        )
-        item = tl.arange(0, BLOCK_N)
-        item_real = begin + item < N
-        mass = first_mass(
-            d, (begin + item)[None, :], nearest, second, log_sum, floor, inverse_t
-        )
-        a = _logit_gradients(
-            mass, begin, item, item_real, advance(value, begin, F),
-            row, real, grad, scales, picks, shifts, terms, omega, started, nearest, F, K,
-            BLOCK_F, False, PRECISION, DOT, ACC,
-        )
-        logit = tl.minimum(tl.maximum((second - d) * inverse_t, -_FAR), _FAR)
-        temperature -= tl.sum(a * logit, 1)
-        k = load_rows(advance(key, begin, E), item, item_real, E, channel, E, BLOCK_OUT)
-        total = tl.dot(a, k.to(ACC), total, input_precision=WIDE, out_dtype=ACC)
-    # Σ a = 0: of a (2k − 2q)/t, only the part with k is left.
-    store_rows(
-        d_query + place * E, 2.0 * inverse_t * total, row, real, E, channel, E, BLOCK_OUT
-    )
+    chunk = batch * tl.num_programs(1) + tl.program_id(1)
+    sums += chunk * SUMS * M_PADDED + first + row
     if channel == 0:
-        tl.store(d_log_t + place + row, temperature, mask=real)
+        for i in tl.static_range(SUMS):
+            tl.store(sums + i * M_PADDED, found[i])
+    parts = advance(parts, chunk * M_PADDED + first, K * E_PADDED)
+    parts += row[:, None] * (K * E_PADDED) + (channel + tl.arange(0, OUT))[None, :]
+    for k in tl.static_range(K):
+        tl.store(parts + k * E_PADDED, totals[k])
 
 
 @triton.jit
-def _item_masses(
-    query, key, norm, log_t, rows, start, picks, of, item, item_real, number, row, there, own, E, K,
-    BLOCK_E: tl.constexpr, EXCLUDE: tl.constexpr,
-    PRECISION: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr,
+def _over_chunks(pointer, CHUNKS, stride, like):
+    total = tl.zeros(like.shape, like.dtype)
+    for chunk in range(CHUNKS):
+        total += tl.load(advance(pointer, chunk, stride))
+    return total
+
+
+@triton.jit
+def rows_kernel(
+    queries, keys, scales, rows, starts, picks, given, sums, parts, d_query, d_log_t,
+    found, again, again_scales, M, E, M_PADDED, N_PADDED, CHUNKS,
+    K: tl.constexpr, SUMS: tl.constexpr, E_PADDED: tl.constexpr, BLOCK_E: tl.constexpr,
+    PLANES: tl.constexpr, TEMPERATURE: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr,
 ):
-    """q' (items, queries) of the rows from `of` on, their 1/t, ω, start and nearest. Key and norm
-    are those of the block's items, which are called `number`."""
-    at, real = row[None, :], there[None, :]
-    inverse_t = load_inverse_t(log_t + of, at, real)
-    second, log_sum, floor, omega, started = load_row(rows, start, of, at, real, K)
-    nearest = load_nearest(picks + of * K, started, at, real, K)
-    dot = products(
-        key, item, item_real, E, query + of * E, row, there, E, E, BLOCK_E, PRECISION, DOT, ACC
-    )
-    d = norm[:, None] - 2.0 * dot
-    if EXCLUDE:
-        d = tl.where(own[None, :] == number[:, None], float("inf"), d)
-    mass = first_mass(d, number[:, None], nearest, second, log_sum, floor, inverse_t)
-    return mass, inverse_t, omega, started, nearest
+    """From sums and parts of `row_sums_kernel` d_query (B, M, E) and, with TEMPERATURE, d_log_t
+    (B, M, 1); for the second sweep found (B, FOUND + 4K, M_PADDED) and again (B, M_PADDED, PLANES,
+    E_PADDED), planes of the queries divided by t, with again_scales. A program has SPAN rows.
+
+    The sums: the largest ∂L/∂a¹ of what spread and r don't multiply; ω̄ U₁; then for each step m,
+    for each k before it, U_km/c_k and, unless m is the last, W_km/(c_k c_m); with TEMPERATURE those
+    of (d₂ − d)/t times what `parts` has times key."""
+    batch = tl.program_id(1).to(tl.int64)
+    first = tl.program_id(0) * SPAN
+    lane = tl.arange(0, SPAN)
+    row = first + lane
+    real = row < M
+    rows += batch * (ROW_NUMBERS + K) * M_PADDED + row
+    given += batch * (GIVEN + 2 * K) * M_PADDED + row
+    sums += batch * CHUNKS * SUMS * M_PADDED + row
+    found += batch * (FOUND + FOUND_OF_STEP * K) * M_PADDED + row
+    start = tl.load(starts + batch * M_PADDED + row)
+    nearest = tl.load(picks + (batch * K + tl.minimum(start, K - 1)) * M_PADDED + row)
+    omega = tl.load(rows + OMEGA * M_PADDED)
+    total = tl.load(rows + SUM * M_PADDED)
+    inverse_t = tl.load(rows + INVERSE_T * M_PADDED) / LOG2_E
+    bound = tl.load(given)
+    zero = tl.zeros([SPAN], ACC)
+    largest = zero
+    for chunk in range(CHUNKS):
+        largest = tl.maximum(largest, tl.load(sums + chunk * SUMS * M_PADDED))
+    u_first = _over_chunks(sums + M_PADDED, CHUNKS, SUMS * M_PADDED, zero)
+
+    # Of the nearest: its weights and û in the steps after the first one, and what it starts with.
+    omega_bar, own = zero, zero
+    near_weights, near_u, steps = (), (), ()
+    for k in tl.static_range(K):
+        scale = tl.load(rows + (ROW_NUMBERS + k) * M_PADDED)
+        omega_bar = tl.where(start == k, scale, omega_bar)
+        weight = tl.where(start < k, own * scale, 0.0)
+        dots = tl.load(given + (GIVEN + k) * M_PADDED)
+        near_weights = near_weights + (weight,)
+        near_u = near_u + ((tl.load(given + (GIVEN + K + k) * M_PADDED) - dots) / bound,)
+        own = tl.where(start == k, omega, own - own * weight)
+        point = tl.where(start == k, omega, weight)
+        tl.store(found + (FOUND + 3 * K + k) * M_PADDED, point)
+        tl.store(found + (FOUND + k) * M_PADDED, scale / total)
+        steps = steps + (scale / total,)
+
+    # The triangle, from the last step to the first.
+    r = (zero,)
+    r_start = zero
+    for k in tl.static_range(K - 2, -1, -1):
+        others, of_nearest = zero, zero
+        path = near_weights[k] / (1.0 - near_weights[k])
+        entry = tl.where(start == k, 1.0 / total, steps[k])
+        for m in tl.static_range(k + 1, K):
+            # Steps before the last have two numbers for each k.
+            of_pair = sums + (2 + m * (m - 1) + (k if m == K - 1 else 2 * k)) * M_PADDED
+            part = _over_chunks(of_pair, CHUNKS, SUMS * M_PADDED, zero)
+            if m < K - 1:
+                w = _over_chunks(of_pair + M_PADDED, CHUNKS, SUMS * M_PADDED, zero)
+                part += r[m - k - 1] * w * steps[m]
+            others += part * entry
+            weight = near_weights[m]
+            of_nearest += path * weight * (near_u[m] + r[m - k - 1])
+            path *= (1.0 - 2.0 * weight) / (1.0 - weight)
+        r_start = tl.where(start == k, others, r_start)
+        r = (tl.where(start < k, others + of_nearest, 0.0),) + r
+
+    a_nearest = zero
+    path = tl.full([SPAN], 1.0, ACC)
+    for m in tl.static_range(1, K):
+        weight = near_weights[m]
+        a_nearest += path * weight * (near_u[m] + r[m])
+        path *= (1.0 - 2.0 * weight) / (1.0 - weight)
+    spread = (omega * a_nearest + omega_bar * omega_bar * r_start) / total
+    of_nearest = omega_bar * (a_nearest + omega * r_start) - u_first
+
+    largest += tl.abs(spread) + tl.abs(of_nearest)
+    for m in tl.static_range(1, K):
+        largest += tl.abs(r[m])
+    largest = tl.maximum(largest, _LEAST_SHARE)
+    tl.store(found, spread / largest)
+    tl.store(found + M_PADDED, of_nearest / largest)
+    back = inverse_t * bound * largest
+    tl.store(found + 2 * M_PADDED, back)
+    for k in tl.static_range(K):
+        dots = tl.load(given + (GIVEN + k) * M_PADDED) / bound
+        tl.store(found + (FOUND + K + k) * M_PADDED, steps[k] / (bound * largest))
+        tl.store(found + (FOUND + 2 * K + k) * M_PADDED, steps[k] * ((r[k] - dots) / largest))
+
+    if TEMPERATURE:
+        base: tl.constexpr = 2 + K * (K - 1) // 2 + (K - 1) * (K - 2) // 2
+        gap = tl.log(omega * total / tl.maximum(omega_bar, 1e-37))
+        far = tl.where(omega > 0, gap * LOG2_E, 0.0)
+        t = of_nearest * far
+        t += _over_chunks(sums + base * M_PADDED, CHUNKS, SUMS * M_PADDED, zero)
+        t += spread * _over_chunks(sums + (base + 1) * M_PADDED, CHUNKS, SUMS * M_PADDED, zero)
+        for i in tl.static_range(K - 2):
+            of_step = sums + (base + 2 + i) * M_PADDED
+            of_r = r[i + 1] * steps[i + 1]
+            t += of_r * _over_chunks(of_step, CHUNKS, SUMS * M_PADDED, zero)
+        tl.store(d_log_t + batch * M + row, -t * bound / LOG2_E, mask=real)
+
+    scales += batch * (M_PADDED + 2 * N_PADDED) // SPAN
+    queries = advance(queries, batch * M_PADDED + first, PLANES * E_PADDED)
+    again = advance(again, batch * M_PADDED + first, PLANES * E_PADDED)
+    again += lane[:, None] * (PLANES * E_PADDED)
+    parts = advance(parts, batch * CHUNKS * M_PADDED + first, K * E_PADDED)
+    parts += lane[:, None] * (K * E_PADDED)
+    d_query = advance(d_query, batch * M + first, E) + lane[:, None] * E
+    of_query = tl.load(scales + first // SPAN)
+    near = nearest >= 0
+    of_key = tl.load(scales + M_PADDED // SPAN + nearest // SPAN, mask=near, other=0.0)
+    of_keys = advance(keys, batch * N_PADDED + nearest, PLANES * E_PADDED)[:, None]
+    peak = zero
+    for begin in range(0, E_PADDED, BLOCK_E):
+        column = begin + tl.arange(0, BLOCK_E)[None, :]
+        x = tl.load(of_keys + column, mask=near[:, None], other=0.0).to(ACC)
+        if PLANES == 2:
+            x += tl.load(of_keys + E_PADDED + column, mask=near[:, None], other=0.0).to(ACC)
+        dq = x * (of_nearest * of_key)[:, None]
+        stride = M_PADDED * K * E_PADDED
+        dq += _over_chunks(parts + column, CHUNKS, stride, x)
+        if K > 1:
+            of_q = _over_chunks(parts + E_PADDED + column, CHUNKS, stride, x)
+            dq += of_q * spread[:, None]
+        for i in tl.static_range(K - 2):
+            of_w = _over_chunks(parts + (i + 2) * E_PADDED + column, CHUNKS, stride, x)
+            dq += of_w * (r[i + 1] * steps[i + 1])[:, None]
+        # Σ a = 0: of a (2k − 2q)/t, only the part with k is left.
+        dq *= (2.0 * inverse_t * bound)[:, None]
+        tl.store(d_query + column, dq, mask=real[:, None] & (column < E))
+        high, low = load_planes(queries, lane, begin, E_PADDED, BLOCK_E, PLANES)
+        q = high.to(ACC) + low.to(ACC) if PLANES == 2 else high.to(ACC)
+        peak = tl.maximum(peak, tl.max(tl.abs(q * (of_query * back)[:, None]), 1))
+
+    scale, inverse = 1.0, 1.0
+    if (PLANES == 2) or (tl.float16 == DOT):
+        scale, inverse = power_of_two(tl.max(peak, 0))
+    tl.store(again_scales + batch * (M_PADDED // SPAN) + tl.program_id(0), inverse)
+    for begin in range(0, E_PADDED, BLOCK_E):
+        column = begin + tl.arange(0, BLOCK_E)[None, :]
+        high, low = load_planes(queries, lane, begin, E_PADDED, BLOCK_E, PLANES)
+        q = high.to(ACC) + low.to(ACC) if PLANES == 2 else high.to(ACC)
+        high, low = planes_of(q * (of_query * back)[:, None] * scale, DOT, PLANES)
+        tl.store(again + column, high)
+        if PLANES == 2:
+            tl.store(again + E_PADDED + column, low)
 
 
 @triton.jit
-def key_kernel(
-    query, key, value, norm, log_t, rows, start, scales, picks, shifts, terms, grad, d_key,
-    M, N, E, F, K,
-    EXCLUDE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_F: tl.constexpr,
-    BLOCK_OUT: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr, DOT: tl.constexpr,
+def key_sums_kernel(
+    queries, keys, values, grads, again, scales, grad_scales, again_scales, norm, rows, starts,
+    picks, found, parts, means, M_PADDED, N_PADDED, CHUNK,
+    K: tl.constexpr, E_PADDED: tl.constexpr, F_PADDED: tl.constexpr, E_BLOCK: tl.constexpr,
+    F_BLOCK: tl.constexpr, OUT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    PLANES: tl.constexpr, EXCLUDE: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr,
+):
+    """Fills parts (B, chunks, N_PADDED, E_PADDED), Σ a q/t, OUT channels of them, and means (B,
+    chunks, N_PADDED), Σ a/t, over the queries. Tiles are (items, queries)."""
+    blocks = E_PADDED // OUT
+    batch = (tl.program_id(2) // blocks).to(tl.int64)
+    channel = (tl.program_id(2) % blocks) * OUT
+    first = tl.program_id(0) * BLOCK_N
+    item = tl.arange(0, BLOCK_N)
+    spans = M_PADDED // SPAN
+    scales += batch * (M_PADDED + 2 * N_PADDED) // SPAN
+    grad_scales += batch * spans
+    again_scales += batch * spans
+    rows += batch * (ROW_NUMBERS + K) * M_PADDED
+    found += batch * (FOUND + FOUND_OF_STEP * K) * M_PADDED
+    starts += batch * M_PADDED
+    picks += batch * K * M_PADDED
+    query = queries + batch * M_PADDED * PLANES * E_PADDED
+    again += batch * M_PADDED * PLANES * E_PADDED
+    grad = grads + batch * M_PADDED * K * PLANES * F_PADDED
+    key = advance(keys, batch * N_PADDED + first, PLANES * E_PADDED)
+    value = advance(values, batch * N_PADDED + first, PLANES * F_PADDED)
+    kh, kl = load_planes(key, item, 0, E_PADDED, E_BLOCK, PLANES)
+    vh, vl = kh, kl
+    if F_BLOCK == F_PADDED:
+        vh, vl = load_planes(value, item, 0, F_PADDED, F_BLOCK, PLANES)
+    norm = tl.load(norm + batch * N_PADDED + first + item)[:, None]
+    of_key = 2.0 * tl.load(scales + spans + first // SPAN)
+    of_value = tl.load(scales + spans + (N_PADDED + first) // SPAN)
+    total = tl.zeros([BLOCK_N, OUT], ACC)
+    mean = tl.zeros([BLOCK_N], ACC)
+    number = (first + item)[:, None]
+    lane = tl.arange(0, BLOCK_M)
+    begin = tl.program_id(1) * CHUNK
+    for at in range(begin, tl.minimum(begin + CHUNK, M_PADDED), BLOCK_M):
+        row = at + lane
+        near_grads = advance(grad, at, K * PLANES * F_PADDED)
+        of_u = of_value * tl.load(grad_scales + at // SPAN)
+        dot = rows_product(
+            kh, kl, key, item, advance(query, at, PLANES * E_PADDED), lane,
+            E_PADDED, E_BLOCK, PLANES, ACC,
+        )
+        d = norm - dot * (of_key * tl.load(scales + at // SPAN))
+        if EXCLUDE:
+            d = without_self(d, first, at)
+        inverse_t = tl.load(rows + INVERSE_T * M_PADDED + row)[None, :]
+        second = tl.load(rows + SECOND * M_PADDED + row)[None, :]
+        start = tl.load(starts + row)
+        nearest = tl.load(picks + tl.minimum(start, K - 1) * M_PADDED + row)[None, :]
+        q = first_mass(d, number, nearest, second, inverse_t, 0)
+        mass = q
+        of_step = found + FOUND * M_PADDED + row
+        running = tl.full(q.shape, 1.0, ACC)
+        a = tl.zeros(q.shape, ACC) + tl.load(found + row)[None, :]
+        for k in tl.static_range(K):
+            u = rows_product(
+                vh, vl, value, item, near_grads + k * PLANES * F_PADDED, lane * K,
+                F_PADDED, F_BLOCK, PLANES, ACC,
+            )
+            u = u * (tl.load(of_step + (K + k) * M_PADDED)[None, :] * of_u)
+            u += tl.load(of_step + (2 * K + k) * M_PADDED)[None, :]
+            a += running * u
+            if k < K - 1:
+                weight = mass * tl.load(of_step + k * M_PADDED)[None, :]
+                rest = 1.0 - 2.0 * weight
+                running *= rest
+                mass -= mass * weight
+        own = tl.load(found + M_PADDED + row)[None, :]
+        a = tl.where(number == nearest, own, a * q)
+        mean += tl.sum(a * tl.load(found + 2 * M_PADDED + row)[None, :], 1)
+        high, low = planes_of(a * MASS_SCALE, DOT, PLANES)
+        xh, xl = load_planes(
+            advance(again, at, PLANES * E_PADDED), lane, channel, E_PADDED, OUT, PLANES
+        )
+        part = product(high, low, xh, xl, PLANES, ACC)
+        total += part * (tl.load(again_scales + at // SPAN) / MASS_SCALE)
+    place = (batch * tl.num_programs(1) + tl.program_id(1)) * N_PADDED + first
+    column = (channel + tl.arange(0, OUT))[None, :]
+    tl.store(advance(parts, place, E_PADDED) + item[:, None] * E_PADDED + column, total)
+    if channel == 0:
+        tl.store(means + place + item, mean)
+
+
+@triton.jit
+def value_sums_kernel(
+    queries, keys, grads, scales, grad_scales, norm, rows, starts, picks, found, parts,
+    M_PADDED, N_PADDED, CHUNK,
+    K: tl.constexpr, E_PADDED: tl.constexpr, F_PADDED: tl.constexpr, E_BLOCK: tl.constexpr,
+    BLOCK_F: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PLANES: tl.constexpr,
+    EXCLUDE: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr,
+):
+    """Fills parts (B, chunks, N_PADDED, F_PADDED), Σ w g over the queries, BLOCK_F features of
+    them. Tiles are (items, queries)."""
+    blocks = F_PADDED // BLOCK_F
+    batch = (tl.program_id(2) // blocks).to(tl.int64)
+    feature = (tl.program_id(2) % blocks) * BLOCK_F
+    first = tl.program_id(0) * BLOCK_N
+    item = tl.arange(0, BLOCK_N)
+    spans = M_PADDED // SPAN
+    scales += batch * (M_PADDED + 2 * N_PADDED) // SPAN
+    grad_scales += batch * spans
+    rows += batch * (ROW_NUMBERS + K) * M_PADDED
+    found += (batch * (FOUND + FOUND_OF_STEP * K) + FOUND) * M_PADDED
+    starts += batch * M_PADDED
+    picks += batch * K * M_PADDED
+    query = queries + batch * M_PADDED * PLANES * E_PADDED
+    grad = grads + batch * M_PADDED * K * PLANES * F_PADDED
+    key = advance(keys, batch * N_PADDED + first, PLANES * E_PADDED)
+    kh, kl = load_planes(key, item, 0, E_PADDED, E_BLOCK, PLANES)
+    norm = tl.load(norm + batch * N_PADDED + first + item)[:, None]
+    of_key = 2.0 * tl.load(scales + spans + first // SPAN)
+    total = tl.zeros([BLOCK_N, BLOCK_F], ACC)
+    number = (first + item)[:, None]
+    lane = tl.arange(0, BLOCK_M)
+    begin = tl.program_id(1) * CHUNK
+    for at in range(begin, tl.minimum(begin + CHUNK, M_PADDED), BLOCK_M):
+        row = at + lane
+        near_grads = advance(grad, at, K * PLANES * F_PADDED)
+        of_grad = tl.load(grad_scales + at // SPAN) / MASS_SCALE
+        dot = rows_product(
+            kh, kl, key, item, advance(query, at, PLANES * E_PADDED), lane,
+            E_PADDED, E_BLOCK, PLANES, ACC,
+        )
+        d = norm - dot * (of_key * tl.load(scales + at // SPAN))
+        if EXCLUDE:
+            d = without_self(d, first, at)
+        inverse_t = tl.load(rows + INVERSE_T * M_PADDED + row)[None, :]
+        second = tl.load(rows + SECOND * M_PADDED + row)[None, :]
+        start = tl.load(starts + row)
+        nearest = tl.load(picks + tl.minimum(start, K - 1) * M_PADDED + row)[None, :]
+        mass = first_mass(d, number, nearest, second, inverse_t, 0)
+        hit = number == nearest
+        for k in tl.static_range(K):
+            weight = mass * tl.load(found + k * M_PADDED + row)[None, :]
+            full = tl.where(hit, tl.load(found + (3 * K + k) * M_PADDED + row)[None, :], weight)
+            high, low = planes_of(full * MASS_SCALE, DOT, PLANES)
+            gh, gl = load_planes(
+                near_grads + k * PLANES * F_PADDED, lane * K, feature, F_PADDED, BLOCK_F, PLANES
+            )
+            total += product(high, low, gh, gl, PLANES, ACC) * of_grad
+            mass -= mass * weight
+    place = (batch * tl.num_programs(1) + tl.program_id(1)) * N_PADDED + first
+    column = (feature + tl.arange(0, BLOCK_F))[None, :]
+    tl.store(advance(parts, place, F_PADDED) + item[:, None] * F_PADDED + column, total)
+
+
+@triton.jit
+def items_kernel(
+    keys, scales, grad, starts, picks, key_parts, mean_parts, value_parts, d_key, d_value,
+    M, N, E, F, M_PADDED, N_PADDED, CHUNKS, VALUE_CHUNKS,
+    K: tl.constexpr, E_PADDED: tl.constexpr, F_PADDED: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_F: tl.constexpr, PLANES: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Gradients of a block of keys, BLOCK_OUT channels of them: Σ a (2q − 2k)/t over all queries.
-    WIDE: as in `query_kernel`."""
-    batch, first, item, real, place = block_of(tl.program_id(0), N, BLOCK_N)
-    channel = tl.program_id(1) * BLOCK_OUT
-    key += place * E
-    value += place * F
-    norm = tl.load(norm + place + item, mask=real, other=float("inf"))
-    total = tl.zeros([BLOCK_N, BLOCK_OUT], ACC)
-    mean = tl.zeros([BLOCK_N], ACC)
-    row = tl.arange(0, BLOCK_M)
-    for begin in range(0, M, BLOCK_M):
-        there = begin + row < M
-        of = batch * M + begin
-        mass, inverse_t, omega, started, nearest = _item_masses(
-            query, key, norm, log_t, rows, start, picks, of, item, real, first + item, row, there,
-            begin + row, E, K, BLOCK_E, EXCLUDE, PRECISION, DOT, ACC,
-        )
-        a = _logit_gradients(
-            mass, first, item, real, value,
-            row, there, grad + of * K * F, scales + of * K, picks + of * K, shifts + of * K,
-            terms + of * TERMS, omega, started, nearest, F, K,
-            BLOCK_F, True, PRECISION, DOT, ACC,
-        )
-        a *= inverse_t
-        mean += tl.sum(a, 1)
-        q = load_rows(query + of * E, row, there, E, channel, E, BLOCK_OUT)
-        total = tl.dot(a, q.to(ACC), total, input_precision=WIDE, out_dtype=ACC)
-    k = load_rows(key, item, real, E, channel, E, BLOCK_OUT)
-    store_rows(
-        d_key + place * E, 2.0 * (total - mean[:, None] * k.to(ACC)),
-        item, real, E, channel, E, BLOCK_OUT,
+    """d_key (B, N, E) = 2 Σ a (q − k)/t, and d_value (B, N, F) with what choices that were certain
+    add to it."""
+    batch = tl.program_id(1).to(tl.int64)
+    first = tl.program_id(0) * BLOCK_N
+    lane = tl.arange(0, BLOCK_N)
+    real = (first + lane < N)[:, None]
+    mean = _over_chunks(
+        mean_parts + batch * CHUNKS * N_PADDED + first + lane, CHUNKS, N_PADDED,
+        tl.zeros([BLOCK_N], ACC),
     )
-
-
-@triton.jit
-def value_kernel(
-    query, key, norm, log_t, rows, start, scales, picks, grad, d_value, M, N, E, F, K,
-    EXCLUDE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_F: tl.constexpr,
-    PRECISION: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr,
-):
-    """Gradients of a block of values, BLOCK_F features of them."""
-    batch, first, item, real, place = block_of(tl.program_id(0), N, BLOCK_N)
-    feature = tl.program_id(1) * BLOCK_F
-    key += place * E
-    norm = tl.load(norm + place + item, mask=real, other=float("inf"))
-    number = (first + item)[:, None]
-    total = tl.zeros([BLOCK_N, BLOCK_F], ACC)
-    row = tl.arange(0, BLOCK_M)
-    for begin in range(0, M, BLOCK_M):
-        there = begin + row < M
-        of = batch * M + begin
-        mass, _, omega, started, _ = _item_masses(
-            query, key, norm, log_t, rows, start, picks, of, item, real, first + item, row, there,
-            begin + row, E, K, BLOCK_E, EXCLUDE, PRECISION, DOT, ACC,
+    scales += batch * (M_PADDED + 2 * N_PADDED) // SPAN + M_PADDED // SPAN
+    mean *= tl.load(scales + first // SPAN)
+    keys = advance(keys, batch * N_PADDED + first, PLANES * E_PADDED)
+    key_parts = advance(key_parts, batch * CHUNKS * N_PADDED + first, E_PADDED)
+    d_key = advance(d_key, batch * N + first, E) + lane[:, None] * E
+    for begin in range(0, E_PADDED, BLOCK_E):
+        column = begin + tl.arange(0, BLOCK_E)[None, :]
+        high, low = load_planes(keys, lane, begin, E_PADDED, BLOCK_E, PLANES)
+        k = high.to(ACC) + low.to(ACC) if PLANES == 2 else high.to(ACC)
+        total = _over_chunks(
+            key_parts + lane[:, None] * E_PADDED + column, CHUNKS, N_PADDED * E_PADDED, k
         )
-        at, real_row = row[None, :], there[None, :]
-        for m in range(0, K):
-            scale, pick = load_step(scales + of * K, picks + of * K, at, real_row, m, K)
-            weight = mass * scale
-            full = weight + tl.where(number == pick, point_weight(m, started, omega), 0.0)
-            full = tl.where(real_row, full, 0.0)
-            g = load_rows(grad + of * K * F + m * F, row, there, K * F, feature, F, BLOCK_F)
-            total = tl.dot(
-                full.to(DOT), g.to(DOT), total, input_precision=PRECISION, out_dtype=ACC
-            )
-            mass = next_mass(mass, weight, number, pick, m, started, omega)
-    store_rows(d_value + place * F, total, item, real, F, feature, F, BLOCK_F)
+        tl.store(
+            d_key + column, 2.0 * (total - mean[:, None] * k), mask=real & (column < E)
+        )
+    value_parts = advance(value_parts, batch * VALUE_CHUNKS * N_PADDED + first, F_PADDED)
+    d_value = advance(d_value, batch * N + first, F) + lane[:, None] * F
+    for begin in range(0, F_PADDED, BLOCK_F):
+        column = begin + tl.arange(0, BLOCK_F)[None, :]
+        total = _over_chunks(
+            value_parts + lane[:, None] * F_PADDED + column, VALUE_CHUNKS, N_PADDED * F_PADDED,
+            tl.zeros([BLOCK_N, BLOCK_F], ACC),
+        )
+        for at in range(0, M, BLOCK_M):
+            row = at + tl.arange(0, BLOCK_M)
+            start = tl.load(starts + batch * M_PADDED + row, mask=row < M, other=0)
+            if tl.max(start, 0) > 0:  # rare
+                g = advance(grad, batch * M + at, K * F)
+                g += tl.arange(0, BLOCK_M)[:, None] * (K * F) + column
+                there = (row < M)[:, None] & (column < F)
+                for k in tl.static_range(K):
+                    pick = tl.load(picks + (batch * K + k) * M_PADDED + row)
+                    pick = tl.where(start > k, pick, -1)
+                    chosen = (pick[None, :] == (first + lane)[:, None]).to(ACC)
+                    total += tl.dot(
+                        chosen, tl.load(g + k * F, mask=there, other=0.0).to(ACC),
+                        input_precision="ieee", out_dtype=ACC,
+                    )
+        tl.store(d_value + column, total, mask=real & (column < F))

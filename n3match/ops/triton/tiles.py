@@ -1,25 +1,35 @@
-"""What the Triton kernels of the dense form share: a tile of distances, and what becomes of them.
+"""What the Triton kernels of the dense form share: their operands, tiles of distances, masses.
 
 The recursion is that of dense/problem.py, with three changes that make every row alike, whatever
 its state:
 
-* Masses start as q'_j = q_j / S, the distribution over all but the nearest. With g and S as there,
-  ω = 1/(1 + gS) is the weight of the nearest and ω̄ = gS/(1 + gS) that of all others together: the
-  others' first weights are ω̄ q', and the second masses, divided by S, are q'(1 − ω̄ q') for them
-  and ω for the nearest. All masses stay near 1, so that float16 can hold weights.
+* Masses are q_j = exp((second − d_j)/t), at most 1, of all but the nearest. With S = Σ q and g as
+  there, ω = 1/(1 + gS) is the weight of the nearest and ω̄ = gS/(1 + gS) that of all others
+  together: the others' first weights are ω̄ q/S, and the second masses, divided by S, are
+  q/S (1 − ω̄ q/S) for them and ω for the nearest. A step takes m to m − m w.
 * Rows in which the nearest is *certain* (see `reference`) need no formula of their own. Their first
-  `start` distributions are one-hot at `picks`, nothing up to the distance `floor` may be selected
-  any more, and the recursion begins at step `start` with what is left. A row with one candidate
+  `start` distributions are one-hot at `picks`, what is there may not be selected any more, and the
+  recursion begins at step `start` with what is left. A row with one candidate
   has only picks (start = K), one without candidates has picks of −1, which are nowhere.
-* `scales` are weights over masses: 0 before `start` (a step with scale 0 leaves masses as they
+* `scales` are weights over masses q/S: 0 before `start` (a step with scale 0 leaves masses as they
   are), ω̄ at it, 1/Z after it.
 
-Distances are |k|² − 2 q·k, without the |q|² that cancels, and are subtracted from each other before
-they are divided by t. +inf where an item may not be selected.
+What the nearest and other picks contribute is added exactly, outside the tiles: there their mass is
+0. Distances are |k|² − 2 q·k, without the |q|² that cancels, and are subtracted from each other
+before they are divided by t. +inf where an item may not be selected.
 
-Tiles are (queries, items), or (items, queries) in kernels that go along the items. Vectors that
-belong to one side come with the other dimension 1, so that most functions fit both.
-Shapes: E embedding and F feature channels, K neighbours, KP ≥ K columns in registers.
+Matrices are multiplied as *planes*: float32 as two of float16, x ≈ (high + low)/scale, with one
+power of two as scale for each block of SPAN rows: three products keep 22 bits, numbers down to
+2⁻¹⁷ of their block's largest keep all of theirs. Other types are one plane, as they are. Tensor
+cores truncate where they accumulate, so that long sums drift: every product of a tile starts from
+0 and is added to its total by an ordinary addition.
+
+The planes of a row lie one behind the other, (B, rows, PLANES, columns), and are padded: rows to
+whole SPANs, columns to a power of two, or beyond 128 to whole blocks of
+64 (launch.py), so that no kernel asks in its loop what exists: padding has norm +inf.
+
+Shapes: E embedding and F feature channels, K neighbours. Of numbers of a row there are ROW_NUMBERS
+and K scales, each with a row of its own in memory: (B, ROW_NUMBERS + K, rows).
 """
 
 import triton
@@ -27,10 +37,19 @@ import triton.language as tl
 
 from n3match.ops.reference import CERTAIN_GAP
 
+SPAN = tl.constexpr(128)  # rows with one scale
+MASS_SCALE = tl.constexpr(2.0**14)  # of a mass or a weight, at most 1, in float16
 CERTAIN = tl.constexpr(CERTAIN_GAP)
-_LEAST_INVERSE_T = tl.constexpr(1e-30)  # above 0, for inf · 0 is NaN
-_MOST_INVERSE_T = tl.constexpr(1e30)
-ROW_NUMBERS = tl.constexpr(4)  # of `load_row`
+LEAST_INVERSE_T = tl.constexpr(1e-30)  # above 0, for inf · 0 is NaN
+MOST_INVERSE_T = tl.constexpr(1e30)
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+INVERSE_T = tl.constexpr(0)  # log2(e) / t
+SECOND = tl.constexpr(1)
+SUM = tl.constexpr(2)  # S
+OMEGA = tl.constexpr(3)
+ROW_NUMBERS = tl.constexpr(4)  # the scales follow
+_FAR_AHEAD = tl.constexpr(CERTAIN_GAP * 1.4426950408889634 / 2)
 
 
 @triton.jit
@@ -40,133 +59,71 @@ def advance(pointer, index, stride):
 
 
 @triton.jit
-def block_of(program, count, BLOCK: tl.constexpr):
-    """Of a program's block: batch element (64 bits, for products with it), first row, rows from
-    that one on (BLOCK,), which of them exist, and where they begin in the whole batch."""
-    blocks = tl.cdiv(count, BLOCK)
-    batch, first = (program // blocks).to(tl.int64), (program % blocks) * BLOCK
-    row = tl.arange(0, BLOCK)
-    return batch, first, row, first + row < count, batch * count + first
-
-
-@triton.jit
-def load_rows(pointer, at, real, stride, begin, WIDTH, BLOCK: tl.constexpr):
-    """(len(at), BLOCK) features from `begin` on of the rows `at`; 0 outside."""
-    feature = begin + tl.arange(0, BLOCK)
-    inside = real[:, None] & (feature < WIDTH)[None, :]
-    return tl.load(pointer + at[:, None] * stride + feature[None, :], mask=inside, other=0.0)
-
-
-@triton.jit
-def load_columns(pointer, at, real, stride, begin, WIDTH, BLOCK: tl.constexpr):
-    """As `load_rows`, transposed: (BLOCK, len(at))."""
-    feature = begin + tl.arange(0, BLOCK)
-    inside = real[None, :] & (feature < WIDTH)[:, None]
-    return tl.load(pointer + at[None, :] * stride + feature[:, None], mask=inside, other=0.0)
-
-
-@triton.jit
-def store_rows(pointer, x, at, real, stride, begin, WIDTH, BLOCK: tl.constexpr):
-    feature = begin + tl.arange(0, BLOCK)
-    inside = real[:, None] & (feature < WIDTH)[None, :]
-    tl.store(pointer + at[:, None] * stride + feature[None, :], x, mask=inside)
-
-
-@triton.jit
-def products(
-    left, left_at, left_real, left_stride, right, right_at, right_real, right_stride, width,
-    BLOCK: tl.constexpr, PRECISION: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr,
+def load_planes(
+    pointer, rows, first, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PLANES: tl.constexpr
 ):
-    """left · rightᵀ of rows of two matrices, over `width` features: (len(left_at), len(right_at)).
+    """(len(rows), BLOCK) columns from `first` on, of the high and of the low plane; rows are few
+    enough for 32 bits."""
+    pointer += rows[:, None] * (PLANES * WIDTH) + (first + tl.arange(0, BLOCK))[None, :]
+    high = tl.load(pointer)
+    return high, tl.load(pointer + WIDTH) if PLANES == 2 else high
 
-    Nothing is kept in registers from tile to tile: operands of another step would cost more there
-    than loading them again from a cache.
-    """
-    total = tl.zeros([left_at.shape[0], right_at.shape[0]], ACC)
-    for begin in range(0, width, BLOCK):
-        a = load_rows(left, left_at, left_real, left_stride, begin, width, BLOCK)
-        b = load_columns(right, right_at, right_real, right_stride, begin, width, BLOCK)
-        total = tl.dot(
-            a.to(DOT), b.to(DOT), total, input_precision=PRECISION, out_dtype=ACC
-        )
+
+@triton.jit
+def planes_of(x, DOT: tl.constexpr, PLANES: tl.constexpr):
+    """High and low part of what has been scaled; of one plane the low part isn't used."""
+    high = x.to(DOT)
+    if PLANES == 1:
+        return high, high
+    return high, (x - high.to(x.dtype)).to(DOT)
+
+
+@triton.jit
+def product(ah, al, bh, bl, PLANES: tl.constexpr, ACC: tl.constexpr):
+    """a·b from 0, small terms first."""
+    if PLANES == 1:
+        return tl.dot(ah, bh, input_precision="ieee", out_dtype=ACC)
+    small = tl.dot(ah, bl, tl.dot(al, bh, out_dtype=ACC), out_dtype=ACC)
+    return tl.dot(ah, bh, small, out_dtype=ACC)
+
+
+@triton.jit
+def rows_product(
+    ah, al, a, a_rows, b, b_rows, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+    PLANES: tl.constexpr, ACC: tl.constexpr,
+):
+    """a·bᵀ of rows of two matrices, over their columns. Where these are one block, ah and al are
+    those of a, loaded before the loop."""
+    if BLOCK == WIDTH:
+        bh, bl = load_planes(b, b_rows, 0, WIDTH, BLOCK, PLANES)
+        return product(ah, al, bh.T, bl.T, PLANES, ACC)
+    total = tl.zeros([a_rows.shape[0], b_rows.shape[0]], ACC)
+    for first in range(0, WIDTH, BLOCK):
+        xh, xl = load_planes(a, a_rows, first, WIDTH, BLOCK, PLANES)
+        bh, bl = load_planes(b, b_rows, first, WIDTH, BLOCK, PLANES)
+        total += product(xh, xl, bh.T, bl.T, PLANES, ACC)
     return total
 
 
 @triton.jit
-def load_inverse_t(log_t, at, real):
-    """1/t, within what float32 can hold; NaN stays NaN."""
-    log_t = tl.load(log_t + at, mask=real, other=0.0)
-    inverse = tl.minimum(tl.maximum(tl.exp(-log_t), _LEAST_INVERSE_T), _MOST_INVERSE_T)
-    return tl.where(log_t == log_t, inverse, log_t)
-
-
-@triton.jit
-def load_row(rows, start, place, at, real, K):
-    """second, log S, floor, ω and start of the rows `at` from `place` on."""
-    rows += place * ROW_NUMBERS + at * ROW_NUMBERS
-    second = tl.load(rows, mask=real, other=0.0)
-    log_sum = tl.load(rows + 1, mask=real, other=0.0)
-    floor = tl.load(rows + 2, mask=real, other=0.0)
-    omega = tl.load(rows + 3, mask=real, other=0.0)
-    return second, log_sum, floor, omega, tl.load(start + place + at, mask=real, other=K)
-
-
-@triton.jit
-def load_step(scales, picks, at, real, step, K):
-    """Scale and pick of one step."""
-    scale = tl.load(scales + at * K + step, mask=real, other=0.0)
-    return scale, tl.load(picks + at * K + step, mask=real, other=-1)
-
-
-@triton.jit
-def load_nearest(picks, start, at, real, K):
-    """The item that the first distribution treats by itself."""
-    return tl.load(picks + at * K + tl.minimum(start, K - 1), mask=real, other=-1)
-
-
-@triton.jit
-def column(table, number, COLUMNS: tl.constexpr):
-    """(·, COLUMNS) -> (·, 1)."""
-    chosen = tl.arange(0, COLUMNS)[None, :] == number
-    return tl.sum(tl.where(chosen, table, 0), 1)[:, None]
-
-
-@triton.jit
-def first_mass(d, item, nearest, second, log_sum, floor, inverse_t):
-    """q', 0 for the nearest."""
-    # At most 1 by definition: recomputed by another kernel, distances may differ in the last bit.
-    mass = tl.exp(tl.minimum((second - d) * inverse_t, 0.0) - log_sum)
-    return tl.where((d > floor) & (item != nearest), mass, 0.0)
-
-
-@triton.jit
-def point_weight(step, start, omega):
-    """What the pick of a step has besides its mass."""
-    return tl.where(step < start, 1.0, tl.where(step == start, omega, 0.0))
-
-
-@triton.jit
-def next_mass(mass, weight, item, pick, step, start, omega):
-    """After step `step`, in which the nearest of rows that start there gets its mass."""
-    mass = mass - mass * weight
-    return tl.where((item == pick) & (step == start), omega, mass)
-
-
-@triton.jit
-def tile_distances(
-    query, row, row_real, own, key, norm, begin, N, E,
-    BLOCK_E: tl.constexpr, BLOCK_N: tl.constexpr, EXCLUDE: tl.constexpr,
-    PRECISION: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr,
-):
-    """(queries, items) distances of the items from `begin` on; key and norm are those of the batch
-    element, query of the rows, whose own items are `own`."""
-    item = tl.arange(0, BLOCK_N)
-    real = begin + item < N
-    dot = products(
-        query, row, row_real, E, advance(key, begin, E), item, real, E, E,
-        BLOCK_E, PRECISION, DOT, ACC,
-    )
-    d = tl.load(norm + begin + item, mask=real, other=float("inf"))[None, :] - 2.0 * dot
-    if EXCLUDE:
-        d = tl.where(own[:, None] == (begin + item)[None, :], float("inf"), d)
+def without_self(d, first, second):
+    """A tile of distances, infinite where both sides have the same number; the sides begin at
+    `first` and `second`."""
+    # Most tiles are far from the diagonal.
+    if (first < second + d.shape[1]) & (second < first + d.shape[0]):
+        row = first + tl.arange(0, d.shape[0])
+        column = second + tl.arange(0, d.shape[1])
+        d = tl.where(row[:, None] == column[None, :], float("inf"), d)
     return d
+
+
+@triton.jit
+def first_mass(d, item, nearest, second, inverse_t, UNIT: tl.constexpr):
+    """q times 2^UNIT, 0 for the nearest and all that was certain before it."""
+    # At most 1 by definition: recomputed by another kernel, distances may differ in the last bit.
+    # What was certain is ahead by twice the limit, at least.
+    ahead = (second - d) * inverse_t
+    if UNIT != 0:
+        ahead += UNIT
+    mass = tl.exp2(tl.minimum(ahead, UNIT))
+    return tl.where((ahead < _FAR_AHEAD) & (item != nearest), mass, 0.0)

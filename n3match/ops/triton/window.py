@@ -1,7 +1,7 @@
 """The window form by Triton kernels, as a custom operator, where patches are whole cells.
 
-Memory is linear in the number of pixels: candidate tables of K numbers for each patch and candidate
-exist, see window_cells.py. The backward pass makes them anew.
+Memory is linear in the number of pixels: tables of K numbers for each patch and candidate exist,
+see window_cells.py. The distances are kept for the backward pass; it makes the weights anew.
 
 For CUDA tensors, or CPU tensors where TRITON_INTERPRET=1 was set before Triton was imported.
 Shapes: B images, C channels, D = C·S² numbers of a cell, (c₁, c₂) cells, (n₁, n₂) patches, K steps.
@@ -12,17 +12,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import triton
 from torch import Tensor
+from torch.nn import functional
 
 from n3match.ops.custom_op import differentiable
 from n3match.ops.triton import window_cells as cell_kernels
 from n3match.ops.triton import window_rows as row_kernels
-from n3match.ops.triton.launch import accumulator, block, number_types, on_device_of, steps
+from n3match.ops.triton.launch import (
+    accumulator,
+    block,
+    cdiv,
+    compiled_with,
+    next_power,
+    number_types,
+    on_device_of,
+    product_type,
+    steps,
+)
 from n3match.ops.window.grid import WindowGrid
 
 _TILE_ROWS, _TILE_COLUMNS = 4, 16
-_ROW_NUMBERS = 1024  # in the registers of a program that works on rows
+_DEPTH = 16  # numbers of a cell are padded to a multiple, so that they are read in whole vectors
+_WARP_NUMBERS = 256  # of rows that a warp works on alone, where a row isn't longer
+_PAIRS = 1024  # of a program that makes a pair table
 
 
 def _geometry(grid: WindowGrid) -> list[int]:
@@ -46,14 +58,16 @@ class _Launch:
         self.rows_apart = w1 + r - 1 + _TILE_ROWS - 1
         self.pairs = (w1 + r - 1) * (w2 + r - 1)
         c1, c2 = n1 + r - 1, n2 + r - 1
-        self.tiles = triton.cdiv(c1, _TILE_ROWS) * triton.cdiv(c2, _TILE_COLUMNS)
+        self.tiles = cdiv(c1, _TILE_ROWS) * cdiv(c2, _TILE_COLUMNS)
         self.cells = c1 * c2
         self.across = block(like, _TILE_COLUMNS - 1 + w2 + r - 1, 1 << 30)
         self.like = like
         self.types = number_types(like)
-        wide = triton.next_power_of_2(self.candidates)
+        wide = next_power(self.candidates)
+        # Sums over a row stay within a warp, as long as its numbers fit in the registers.
+        self.row_warps = max(1, wide // (2 * _WARP_NUMBERS))
         self.blocks = {
-            "EXCLUDE": exclude_self, "BLOCK_O": wide, "BLOCK_M": max(1, _ROW_NUMBERS // wide),
+            "EXCLUDE": exclude_self, "BLOCK_O": wide, "BLOCK_M": max(1, _WARP_NUMBERS // wide),
         }
         self.of_rows = {
             **self.blocks, "KP": steps(k), "NOISE": seed is not None, "ACC": self.types["ACC"]
@@ -75,7 +89,7 @@ class _Launch:
         cell_kernels.products_kernel[(images * self.tiles, self.rows_apart)](
             left, right, right if norm is None else norm, out, *self.geometry, depth, count,
             NORM=norm is not None, BLOCK_Y=self.across, BLOCK_D=block(self.like, depth, 32),
-            num_warps=4, num_stages=2, **self._products(),
+            **compiled_with(4, 2), **self._products(),
         )
         return out
 
@@ -85,16 +99,16 @@ class _Launch:
         given = self.seed, *self.geometry, self.k
         if self.hard:
             row_kernels.nearest_kernel[self._row_programs()](
-                distances, out, *given, **self.blocks, num_warps=4
+                distances, out, *given, **self.blocks, **compiled_with(self.row_warps)
             )
         else:
             row_kernels.weights_kernel[self._row_programs()](
-                distances, log_t, out, *given, **self.of_rows, num_warps=4
+                distances, log_t, out, *given, **self.of_rows, **compiled_with(self.row_warps)
             )
         return out
 
     def _row_programs(self) -> tuple[int]:
-        return (self.images * triton.cdiv(self.patches, self.blocks["BLOCK_M"]),)
+        return (self.images * cdiv(self.patches, self.blocks["BLOCK_M"]),)
 
     def row_gradients(
         self, distances: Tensor, weights: Tensor, u: Tensor, log_t: Tensor
@@ -102,33 +116,49 @@ class _Launch:
         """Of distances (B, patches, w₁·w₂) and of log_t."""
         d_distance = self.new(self.images, self.patches, self.candidates)
         d_log_t = torch.empty_like(log_t)
-        row_kernels.gradients_kernel[self._row_programs()](
+        row_kernels.row_gradients_kernel[self._row_programs()](
             distances, weights, u, log_t, d_distance, d_log_t, self.seed, *self.geometry, self.k,
-            **self.of_rows, num_warps=4,
+            **self.of_rows, **compiled_with(self.row_warps),
         )
         return d_distance, d_log_t
 
+    def pair_table(self, table: Tensor, wide: bool = False) -> Tensor:
+        """(·, patches, w₁·w₂) -> (·, cells, V₁·V₂), of the type in which it is multiplied."""
+        dtype = accumulator(self.like.dtype) if wide else product_type(self.like)
+        out = self.like.new_empty(len(table), self.cells, self.pairs, dtype=dtype)
+        across = min(_PAIRS, next_power(self.pairs))
+        cells = _PAIRS // across
+        cell_kernels.pairs_kernel[
+            (len(table) * cdiv(self.cells, cells), cdiv(self.pairs, across))
+        ](table, out, *self.geometry, BLOCK_M=cells, BLOCK_O=across, **compiled_with(4))
+        return out
+
+    def _depth_block(self, depth: int, wide: bool) -> int:
+        """Of float32 the parts that are multiplied take registers too."""
+        narrow = wide or self.like.dtype.itemsize > 2
+        return block(self.like, depth, 64 if narrow else 128)
+
     def sums(self, table: Tensor, value: Tensor, count: int, wide: bool = False) -> Tensor:
-        """(B·count, patches, w₁·w₂), (B, cells, D) -> (B·count, cells, D)."""
+        """(B·count, cells, V₁·V₂), (B, cells, D) -> (B·count, cells, D)."""
         images, depth = self.images * count, value.shape[-1]
         out = self.new(images, self.cells, depth)
-        size = block(self.like, depth, 128)
-        cell_kernels.sums_kernel[(images * self.tiles, triton.cdiv(depth, size))](
+        size = self._depth_block(depth, wide)
+        cell_kernels.sums_kernel[(images * self.tiles, cdiv(depth, size))](
             table, value, out, *self.geometry, depth, count,
-            BLOCK_Y=self.across, BLOCK_D=size, num_warps=8, num_stages=2, **self._products(wide),
+            BLOCK_Y=self.across, BLOCK_D=size, **compiled_with(4, 3), **self._products(wide),
         )
         return out
 
     def sums_back(
         self, table: Tensor, value: Tensor, own: Tensor | None, count: int, wide: bool = False
     ) -> Tensor:
-        """(B·count, patches, w₁·w₂), (B·count, cells, D) -> (B, cells, D)."""
+        """(B·count, cells, V₁·V₂), (B·count, cells, D) -> (B, cells, D)."""
         depth = value.shape[-1]
         out = self.new(self.images, self.cells, depth)
-        size = block(self.like, depth, 128)
-        cell_kernels.sums_back_kernel[(self.images * self.tiles, triton.cdiv(depth, size))](
+        size = self._depth_block(depth, wide)
+        cell_kernels.sums_back_kernel[(self.images * self.tiles, cdiv(depth, size))](
             table, value, value if own is None else own, out, *self.geometry, depth, count,
-            OWN=own is not None, BLOCK_Y=32, BLOCK_D=size, num_warps=8, num_stages=2,
+            OWN=own is not None, BLOCK_Y=32, BLOCK_D=size, **compiled_with(4, 3),
             **self._products(wide),
         )
         return out
@@ -137,7 +167,7 @@ class _Launch:
 def _forward(
     query: Tensor, key: Tensor, value: Tensor, norm: Tensor, log_t: Tensor, geometry: list[int],
     k: int, exclude_self: bool, hard: bool, seed: int | None,
-) -> tuple[Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Weighted sums of cells.
 
     Args:
@@ -149,35 +179,43 @@ def _forward(
         seed: of the noise; None: no noise.
 
     Returns:
-        (B, K, cells, D), not yet divided by the number of patches that cover a cell.
+        (B, K, cells, D), not yet divided by the number of patches that cover a cell; distances
+        (B, cells, V₁·V₂).
     """
     query, key, value, norm, log_t = (t.contiguous() for t in (query, key, value, norm, log_t))
     launch = _Launch(query, geometry, k, exclude_self, hard, seed)
     with on_device_of(query):
-        weights = launch.weights(launch.pair_products(query, key, norm, 1), log_t)
-        return (launch.sums(weights, value, k).view(len(value), k, *value.shape[1:]),)
+        distances = launch.pair_products(query, key, norm, 1)
+        table = launch.pair_table(launch.weights(distances, log_t))
+        z = launch.sums(table, value, k)
+        return z.view(len(value), k, *value.shape[1:]), distances
 
 
-def _blank(query, key, value, norm, log_t, geometry, k, *options) -> tuple[Tensor]:
+def _blank(query, key, value, norm, log_t, geometry, k, *options) -> tuple[Tensor, Tensor]:
     b, cells, depth = value.shape
-    return (value.new_empty(b, k, cells, depth, dtype=accumulator(value.dtype)),)
+    _, _, w1, w2, _, r = geometry
+    numbers = {"dtype": accumulator(value.dtype)}
+    return (
+        value.new_empty(b, k, cells, depth, **numbers),
+        value.new_empty(b, cells, (w1 + r - 1) * (w2 + r - 1), **numbers),
+    )
 
 
 def _backward(grad, tensors, outputs, options, wanted) -> tuple[Tensor | None, ...]:
     """Hard selection lets no gradient through but value's."""
     geometry, k, exclude_self, hard, seed = options
-    grad, query, key, value, norm, log_t = (t.contiguous() for t in (grad, *tensors))
+    grad, query, key, value, _, log_t = (t.contiguous() for t in (grad, *tensors))
     launch = _Launch(query, geometry, k, exclude_self, hard, seed)
+    _, distances = outputs
     with on_device_of(query):
-        distances = launch.pair_products(query, key, norm, 1)
         weights = launch.weights(distances, log_t)
+        d_value = launch.sums_back(launch.pair_table(weights), grad, None, k)
         if hard:
-            d_value = launch.sums_back(weights, grad, None, k)
             return None, None, d_value.to(value.dtype), None, None
         u = launch.pair_products(grad, value, None, k)
-        d_value = launch.sums_back(weights, grad, None, k)
         d_distance, d_log_t = launch.row_gradients(distances, weights, u, log_t)
-        del distances, weights, u
+        del weights, u
+        d_distance = launch.pair_table(d_distance, wide=True)
         d_query = launch.sums(d_distance, key, 1, wide=True).mul_(-2)
         d_key = launch.sums_back(d_distance, query, key, 1, wide=True).mul_(-2)
     return *(t.to(query.dtype) for t in (d_query, d_key, d_value)), None, d_log_t
@@ -190,15 +228,21 @@ _window = differentiable(
     forward=_forward,
     backward=_backward,
     blank=_blank,
+    kept=1,
 )
+
+
+def depth(channels: int, grid: WindowGrid) -> int:
+    """Numbers of a cell, with padding."""
+    return cdiv(channels * grid.stride**2, _DEPTH) * _DEPTH
 
 
 def _image(cells: Tensor, grid: WindowGrid) -> Tensor:
     """(B, K, cells, C·S²) -> (B, K, C, H, W)."""
     s = grid.stride
-    b, k, _, depth = cells.shape
+    b, k, _, numbers = cells.shape
     high, wide = (length // s for length in grid.padded_shape)
-    cut = cells.view(b, k, high, wide, depth // (s * s), s, s)
+    cut = cells.reshape(b, k, high, wide, numbers // (s * s), s, s)
     return grid.crop(cut.permute(0, 1, 4, 2, 5, 3, 6).reshape(b, k, -1, high * s, wide * s))
 
 
@@ -224,12 +268,17 @@ def aggregate(
         # As in the dense form: a shift changes no distance, but keeps the products small.
         centre = key_cells.detach().mean(1, keepdim=True)
         query_cells, key_cells = query_cells - centre, key_cells - centre
+    own = value_cells.shape[-1]
+    query_cells, key_cells, value_cells = (
+        functional.pad(cells, (0, depth(image.shape[1], grid) - cells.shape[-1]))
+        for cells, image in ((query_cells, query), (key_cells, key), (value_cells, value))
+    )
     norm = key_cells.detach().to(numbers).square().sum(-1)
-    z = _window(
+    z, _ = _window(
         query_cells, key_cells, value_cells, norm, log_t.reshape(len(log_t), -1, 1).to(numbers),
         _geometry(grid), k, exclude_self, selection == "knn", seed,
     )
     n1, n2 = grid.shape
     c1, c2 = (length // grid.stride for length in grid.padded_shape)
     cover = _cover(n1, c1, z.device)[:, None] * _cover(n2, c2, z.device)
-    return _image(z / cover.reshape(-1, 1), grid).to(value.dtype)
+    return _image(z[..., :own] / cover.reshape(-1, 1), grid).to(value.dtype)

@@ -7,9 +7,10 @@ not for each pair of patches.
 
 * A cell x = (x₁, x₂) is compared with the V₁×V₂ cells from `lowest` on, V = w + R − 1: those at
   which any patch that covers x has candidates. A *pair table* holds a number for each: (…, cells,
-  V₁·V₂). Places outside the image are never written nor read.
+  V₁·V₂). Places outside the image are never read.
 * A *candidate table* holds a number for each patch and each candidate of its window,
-  (…, patches, w₁·w₂).
+  (…, patches, w₁·w₂). Weights are found so, and made pair tables once: every number of a pair
+  table is R² numbers of a candidate table together, and is read for each part of the depth.
 
 Both are linear in the number of pixels: with the usual window of 15, a candidate table is about as
 large as an image of 9 channels.
@@ -23,11 +24,34 @@ dense product of the tile with those wastes about half, and no more.
 import triton
 import triton.language as tl
 
-from n3match.ops.triton.tiles import advance, load_columns, load_rows, store_rows
+from n3match.ops.triton.tiles import advance
 
 TILE_ROWS = tl.constexpr(4)
 TILE_COLUMNS = tl.constexpr(16)
 TILE = tl.constexpr(64)
+
+
+@triton.jit
+def load_rows(pointer, at, real, stride, begin, WIDTH, BLOCK: tl.constexpr):
+    """(len(at), BLOCK) features from `begin` on of the rows `at`; 0 outside."""
+    feature = begin + tl.arange(0, BLOCK)
+    inside = real[:, None] & (feature < WIDTH)[None, :]
+    return tl.load(pointer + at[:, None] * stride + feature[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def load_columns(pointer, at, real, stride, begin, WIDTH, BLOCK: tl.constexpr):
+    """As `load_rows`, transposed: (BLOCK, len(at))."""
+    feature = begin + tl.arange(0, BLOCK)
+    inside = real[None, :] & (feature < WIDTH)[:, None]
+    return tl.load(pointer + at[None, :] * stride + feature[:, None], mask=inside, other=0.0)
+
+
+@triton.jit
+def store_rows(pointer, x, at, real, stride, begin, WIDTH, BLOCK: tl.constexpr):
+    feature = begin + tl.arange(0, BLOCK)
+    inside = real[:, None] & (feature < WIDTH)[None, :]
+    tl.store(pointer + at[:, None] * stride + feature[None, :], x, mask=inside)
 
 
 @triton.jit
@@ -54,10 +78,23 @@ def tile_cells(tile, c1, c2):
 
 
 @triton.jit
-def pair_values(table, x1, x2, y1, y2, n1, n2, w1, w2, half, R):
-    """Of a candidate table: for each cell x and partner y the sum over the patches that cover x of
-    their number for the candidate that covers y at the same place."""
-    total = tl.zeros((x2 + y2).shape, table.dtype.element_ty)
+def pairs_kernel(
+    table, out, n1, n2, w1, w2, half, R, BLOCK_M: tl.constexpr, BLOCK_O: tl.constexpr
+):
+    """The pair table of a candidate table, for each of its images: for a cell x and partner y the
+    sum over the patches that cover x of their number for the candidate that covers y at the same
+    place. A program has BLOCK_M cells, and BLOCK_O of their partners."""
+    cells, c2 = (n1 + R - 1) * (n2 + R - 1), n2 + R - 1
+    v1, v2 = w1 + R - 1, w2 + R - 1
+    blocks = tl.cdiv(cells, BLOCK_M)
+    image = (tl.program_id(0) // blocks).to(tl.int64)
+    cell = (tl.program_id(0) % blocks) * BLOCK_M + tl.arange(0, BLOCK_M)
+    partner = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)[None, :]
+    x1, x2 = (cell // c2)[:, None], (cell % c2)[:, None]
+    y1 = lowest(x1, n1, w1, half) + partner // v2
+    y2 = lowest(x2, n2, w2, half) + partner % v2
+    table += image * n1 * n2 * w1 * w2
+    total = tl.zeros([BLOCK_M, BLOCK_O], table.dtype.element_ty)
     for a in range(0, R):
         for b in range(0, R):
             i, j = x1 - a, x2 - b
@@ -67,7 +104,9 @@ def pair_values(table, x1, x2, y1, y2, n1, n2, w1, w2, half, R):
             inside = inside & (r >= 0) & (r < w1) & (s >= 0) & (s < w2)
             place = (i * n2 + j) * (w1 * w2) + r * w2 + s
             total += tl.load(table + place, mask=inside, other=0.0)
-    return total
+    place = cell[:, None] * (v1 * v2) + partner
+    inside = (cell < cells)[:, None] & (partner < v1 * v2)
+    tl.store(out + image * cells * v1 * v2 + place, total, mask=inside)
 
 
 @triton.jit
@@ -116,29 +155,32 @@ def sums_kernel(
 ):
     """Σ over the partners of each cell: table·value.
 
-    table: candidate table (B·STEPS, patches, w₁·w₂); value: (B, cells, D); out as value, for each
-    step.
+    table: pair table (B·STEPS, …); value: (B, cells, D); out as value, for each step.
     """
     c1, c2 = n1 + R - 1, n2 + R - 1
+    v1, v2 = w1 + R - 1, w2 + R - 1
     tiles = tl.cdiv(c1, TILE_ROWS) * tl.cdiv(c2, TILE_COLUMNS)
     image = (tl.program_id(0) // tiles).to(tl.int64)
     x1, x2, real = tile_cells(tl.program_id(0) % tiles, c1, c2)
     depth = tl.program_id(1) * BLOCK_D
-    table += image * n1 * n2 * w1 * w2
+    table += image * c1 * c2 * v1 * v2
     value += (image // STEPS) * c1 * c2 * D
     top, bottom, first = tl.min(x1, 0), tl.minimum(tl.max(x1, 0), c1 - 1), tl.min(x2, 0)
     y2 = lowest(first, n2, w2, half) + tl.arange(0, BLOCK_Y)
     total = tl.zeros([TILE, BLOCK_D], ACC)
-    end = tl.minimum(lowest(bottom, n1, w1, half) + w1 + R - 1, c1)
+    at = x1 * c2 + x2
+    column = y2[None, :] - lowest(x2, n2, w2, half)[:, None]
+    near = real[:, None] & (column >= 0) & (column < v2) & (y2 < c2)[None, :]
+    table += at[:, None] * (v1 * v2) + column
+    end = tl.minimum(lowest(bottom, n1, w1, half) + v1, c1)
     for y1 in range(lowest(top, n1, w1, half), end):
-        weight = pair_values(
-            table, x1[:, None], x2[:, None], y1, y2[None, :], n1, n2, w1, w2, half, R
-        )
+        row = (y1 - lowest(x1, n1, w1, half))[:, None]
+        weight = tl.load(table + row * v2, mask=near & (row >= 0) & (row < v1), other=0.0)
         v = load_rows(value, y1 * c2 + y2, y2 < c2, D, depth, D, BLOCK_D)
         total = tl.dot(
             weight.to(DOT), v.to(DOT), total, input_precision=PRECISION, out_dtype=ACC
         )
-    store_rows(out + image * c1 * c2 * D, total, x1 * c2 + x2, real, D, depth, D, BLOCK_D)
+    store_rows(out + image * c1 * c2 * D, total, at, real, D, depth, D, BLOCK_D)
 
 
 @triton.jit
@@ -166,15 +208,16 @@ def sums_back_kernel(
 ):
     """Σ over the cells that have a cell y among their partners, and over the steps: table·value.
 
-    table, value: (B·STEPS, …); out: (B, cells, D). With OWN, its part Σ table · own is subtracted
-    from it: own (B, cells, D).
+    table (a pair table), value: (B·STEPS, …); out: (B, cells, D). With OWN, its part Σ table · own
+    is subtracted from it: own (B, cells, D).
     """
     c1, c2 = n1 + R - 1, n2 + R - 1
     tiles = tl.cdiv(c1, TILE_ROWS) * tl.cdiv(c2, TILE_COLUMNS)
     image = (tl.program_id(0) // tiles).to(tl.int64)
+    v1, v2 = w1 + R - 1, w2 + R - 1
     y1, y2, real = tile_cells(tl.program_id(0) % tiles, c1, c2)
     depth = tl.program_id(1) * BLOCK_D
-    table += image * STEPS * n1 * n2 * w1 * w2
+    table += image * STEPS * c1 * c2 * v1 * v2
     value += image * STEPS * c1 * c2 * D
     top, bottom = tl.min(y1, 0), tl.minimum(tl.max(y1, 0), c1 - 1)
     left, right = tl.min(y2, 0), tl.minimum(tl.max(y2, 0), c2 - 1)
@@ -185,13 +228,17 @@ def sums_back_kernel(
     for x1 in range(
         _first_source(top, n1, w1, half, R), _last_source(bottom, n1, w1, half, R) + 1
     ):
+        row = (y1 - lowest(x1, n1, w1, half))[None, :]
+        near = real[None, :] & (row >= 0) & (row < v1)
         for start in range(begin, end, BLOCK_Y):
             x2 = start + tl.arange(0, BLOCK_Y)
+            # Sources down, so that neighbouring threads read neighbouring partners.
+            column = y2[None, :] - lowest(x2, n2, w2, half)[:, None]
+            inside = near & (column >= 0) & (column < v2) & (x2 < c2)[:, None]
+            place = (x1 * c2 + x2)[:, None] * (v1 * v2) + row * v2 + column
             for step in range(0, STEPS):
-                # Sources down, so that neighbouring threads read neighbouring candidates.
-                weight = pair_values(
-                    advance(table, step, n1 * n2 * w1 * w2),
-                    x1, x2[:, None], y1[None, :], y2[None, :], n1, n2, w1, w2, half, R,
+                weight = tl.load(
+                    advance(table, step, c1 * c2 * v1 * v2) + place, mask=inside, other=0.0
                 )
                 v = load_rows(
                     advance(value, step, c1 * c2 * D), x1 * c2 + x2, x2 < c2, D, depth, D, BLOCK_D
@@ -201,7 +248,7 @@ def sums_back_kernel(
                     input_precision=PRECISION, out_dtype=ACC,
                 )
                 if OWN:
-                    share += tl.sum(weight, 0)
+                    share += tl.sum(weight.to(ACC), 0)
     at = y1 * c2 + y2
     if OWN:
         own += image * c1 * c2 * D

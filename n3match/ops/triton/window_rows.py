@@ -13,20 +13,49 @@ import triton
 import triton.language as tl
 
 from n3match.ops import noise
-from n3match.ops.triton.tiles import (
-    CERTAIN,
-    column,
-    first_mass,
-    load_inverse_t,
-    next_mass,
-    point_weight,
-)
+from n3match.ops.triton.tiles import CERTAIN, LEAST_INVERSE_T, MOST_INVERSE_T
 from n3match.ops.triton.window_cells import first_patch, lowest
 
 _UNSIGNED = 1 << 64
 _INCREMENT = tl.constexpr(noise.INCREMENT % _UNSIGNED)
 _FIRST = tl.constexpr(noise.FIRST % _UNSIGNED)
 _SECOND = tl.constexpr(noise.SECOND % _UNSIGNED)
+
+
+@triton.jit
+def load_inverse_t(log_t, at, real):
+    """1/t, within what float32 can hold; NaN stays NaN."""
+    log_t = tl.load(log_t + at, mask=real, other=0.0)
+    inverse = tl.minimum(tl.maximum(tl.exp(-log_t), LEAST_INVERSE_T), MOST_INVERSE_T)
+    return tl.where(log_t == log_t, inverse, log_t)
+
+
+@triton.jit
+def column(table, number, COLUMNS: tl.constexpr):
+    """(·, COLUMNS) -> (·, 1)."""
+    chosen = tl.arange(0, COLUMNS)[None, :] == number
+    return tl.sum(tl.where(chosen, table, 0), 1)[:, None]
+
+
+@triton.jit
+def first_mass(d, item, nearest, second, log_sum, floor, inverse_t):
+    """q', 0 for the nearest."""
+    # At most 1 by definition: recomputed by another kernel, distances may differ in the last bit.
+    mass = tl.exp(tl.minimum((second - d) * inverse_t, 0.0) - log_sum)
+    return tl.where((d > floor) & (item != nearest), mass, 0.0)
+
+
+@triton.jit
+def point_weight(step, start, omega):
+    """What the pick of a step has besides its mass."""
+    return tl.where(step < start, 1.0, tl.where(step == start, omega, 0.0))
+
+
+@triton.jit
+def next_mass(mass, weight, item, pick, step, start, omega):
+    """After step `step`, in which the nearest of rows that start there gets its mass."""
+    mass = mass - mass * weight
+    return tl.where((item == pick) & (step == start), omega, mass)
 
 
 @triton.jit
@@ -205,7 +234,7 @@ def weights_kernel(
 
 
 @triton.jit(do_not_specialize=["seed"])
-def gradients_kernel(
+def row_gradients_kernel(
     table, weights, u_table, log_t, d_distance, d_log_t, seed, n1, n2, w1, w2, half, R, K,
     KP: tl.constexpr, EXCLUDE: tl.constexpr, NOISE: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_O: tl.constexpr, ACC: tl.constexpr,

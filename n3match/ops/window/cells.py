@@ -100,11 +100,44 @@ def forward(
 ) -> Tensor:
     """(B, E, H, W), (B, E, H, W), (B, C, H, W), (B, 1, n₁, n₂) -> (B, K, C, H, W), without
     autograd; float32 or float64."""
-    p, log_t = _Problem(grid, not exclude_self, rule), log_t[:, 0]
+    b, c, h, w = value.shape
+    out = value.new_empty(b, rule.k, c, h, w)
+
+    def put(worker, i: int, tile: Tile, weights: Tensor) -> None:
+        worker.put_sums(i, tile, weights, out[i])
+
+    _each_tile(query, key, value, log_t, _Problem(grid, not exclude_self, rule), put)
+    return out
+
+
+def fuses_differences(grid: WindowGrid, like: Tensor) -> bool:
+    """Whether `differences` can do such images."""
+    return usable(grid) and native.serves(like)
+
+
+def differences(
+    query: Tensor, key: Tensor, value: Tensor, log_t: Tensor, grid: WindowGrid, exclude_self: bool,
+    rule: selection.Rule,
+) -> Tensor:
+    """(B, (K + 1)·C, H, W), channels side by side in memory: `value`, and each of what `forward`
+    gives less that. One pass over an output that leaves the caches, in place of five."""
+    b, c, h, w = value.shape
+    out = value.new_empty(b, h, w, (rule.k + 1) * c)
+
+    def put(worker, i: int, tile: Tile, weights: Tensor) -> None:
+        worker.put_differences(i, tile, weights, out[i])
+
+    _each_tile(query, key, value, log_t, _Problem(grid, not exclude_self, rule), put)
+    return out.permute(0, 3, 1, 2)
+
+
+def _each_tile(
+    query: Tensor, key: Tensor, value: Tensor, log_t: Tensor, p: _Problem, put: Callable
+) -> None:
+    """put(worker, i, tile, weights) for the tiles of each image."""
+    log_t = log_t[:, 0]
     engine = _engine(query)
     images = engine.Images(p.grid, p.axes, (query, key, value), gradients=False)
-    b, c, h, w = value.shape
-    out = value.new_empty(b, p.rule.k, c, h, w)
     rows, columns = p.axes
     bands, parts = p.cuts(engine, query, rows.cells, columns.cells)
     tiles = [Tile(rows.of_cells(y), columns.of_cells(x)) for y in bands for x in parts]
@@ -115,10 +148,9 @@ def forward(
             d = worker.distances(i, tile.around, p.own)
             tau = _part(log_t[i], tile).reshape(-1, 1)
             weights = selection.weights(d, tau, p.rule, p.numbers(worker, i, tile))
-            worker.put_sums(i, tile, weights, out[i])
+            put(worker, i, tile, weights)
 
-    _run(work, [(i, tile) for i in range(b) for tile in tiles], query.device)
-    return out
+    _run(work, [(i, tile) for i in range(len(query)) for tile in tiles], query.device)
 
 
 def backward(

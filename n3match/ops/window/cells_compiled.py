@@ -140,13 +140,23 @@ class Worker:
         )
         return out
 
-    def put_sums(self, i: int, tile: Tile, weights: Tensor, out: Tensor) -> None:
-        images, t = self._images, self._images.tile(tile)
-        k, value = len(out), images.value[i]
+    def _sums(self, i: int, tile: Tile, weights: Tensor) -> Tensor:
+        """(y, x, K, room)."""
+        t, (_, k, _), value = self._images.tile(tile), weights.shape, self._images.value[i]
         z = self._room("cells", *tile.cells, k, value.shape[-1])
         weights = weights.contiguous()
         self._call("window_sums", t, k, weights, value, k, value.shape[-1], None, z)
-        loops.put_points(z, images.features, t.cells, out)
+        return z
+
+    def put_sums(self, i: int, tile: Tile, weights: Tensor, out: Tensor) -> None:
+        images, z = self._images, self._sums(i, tile, weights)
+        loops.put_points(z, images.features, images.tile(tile).cells, out)
+
+    def put_differences(self, i: int, tile: Tile, weights: Tensor, out: Tensor) -> None:
+        """out (H, W, (K + 1)·C); not in cells_tensors."""
+        images, z = self._images, self._sums(i, tile, weights)
+        cells = images.tile(tile).cells
+        loops.put_differences(z, images.value[i], images.features, cells, out)
 
     def cut(self, tile: Tile, grad: Tensor) -> Tensor:
         view, t = self._images.features, self._images.tile(tile)

@@ -147,6 +147,18 @@ def put_points(points: Tensor, view: View, cells: tuple[range, range], out: Tens
     )
 
 
+def put_differences(
+    points: Tensor, value: Tensor, view: View, cells: tuple[range, range], out: Tensor
+) -> None:
+    """points (y, x, K, room) of neighbours, value (Y, X, room) -> the pixels of these cells in out
+    (H, W, (K + 1)·C): those of `value`, then what each neighbour differs by."""
+    numbers = view.numbers(cells)
+    call(
+        "put_differences", out.dtype, points, value[cells[0].start :], value.shape[1],
+        ctypes.addressof(numbers), points.shape[2], *map(len, cells), room(view.depth), out,
+    )
+
+
 def cut_planes(image: Tensor, view: View, cells: tuple[range, range], out: Tensor) -> None:
     """image (C, H, W) -> out (y, D, line) of whole rows of cells."""
     numbers = view.numbers(cells)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from n3match.ops.custom_op import differentiable
@@ -14,6 +15,16 @@ def _way(query, k, layout, exclude_self, recursion, selection, seed):
     grid = WindowGrid(*query.shape[2:], *layout)
     form = cells if cells.usable(grid) else gathered
     return form, (grid, exclude_self, Rule(k, recursion, selection, seed))
+
+
+def differences(query, key, value, log_t, *options) -> Tensor | None:
+    """What `cells.differences` says, outside of compiled graphs and without gradients; None where
+    it can't be done so. Arguments as of `aggregate`."""
+    form, rest = _way(query, *options)
+    plain = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    if plain or form is not cells or not cells.fuses_differences(rest[0], query):
+        return None
+    return cells.differences(query, key, value, log_t, *rest)
 
 
 def _forward(query, key, value, log_t, *options) -> tuple[Tensor]:

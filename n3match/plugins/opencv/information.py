@@ -76,8 +76,8 @@ def putative_of_rows(
 
     Whether a keypoint of image 2 has a nearer one in image 1 is seen where that is in a row, too:
     a match counts as mutual where no row has a nearer one of its keypoint. That lets a third more
-    matches pass for mutual than are, nearly all of the right ones among them. Where all distances
-    are whole numbers they are taken for Hamming's.
+    matches pass for mutual than are, nearly all of the right ones among them. For which distances
+    are taken for Hamming's see `are_hamming`.
     """
     matches = [row[0] for row in rows]
     index1, index2 = match_indices(matches, len(keypoints1), len(keypoints2))
@@ -100,8 +100,13 @@ def putative_of_rows(
         index1=index2,
         distance=distance,
         apart=distance_apart(points2, index2, second),
-        binary=bool((distance == np.rint(distance)).all()),
+        binary=are_hamming(distance),
     )
+
+
+def are_hamming(distance: np.ndarray) -> bool:
+    """Whether distances (N,) look like those of binary descriptors: whole numbers, not all zero."""
+    return bool((distance == np.rint(distance)).all() and distance.any())
 
 
 def firsts_of(

@@ -15,6 +15,7 @@ from n3match.plugins.opencv.information import mean_focal, points_of
 from n3match.plugins.opencv.matches import keypoint_match_logits, pixel_cameras
 from n3match.plugins.opencv.neighbours import Neighbours, find_neighbours
 from n3match.two_view import as_filter
+from n3match.weights import default_filter
 
 Keypoints = Sequence[cv2.KeyPoint] | np.ndarray
 
@@ -37,19 +38,22 @@ class N3Matcher:
 
     Args:
         normType: as in `cv2.BFMatcher`; None: Hamming for uint8 descriptors, L2 for others.
-        filter: a `MatchFilter`, a shipped name, or a path. One that is trained on SIFT is told of
-            binary descriptors (ORB, AKAZE, BRISK) which matches are mutual, but not the ratio of
-            distances, which is spread otherwise there.
+        filter: a `MatchFilter`, a shipped name, or a path. "auto": "orb" for Hamming norms, else
+            "sift". One that is trained on SIFT is told of binary descriptors (ORB, AKAZE, BRISK)
+            which matches are mutual, but not the ratio of distances, which is spread otherwise
+            there.
     """
 
     def __init__(
         self,
         normType: int | None = None,
         *,
-        filter: MatchFilter | str | os.PathLike = "sift",
+        filter: MatchFilter | str | os.PathLike = "auto",
     ):
         self._norm = normType
-        self._filter = as_filter(filter)
+        # Which one "auto" is, is known with the first descriptors.
+        auto = isinstance(filter, str) and filter == "auto"
+        self._filter = None if auto else as_filter(filter)
         self._pair: _Pair | None = None
 
     def setPairInfo(
@@ -168,6 +172,7 @@ class N3Matcher:
                     f"{name}: found {found} rows for the {len(keypoints)} keypoints of setPairInfo"
                 )
         near = find_neighbours(query, train, k=k, norm=self._norm, mask=mask)
+        net = self._filter or as_filter(default_filter(binary=near.binary))
         names = ("queryKpts", "trainKpts")
         points = [points_of(*found) for found in zip(names, (pair.query, pair.train))]
         found = near.putative(*points)
@@ -182,10 +187,9 @@ class N3Matcher:
             pair.distortions,
             names=names,
             side_info=found.side_info(
-                self._filter.side_info, mean_focal(cameras[1]),
-                binary=self._filter.config.binary_descriptors,
+                net.side_info, mean_focal(cameras[1]), binary=net.config.binary_descriptors
             ),
-            filter=self._filter,
+            filter=net,
         )
         kept = np.zeros(len(near.rows), dtype=bool)
         kept[found.index0] = logits > 0

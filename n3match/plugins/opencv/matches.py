@@ -13,6 +13,7 @@ from n3match.geometry.checks import check_size
 from n3match.nn.match_filter import MatchFilter
 from n3match.plugins.cameras import check_inside, given_or_guessed
 from n3match.plugins.opencv.information import (
+    are_hamming,
     firsts_of,
     match_indices,
     match_information,
@@ -22,6 +23,7 @@ from n3match.plugins.opencv.information import (
     sizes_and_angles,
 )
 from n3match.two_view import as_filter, match_logits
+from n3match.weights import default_filter
 
 Matches = Sequence[cv2.DMatch] | Sequence[Sequence[cv2.DMatch]]
 
@@ -43,7 +45,7 @@ def filter_matches(
     descriptors1: np.ndarray | None = None,
     descriptors2: np.ndarray | None = None,
     side_info: np.ndarray | None = None,
-    filter: MatchFilter | str | os.PathLike = "sift",
+    filter: MatchFilter | str | os.PathLike = "auto",
 ) -> list[cv2.DMatch]:
     """The matches worth keeping: called like `cv2.xfeatures2d.matchGMS`, with cameras.
 
@@ -63,7 +65,8 @@ def filter_matches(
             information is then found from them, not from rows.
         side_info: (N, S) a row per match, see `n3match.match_logits`, instead of descriptors;
             None: of rows, what their distances tell; of single matches nothing is assumed.
-        filter: a `MatchFilter`, a shipped name, or a path.
+        filter: a `MatchFilter`, a shipped name, or a path. "auto": "orb" where descriptors are
+            uint8 or, without descriptors, all distances whole numbers (Hamming's), else "sift".
 
     Returns:
         The kept ones of the DMatch objects given (of rows, their first), in their order.
@@ -87,7 +90,7 @@ def filter_matches(
         (points_of("keypoints1", matched1), points_of("keypoints2", matched2)),
         (size1, size2), (K1, K2), names=("keypoints1", "keypoints2", "size1", "size2"),
     )
-    net = as_filter(filter)
+    net = as_filter(_chosen(filter, descriptors1, matches))
     if descriptors1 is not None or descriptors2 is not None:
         if side_info is not None:
             raise ValueError("side_info and descriptors: found both, wanted one of them")
@@ -103,6 +106,17 @@ def filter_matches(
         names=("keypoints1", "keypoints2"), side_info=side_info, filter=net,
     )
     return [match for match, logit in zip(matches, logits) if logit > 0]
+
+
+def _chosen(
+    filter: MatchFilter | str | os.PathLike, descriptors: np.ndarray | None,
+    matches: Sequence[cv2.DMatch],
+) -> MatchFilter | str | os.PathLike:
+    if not (isinstance(filter, str) and filter == "auto"):
+        return filter
+    if descriptors is not None:
+        return default_filter(binary=getattr(descriptors, "dtype", None) == np.uint8)
+    return default_filter(binary=are_hamming(np.array([match.distance for match in matches])))
 
 
 def pixel_cameras(

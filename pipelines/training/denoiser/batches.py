@@ -32,7 +32,7 @@ class NoisyBatches(torch.utils.data.Dataset):
         self.config = config
         self._share = slice(rank, None, size)
         colour = config.channels == 3 or config.noise == "bayer"
-        self.images = CleanImages(config.images, 3 if colour else 1, cache)
+        self.images = CleanImages(config.images, 3 if colour else 1, cache, config.image_weights)
         # Asked now: at a later stage of a run it would be late to find out.
         for stage in config.crops:
             size = stage.size * (2 if config.noise == "bayer" else 1)

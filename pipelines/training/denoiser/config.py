@@ -37,12 +37,15 @@ class DenoiserTraining(RunConfig):
     """What determines a run's curve."""
 
     images: tuple[str, ...]  # folders of clean images
+    image_weights: tuple[float, ...] = ()  # how often each is drawn; (): by its pixels
     network: str = "n3net"  # a preset: the rows of the published ablation
     features: int = 64  # channels of its local networks and of its embeddings
     channels: int = 1  # 1: grey, 3: colour
     noise: str = "gaussian"  # or "raw" (grey), "bayer" (four planes of a mosaic)
     sigma: tuple[float, float] = (25.0, 25.0)  # Gaussian: lowest and highest, 8-bit units
     guide: str = ""  # weights of the DnCNN whose output patches are compared in ("knn-denoised")
+    teacher: str = ""  # weights of a network whose output is learned from as well
+    teacher_share: float = 0.5  # of its output in what is aimed at, beside the clean image
     crops: tuple[CropStage, ...] = (CropStage(0, 80, 32),)
     steps: int = 82_000
     decay: float = 1e-4  # weight decay of convolutions; norms and biases have none
@@ -57,6 +60,7 @@ class DenoiserTraining(RunConfig):
         if not self.images:
             raise ValueError("images: no folders given")
         super().__post_init__()
+        self._check_weights("images", self.image_weights, self.images)
         self._check_known(network=PRESETS, noise=NOISES)
         self._check_least(1, "features")
         self._check_least(0, "local_steps", "frozen_steps")
@@ -64,13 +68,15 @@ class DenoiserTraining(RunConfig):
             raise ValueError(
                 f"channels must be 1 or 3, and 1 for raw noise, got {self.channels}"
             )
+        if not 0 < self.teacher_share <= 1:
+            raise ValueError(f"teacher_share must lie above 0, up to 1, got {self.teacher_share}")
         low, high = self.sigma
         if not 0 <= low <= high < math.inf or high == 0:
             raise ValueError(f"sigma must be two numbers, 0 ≤ low ≤ high > 0, got {self.sigma}")
         starts = [stage.start for stage in self.crops]
         if not starts or starts[0] != 0 or starts != sorted(set(starts)):
             raise ValueError(f"crops: wanted stages from step 0 on in order, got {self.crops}")
-        smallest = PRESETS[self.network].patch_size
+        smallest = PRESETS[self.network].patch_size * PRESETS[self.network].scale
         for stage in self.crops:
             if stage.size < smallest or stage.batch < 1:
                 raise ValueError(
@@ -97,7 +103,9 @@ class DenoiserTraining(RunConfig):
             return replace(preset, channels=planes, maps=("a", "b"))
         ranged = self.sigma[1] > self.sigma[0]
         return replace(
-            preset, channels=self.channels, sigma=self.sigma, maps=("sigma",) if ranged else ()
+            preset, channels=self.channels, sigma=self.sigma, maps=("sigma",) if ranged else (),
+            # As many that are no image's as there are beside a grey one.
+            block_channels=preset.block_channels + (self.channels - 1) * preset.scale**2,
         )
 
     def stage(self, step: int) -> CropStage:

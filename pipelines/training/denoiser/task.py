@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from n3match.denoising import Denoiser
+from n3match.denoising.denoise import accepted_sigma
 from n3match.nn import N3Net, N3NetConfig
 from n3match.pipelines.common.processes import Processes
 from n3match.pipelines.training.denoiser.batches import NoisyBatches
@@ -51,7 +54,10 @@ class DenoiserTask(Task):
             _load(net.guide, own, f"guide: {config.guide}")
         if config.initial:
             found, state = _weights_of(config.initial, "initial")
-            if net.config.maps and not N3NetConfig(**found).maps:
+            given = N3NetConfig(**found)
+            if (given.channels, net.config.channels) == (1, 3):
+                state = _for_colours(state, given)
+            if net.config.maps and not given.maps:
                 # Weights that don't know of maps yet: they start by not looking at them.
                 for name in set(_FIRST) & set(state):
                     first = state[name]
@@ -72,7 +78,33 @@ class DenoiserTask(Task):
             lr=self.config.rate,
         )
 
+    @functools.cached_property
+    def teacher(self) -> Denoiser | None:
+        """None where none is wanted.
+
+        Raises:
+            FileNotFoundError, ValueError: no such weights, or those of a network for other images.
+        """
+        config, net = self.config, self.config.net
+        if not config.teacher:
+            return None
+        found = Denoiser.from_pretrained(config.teacher)
+        if (found.config.channels, found.config.maps) != (net.channels, net.maps):
+            raise ValueError(
+                f"teacher: {config.teacher} is for {found.config.channels} channels and maps "
+                f"{found.config.maps}, wanted {net.channels} and {net.maps}"
+            )
+        low, high = accepted_sigma(found.config)
+        if config.noise == "gaussian" and not low <= config.sigma[0] <= config.sigma[1] <= high:
+            raise ValueError(
+                f"teacher: {config.teacher} is for noise of σ {low:g} … {high:g}, "
+                f"wanted {config.sigma}"
+            )
+        return found
+
     def batches(self, folder: Path, processes: Processes) -> NoisyBatches:
+        if self.teacher is not None:  # before anything is decoded
+            self.teacher.to(processes.device)
         if not processes.is_first:  # which decodes the images
             processes.wait()
         cache = folder / "images.npy"
@@ -95,8 +127,14 @@ class DenoiserTask(Task):
             out = net(noisy, neighbours=step >= config.local_steps)
         # Shares of a batch may differ by a crop: the mean of all is weighted by theirs.
         share = len(clean) * processes.size / config.stage(step).batch
-        errors = (out.to(clean) - clean).square().mean((1, 2, 3))
-        loss = 0.5 * LOSS_PIXELS * (errors * self.weights(noisy)).mean() * share
+        errors = missed = (out.to(clean) - clean).square().mean((1, 2, 3))
+        if self.teacher is not None:
+            # What it gives is the clean image but for what nobody can know: a calmer aim.
+            with torch.no_grad():
+                taught = self.teacher(noisy)
+            part = config.teacher_share
+            missed = torch.lerp(errors, (out.to(clean) - taught).square().mean((1, 2, 3)), part)
+        loss = 0.5 * LOSS_PIXELS * (missed * self.weights(noisy)).mean() * share
         error = errors.detach().mean() * share
         before = (noisy[:, : clean.shape[1]] - clean).square().mean() * share
         means = processes.sum(torch.stack([loss.detach(), error, before])) / processes.size
@@ -118,7 +156,8 @@ class DenoiserTask(Task):
     def notes(self) -> dict:
         # Only names: where files lay on the machine that trained is nobody's business.
         config = self.config
-        names = {name: Path(getattr(config, name)).name for name in ("guide", "initial")}
+        paths = ("guide", "initial", "teacher")
+        names = {name: Path(getattr(config, name)).name for name in paths}
         return asdict(config) | names | {"images": [Path(folder).name for folder in config.images]}
 
 
@@ -127,6 +166,28 @@ def _weights_of(name_or_path: str, argument: str) -> tuple[dict, dict[str, Tenso
     if network != "N3Net":
         raise ValueError(f"{argument}: {name_or_path} holds a {network}, not a denoising network")
     return found, state
+
+
+def _for_colours(state: dict[str, Tensor], grey: N3NetConfig) -> dict[str, Tensor]:
+    """Of a network for colours that does to a grey image what the network for grey images does: the
+    planes of the image, everywhere the first channels, three times over."""
+
+    def thrice(t: Tensor, dim: int, share: float = 1.0) -> Tensor:
+        image, others = t.split([grey.planes, t.shape[dim] - grey.planes], dim)
+        return torch.cat([image * share] * 3 + [others], dim)
+
+    out = dict(state)
+    for index in range(grey.local_networks):
+        layers = f"local_networks.{index}.layers"
+        first, last = f"{layers}.0.weight", f"{layers}.{3 * grey.depth - 4}"
+        # Behind a block the image's channels are the first of each neighbour's.
+        each = (grey.neighbours + 1, grey.block_channels) if index else (1, state[first].shape[1])
+        out[first] = thrice(state[first].unflatten(1, each), 2, 1 / 3).flatten(1, 2)
+        out |= {f"{last}.{kind}": thrice(state[f"{last}.{kind}"], 0) for kind in ("weight", "bias")}
+    for name in state:
+        if name.endswith(("embedding.0.weight", "temperature.0.weight")):
+            out[name] = thrice(state[name], 1, 1 / 3)
+    return out
 
 
 def _load(net: torch.nn.Module, state: dict[str, Tensor], where: str) -> None:

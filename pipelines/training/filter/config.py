@@ -23,6 +23,8 @@ NETWORKS: dict[str, dict] = {
     "n3-two-consensus": {"n3_after": (4, 8), "consensus": True},
     # Stages on ever fewer matches; and what stands in N³'s place there.
     "n3-prune": {"pruning": {}},
+    # … at mutual matches; the verdict is on all, with neighbours of its own.
+    "n3-prune-all": {"pruning": {"mutual_stages": True, "verdict_neighbours": 6}},
     "cnnet-prune": {"pruning": {"selection": "none"}},
     "knn-prune": {"pruning": {"selection": "knn"}},
     "concrete-prune": {"pruning": {"selection": "concrete"}},
@@ -42,6 +44,7 @@ class TrainingConfig(RunConfig):
     side_info: bool = True  # the network sees ratio and mutual flag, with pruning all columns
     keypoint_change: bool = True  # … and how the keypoint turns and changes its size
     mutual_only: bool = False  # the network keeps no match that is known not to be mutual
+    verdict_only: bool = False  # of a network that prunes the verdict alone learns
     min_log_temperature: float = -math.inf  # lower bound of the N³ blocks' log temperatures
     augment: bool = True
     steps: int = 4000
@@ -74,13 +77,7 @@ class TrainingConfig(RunConfig):
             raise ValueError(f"generated must lie in 0 … 1, got {self.generated}")
         if not self.pairs and self.generated < 1.0:
             raise ValueError("pairs: no stores given; name some, or set generated to 1")
-        if self.pair_weights and len(self.pair_weights) != len(self.pairs):
-            raise ValueError(
-                f"pairs: {len(self.pair_weights)} weights for {len(self.pairs)} stores: "
-                "give one for each or none (STORE:WEIGHT)"
-            )
-        if not all(0 < w < math.inf for w in self.pair_weights):
-            raise ValueError(f"pairs: weights must be positive numbers, got {self.pair_weights}")
+        self._check_weights("pairs", self.pair_weights, self.pairs)
         self._check_least(1, "batch", "validate_every", "validation_pairs")
         self._check_least(0, "patience", "refinements")
         for name in ("hard", "swapped_weight"):
@@ -96,6 +93,11 @@ class TrainingConfig(RunConfig):
         if self.refinements > 1 and "pruning" in NETWORKS[self.network]:
             raise ValueError(
                 f"refinements: {self.network} has stages in their place, got {self.refinements}"
+            )
+        if self.verdict_only and not (self.initial and "pruning" in NETWORKS[self.network]):
+            raise ValueError(
+                "verdict_only: wanted a network that prunes and weights to start from (initial), "
+                f"got {self.network} and {self.initial or 'none'}"
             )
         if self.patience and not self.validation:
             raise ValueError("patience: needs validation stores, none given")
@@ -162,18 +164,3 @@ PROTOCOLS: dict[str, dict] = {
         "clip": 2.0,
     },
 }
-
-
-def parse_pairs(texts: list[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """Stores and their weights from STORE or STORE:WEIGHT; no weights where none is given."""
-    stores, weights = [], []
-    for text in texts:
-        store, colon, tail = text.rpartition(":")
-        try:
-            weight = float(tail) if colon and store else None
-        except ValueError:
-            weight = None
-        stores.append(text if weight is None else store)
-        if weight is not None:
-            weights.append(weight)
-    return tuple(stores), tuple(weights)

@@ -49,6 +49,16 @@ def load_initial(net: MatchFilter, name_or_path: str) -> None:
     )
     if found.refine:
         found = replace(found, refinements=net.config.refinements)
+    if found.pruning and net.config.pruning:
+        found = replace(found, pruning=replace(
+            found.pruning,
+            mutual_stages=net.config.pruning.mutual_stages,
+            verdict_neighbours=net.config.pruning.verdict_neighbours,
+        ))
+        edges = "pruning.edges."  # the verdict's neighbours start as they come
+        if not any(name.startswith(edges) for name in state):
+            new = net.state_dict()
+            state |= {name: tensor for name, tensor in new.items() if name.startswith(edges)}
     if net.config.consensus and not found.consensus:
         found = replace(found, consensus=True)
         state |= {

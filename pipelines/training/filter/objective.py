@@ -96,7 +96,9 @@ def losses(
         out.logits, positive, mask, config.balance, weight
     )
     total, essential = classification, classification.new_zeros(())
-    for earlier in out.earlier_logits:
+    # Stages that don't learn have no loss.
+    learning = [logits for logits in out.earlier_logits if logits.requires_grad]
+    for earlier in learning:
         looked = mask & earlier.isfinite()
         total = total + classification_loss(
             earlier, positive & looked, looked, config.balance, weight
@@ -118,7 +120,7 @@ def losses(
             seen = (batch["points0"], batch["points1"], batch["E"], positive, usable)
             geometric = scale * geometric_loss(out.essential, *seen)
             total = total + config.geometric_weight * geometric
-            for earlier in out.earlier_logits:  # what the next pass sees of each match comes of it
+            for earlier in learning:  # what the next pass sees of each match comes of it
                 before = geometric_loss(essential_of(batch, earlier), *seen)
                 total = total + config.geometric_weight * scale * before
     with torch.no_grad():

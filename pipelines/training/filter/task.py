@@ -30,7 +30,10 @@ class FilterTask(Task):
         self.config = with_refinements(config)
 
     def network(self) -> MatchFilter:
-        return MatchFilter(replace(self.config.net, binary_descriptors=self._binary()))
+        net = MatchFilter(replace(self.config.net, binary_descriptors=self._binary()))
+        if self.config.verdict_only:
+            net.pruning.freeze_stages()
+        return net
 
     def _binary(self) -> bool:
         """Whether the descriptors behind all stores are binary."""

@@ -26,7 +26,8 @@ def test_a_whole_run_with_another_backend_and_device(tmp_path, capsys, monkeypat
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "no device")
     monkeypatch.setattr(gpu_timings, "device_ceilings", lambda *_: ceilings)
     monkeypatch.setattr(
-        gpu, "check", lambda *_: check("cpu", "tiled", [torch.float32], "window 50")
+        gpu, "check",
+        lambda *_, only: check("cpu", "tiled", [torch.float32], only),
     )
     monkeypatch.setattr(
         gpu_timings, "measure",
@@ -36,7 +37,7 @@ def test_a_whole_run_with_another_backend_and_device(tmp_path, capsys, monkeypat
         ),
     )
     arguments = ["benchmark", "gpu", "--eager", "--sizes", "40", "--images", "25", "--repeats", "1"]
-    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    assert main([*arguments, "--cases", "window 50", "--out", str(tmp_path)]) == 0
     report = (tmp_path / "benchmark-gpu.md").read_text()
     assert report.startswith("no device, torch ")
     assert report.count(" 40 with gradients") == report.count(" 25² with gradients") == 2

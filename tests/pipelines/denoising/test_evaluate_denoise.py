@@ -7,7 +7,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from tiny_denoisers import random_weights
 
+from n3match.denoising import denoise
 from n3match.nn import PRESETS, N3Net
 from n3match.pipelines.cli import main
 from n3match.pipelines.denoising import denoise_evaluation
@@ -87,6 +89,29 @@ def test_command_compares_on_the_same_noise(folder, tmp_path, capsys):
         assert float(rows[name, "cv2-nlm"]["psnr"]) > wanted + 3
     mean = np.mean([float(rows[name, "noisy"]["psnr"]) for name in ("a.png", "b.png")])
     assert f"{mean:.3f}" in (out / "report.md").read_text()
+
+
+def test_colour_is_one_image_for_a_network_for_colours(tmp_path):
+    """And three grey ones for another; figures are over all channels."""
+    (tmp_path / "clean").mkdir()
+    rng = np.random.default_rng(0)
+    image = np.rint(255 * cv2.GaussianBlur(rng.random((30, 34, 3)), (0, 0), 3)).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "clean" / "a.png"), image)
+    paths = {
+        name: random_weights(tmp_path / f"{name}.safetensors", sigma=(25, 25), channels=channels)
+        for name, channels in (("grey", 1), ("colours", 3))
+    }
+    arguments = ["--colour", "--weights", *paths.values(), "--out", tmp_path / "out"]
+    assert main(["evaluate-denoise", *map(str, (tmp_path / "clean", *arguments))]) == 0
+    with (tmp_path / "out" / "results.csv").open(newline="") as file:
+        found = {row["method"]: float(row["psnr"]) for row in csv.DictReader(file)}
+    clean = image[..., ::-1].astype(np.float32) / np.float32(255)
+    noisy = noisy_image(clean, 25, 0)
+    assert found["noisy"] == pytest.approx(psnr(noisy, clean), abs=1e-4)
+    planes = [denoise(noisy[..., c], weights=paths["grey"]) for c in range(3)]
+    assert found["grey"] == pytest.approx(psnr(np.stack(planes, 2), clean), abs=1e-3)
+    together = denoise(noisy, weights=paths["colours"])
+    assert found["colours"] == pytest.approx(psnr(together, clean), abs=1e-3)
 
 
 def test_another_device_is_timed_by_the_clock_after_a_run_that_is_not(folder, monkeypatch):

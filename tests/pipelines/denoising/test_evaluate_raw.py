@@ -116,7 +116,7 @@ def test_errors_are_one_line(folder, tmp_path, capsys):
         (["--noise", "raw", "--levels", "0,0.1"], "levels"),
         (["--noise", "raw", "--levels", "0.1"], "levels"),
         (["--noise", "raw", "--sigma", "25"], "--sigma"),
-        (["--noise", "bayer", "--channels", "1"], "--channels"),
+        (["--noise", "bayer", "--colour"], "--colour"),
         (["--noise", "raw", "--weights", single], "for one σ"),
     ):
         assert run(folder, "--methods", "noisy", *arguments) == 2

@@ -71,6 +71,30 @@ def test_rows_for_each_pair_noise_and_method(scenes, blur, tmp_path, capsys):
     assert len(list((out / "images").iterdir())) == 2 * 2 * len(views)
 
 
+def test_differences_are_on_the_same_pairs(scenes, blur, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ("--sigma", 30, "--methods", "noisy", "cv2-nlm", "--weights", blur)
+    assert run(scenes, *arguments, "--against", "noisy", "blur", "--out", out) == 0
+    printed = capsys.readouterr().out
+    of = {
+        (row["method"], (row["name0"], row["name1"])): row
+        for row in rows(out) if float(row["sigma"])
+    }
+    pairs = sorted({pair for _, pair in of})
+    for other, methods in (("noisy", ("cv2-nlm", "blur")), ("blur", ("noisy", "cv2-nlm"))):
+        table = printed.split(f"Less those of {other} on")[1].split("Less those")[0]
+        lines = [[cell.strip() for cell in line.split("|")] for line in table.splitlines()]
+        lines = {line[2]: line[3:5] for line in lines if len(line) > 4}
+        for method in methods:
+            found = [float(cell.split("[")[0]) for cell in lines[method]]
+            own, theirs = ([of[name, pair] for pair in pairs] for name in (method, other))
+            solved = [100.0 * (float(row["error_deg"]) < 5) for row in own + theirs]
+            inliers = [int(row["inliers"]) for row in own + theirs]
+            wanted = [np.subtract(*np.reshape(x, (2, -1))).mean() for x in (solved, inliers)]
+            assert found == pytest.approx(wanted, abs=0.051)
+        assert other not in lines
+
+
 def test_images_are_the_noisy_ones_denoised(scenes, blur, tmp_path):
     out = tmp_path / "out"
     arguments = ("--sigma", 20, "--methods", "cv2-nlm", "--max-size", 120, "--out", out)
@@ -142,6 +166,7 @@ def test_errors_are_one_line(scenes, tmp_path, capsys):
         ([scenes, "--methods"], "methods"),
         ([scenes, "--filter", "nothing"], "filters"),
         ([scenes, "--pairs", "0"], "--pairs"),
+        ([scenes, "--methods", "noisy", "--against", "blur"], "--against: found blur"),
         ([scenes, "--methods", "noisy", "--out", tmp_path / "other"], "not results of"),
         ([scenes, "--methods", "--weights", raw, "--sigma", "25"], "none of the methods"),
     ):

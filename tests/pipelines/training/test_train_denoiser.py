@@ -85,6 +85,25 @@ def test_crops_are_turned_and_mirrored_pieces_of_the_images(folder, tmp_path):
     assert slopes == {(a * s, b * t) for a, b in ((1, 2), (2, 1)) for s in (1, -1) for t in (1, -1)}
 
 
+def test_folders_are_drawn_by_their_weights(tmp_path):
+    for level, sizes in ((10, (40, 40, 40)), (200, (12,))):
+        (tmp_path / str(level)).mkdir()
+        for number, size in enumerate(sizes):
+            image = np.full((size, size), level, np.uint8)
+            cv2.imwrite(str(tmp_path / str(level) / f"{number}.png"), image)
+    folders = [tmp_path / "10", tmp_path / "200"]
+    shares = []
+    for weights in ((), (1.0, 3.0)):
+        images = CleanImages(folders, 1, tmp_path / "cache.npy", weights)
+        crops = images.crops(np.random.default_rng(0), 400, 10)
+        shares.append((crops[:, 0, 0, 0] > 0.5).mean())
+    assert shares[0] < 0.08 and shares[1] == pytest.approx(0.75, abs=0.06)
+    with pytest.raises(ValueError, match=r"no image of .*200 has 20×20"):
+        images.crops(np.random.default_rng(0), 1, 20)
+    with pytest.raises(ValueError, match="images: 1 weights for 2"):
+        tiny(tmp_path, images=tuple(map(str, folders)), image_weights=(1.0,))
+
+
 def test_gaussian_noise_has_the_sigma_of_its_map():
     clean = np.full((50, 1, 40, 40), 0.9, np.float32)
     crops = noise_models.gaussian(clean, np.random.default_rng(0), 0, 75, with_map=True)
@@ -273,7 +292,63 @@ def test_a_range_starts_from_weights_for_one_level(folder, tmp_path):
     x = torch.cat([noisy, torch.full_like(noisy, 0.3)], 1)
     torch.testing.assert_close(start_of(given)[0].eval()(x), guided.eval()(noisy))
     with pytest.raises(ValueError, match=r"initial: .* doesn't fit"):
-        start_of(tiny(folder, channels=3, initial=config.initial))
+        start_of(tiny(folder, features=5, initial=config.initial))
+
+
+@pytest.mark.parametrize("network", ["n3net", "dncnn-17", "knn-input", "n3net-fast"])
+def test_colours_start_from_weights_for_grey_images(folder, tmp_path, network):
+    """On a grey image as the network that it starts from."""
+    torch.manual_seed(0)
+    grey = N3Net(tiny(folder, network=network, sigma=(0.0, 75.0)).net).eval()
+    save_weights(tmp_path / "grey.safetensors", grey)
+    net, _ = start_of(
+        tiny(folder, network=network, sigma=(0.0, 75.0), channels=3,
+             initial=str(tmp_path / "grey.safetensors"))
+    )
+    image, sigma = torch.rand(2, 1, 24, 27), torch.full((2, 1, 24, 27), 0.1)
+    colour = torch.cat([image.expand(-1, 3, -1, -1), sigma], 1)
+    wanted = grey(torch.cat([image, sigma], 1)).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(net.eval()(colour), wanted, atol=1e-5, rtol=0)
+    assert not torch.equal(net(torch.rand_like(colour))[:, 0], net(torch.rand_like(colour))[:, 1])
+
+
+def test_a_network_learns_from_another(folder, tmp_path):
+    """The loss is a mean of the distances to the clean image and to what the teacher gives."""
+    torch.manual_seed(0)
+    teacher = N3Net(tiny(folder, sigma=(0.0, 50.0)).net).eval()
+    save_weights(tmp_path / "teacher.safetensors", teacher)
+    options = {
+        "network": "n3net-fast", "sigma": (0.0, 50.0), "local_steps": 0,
+        "crops": (CropStage(0, 24, 2),), "teacher": str(tmp_path / "teacher.safetensors"),
+    }
+    losses = {}
+    for share in (0.25, 1.0):
+        task = DenoiserTask(tiny(folder, **options, teacher_share=share))
+        torch.manual_seed(1)
+        net = task.network()
+        batch = task.batches(tmp_path, Processes())[0]
+        losses[share], numbers = task.losses(net, batch, 0, Processes())
+    out, taught = net(batch["noisy"]), teacher(batch["noisy"])
+    per_crop = [(out - aim).square().mean((1, 2, 3)) for aim in (batch["clean"], taught)]
+    weights = task.weights(batch["noisy"])
+    clean, known = (0.5 * LOSS_PIXELS * (e * weights).mean().item() for e in per_crop)
+    assert losses[1.0].item() == pytest.approx(known, rel=1e-3)
+    assert losses[0.25].item() == pytest.approx(0.75 * clean + 0.25 * known, rel=1e-3)
+    # What is reported stays the distance to the clean image.
+    error = (out - batch["clean"]).square().mean().item()
+    assert numbers["psnr"].item() == pytest.approx(-10 * np.log10(error), abs=1e-3)
+    assert task.notes()["teacher"] == "teacher.safetensors"
+    path = train(task, tmp_path / "run", device="cpu")
+    assert load_weights(path)[1]["scale"] == 2
+    for fields, word in (
+        ({"channels": 3}, "teacher: .* is for 1 channels"),
+        ({"sigma": (0.0, 75.0)}, "is for noise"),
+    ):
+        wrong = DenoiserTask(tiny(folder, **options | fields))
+        with pytest.raises(ValueError, match=word):
+            wrong.batches(tmp_path, Processes())
+    with pytest.raises(ValueError, match="teacher_share"):
+        tiny(folder, teacher_share=0.0)
 
 
 def test_levels_of_a_range_count_alike(folder, tmp_path):

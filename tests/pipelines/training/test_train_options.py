@@ -19,9 +19,10 @@ from n3match.matching.side_info import SIDE_INFO
 from n3match.nn import MatchFilter, MatchFilterConfig, mutual_mask
 from n3match.pipelines.common.processes import Processes
 from n3match.pipelines.training import train_filter
+from n3match.pipelines.training.config import parse_weighted
 from n3match.pipelines.training.filter import objective
 from n3match.pipelines.training.filter.batches import RealPairs, TrainingBatches
-from n3match.pipelines.training.filter.config import NETWORKS, TrainingConfig, parse_pairs
+from n3match.pipelines.training.filter.config import NETWORKS, TrainingConfig
 from n3match.pipelines.training.filter.initial import load_initial, with_refinements
 from n3match.pipelines.training.filter.losses import classification_loss, geometric_loss
 from n3match.pipelines.training.filter.task import FilterTask
@@ -65,9 +66,9 @@ def test_protocols_set_what_is_not_given():
 
 
 def test_stores_and_weights_are_told_apart():
-    assert parse_pairs(["a.h5", "C:/b.h5"]) == (("a.h5", "C:/b.h5"), ())
-    assert parse_pairs(["a.h5:2", "b:c.h5:.5"]) == (("a.h5", "b:c.h5"), (2.0, 0.5))
-    with pytest.raises(ValueError, match="1 weights for 2 stores"):
+    assert parse_weighted(["a.h5", "C:/b.h5"]) == (("a.h5", "C:/b.h5"), ())
+    assert parse_weighted(["a.h5:2", "b:c.h5:.5"]) == (("a.h5", "b:c.h5"), (2.0, 0.5))
+    with pytest.raises(ValueError, match="pairs: 1 weights for 2"):
         parse("--pairs", "a.h5:2", "b.h5")
 
 
@@ -413,6 +414,27 @@ def test_pruning_weights_are_fine_tuned_as_they_are(tmp_path):
     with pytest.raises(ValueError, match=r"initial: .* is a network of"):
         other = MatchFilter(replace(config, network="cnnet-prune").net)
         load_initial(other, str(tmp_path / "prune.safetensors"))
+
+
+def test_a_verdict_on_all_is_learnt_on_stages_that_stay(tmp_path):
+    """Weights of mutual matches alone become ones whose verdict is on all."""
+    config = replace(TINY, network="n3-prune", mutual_only=True, steps=2)
+    torch.manual_seed(0)
+    save_weights(tmp_path / "mutual.safetensors", MatchFilter(config.net))
+    before = MatchFilter.from_pretrained(tmp_path / "mutual.safetensors").state_dict()
+    initial = str(tmp_path / "mutual.safetensors")
+    config = replace(
+        config, network="n3-prune-all", mutual_only=False, verdict_only=True, initial=initial
+    )
+    net = MatchFilter.from_pretrained(train(FilterTask(config), tmp_path / "run", device="cpu"))
+    assert net.config.pruning.mutual_stages and not net.config.mutual_only
+    changed = {n for n, t in net.state_dict().items() if n in before and not t.equal(before[n])}
+    assert changed and not any(name.startswith("pruning.stages.") for name in changed)
+    assert any(name.startswith("pruning.edges.") for name in net.state_dict())
+    with pytest.raises(ValueError, match="verdict_only: wanted a network that prunes"):
+        replace(config, network="n3")
+    with pytest.raises(ValueError, match=r"verdict_only: .* weights to start from"):
+        replace(config, initial="")
 
 
 def test_hard_pairs_are_drawn_more_often(tmp_path):

@@ -26,7 +26,7 @@ def check_demo(done: subprocess.CompletedProcess, picture: Path) -> None:
         "\nN³ filter", "\nratio test 0.8", f"picture    {picture.name}",
     ):
         assert wanted in done.stdout
-    assert re.search(r"matches    2000 found, \d+ kept, \d+ inliers", done.stdout)
+    assert re.search(r"matches    \d+ found, \d+ kept, \d+ inliers", done.stdout)
     assert float(re.search(r"error +(\d+\.\d+)°", done.stdout)[1]) < 5
     height, width = cv2.imread(str(picture)).shape[:2]
     assert width == 1200 and height > 800

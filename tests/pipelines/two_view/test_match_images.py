@@ -18,13 +18,14 @@ def rgb(path) -> np.ndarray:
 
 def test_paths_give_all_matches_what_the_filter_keeps_and_a_pose(tmp_path):
     pair = n3match.match_images(str(PHOTO0), PHOTO1, K0=K, K1=K)
-    assert pair.points0.shape == pair.points1.shape == (2000, 2)
+    assert pair.points0.shape == pair.points1.shape == (len(pair.putative), 2)
+    assert 2000 < len(pair.putative) <= 4000
     assert 100 < pair.kept.sum() < 1000
     np.testing.assert_array_equal(pair.kept, pair.probability > 0.5)
     np.testing.assert_allclose(pair.probability, 1 / (1 + np.exp(-pair.logits)))
     assert list(pair.seconds) == ["weights", "read", "sift", "matching", "filter"]
     pose = pair.pose()
-    assert pose.ok and pose.inliers.shape == (2000,)
+    assert pose.ok and pose.inliers.shape == pair.kept.shape
     assert pose_error_deg(pose.R, pose.t, R, T) < 5
     assert 0.9 < pair.pair_probability == pose.pair_probability < 1
     pair.plot(tmp_path / "matches.png")
@@ -47,6 +48,16 @@ def test_arrays_are_matched_as_files_of_the_same_pixels_are(tmp_path):
         of_arrays.plot(tmp_path / "m.png")
         assert cv2.imread(str(tmp_path / "m.png")).shape[1] == 1200
     assert of_files.points0.max() > 900  # pixels as given, not as reduced
+
+
+def test_other_features_have_weights_of_their_own():
+    pair = n3match.match_images(PHOTO0, PHOTO1, K0=K, K1=K, feature="orb")
+    assert pair.putative.binary and "orb" in pair.seconds
+    np.testing.assert_array_equal(pair.logits, pair.filtered("orb").logits)
+    pose = pair.pose()
+    assert pose.ok and pose_error_deg(pose.R, pose.t, R, T) < 5
+    with pytest.raises(ValueError, match="feature: found 'surf', wanted one of sift, orb"):
+        n3match.match_images(PHOTO0, PHOTO1, feature="surf")
 
 
 def test_without_a_filter_all_are_kept():

@@ -62,7 +62,7 @@ def test_json_holds_a_pose_close_to_the_known_one(capsys):
     E = np.array(result["E"])
     np.testing.assert_allclose(E / np.linalg.norm(E), skew @ rotation / 2**0.5, atol=1e-9)
     matches = result["matches"]
-    assert matches["found"] == 2000 > matches["kept"] >= matches["inliers"] >= 20
+    assert 4000 >= matches["found"] > 2000 > matches["kept"] >= matches["inliers"] >= 20
     assert [image["intrinsics"] for image in result["images"]] == ["given", "given"]
     assert result["images"][0]["distortion"] == [-0.038, 0, 0, 0]
     assert 0.9 < result["pair_probability"] < 1

@@ -1,6 +1,7 @@
 """Pairs that share nothing, models of evidence, thresholds, reports; both commands."""
 
 import json
+import os
 
 import cv2
 import numpy as np
@@ -151,8 +152,8 @@ def test_models_want_pairs_of_both_sorts():
 
 def _answer(kind: str, probability: float, undoubted: float, inliers: int, number: int):
     return AnswerRow(
-        f"{kind} {number}", kind, "a", "b", 2000, 50, "ok", probability, undoubted, undoubted,
-        "ok", probability, "", 0.0, inliers, undoubted, "",
+        f"{kind} {number}", kind, "a", "b", 2000, probability, undoubted, probability, None,
+        inliers, "",
     )
 
 
@@ -200,12 +201,19 @@ def test_both_commands_on_toy_scenes(scenes, tmp_path, capsys):
     printed = capsys.readouterr()
     assert status == 0, printed.err
     verdict = read_verdict(out)
-    assert len(verdict.models) == 6 and 0.5 <= verdict.threshold < 1
+    assert len(verdict.models) == 6 and 0 < verdict.threshold < 1
     assert verdict.notes["pairs"]["train"]["real"] == 6
     rows = (tmp_path / "work" / "evidence.csv").read_bytes()
     assert main([*map(str, train)]) == 0
     assert (tmp_path / "work" / "evidence.csv").read_bytes() == rows
     assert read_verdict(out) == verdict
+    # The matches of before serve copies of the photographs: neither file is made again.
+    stored = sorted(path for path in (tmp_path / "work").rglob("*.npz"))
+    for path in scenes.rglob("images/*"):
+        os.utime(path, (1, 1))
+    (tmp_path / "work" / "evidence.csv").unlink()
+    assert main([*map(str, train)]) == 0
+    assert sorted(path for path in (tmp_path / "work").rglob("*.npz")) == stored
     capsys.readouterr()
     judge = ["evaluate-verdict", scenes, "--out", tmp_path / "report", *options]
     assert main([*map(str, judge)]) == 0
