@@ -239,7 +239,8 @@ def pose_from_logits(
     pose = _estimate_from_kept(
         estimate, points0, points1, logits, keypoint_change, weights=weights[logits > 0]
     )
-    if pose.ok or (logits > 0).all():
+    # A rotation that explains what the filter keeps is an answer, too.
+    if pose.R is not None or (logits > 0).all():
         return pose
     most = options.get("max_iterations") or _SECOND_TRY_ITERATIONS
     again = estimate(
@@ -247,7 +248,7 @@ def pose_from_logits(
         weights=np.maximum(weights, 0.0),
         max_iterations=min(most, _SECOND_TRY_ITERATIONS),
     )
-    if again.ok or (pose.R is None and again.R is not None):  # a rotation at least
+    if again.R is not None:
         kept = int(np.count_nonzero(logits > 0))
         detail = f"the {kept} kept matches gave no pose ({pose.status}); all were used"
         return replace(again, probability=pose.probability, detail=detail)

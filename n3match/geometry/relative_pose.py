@@ -62,6 +62,8 @@ from n3match.geometry.verification.verdict import PoseStatus, Verdict, doubtful,
 # Rotations and planes explain matches up to so many standard deviations of the noise, where that is
 # more than the threshold: else noise off a rotation passes for parallax.
 _NOISE_FACTOR = 2.5
+# Beside a rotation, a filter's picks are as if chosen from so many times their number.
+_PICKED_FROM = 2
 # A pose with a larger standard deviation (degrees) is not determined by its matches.
 _DEVIATION_DEG = 2.5
 
@@ -241,10 +243,14 @@ def verify_pose(
     points = matches.x0, matches.x1, matches.threshold
     noise = noise_in_thresholds(matches, epipolar_distance(essential_from_pose(R, t)))
     noisy = matches.wider(max(1.0, _NOISE_FACTOR * noise))
+    far = noisy
     if matches.logits is not None:
-        # What a filter's picks do by chance is known; beside a rotation or plane that explains most
-        # of them, the rest are all there are.
+        # A filter refuses most wrong matches, whatever they agree on: beside a plane that explains
+        # most of its picks, the rest are all there are. Beside a rotation it has nothing but wrong
+        # ones to pick from, and some that agree are among these.
         noisy = replace(noisy, num_putative=len(matches))
+        picked_from = min(matches.num_putative, _PICKED_FROM * len(matches))
+        far = replace(noisy, num_putative=picked_from)
 
     def agreeing(R: np.ndarray, t: np.ndarray) -> np.ndarray:
         return inliers_of(R, t, noisy.x0, noisy.x1, noisy.threshold) | inliers
@@ -252,9 +258,9 @@ def verify_pose(
     detail = ""
     if inliers.any():
         close = agreeing(R, t)
-        rotation = find_rotation(noisy, R, close)
-        if rotation is not None and not has_parallax(noisy, R, t, close, rotation):
-            missed = translation_beside_rotation(noisy, rotation)
+        rotation = find_rotation(far, R, close)
+        if rotation is not None and not has_parallax(far, R, t, close, rotation):
+            missed = translation_beside_rotation(far, rotation)
             if missed is None:
                 return _no_parallax(matches, rotation)
             R, t = rotation.R, missed
@@ -282,9 +288,11 @@ def verify_pose(
             plane = find_plane(noisy, agreeing(R, t))
             detail = "on a plane: the other pose of its homography has more points in front"
     if reason is None and not linear:
+        deviation = pose_deviation_deg(
+            R, t, matches.x0[inliers], matches.x1[inliers], noise * matches.threshold
+        )
         # A fit to the matches within a threshold below the noise is much worse than least squares.
-        spread = noise * max(1.0, noise) ** 2 * matches.threshold
-        deviation = pose_deviation_deg(R, t, matches.x0[inliers], matches.x1[inliers], spread)
+        deviation *= max(1.0, noise) ** 2
         if deviation > _DEVIATION_DEG:
             why = f"the matches leave the pose open by {deviation:.1f}° (standard deviation)"
             reason = PoseStatus.DEGENERATE, why

@@ -8,9 +8,11 @@ from two_view_scenes import K_A, make_scene, random_matches
 
 from n3match.geometry import (
     PoseStatus,
+    essential_from_pose,
     estimate_fundamental_from_matches,
     estimate_relative_pose_from_matches,
     rotation_error_deg,
+    sampson_distance,
     undistort_points,
 )
 from n3match.geometry.verification.agreement import Matches
@@ -117,6 +119,27 @@ def test_a_filters_few_picks_that_agree_are_a_pose():
     assert picked.ok
     assert picked.pair_probability >= shipped_verdict().threshold
     assert rotation_error_deg(picked.R, scene.R) < 1
+
+
+def test_a_filters_wrong_picks_beside_a_rotation_are_no_parallax():
+    """Of 270 wrong matches it keeps the five that agree best with a translation."""
+    scene = make_scene("rotation", count=30, outliers=270, noise=0.2, seed=1)
+    x0, x1 = (undistort_points(p, K_A) for p in (scene.points0, scene.points1))
+    best = np.inf
+    for t in np.random.default_rng(0).normal(size=(3000, 3)):
+        distance = np.sqrt(sampson_distance(x0, x1, essential_from_pose(scene.R, t)))
+        distance[scene.true] = np.inf
+        fifth = np.partition(distance, 4)[4]
+        if fifth < best:
+            best, picked = fifth, distance <= fifth
+    rows = np.flatnonzero(scene.true | picked)
+    pose = estimate_relative_pose_from_matches(
+        scene.points0[rows], scene.points1[rows], K_A, K_A, num_putative=300,
+        logits=np.full(len(rows), 3.0),
+    )
+    assert len(rows) == 35
+    assert pose.status is PoseStatus.NO_PARALLAX
+    assert rotation_error_deg(pose.R, scene.R) < 0.2
 
 
 @pytest.mark.parametrize("filtered", [True, False])

@@ -122,6 +122,16 @@ def test_deviation_is_that_of_poses_fitted_again_and_again():
     assert pose_deviation_deg(exact.R, exact.t, *(x[:4] for x in _calibrated(exact)), PX) == np.inf
 
 
+def test_noise_that_looks_like_parallax_determines_no_pose():
+    exact, noisy = (make_scene("far", count=200, noise=noise, seed=0) for noise in (0.0, 0.2))
+    least = 100 * pose_deviation_deg(exact.R, exact.t, *_calibrated(exact), 0.002 * PX)
+    told = pose_deviation_deg(exact.R, exact.t, *_calibrated(noisy), 0.2 * PX)
+    assert 5 < 0.8 * least < told
+    # Distances of the matches themselves count where they are larger than the noise told.
+    told_less = pose_deviation_deg(exact.R, exact.t, *_calibrated(noisy), 0.01 * PX)
+    assert told_less == pytest.approx(told, rel=0.3)
+
+
 def test_log_tail_has_no_underflow():
     assert _log_binomial_tail(30, 1000, 0.01) == pytest.approx(
         np.log(binom.sf(29, 1000, 0.01)), rel=1e-6

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from n3match.geometry.epipolar import sampson_distance
 from n3match.geometry.essential import essential_from_pose
+
+# Of the information that matches give: what rounding may leave of none.
+_ROUNDING = 1e-14
 
 
 def pose_deviation_deg(
@@ -19,12 +23,13 @@ def pose_deviation_deg(
 
     Args:
         R, t: (3, 3), (3,). x0, x1: (N, 2) inliers.
-        noise: standard deviation of their distances from the epipolar lines.
+        noise: standard deviation of their distances from the epipolar lines, at least; more where
+            they are farther.
 
     Returns:
-        Infinite for fewer than 5 matches, and where they leave something open.
+        Infinite for fewer than 6 matches, and where they leave something open.
     """
-    if len(x0) < 5:
+    if len(x0) <= 5:
         return np.inf
     a = np.c_[x0, np.ones(len(x0))]
     b = np.c_[x1, np.ones(len(x1))]
@@ -37,10 +42,14 @@ def pose_deviation_deg(
     by_t = np.cross(turned, b) @ across
     by_R = (turned @ t)[:, None] * b - np.sum(turned * b, axis=1, keepdims=True) * t
     J = np.c_[by_t, by_R] / np.maximum(scale, 1e-12)
+    variance = max(noise**2, np.sum(sampson_distance(x0, x1, E)) / (len(x0) - 5))
     information = J.T @ J
-    if np.linalg.matrix_rank(information) < 5:
+    # Noise looks like parallax: of the normals to epipolar planes, in both images.
+    by_noise = np.cross(turned[:, None], np.eye(3)[:2]) @ across / np.maximum(scale, 1e-12)[:, None]
+    information[:2, :2] -= 2 * variance * np.einsum("nij,nik->jk", by_noise, by_noise)
+    if np.linalg.eigvalsh(information)[0] <= _ROUNDING * np.trace(information):
         return np.inf
-    covariance = noise**2 * np.linalg.inv(information)
+    covariance = variance * np.linalg.inv(information)
     worst = max(
         np.linalg.eigvalsh(block)[-1] for block in (covariance[:2, :2], covariance[2:, 2:])
     )
