@@ -120,11 +120,9 @@ def match_logits(
             )
         if not np.isfinite(side_info).all():
             raise ValueError("side_info holds NaN or infinite numbers: finite numbers wanted")
-    change = None
-    if sizes_angles0 is not None and sizes_angles1 is not None:
-        change = keypoint_change(
-            sizes_angles0, sizes_angles1, *(_mean_focal(K) for K in (K0, K1))
-        )
+    # Of focal lengths that undistort_points has checked above.
+    change = change_between(sizes_angles0, sizes_angles1, K0, K1)
+    if change is not None:
         if len(change) != len(x0):
             raise ValueError(
                 f"sizes_angles0 must hold a row per match, {len(x0)}, got {len(change)}"
@@ -132,6 +130,23 @@ def match_logits(
     elif sizes_angles0 is not None or sizes_angles1 is not None:
         raise ValueError("sizes_angles0 and sizes_angles1: found one of them, wanted both or none")
     return logits_of_many(net, [PairMatches(x0, x1, side_info, change)])[0]
+
+
+def change_between(
+    sizes_angles0: np.ndarray | None,
+    sizes_angles1: np.ndarray | None,
+    K0: np.ndarray,
+    K1: np.ndarray,
+) -> np.ndarray | None:
+    """(N, 3) `keypoint_change` of matches between two cameras; None where either isn't known.
+
+    Args:
+        sizes_angles0, sizes_angles1: (N, 2) or None, as there.
+        K0, K1: (3, 3) of the cameras, for their focal lengths; the identity: in pixels.
+    """
+    if sizes_angles0 is None or sizes_angles1 is None:
+        return None
+    return keypoint_change(sizes_angles0, sizes_angles1, *(_mean_focal(K) for K in (K0, K1)))
 
 
 def _mean_focal(K: np.ndarray) -> float:
@@ -174,8 +189,9 @@ def estimate_relative_pose(
     Returns:
         `RelativePose` over all N matches: R, t, E (None unless status is "ok"), inliers (N,) bool,
         probability (N,) in [0, 1] (above ½: kept by the filter; None without filter), status.
-        Where the kept matches give no trusted pose, all matches are tried once more, and `detail`
-        says so. Too few matches and scenes without an answer are told by `status`.
+        Where the kept matches give neither a trusted pose nor a rotation, all matches are tried
+        once more, and `detail` says so. Too few matches and scenes without an answer are told by
+        `status`.
 
     Raises:
         ValueError, TypeError: for malformed input, naming the argument.
@@ -188,6 +204,7 @@ def estimate_relative_pose(
             side_info=side_info, sizes_angles0=sizes_angles0, sizes_angles1=sizes_angles1,
             filter=filter, **lenses,
         )
+        lenses["keypoint_change"] = change_between(sizes_angles0, sizes_angles1, K0, K1)
     return pose_from_logits(
         points0, points1, K0, K1, logits,
         estimator=estimator, threshold=threshold, seed=seed, **lenses,
@@ -200,6 +217,8 @@ def pose_from_logits(
     K0: np.ndarray,
     K1: np.ndarray,
     logits: np.ndarray | None,
+    *,
+    keypoint_change: np.ndarray | None = None,
     **options: Any,
 ) -> RelativePose:
     """`estimate_relative_pose` for matches of which the filter's logits are known already.
@@ -207,6 +226,7 @@ def pose_from_logits(
     Args:
         points0, points1, K0, K1: as there.
         logits: (N,) of the N putative matches; those above 0 are kept. None: there is no filter.
+        keypoint_change: (N, 3) of them, see `n3match.matching.keypoint_change`; None if unknown.
         options: `estimator`, `threshold`, `distortion0`, `distortion1`, `seed`, as there, and
             others of `n3match.geometry.estimate_relative_pose_from_matches`.
 
@@ -221,8 +241,11 @@ def pose_from_logits(
 
     points0, points1 = check_matches(points0, points1)
     weights = np.tanh(logits)
-    pose = _estimate_from_kept(estimate, points0, points1, logits, weights=weights[logits > 0])
-    if pose.ok or (logits > 0).all():
+    pose = _estimate_from_kept(
+        estimate, points0, points1, logits, keypoint_change, weights=weights[logits > 0]
+    )
+    # A rotation that explains what the filter keeps is an answer, too.
+    if pose.R is not None or (logits > 0).all():
         return pose
     most = options.get("max_iterations") or _SECOND_TRY_ITERATIONS
     again = estimate(
@@ -231,7 +254,7 @@ def pose_from_logits(
         weights=np.maximum(weights, 0.0),
         max_iterations=min(most, _SECOND_TRY_ITERATIONS),
     )
-    if again.ok or (pose.R is None and again.R is not None):  # a rotation at least
+    if again.R is not None:
         kept = int(np.count_nonzero(logits > 0))
         detail = f"the {kept} kept matches gave no pose ({pose.status}); all were used"
         return replace(again, probability=pose.probability, detail=detail)
@@ -289,7 +312,8 @@ def estimate_fundamental(
             estimator=estimator, threshold=threshold, seed=seed, **more,
         )
 
-    return _estimate_from_kept(estimate, *check_matches(points0, points1), logits)
+    change = change_between(sizes_angles0, sizes_angles1, np.eye(3), np.eye(3))
+    return _estimate_from_kept(estimate, *check_matches(points0, points1), logits, change)
 
 
 def _estimate_from_kept(
@@ -297,11 +321,15 @@ def _estimate_from_kept(
     points0: np.ndarray,
     points1: np.ndarray,
     logits: np.ndarray,
+    change: np.ndarray | None,
     **options: Any,
 ) -> _Found:
     """What an estimator finds from the kept matches, as a result over all of them."""
     kept = logits > 0
-    found = estimate(points0[kept], points1[kept], num_putative=len(kept), **options)
+    found = estimate(
+        points0[kept], points1[kept], num_putative=len(kept), logits=logits[kept],
+        keypoint_change=None if change is None else change[kept], **options,
+    )
     inliers = np.zeros(len(kept), dtype=bool)
     inliers[kept] = found.inliers
     return replace(found, inliers=inliers, probability=probability(logits))

@@ -48,6 +48,14 @@ COMMANDS = {
     ),
     "train-filter": ("training.train_filter", "train a match filter"),
     "train-denoiser": ("training.train_denoiser", "train a denoising network"),
+    "train-verdict": (
+        "verdict.train_verdict",
+        "learn which pairs of photographs show a common part of a scene",
+    ),
+    "evaluate-verdict": (
+        "verdict.evaluate_verdict",
+        "which pairs are claimed to be real, of those that are and those that look alike",
+    ),
     "export": (
         "filtering.export_filter",
         "write a match filter as ONNX, for programs without PyTorch",

@@ -187,6 +187,34 @@ def check_putative(num_putative: int | None, length: int) -> int:
     return num_putative
 
 
+def check_known(
+    logits: object, keypoint_change: object, length: int
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Require `length` logits, infinite ones too, and as many rows (N, 3), or None for either."""
+    if logits is not None:
+        logits = real_array("logits", logits)
+        if logits.shape != (length,) or np.isnan(logits).any():
+            raise ValueError(f"logits must have shape ({length},) without NaN, got {logits.shape}")
+    if keypoint_change is not None:
+        keypoint_change = real_array("keypoint_change", keypoint_change)
+        if keypoint_change.shape != (length, 3) or not np.isfinite(keypoint_change).all():
+            raise ValueError(
+                f"keypoint_change must be finite, of shape ({length}, 3), "
+                f"got {keypoint_change.shape}"
+            )
+    return logits, keypoint_change
+
+
+def check_probability(name: str, value: object) -> float | None:
+    """Require a number in [0, 1], or None."""
+    if value is None:
+        return None
+    number = real(name, value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"{name} must be between 0 and 1, got {number}")
+    return number
+
+
 def check_sampling(
     threshold: float, confidence: float, max_iterations: int | None, seed: int
 ) -> tuple[float, float, int | None, int]:

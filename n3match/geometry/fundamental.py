@@ -15,7 +15,13 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from n3match.geometry.camera import guess_intrinsics
-from n3match.geometry.checks import check_matches, check_putative, check_sampling
+from n3match.geometry.checks import (
+    check_known,
+    check_matches,
+    check_probability,
+    check_putative,
+    check_sampling,
+)
 from n3match.geometry.estimators import (
     FUNDAMENTAL_ESTIMATORS,
     EstimatorSpec,
@@ -30,6 +36,7 @@ from n3match.geometry.verification.agreement import (
     homography_distance,
     rotation_distance,
 )
+from n3match.geometry.verification.pair import FUNDAMENTAL, pair_probability
 from n3match.geometry.verification.planarity import (
     PlaneModel,
     find_plane,
@@ -74,13 +81,17 @@ def estimate_fundamental_from_matches(
     max_iterations: int | None = None,
     seed: int = 0,
     num_putative: int | None = None,
+    logits: np.ndarray | None = None,
+    keypoint_change: np.ndarray | None = None,
+    min_pair_probability: float | None = None,
 ) -> FundamentalMatrix:
     """The fundamental matrix of two images, with a status that says whether to trust it.
 
     Status: "ok"; "too_few_matches" (fewer than 7); "degenerate" (one homography explains the
     matches, as on a plane, or all points are on a line: F isn't determined); "no_parallax" (so does
     a turn of the camera alone); "insufficient_support" (wrong matches alone would give as many
-    inliers); "estimation_failed". In the second and third of these the homography is given.
+    inliers; or a filter's picks are real with too small a probability); "estimation_failed". In the
+    second and third of these the homography is given.
 
     Args:
         points0, points1: (N, 2) matched pixels; integers are pixel centres.
@@ -91,6 +102,7 @@ def estimate_fundamental_from_matches(
         max_iterations: most samples to draw; None: 10 000.
         seed: same seed, same result.
         num_putative: how many matches there were before a filter picked these; None: these are all.
+        logits, keypoint_change, min_pair_probability: as of `estimate_relative_pose_from_matches`.
 
     Returns:
         FundamentalMatrix, its `probability` None.
@@ -109,19 +121,24 @@ def estimate_fundamental_from_matches(
         x0, x1, np.eye(3), np.eye(3), None, threshold, confidence,
         spec.max_iterations if max_iterations is None else max_iterations, seed,
     )
-    return replace(_answer(problem, spec, cameras, num_putative), estimator=spec.name)
+    known = check_known(logits, keypoint_change, len(x0))
+    matches = Matches(x0, x1, threshold, num_putative, *known)
+    least = check_probability("min_pair_probability", min_pair_probability)
+    return replace(_answer(problem, spec, cameras, matches, least), estimator=spec.name)
 
 
 def _answer(
     problem: TwoViewProblem,
     spec: EstimatorSpec[FundamentalEstimate],
     cameras: tuple[np.ndarray, np.ndarray],
-    num_putative: int,
+    matches: Matches,
+    least: float | None,
 ) -> FundamentalMatrix:
-    matches = Matches(problem.x0, problem.x1, problem.threshold, num_putative)
     everything = np.ones(len(matches), dtype=bool)
 
     def no_matrix(status: PoseStatus, detail: str, inliers=~everything, **fields):
+        if "pair_probability" not in fields:
+            fields["pair_probability"] = pair_probability(matches, ~everything, FUNDAMENTAL)
         return FundamentalMatrix(status=status, detail=detail, inliers=inliers, **fields)
 
     reason = hopeless(matches, len(matches), spec.fewest_matches, spec.name)
@@ -133,11 +150,18 @@ def _answer(
         if plane is None or _by_chance(matches, plane):
             return no_matrix(PoseStatus.ESTIMATION_FAILED, f"{spec.name} found no model")
         reason, explained = _without_parallax(matches, plane, cameras), plane.explained
-        return no_matrix(*reason, explained, **plane_support(plane, explained))
+        probability = pair_probability(matches, explained, FUNDAMENTAL)
+        fields = {"pair_probability": probability, **plane_support(plane, explained)}
+        return no_matrix(*reason, explained, **fields)
     distance = epipolar_distance(found.F)
     alarms = log10_false_alarms(matches, distance, model=FUNDAMENTAL_MODEL)
-    fields = {"log10_false_alarms": alarms, **plane_support(plane, found.inliers)}
-    reason = doubtful(matches, found.inliers, alarms)
+    probability = pair_probability(matches, found.inliers, FUNDAMENTAL)
+    fields = {
+        "log10_false_alarms": alarms,
+        "pair_probability": probability,
+        **plane_support(plane, found.inliers),
+    }
+    reason = doubtful(matches, found.inliers, alarms, probability, least)
     if reason is None and plane is not None and (
         plane_dominates(matches, distance, found.inliers, plane)
     ):

@@ -16,7 +16,9 @@ from n3match.geometry.camera import undistort_checked
 from n3match.geometry.checks import (
     check_distortion,
     check_intrinsics,
+    check_known,
     check_matches,
+    check_probability,
     check_putative,
     check_sampling,
     check_weights,
@@ -30,7 +32,12 @@ from n3match.geometry.estimators import (
     TwoViewProblem,
     choose_estimator,
 )
-from n3match.geometry.verification.agreement import Matches, epipolar_distance, inliers_of
+from n3match.geometry.verification.agreement import (
+    Matches,
+    epipolar_distance,
+    inliers_of,
+)
+from n3match.geometry.verification.pair import pair_probability
 from n3match.geometry.verification.planarity import (
     PlaneVerdict,
     compare_with_rival,
@@ -45,8 +52,21 @@ from n3match.geometry.verification.rotation_only import (
     search_rotation,
     translation_beside_rotation,
 )
-from n3match.geometry.verification.support import log10_false_alarms
+from n3match.geometry.verification.support import (
+    log10_false_alarms,
+    noise_in_thresholds,
+    samples_worth_drawing,
+)
+from n3match.geometry.verification.uncertainty import pose_deviation_deg
 from n3match.geometry.verification.verdict import PoseStatus, Verdict, doubtful, hopeless
+
+# Rotations and planes explain matches up to so many standard deviations of the noise, where that is
+# more than the threshold: else noise off a rotation passes for parallax.
+_NOISE_FACTOR = 2.5
+# Beside a rotation, a filter's picks are as if chosen from so many times their number.
+_PICKED_FROM = 2
+# A pose with a larger standard deviation (degrees) is not determined by its matches.
+_DEVIATION_DEG = 2.5
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -79,15 +99,20 @@ def estimate_relative_pose_from_matches(
     distortion0: np.ndarray | None = None,
     distortion1: np.ndarray | None = None,
     num_putative: int | None = None,
+    logits: np.ndarray | None = None,
+    keypoint_change: np.ndarray | None = None,
+    min_pair_probability: float | None = None,
     verify: bool = True,
 ) -> RelativePose:
     """The pose of camera 1 relative to camera 0, with a status that says whether to trust it.
 
     Few, degenerate or hopeless matches are ordinary results, told apart by `status`:
     "too_few_matches" (fewer than 5; 6 for "kornia", 8 for "eight_point"), "degenerate" (all points
-    on a line or a point; a plane that two poses explain), "estimation_failed", "no_parallax" (a
+    on a line or a point; a plane that two poses explain; too much noise for so few matches or so
+    narrow a view), "estimation_failed", "no_parallax" (a
     rotation alone explains the matches: R is given), "insufficient_support" (wrong matches alone
-    would give as many inliers). Only "ok" has R, t and E.
+    would give as many inliers; or, where a filter picked the matches, the pair is real with too
+    small a probability). Only "ok" has R, t and E.
 
     Args:
         points0, points1: (N, 2) matched pixels (arrays or CPU tensors); integers are pixel
@@ -106,14 +131,21 @@ def estimate_relative_pose_from_matches(
         threshold_calibrated: the same in calibrated units (1e-3 in published evaluations);
             overrides `threshold`.
         confidence: at which sampling stops, between 0 and 1.
-        max_iterations: most samples to draw; None: the estimator's own, 100 000 (poselib, its
+        max_iterations: most samples to draw; None: as many as find every pose that could have
+            more than chance's support, and no more than the estimator's own, 100 000 (poselib, its
             default), 10 000 (opencv_usac), 20 480 (kornia, its default) or 1000 (opencv_ransac,
             OpenCV's default; your own).
         seed: same seed, same result.
         distortion0, distortion1: lens coefficients in OpenCV's order, or None.
         num_putative: how many matches there were before a filter that looked at the geometry
             picked these; None: these are all. A filter finds agreeing matches among wrong ones,
-            so the support test must know how many it had to choose from.
+            so the test against chance must know how many it had to choose from.
+        logits: (N,) of a filter that picked these matches. What such picks from wrong matches look
+            like was learned: with them `pair_probability` decides in the place of that test.
+        keypoint_change: (N, 3) of the matches, see `n3match.matching.keypoint_change`: evidence for
+            `pair_probability`, used with logits.
+        min_pair_probability: a pose needs at least this `pair_probability`; None: the default of
+            what was learned where there are logits, else 0.
         verify: False returns the estimator's pose as it is, "ok", without the tests for support,
             parallax and planes (for evaluations by published protocols).
 
@@ -154,13 +186,24 @@ def estimate_relative_pose_from_matches(
     if threshold_calibrated is not None:
         problem = problem.with_threshold_calibrated(threshold_calibrated)
 
-    return replace(_answer(problem, spec, num_putative, verify), estimator=spec.name)
+    matches = Matches(
+        problem.x0, problem.x1, problem.threshold_calibrated, num_putative,
+        *check_known(logits, keypoint_change, len(points0)),
+    )
+    least = check_probability("min_pair_probability", min_pair_probability)
+    if verify and max_iterations is None and len(matches) > spec.fewest_matches:
+        worth = samples_worth_drawing(matches, confidence, spec.max_iterations)
+        problem = replace(problem, max_iterations=worth)
+    return replace(_answer(problem, spec, matches, verify, least), estimator=spec.name)
 
 
 def _answer(
-    problem: TwoViewProblem, spec: EstimatorSpec[Estimate], num_putative: int, verify: bool
+    problem: TwoViewProblem,
+    spec: EstimatorSpec[Estimate],
+    matches: Matches,
+    verify: bool,
+    least: float | None,
 ) -> RelativePose:
-    matches = Matches(problem.x0, problem.x1, problem.threshold_calibrated, num_putative)
     weights = problem.weights
     usable = len(matches)
     if spec.linear and weights is not None:
@@ -170,7 +213,7 @@ def _answer(
         return _no_pose(matches, *reason)
     estimate = spec.run(problem)
     if verify and estimate is not None:
-        return verify_pose(matches, estimate, linear=spec.linear)
+        return verify_pose(matches, estimate, linear=spec.linear, min_pair_probability=least)
     if estimate is not None:
         return _pose(estimate)
     rotation = search_rotation(matches) if verify else None
@@ -180,8 +223,15 @@ def _answer(
     return _no_pose(matches, PoseStatus.ESTIMATION_FAILED, f"{spec.name} found no model")
 
 
-def verify_pose(matches: Matches, estimate: Estimate, *, linear: bool = False) -> RelativePose:
-    """Test a pose on its matches, in this order: rotation alone, support by chance, line, plane.
+def verify_pose(
+    matches: Matches,
+    estimate: Estimate,
+    *,
+    linear: bool = False,
+    min_pair_probability: float | None = None,
+) -> RelativePose:
+    """Test a pose on its matches, in this order: rotation alone, support by chance, line, plane,
+    exactness.
 
     In two cases the pose is exchanged for one that explains more matches: when a rotation
     explains nearly everything and the rest agree on a translation that the estimator missed;
@@ -190,14 +240,30 @@ def verify_pose(matches: Matches, estimate: Estimate, *, linear: bool = False) -
     Args:
         matches: all, in calibrated coordinates.
         linear: the estimate is from a linear solver, whose answer on a plane is arbitrary.
+        min_pair_probability: see `estimate_relative_pose_from_matches`.
     """
     R, t, inliers = estimate.R, estimate.t, estimate.inliers
     points = matches.x0, matches.x1, matches.threshold
+    noise = noise_in_thresholds(matches, epipolar_distance(essential_from_pose(R, t)))
+    noisy = matches.wider(max(1.0, _NOISE_FACTOR * noise))
+    far = noisy
+    if matches.logits is not None:
+        # A filter refuses most wrong matches, whatever they agree on: beside a plane that explains
+        # most of its picks, the rest are all there are. Beside a rotation it has nothing but wrong
+        # ones to pick from, and some that agree are among these.
+        noisy = replace(noisy, num_putative=len(matches))
+        picked_from = min(matches.num_putative, _PICKED_FROM * len(matches))
+        far = replace(noisy, num_putative=picked_from)
+
+    def agreeing(R: np.ndarray, t: np.ndarray) -> np.ndarray:
+        return inliers_of(R, t, noisy.x0, noisy.x1, noisy.threshold) | inliers
+
     detail = ""
     if inliers.any():
-        rotation = find_rotation(matches, R, inliers)
-        if rotation is not None and not has_parallax(matches, R, t, inliers, rotation):
-            missed = translation_beside_rotation(matches, rotation)
+        close = agreeing(R, t)
+        rotation = find_rotation(far, R, close)
+        if rotation is not None and not has_parallax(far, R, t, close, rotation):
+            missed = translation_beside_rotation(far, rotation)
             if missed is None:
                 return _no_parallax(matches, rotation)
             R, t = rotation.R, missed
@@ -207,22 +273,37 @@ def verify_pose(matches: Matches, estimate: Estimate, *, linear: bool = False) -
     distance = epipolar_distance(essential_from_pose(R, t))
     alarms = log10_false_alarms(matches, distance)
     # A linear solver's inliers on a plane are as arbitrary as its answer: not these alone.
-    plane = find_plane(matches, np.ones_like(inliers) if linear else inliers)
-    reason = doubtful(matches, inliers, alarms)
-    if reason is None and plane is not None and plane_dominates(matches, distance, inliers, plane):
+    close = agreeing(R, t)
+    plane = find_plane(noisy, np.ones_like(inliers) if linear else close)
+    probability = pair_probability(matches, inliers)
+    reason = doubtful(matches, inliers, alarms, probability, min_pair_probability)
+    if reason is None and plane is not None and plane_dominates(noisy, distance, close, plane):
         verdict = PlaneVerdict.KEEP
         if linear:
             why = "on a plane the eight-point algorithm has no one answer"
             reason = PoseStatus.DEGENERATE, why
         else:
-            verdict, R, t = compare_with_rival(matches, R, t, plane)
+            verdict, R, t = compare_with_rival(noisy, R, t, plane)
         if verdict is PlaneVerdict.AMBIGUOUS:
             reason = PoseStatus.DEGENERATE, "the matches are on a plane that two poses explain"
         if verdict is PlaneVerdict.REPLACE:
             inliers = inliers_of(R, t, *points)
-            plane = find_plane(matches, inliers)
+            plane = find_plane(noisy, agreeing(R, t))
             detail = "on a plane: the other pose of its homography has more points in front"
-    fields = {"log10_false_alarms": alarms, **plane_support(plane, inliers)}
+    if reason is None and not linear:
+        deviation = pose_deviation_deg(
+            R, t, matches.x0[inliers], matches.x1[inliers], noise * matches.threshold
+        )
+        # A fit to the matches within a threshold below the noise is much worse than least squares.
+        deviation *= max(1.0, noise) ** 2
+        if deviation > _DEVIATION_DEG:
+            why = f"the matches leave the pose open by {deviation:.1f}° (standard deviation)"
+            reason = PoseStatus.DEGENERATE, why
+    fields = {
+        "log10_false_alarms": alarms,
+        "pair_probability": probability,
+        **plane_support(plane, inliers),
+    }
     if reason is not None:
         return _no_pose(matches, *reason, inliers=inliers, **fields)
     return _pose(Estimate(R, t, inliers), detail=detail, **fields)
@@ -236,7 +317,9 @@ def _pose(estimate: Estimate, **fields: Any) -> RelativePose:
 def _no_pose(
     matches: Matches, status: PoseStatus, detail: str, **fields: Any
 ) -> RelativePose:
-    fields.setdefault("inliers", np.zeros(len(matches), dtype=bool))
+    nothing = np.zeros(len(matches), dtype=bool)
+    fields.setdefault("inliers", nothing)
+    fields.setdefault("pair_probability", pair_probability(matches, nothing))
     return RelativePose(status=status, detail=detail, **fields)
 
 
@@ -246,6 +329,7 @@ def _no_parallax(matches: Matches, rotation: RotationModel) -> RelativePose:
         R=rotation.R,
         inliers=rotation.explained,
         detail="a rotation explains the matches; the translation is not determined",
+        pair_probability=pair_probability(matches, rotation.explained),
         **plane_support(find_plane(matches, rotation.explained), rotation.explained),
     )
 

@@ -5,6 +5,8 @@ without any, all of these are measured. gpu checks and times the operator on a G
 the shipped filters and a denoiser; without a GPU they say so and end with status 2. kernels needs
 none: it compiles the operator's kernels as for an H100 or H200 and says what became of them; status
 1 if registers didn't suffice, products aren't what such a GPU is fast at, or results are wrong.
+status counts what is said of generated scenes that have no pose, or hide it, with and without a
+filter: how often a confident pose is wrong.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ from n3match.pipelines.common.arguments import output_folder
 PARTS = (
     "ops", "matching", "filter", "filter-h5", "filter-colmap", "training-step", "denoise",
 )
-# Not among the parts that run by default: the first two need a GPU, the other Triton.
-GPU, NETWORKS, KERNELS = "gpu", "gpu-networks", "kernels"
-_ALL = (*PARTS, GPU, NETWORKS, KERNELS)
+# Not among the parts that run by default: two need a GPU, one Triton, and one measures no time.
+GPU, NETWORKS, KERNELS, STATUS = "gpu", "gpu-networks", "kernels", "status"
+_ALL = (*PARTS, GPU, NETWORKS, KERNELS, STATUS)
 
 # N of the operator, keypoints, matches, pairs of a file, matches of a pair; sides of images.
 _SIZES = {
@@ -54,7 +56,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"of the operator's window form and of denoising (default: {defaults(_SIDES)})",
     )
     parser.add_argument("--batch", type=int, default=1, help="pairs per call of the operator")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--repeats", type=int, default=5,
+        help=f"of each call; {STATUS}: scenes of each kind, noise and share of wrong matches",
+    )
+    parser.add_argument(
+        "--filters", nargs="+", default=["none", "sift"], metavar="NAME",
+        help=f"{STATUS}: shipped weights or files, which see the points alone, or none (default: "
+        "none sift)",
+    )
     parser.add_argument(
         "--seconds", type=float, default=10.0,
         help="for one implementation of the operator, or network, at one size: fewer repeats where "
@@ -145,6 +155,15 @@ def _measure(part: str, arguments: argparse.Namespace, heading: str) -> int:
         from n3match.pipelines.benchmarks import kernels  # imports Triton
 
         return kernels.run(sizes, sides, arguments.out)
+    if part == STATUS:
+        from n3match.pipelines.benchmarks import status
+
+        report = status.status_report(status.run_cases(arguments.filters, arguments.repeats))
+        report = f"{status.heading(arguments.repeats)}\n\n{report}"
+        print(report, flush=True)
+        if arguments.out is not None:
+            write_whole(arguments.out / "benchmark-status.md", report)
+        return 0
     if part == "ops":
         from n3match.pipelines.benchmarks import operator_report
 

@@ -62,6 +62,14 @@ def parse_sigma(text: str) -> float | None:
     return value
 
 
+def parse_probability(text: str) -> float:
+    """A number in [0, 1]."""
+    (value,) = _numbers(text, 1) or (math.nan,)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"wanted a number from 0 to 1, got {text!r}")
+    return value
+
+
 def add_memory_argument(parser: argparse.ArgumentParser) -> None:
     """--memory GB, to bytes."""
     parser.add_argument(

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,17 +15,18 @@ import numpy as np
 from n3match.geometry.estimators import ESTIMATORS, choose_estimator
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.devices import placed
-from n3match.pipelines.common.fingerprints import hash_of_weights
+from n3match.pipelines.common.fingerprints import hash_of_files, hash_of_weights
 from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.common.progress_log import ProgressLog, part_path, remove_leftovers
 from n3match.pipelines.filtering.image_cameras import calibrated_keypoints
+from n3match.pipelines.filtering.left_out import LeftOutPair, write_list
 from n3match.pipelines.filtering.pair_logits import (
     ImageFeatures,
     filter_stream,
     one_to_one,
     pair_matches,
 )
-from n3match.pipelines.filtering.two_view_geometry import two_view_geometry
+from n3match.pipelines.filtering.two_view_geometry import judged_pair
 from n3match.plugins.colmap.database import (
     CALIBRATED,
     PANORAMIC,
@@ -38,10 +39,12 @@ from n3match.plugins.colmap.database import (
     pair_ids,
 )
 from n3match.two_view import PairMatches
+from n3match.weights.verdict import verdict_file
 from n3match.whole_file import check_target, whole_file
 
 _IMAGES_HELD = 24
-_HEAD = struct.Struct("<IIIi")  # checksum, kept matches, inliers, config (−1: no geometry)
+# Checksum, kept matches, inliers, config (−1: no geometry), probability, matches left out.
+_HEAD = struct.Struct("<IIIidI")
 _FIELDS = {"E": (3, 3), "F": (3, 3), "H": (3, 3), "qvec": (4,), "tvec": (3,)}
 
 
@@ -55,6 +58,7 @@ class Options:
     estimator: str = "auto"
     threshold: float = 1.0  # pixels
     seed: int = 0
+    min_pair_probability: float | None = None  # None: the default
     device: str = "cpu"  # of the filter; half: see `devices.placed`
     half: bool = False
 
@@ -71,8 +75,9 @@ def filter_database(path: Path, out: Path | None, options: Options) -> Counter:
         Numbers of "pairs", those "done" in this run, matches "kept", "inliers", pairs whose
         geometry is "calibrated", "uncalibrated" or "panoramic" ("flat": that or a plane), those
         "guessed", that is of a camera with a guessed focal length, "cameras" and
-        "guessed cameras". Pairs of a camera that is not supported are left as they are, and are
-        told on standard output.
+        "guessed cameras"; and "left out", pairs that are too little likely to be real, which
+        `left_out.list_path` lists. Pairs of a camera that is not supported are left as they are,
+        and are told on standard output.
 
     Raises:
         OSError, ValueError: naming the file, the pair or image, and what is wrong.
@@ -99,6 +104,7 @@ def filter_database(path: Path, out: Path | None, options: Options) -> Counter:
                     with ColmapDatabase(temporary) as copy:
                         copy.write(results)
             counts = _counts(pairs, log)
+            write_list(target, list(_left_out(pairs, reader, log)))
             log.remove()
         guessed = [reader.is_guessed(pair) for pair in pairs]
     counts.update(pairs=len(pairs), done=done, guessed=sum(guessed), cameras=len(reader.cameras))
@@ -217,13 +223,11 @@ def _filter(
 
     def result(pair: PairOfImages, inputs: PairMatches, logits: np.ndarray) -> PairResult:
         kept = one_to_one(*pair.matches.T, logits)
-        geometry = None
-        if options.geometries:
-            geometry = two_view_geometry(
-                pair.matches[kept], pair.image0, pair.image1, logits[kept], len(pair.matches),
-                estimator=options.estimator, threshold=options.threshold, seed=options.seed,
-            )
-        return PairResult(checksum(pair.matches), pair.matches[kept], geometry)
+        return judged_pair(
+            checksum(pair.matches), pair.matches[kept], pair.image0, pair.image1, logits[kept],
+            len(pair.matches), least=options.min_pair_probability, geometries=options.geometries,
+            estimator=options.estimator, threshold=options.threshold, seed=options.seed,
+        )
 
     before = len(pairs) - len(missing)
     with Progress(len(pairs), "pair", done=before) as progress:
@@ -246,6 +250,7 @@ def _counts(pairs: list[int], log: ProgressLog) -> Counter:
     for pair in pairs:
         result = result_from_bytes(log.read(str(pair)))
         counts["kept"] += len(result.matches)
+        counts["left out"] += result.left_out > 0
         if result.geometry is not None:
             counts["inliers"] += len(result.geometry.inliers)
             counts["calibrated"] += result.geometry.config == CALIBRATED
@@ -255,16 +260,27 @@ def _counts(pairs: list[int], log: ProgressLog) -> Counter:
     return counts
 
 
+def _left_out(
+    pairs: list[int], reader: DatabaseReader, log: ProgressLog
+) -> Iterator[LeftOutPair]:
+    for pair in pairs:
+        result = result_from_bytes(log.read(str(pair)))
+        if result.left_out:
+            names = (reader.images[i][0] for i in pair_ids(pair))
+            yield LeftOutPair(*names, result.probability, result.left_out)
+
+
 def _depends_on(database: Path, options: Options, reader: DatabaseReader) -> dict:
     """What results depend on, beside each pair's matches. Not the file's time: that changes when
     the results are written, or when anyone opens the database."""
     cameras = {key: str(vars(camera)) for key, camera in sorted(reader.cameras.items())}
     state = repr((cameras, sorted(reader.images.items())))
     return {
-        "format": "n3match-filter-colmap-2",
+        "format": "n3match-filter-colmap-3",
         "database": str(database.absolute()),
         "content": hashlib.sha256(state.encode()).hexdigest(),
         "weights": hash_of_weights(options.filter),
+        "verdict": hash_of_files(verdict_file()),
         "options": [
             *(v for k, v in vars(options).items() if k not in ("filter", "device", "half")),
             *(["half"] if options.half else []),
@@ -274,11 +290,12 @@ def _depends_on(database: Path, options: Options, reader: DatabaseReader) -> dic
 
 def result_to_bytes(result: PairResult) -> bytes:
     geometry = result.geometry
+    judged = result.probability, result.left_out
     if geometry is None:
-        head = _HEAD.pack(result.before, len(result.matches), 0, -1)
+        head = _HEAD.pack(result.before, len(result.matches), 0, -1, *judged)
         return head + result.matches.astype("<u4").tobytes()
     head = _HEAD.pack(
-        result.before, len(result.matches), len(geometry.inliers), geometry.config
+        result.before, len(result.matches), len(geometry.inliers), geometry.config, *judged
     )
     parts = [head, result.matches.astype("<u4").tobytes(), geometry.inliers.astype("<u4").tobytes()]
     for name, shape in _FIELDS.items():
@@ -288,7 +305,7 @@ def result_to_bytes(result: PairResult) -> bytes:
 
 
 def result_from_bytes(data: bytes) -> PairResult:
-    before, kept, inliers, config = _HEAD.unpack_from(data)
+    before, kept, inliers, config, *judged = _HEAD.unpack_from(data)
     offset = _HEAD.size
 
     def take(kind: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -299,8 +316,8 @@ def result_from_bytes(data: bytes) -> PairResult:
 
     matches = take("<u4", (kept, 2))
     if config < 0:
-        return PairResult(before, matches, None)
+        return PairResult(before, matches, None, *judged)
     rows = take("<u4", (inliers, 2))
     fields = {name: take("<f8", shape) for name, shape in _FIELDS.items()}
     fields = {name: None if np.isnan(v).any() else v for name, v in fields.items()}
-    return PairResult(before, matches, TwoViewGeometry(config, rows, **fields))
+    return PairResult(before, matches, TwoViewGeometry(config, rows, **fields), *judged)

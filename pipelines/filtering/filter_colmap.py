@@ -4,7 +4,9 @@ Reads cameras, keypoints, matches (and SIFT descriptors, for side information), 
 for each pair its kept matches, and E, F, H, the relative pose and the inliers as a calibrated
 two-view geometry: the mapper can follow at once, without COLMAP's own verification. Cameras are
 those of the database (any model but panoramas, whose pairs are left as they are). Where a focal
-length is a guess the geometry is uncalibrated, F and H alone.
+length is a guess the geometry is uncalibrated, F and H alone. Pairs that are too little likely to
+show a common part of the scene are left without matches, and listed in DATABASE.left_out.txt (of
+--out: DATABASE2.left_out.txt).
 
 The matches in DATABASE are replaced; --out writes a copy instead. All is written in one
 transaction at the end. Stopped at any moment, even by SIGKILL, it goes on when started again
@@ -22,6 +24,7 @@ from n3match.pipelines.common.arguments import (
     given_path,
     output_file,
 )
+from n3match.pipelines.filtering.left_out import add_probability_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-descriptors", action="store_true", help="don't compute side information"
     )
+    add_probability_argument(parser)
     add_filter_argument(parser)
     add_device_arguments(parser)
     parser.add_argument(
@@ -54,12 +58,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     from n3match.pipelines.filtering.colmap_database import Options, filter_database
+    from n3match.pipelines.filtering.left_out import left_out_line
+    from n3match.weights.verdict import shipped_verdict
 
     if not 0 < arguments.threshold < float("inf"):
         raise ValueError(f"--threshold must be positive, got {arguments.threshold}")
     target = arguments.out or arguments.database
     if arguments.out is not None and arguments.out.absolute() == arguments.database.absolute():
         raise ValueError(f"--out: {arguments.out} is DATABASE itself; leave --out away for that")
+    least = arguments.min_pair_probability
+    least = shipped_verdict().threshold if least is None else least
     began = time.perf_counter()
     counts = filter_database(
         arguments.database,
@@ -71,6 +79,7 @@ def main(arguments: argparse.Namespace) -> int:
             estimator=arguments.estimator,
             threshold=arguments.threshold,
             seed=arguments.seed,
+            min_pair_probability=least,
             device=arguments.device,
             half=arguments.half,
         ),
@@ -79,6 +88,7 @@ def main(arguments: argparse.Namespace) -> int:
     pairs, done = counts["pairs"], counts["done"]
     print(f"pairs      {pairs}" + (f", {pairs - done} of them done before" if done < pairs else ""))
     print(f"matches    {counts['kept']} kept, {counts['inliers']} inliers")
+    print(left_out_line(counts["left out"], pairs, least, target))
     if counts["guessed cameras"]:
         print(
             f"cameras    {counts['guessed cameras']} of {counts['cameras']} with a guessed focal "

@@ -4,6 +4,9 @@ FEATURES and MATCHES are hloc's files (`extract_features`, `match_features`); OU
 with −1 in matches0 where the filter rejects, and in matching_scores0 its probability of each match
 that is kept, above 0.5. hloc's `reconstruction.main` reads it in the place of MATCHES.
 
+Pairs that are too little likely to show a common part of the scene keep no match, and are listed in
+OUT.left_out.txt.
+
 Cameras are from --colmap, --intrinsics, EXIF (--images), whichever first knows an image, else
 assumed from the image size; what was taken is said. Side information of matches (ratio, mutual flag
 and whatever else the filter asks for): from SIFT's descriptors where FEATURES holds them; otherwise
@@ -22,6 +25,7 @@ from n3match.pipelines.common.arguments import (
     given_path,
     output_file,
 )
+from n3match.pipelines.filtering.left_out import add_probability_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-descriptors", dest="descriptors", action="store_false",
         help="don't compute side information"
     )
+    add_probability_argument(parser)
     add_filter_argument(parser)
     add_device_arguments(parser)
 

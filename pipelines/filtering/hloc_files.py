@@ -16,16 +16,18 @@ from n3match.hdf5 import copy_plain, open_hdf5, read_array
 from n3match.matching import is_gradient_histogram
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.devices import placed
-from n3match.pipelines.common.fingerprints import file_state, hash_of_weights
+from n3match.pipelines.common.fingerprints import file_state, hash_of_files, hash_of_weights
 from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.common.progress_log import ProgressLog, part_path, remove_leftovers
 from n3match.pipelines.filtering.image_cameras import ImageCameras, calibrated_keypoints
+from n3match.pipelines.filtering.left_out import LeftOutPair, left_out_line, write_list
 from n3match.pipelines.filtering.pair_logits import (
     ImageFeatures,
     filter_stream,
     one_to_one,
     pair_matches,
 )
+from n3match.pipelines.filtering.two_view_geometry import two_view_geometry
 from n3match.plugins.hloc import (
     HlocPair,
     find_pair,
@@ -36,6 +38,7 @@ from n3match.plugins.hloc import (
     write_matches,
 )
 from n3match.two_view import PairMatches, probability
+from n3match.weights.verdict import shipped_verdict, verdict_file
 from n3match.whole_file import check_target, whole_file
 
 _IMAGES_HELD = 24  # with descriptors; a few megabytes each
@@ -52,6 +55,7 @@ def filter_files(
     pairs: Path | None = None,
     descriptors: bool = True,
     filter: str = "sift",
+    min_pair_probability: float | None = None,
     device: str = "cpu",
     half: bool = False,
 ) -> None:
@@ -65,13 +69,16 @@ def filter_files(
     check_target(out)
     net = placed(MatchFilter.from_pretrained(filter), device, half)
     cameras = ImageCameras.read(colmap, intrinsics, images)
+    least = shipped_verdict().threshold if min_pair_probability is None else min_pair_probability
     depends_on = {  # not on the pairs wanted: these don't change what is found of one
-        "format": "n3match-filter-h5-1",
+        "format": "n3match-filter-h5-2",
         "files": [file_state(features), file_state(matches)],
         "weights": hash_of_weights(filter),
+        "verdict": hash_of_files(verdict_file()),
         "cameras": [file_state(colmap), file_state(intrinsics)],
         "images": str(images),
         "descriptors": descriptors,
+        "judged": least > 0,
         **({"half": True} if half else {}),
     }
     with open_hdf5(features) as found, open_hdf5(matches) as groups:
@@ -82,25 +89,39 @@ def filter_files(
             wanted = list_pairs(groups, image_names(found))
         if not wanted:
             raise ValueError(f"{matches}: holds no pairs (groups with matches0)")
-        wanted, left_out = _usable(wanted, cameras)
+        wanted, unsupported = _usable(wanted, cameras)
         reader = PairReader(found, groups, cameras, net, descriptors)
         with ProgressLog(part_path(out), depends_on) as log:
             if log.discarded:
                 print(f"note       {log.path.name} was of other inputs or options: begun anew")
-            done, seconds = _logits(net, reader, wanted, log)
+            done, seconds = _judge(net, reader, wanted, log, judged=least > 0)
             remove_leftovers(out)
             with whole_file(out) as temporary, h5py.File(temporary, "w") as file:
-                counts = [_write(groups, file, pair, log) for pair in wanted]
-                for pair in left_out:
+                counts = [_write(groups, file, pair, log, least) for pair in wanted]
+                for pair in unsupported:
                     copy_plain(groups[pair.group], file.require_group(pair.group))
+            left = [pair for _, _, pair in counts if pair is not None]
+            write_list(out, left)
             log.remove()
     before = len(wanted) - done
     print(f"pairs      {len(wanted)}" + (f", {before} of them done before" if before else ""))
     print(f"cameras    {cameras.describe()}")
     print(f"side       {reader.describe_side_info()}")
-    print(f"matches    {sum(n for n, _ in counts)} found, {sum(k for _, k in counts)} kept")
+    print(f"matches    {sum(n for n, _, _ in counts)} found, {sum(k for _, k, _ in counts)} kept")
+    print(left_out_line(len(left), len(wanted), least, out))
     print(f"seconds    {seconds:.2f}; {done / max(seconds, 1e-9):.1f} pairs a second")
     print(f"written    {out}")
+
+
+@dataclass(frozen=True, eq=False)
+class PairOfImages:
+    """A pair's group, its images, and the (M,) keypoints of each that are matched."""
+
+    pair: HlocPair
+    image0: ImageFeatures
+    image1: ImageFeatures
+    index0: np.ndarray
+    index1: np.ndarray
 
 
 @dataclass
@@ -126,12 +147,12 @@ class PairReader:
         self._image = functools.lru_cache(_IMAGES_HELD)(self._read_image)
         self._camera = functools.lru_cache(None)(self.cameras.camera)
 
-    def read(self, pair: HlocPair) -> Callable[[], PairMatches]:
+    def read(self, pair: HlocPair) -> tuple[PairOfImages, Callable[[], PairMatches]]:
         """Read the matches of a pair.
 
         Returns:
-            What makes them ready for the network, in the order of the keypoints of image 0: the
-            work that needs no file.
+            The matches with their images, and what makes them ready for the network, in the order
+            of the keypoints of image 0: the work that needs no file.
 
         Raises:
             ValueError: naming the file, the pair or image, and what is wrong.
@@ -143,7 +164,8 @@ class PairReader:
         known = known and bool(len(matched[0]) and self.net.side_info)
         self._with_side_info += known
         self._without += not known
-        return functools.partial(pair_matches, self.net, *images, *matched)
+        make = functools.partial(pair_matches, self.net, *images, *matched)
+        return PairOfImages(pair, *images, *matched), make
 
     def describe_side_info(self) -> str:
         """How many pairs had side information."""
@@ -200,24 +222,47 @@ def _usable(
     return [p for p in pairs if p.group not in unusable], left_out
 
 
-def _logits(net, reader: PairReader, pairs: list[HlocPair], log: ProgressLog) -> tuple[int, float]:
-    """Logits of all pairs into the log; how many weren't there before, and the seconds."""
+def _judge(
+    net, reader: PairReader, pairs: list[HlocPair], log: ProgressLog, *, judged: bool
+) -> tuple[int, float]:
+    """Logits of all pairs into the log, and the probability of their being real where that is
+    asked; how many weren't there before, and the seconds."""
+
+    def judge(found: PairOfImages, matches: PairMatches, logits: np.ndarray) -> bytes:
+        probability = np.nan
+        if judged:
+            kept = one_to_one(found.index0, found.index1, logits)
+            rows = np.stack([found.index0, found.index1], axis=1)[kept]
+            _, probability = two_view_geometry(
+                rows, found.image0, found.image1, logits[kept], len(logits)
+            )
+        return np.array(probability, "<f8").tobytes() + logits.astype("<f4").tobytes()
+
     began = time.perf_counter()
     missing = [pair for pair in pairs if pair.group not in log]
-    stream = ((pair, reader.read(pair)) for pair in missing)
+    stream = map(reader.read, missing)
     before = len(pairs) - len(missing)
     with Progress(len(pairs), "pair", done=before) as progress:
-        for pair, logits in filter_stream(net, stream, lambda pair, matches, logits: logits):
-            log.write(pair.group, logits.astype("<f4").tobytes())
+        for found, result in filter_stream(net, stream, judge):
+            log.write(found.pair.group, result)
             progress.update()
     return len(missing), time.perf_counter() - began
 
 
-def _write(matches: h5py.File, out: h5py.File, pair: HlocPair, log: ProgressLog) -> tuple[int, int]:
-    """Write a pair's group; the numbers of matches found and kept."""
-    logits = np.frombuffer(log.read(pair.group), "<f4").astype(np.float64)
+def _write(
+    matches: h5py.File, out: h5py.File, pair: HlocPair, log: ProgressLog, least: float
+) -> tuple[int, int, LeftOutPair | None]:
+    """Write a pair's group; the numbers of matches found and kept, and the pair if it is left
+    out: then it keeps none."""
+    result = log.read(pair.group)
+    (real,) = np.frombuffer(result, "<f8", 1).tolist()
+    logits = np.frombuffer(result, "<f4", offset=8).astype(np.float64)
     matches0 = read_array(matches[pair.group]["matches0"])
     index0 = np.flatnonzero(matches0 >= 0)
     kept = one_to_one(index0, matches0[index0], logits)
+    left_out = None
+    if real < least and kept.any():
+        left_out = LeftOutPair(pair.name0, pair.name1, real, int(kept.sum()))
+        kept = np.zeros_like(kept)
     write_matches(matches, out, pair.group, index0[kept], probability(logits[kept]))
-    return len(kept), int(kept.sum())
+    return len(kept), int(kept.sum()), left_out

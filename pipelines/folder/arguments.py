@@ -6,12 +6,13 @@ import argparse
 from pathlib import Path
 
 from n3match.pipelines.common.arguments import check_at_least, given_path
+from n3match.pipelines.filtering.left_out import add_probability_argument
 
 # Options of a folder alone, with what they are where nothing is said.
 DEFAULTS = {
     "pairs": None, "sequential": None, "similar": None, "colmap": None, "intrinsics": None,
     "one_camera": False, "processes": 1, "estimator": "auto", "threshold": 1.0,
-    "seed": 0,
+    "seed": 0, "min_pair_probability": None,
 }
 
 
@@ -43,6 +44,7 @@ def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
         help="of their inliers, pixels of the photographs at the size they are matched at "
         "(default: 1)")
     add("--seed", type=int, **unset, help="of the estimator: same seed, same result")
+    add_probability_argument(group, **unset)
 
 
 def folder_run(arguments: argparse.Namespace, out: Path, *, geometries: bool):
@@ -70,7 +72,7 @@ def folder_run(arguments: argparse.Namespace, out: Path, *, geometries: bool):
         Detection(given.max_keypoints, given.max_size),
         MatchOptions(
             given.filter, given.colmap, given.intrinsics, geometries, given.estimator,
-            given.threshold, given.seed, given.half,
+            given.threshold, given.seed, given.min_pair_probability, given.half,
         ),
         given.one_camera, given.processes,
     )

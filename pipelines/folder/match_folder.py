@@ -19,6 +19,7 @@ from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.common.progress_log import lock_file, part_path, remove_leftovers
 from n3match.pipelines.common.workers import run_jobs
 from n3match.pipelines.filtering.image_cameras import ImageCameras
+from n3match.pipelines.filtering.left_out import LeftOutPair, left_out_line, write_list
 from n3match.pipelines.folder.pair_choice import PairChoice
 from n3match.pipelines.folder.pair_jobs import FoundPair, MatchOptions, PairJobs, parts_of
 from n3match.pipelines.folder.photographs import (
@@ -30,6 +31,7 @@ from n3match.pipelines.folder.photographs import (
 from n3match.plugins.colmap import ColmapCamera, NewColmapDatabase
 from n3match.plugins.colmap.database import DEGENERATE
 from n3match.plugins.hloc import add_features, add_matches
+from n3match.weights.verdict import shipped_verdict
 from n3match.whole_file import check_target, whole_file, write_whole
 
 DATABASE = ".db"
@@ -75,6 +77,7 @@ class FolderCounts:
         pairs: matched; done_before: of them, by a run that was stopped; linked: with matches.
         matches: kept; inliers: of geometries.
         kinds: how many pairs by COLMAP's number for their geometry.
+        left_out: pairs that are too little likely to be real.
     """
 
     photographs: int = 0
@@ -87,6 +90,7 @@ class FolderCounts:
     matches: int = 0
     inliers: int = 0
     kinds: Counter = field(default_factory=Counter)
+    left_out: list[LeftOutPair] = field(default_factory=list)
 
 
 def match_folder(
@@ -151,6 +155,7 @@ def match_folder(
             write_database(run.out, usable, found, photographs, run.one_camera)
         else:
             write_hloc(run.out, usable, found, photographs)
+        write_list(run.out, counts.left_out)
         processes.wait()
         if not keep:
             shutil.rmtree(run.work)
@@ -283,6 +288,8 @@ def _counted(
     for names, pair in pairs:
         counts.matches += len(pair.matches)
         counts.linked += len(pair.matches) > 0
+        if pair.left_out:
+            counts.left_out.append(LeftOutPair(*names, pair.pair_probability, pair.left_out))
         if pair.geometry is not None:
             counts.inliers += len(pair.geometry.inliers)
             counts.kinds[pair.geometry.config] += 1
@@ -299,6 +306,9 @@ def report_lines(run: FolderRun, counts: FolderCounts) -> list[str]:
         ]
     before = f", {counts.done_before} of them done before" if counts.done_before else ""
     lines.append(f"pairs      {counts.pairs}{before}, {counts.linked} with matches")
+    least = run.options.min_pair_probability
+    least = shipped_verdict().threshold if least is None else least
+    lines.append(left_out_line(len(counts.left_out), counts.pairs, least, run.out))
     lines.append(f"matches    {counts.matches} kept")
     if run.options.geometries:
         without = counts.kinds[DEGENERATE]

@@ -14,14 +14,20 @@ import numpy as np
 from n3match.matching import keypoint_change, putative_matches
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.devices import placed
-from n3match.pipelines.common.fingerprints import file_state, hash_of_weights, versions
+from n3match.pipelines.common.fingerprints import (
+    file_state,
+    hash_of_files,
+    hash_of_weights,
+    versions,
+)
 from n3match.pipelines.filtering.colmap_database import result_from_bytes, result_to_bytes
 from n3match.pipelines.filtering.image_cameras import ImageCameras
 from n3match.pipelines.filtering.pair_logits import ImageFeatures, filter_stream, one_to_one
-from n3match.pipelines.filtering.two_view_geometry import two_view_geometry
+from n3match.pipelines.filtering.two_view_geometry import judged_pair
 from n3match.pipelines.folder.photographs import PhotographReader, Photographs
-from n3match.plugins.colmap.database import PairResult, TwoViewGeometry
+from n3match.plugins.colmap.database import TwoViewGeometry
 from n3match.two_view import PairMatches, probability
+from n3match.weights.verdict import verdict_file
 from n3match.whole_file import write_whole
 
 # Pairs of a part: few, so that little is lost, but no more files than this.
@@ -39,6 +45,7 @@ class MatchOptions:
     estimator: str = "auto"
     threshold: float = 1.0  # pixels of the photographs as they are matched
     seed: int = 0
+    min_pair_probability: float | None = None  # None: the default
     half: bool = False  # precision of the filter, where the device gains by it
 
 
@@ -50,11 +57,15 @@ class FoundPair:
         matches: (K, 2) uint32 rows of the photographs' keypoints, none of them twice.
         probability: (K,) float32 of each being right, by the filter.
         geometry: of them; None where none was asked for.
+        pair_probability: of the pair being real; NaN where nobody asked.
+        left_out: kept matches that are not among `matches`, because that is too small.
     """
 
     matches: np.ndarray
     probability: np.ndarray
     geometry: TwoViewGeometry | None
+    pair_probability: float
+    left_out: int
 
 
 @dataclass(frozen=True)
@@ -104,7 +115,8 @@ class PairJobs:
             for number, pair in enumerate(pairs_of(part)):
                 result = result_from_bytes(found[f"result{number}"].tobytes())
                 yield pair, FoundPair(
-                    result.matches, found[f"probability{number}"], result.geometry
+                    result.matches, found[f"probability{number}"], result.geometry,
+                    result.probability, result.left_out,
                 )
 
     def is_done(self, part: str) -> bool:
@@ -123,17 +135,20 @@ class PairJobs:
     def _fields(self, number: int, found: _Putative, logits: np.ndarray) -> dict[str, np.ndarray]:
         kept = one_to_one(found.index0, found.index1, logits)
         matches = np.stack([found.index0, found.index1], axis=1)[kept].astype(np.uint32)
-        geometry = None
-        if self.options.geometries:
-            geometry = two_view_geometry(
-                matches, found.image0, found.image1, logits[kept], len(logits),
-                estimator=self.options.estimator,
-                threshold=self.options.threshold * found.file_pixels, seed=self.options.seed,
-            )
-        result = result_to_bytes(PairResult(0, matches, geometry))
+        options = self.options
+        filtered = options.filter != "none"
+        result = judged_pair(
+            0, matches, found.image0, found.image1, logits[kept] if filtered else None,
+            len(logits) if filtered else len(matches),
+            least=options.min_pair_probability, geometries=options.geometries,
+            estimator=options.estimator, threshold=options.threshold * found.file_pixels,
+            seed=options.seed,
+        )
+        # Of none where the pair is left out.
+        chances = probability(logits[kept]).astype(np.float32)[: len(result.matches)]
         return {
-            f"result{number}": np.frombuffer(result, np.uint8),
-            f"probability{number}": probability(logits[kept]).astype(np.float32),
+            f"result{number}": np.frombuffer(result_to_bytes(result), np.uint8),
+            f"probability{number}": chances,
         }
 
     def _path(self, part: str) -> Path:
@@ -210,4 +225,5 @@ def _reader(photographs: Photographs, options: MatchOptions) -> PhotographReader
 def _depends_on(options: MatchOptions) -> tuple:
     weights = "" if options.filter == "none" else hash_of_weights(options.filter)
     cameras = [file_state(path) for path in (options.colmap, options.intrinsics)]
-    return "n3match-folder-1", options, weights, cameras, versions("opencv", "n3match")
+    verdict = hash_of_files(verdict_file())
+    return "n3match-folder-2", options, weights, verdict, cameras, versions("opencv", "n3match")

@@ -124,6 +124,11 @@ def _summary(run: FolderRun, counts: FolderCounts, found, names: list[str]) -> d
         "pairs_with_matches": counts.linked,
         "matches": counts.matches,
         "inliers": counts.inliers,
+        "left_out": [
+            {"photographs": [p.name0, p.name1], "pair_probability": p.probability,
+             "matches": p.matches}
+            for p in counts.left_out
+        ],
         "matching": report_lines(run, replace(counts, done_before=0)),
         "registered": 0,
         "without_pose": names,

@@ -6,6 +6,7 @@ OUT becomes a folder with
     sparse/             the model with the most photographs: cameras, images, points3D (.bin)
     reconstruction.png  cameras and points, from above and from the side
     summary.json        the numbers that are printed, and more
+    database.db.left_out.txt  pairs that are too little likely to show a common part of the scene
 
 Keypoints, pairs and filter are those of `n3match match FOLDER NAME.db`. Where the photographs tell
 no focal length it is a guess, which the mapper corrects. Needs pycolmap

@@ -17,8 +17,10 @@ or "assumed"), denoised0/1 (the weights) with --denoise, filter, num_putative.
 A folder: keypoints of each photograph once, all pairs or those chosen, no keypoint matched twice
 in a pair (--filter none: mutual nearest neighbours). OUT gets features.h5, matches.h5 and
 pairs.txt as hloc reads them. Stopped at any moment, even by SIGKILL, it goes on when started again
-(OUT.part holds what is done). For large folders, on one machine or several that see both folders:
-`torchrun --nproc-per-node 4 -m n3match.pipelines.cli match FOLDER OUT`.
+(OUT.part holds what is done). Pairs that are too little likely to show a common part of the scene
+are left out, and listed in OUT/left_out.txt (a database: NAME.db.left_out.txt). For large folders,
+on one machine or several that see both folders: `torchrun --nproc-per-node 4 -m
+n3match.pipelines.cli match FOLDER OUT`.
 
 Exit status: 0 also where no match is kept (the file then holds none); 1 where a photograph of a
 folder could not be read (told on standard error) and the rest was done; 2 for an error such as an
@@ -112,6 +114,7 @@ def _match_two(arguments: argparse.Namespace) -> int:
         view.print_json({
             "matches": {"found": len(pair.kept), "kept": int(pair.kept.sum())},
             "images": [view.photograph_as_dict(photo) for photo in pair.photographs],
+            "pair_probability": pair.pair_probability,
             "filter": arguments.filter,
             "seconds": watch.seconds,
             "written": str(arguments.out),
@@ -121,6 +124,7 @@ def _match_two(arguments: argparse.Namespace) -> int:
     for i, photo in enumerate(pair.photographs):
         print(f"image {i}    {view.describe_photograph(photo)}")
     print(f"matches    {len(pair.kept)} found, {pair.kept.sum()} kept")
+    print(f"pair       {view.describe_probability(pair.pair_probability)}")
     print(f"seconds    {view.describe_seconds(watch.seconds)}")
     print(f"written    {arguments.out}")
     if arguments.plot is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from dataclasses import dataclass, replace
@@ -26,7 +27,13 @@ from n3match.pipelines.two_view.photograph import (
     photograph_of_array,
     read_photograph,
 )
-from n3match.two_view import as_filter, match_logits, pose_from_logits, probability
+from n3match.two_view import (
+    as_filter,
+    change_between,
+    match_logits,
+    pose_from_logits,
+    probability,
+)
 from n3match.weights import default_filter
 
 
@@ -72,6 +79,14 @@ class MatchedPair:
         if self.logits is None:
             return np.ones(len(self.putative))
         return probability(self.logits)
+
+    @functools.cached_property
+    def pair_probability(self) -> float:
+        """That both images show a common part of the scene, calibrated where as many pairs do as
+        don't: that of `pose()`, which is estimated for it."""
+        found = self.pose().pair_probability
+        assert found is not None  # of verified poses it is known
+        return found
 
     def filtered(self, filter: MatchFilter | str | os.PathLike) -> MatchedPair:
         """The same matches, with what another filter says of them.
@@ -122,12 +137,19 @@ class MatchedPair:
             ValueError: an unknown estimator, a threshold that isn't positive.
         """
         photo0, photo1 = self.photographs
+        change = change_between(
+            self.features[0].sizes_angles[self.putative.index0],
+            self.features[1].sizes_angles[self.putative.index1],
+            photo0.K,
+            photo1.K,
+        )
         return pose_from_logits(
             self.putative.points0,
             self.putative.points1,
             photo0.K,
             photo1.K,
             self.logits,
+            keypoint_change=change,
             estimator=estimator,
             threshold=threshold,
             seed=seed,

@@ -78,6 +78,7 @@ def pose_as_dict(pair: MatchedPair, pose: RelativePose) -> dict:
             "kept": int(kept.sum()),
             "inliers": pose.num_inliers,
         },
+        "pair_probability": pose.pair_probability,
         "homography_support": pose.homography_support,
         "homography": plain(pose.homography),
         "estimator": pose.estimator,

@@ -134,11 +134,17 @@ def describe_seconds(seconds: dict[str, float]) -> str:
     return f"{stages}; together {sum(seconds.values()):.2f}"
 
 
+def describe_probability(value: float) -> str:
+    """Of a pair being real, in words."""
+    return f"shows a common part of the scene with probability {value:.3f}"
+
+
 def pose_lines(pair: MatchedPair, pose: RelativePose) -> list[str]:
     """Matches, status, R and t for people."""
     kept = pair.kept
     lines = [
         f"matches    {len(kept)} found, {np.count_nonzero(kept)} kept, {pose.num_inliers} inliers",
+        f"pair       {describe_probability(pose.pair_probability)}",
         f"status     {pose.status} (estimator {pose.estimator})",
     ]
     if pose.detail:

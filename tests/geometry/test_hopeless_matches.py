@@ -17,6 +17,7 @@ from n3match.geometry import (
 from n3match.geometry.estimators import ESTIMATORS
 from n3match.geometry.verification.agreement import Matches, epipolar_distance
 from n3match.geometry.verification.support import log10_false_alarms
+from n3match.weights.verdict import shipped_verdict
 
 pytestmark = pytest.mark.arithmetic
 
@@ -163,6 +164,29 @@ def test_pure_rotation_gives_the_rotation_only(estimator, noise):
     assert rotation_error_deg(result.R, scene.R) < 0.1
     assert np.mean(result.inliers[scene.true]) > 0.75
     assert np.count_nonzero(result.inliers & ~scene.true) <= 3
+
+
+@pytest.mark.parametrize("estimator", SAMPLING)
+@pytest.mark.parametrize("kind", ["rotation", "far"])
+def test_noise_above_the_threshold_is_no_parallax(kind, estimator):
+    for noise in (1.0, 2.0):
+        scene = make_scene(kind, noise=noise, outliers=100, count=300)
+        result = _estimate(scene.points0, scene.points1, estimator)
+        assert result.status is PoseStatus.NO_PARALLAX
+        assert rotation_error_deg(result.R, scene.R) < 0.5
+
+
+def test_a_narrow_noisy_view_leaves_the_pose_open():
+    scene = make_scene("general", noise=2.0, count=2000)
+    centre = np.array([800.0, 400.0])
+    near = np.abs(scene.points0 - centre).max(axis=1) < 90
+    points = scene.points0[near], scene.points1[near]
+    assert len(points[0]) > 40
+    result = _estimate(*points, "auto")
+    assert result.status is PoseStatus.DEGENERATE
+    assert "standard deviation" in result.detail
+    assert result.pair_probability > shipped_verdict().threshold
+    assert _estimate(scene.points0, scene.points1, "auto").ok
 
 
 def test_pure_rotation_that_was_rounded_to_float32():

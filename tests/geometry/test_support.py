@@ -10,6 +10,7 @@ from two_view_scenes import K_A, make_scene, random_matches
 from n3match.geometry import (
     PoseStatus,
     essential_from_pose,
+    estimate_relative_pose_from_matches,
     rotation_error_deg,
     undistort_points,
 )
@@ -38,7 +39,10 @@ from n3match.geometry.verification.support import (
     _log_binomial_tail,
     count_distinct,
     log10_false_alarms,
+    noise_in_thresholds,
+    samples_worth_drawing,
 )
+from n3match.geometry.verification.uncertainty import pose_deviation_deg
 
 pytestmark = pytest.mark.arithmetic
 
@@ -83,6 +87,49 @@ def test_a_fixed_model_has_its_chance_share_of_random_matches():
     p = _chance(distance(*_mismatched(x0, x1)), PX)
     assert binom.cdf(inside, 5000, p) > 1e-4
     assert p < 3 * inside / 5000
+
+
+def test_samples_are_as_many_as_can_matter():
+    # Of 60 picked out of 2000 nearly half would have to agree, of 600 not picked a thirtieth.
+    few = replace(_matches(random_matches(60, 0)), num_putative=2000)
+    many = _matches(random_matches(600, 0))
+    assert samples_worth_drawing(few, 0.9999, 100_000) == 5000
+    assert 20_000 < samples_worth_drawing(many, 0.9999, 100_000) <= 100_000
+    assert samples_worth_drawing(many, 0.9999, 3000) == 3000
+    assert samples_worth_drawing(many, 0.5, 10**9) < samples_worth_drawing(many, 0.9999, 10**9)
+
+
+@pytest.mark.parametrize("noise", [0.5, 0.7, 1.5, 2.5])
+def test_noise_is_told_on_both_sides_of_the_threshold(noise):
+    scene = make_scene("general", count=500, outliers=500, noise=noise)
+    distance = epipolar_distance(essential_from_pose(scene.R, scene.t))
+    assert noise_in_thresholds(_matches(scene), distance) == pytest.approx(noise, rel=0.15)
+
+
+def test_deviation_is_that_of_poses_fitted_again_and_again():
+    exact = make_scene("general", count=100, noise=0.0, seed=0)
+    told = pose_deviation_deg(exact.R, exact.t, *_calibrated(exact), 1.0 * PX)
+    rng = np.random.default_rng(1)
+    off = []
+    for _ in range(60):
+        points = [p + rng.normal(size=p.shape) for p in (exact.points0, exact.points1)]
+        pose = estimate_relative_pose_from_matches(
+            *points, K_A, K_A, estimator="opencv_usac", threshold=4.0, verify=False
+        )
+        off.append(max(_angle(pose.t, exact.t), rotation_error_deg(pose.R, exact.R)))
+    # A root mean square about two axes, by an estimator that isn't quite least squares.
+    assert 0.7 * told < np.sqrt(np.mean(np.square(off))) < 3 * told
+    assert pose_deviation_deg(exact.R, exact.t, *(x[:4] for x in _calibrated(exact)), PX) == np.inf
+
+
+def test_noise_that_looks_like_parallax_determines_no_pose():
+    exact, noisy = (make_scene("far", count=200, noise=noise, seed=0) for noise in (0.0, 0.2))
+    least = 100 * pose_deviation_deg(exact.R, exact.t, *_calibrated(exact), 0.002 * PX)
+    told = pose_deviation_deg(exact.R, exact.t, *_calibrated(noisy), 0.2 * PX)
+    assert 5 < 0.8 * least < told
+    # Distances of the matches themselves count where they are larger than the noise told.
+    told_less = pose_deviation_deg(exact.R, exact.t, *_calibrated(noisy), 0.01 * PX)
+    assert told_less == pytest.approx(told, rel=0.3)
 
 
 def test_log_tail_has_no_underflow():

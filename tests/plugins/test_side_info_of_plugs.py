@@ -214,7 +214,7 @@ def test_hloc(pair, known, tmp_path, mutual_alone):
         matches.create_group("a/b")["matches0"] = index1.astype(np.int16)
         cameras = ImageCameras({"a": CAMERA, "b": CAMERA}, {}, None, Counter())
         reader = PairReader(file, matches, cameras, net, True)
-        made = reader.read(list_pairs(matches, ["a", "b"])[0])()
+        made = reader.read(list_pairs(matches, ["a", "b"])[0])[1]()
     check_pair_matches(net, pair, made, known, rows)
 
 

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import two_view_scenes
 from putative_scenes import K0, K1, SIZE0, SIZE1, make_scene, pose_error_deg
 
 import n3match
 from n3match import PoseStatus
+from n3match.two_view import pose_from_logits
 
 pytestmark = pytest.mark.arithmetic
 
@@ -146,6 +148,20 @@ def test_identical_images_give_no_translation():
     assert pose.status is PoseStatus.NO_PARALLAX
     np.testing.assert_allclose(pose.R, np.eye(3), atol=1e-3)
     assert pose.t is None
+
+
+def test_what_the_filter_refuses_is_no_parallax():
+    """Matches refused, which agree with each other: the rotation of those kept is the answer."""
+    scene = two_view_scenes.make_scene("near_and_far", noise=0.2)
+    cameras = scene.K0, scene.K1
+    turned = np.c_[scene.points0, np.ones(len(scene.true))] @ np.linalg.inv(scene.K0).T @ scene.R.T
+    turned = turned @ scene.K1.T
+    near = np.linalg.norm(turned[:, :2] / turned[:, 2:] - scene.points1, axis=1) > 5
+    assert 20 < np.count_nonzero(near) < 60
+    points = scene.points0, scene.points1
+    kept = pose_from_logits(*points, *cameras, np.where(near, -3.0, 3.0))
+    assert kept.status is PoseStatus.NO_PARALLAX
+    assert pose_from_logits(*points, *cameras, np.full(len(near), 3.0)).ok
 
 
 def test_all_points_in_one_place():

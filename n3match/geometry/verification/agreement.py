@@ -31,6 +31,10 @@ class Matches:
     # How many there were before any filter that looked at the geometry: a filter could have picked
     # agreeing matches out of many wrong ones.
     num_putative: int
+    # What is known of each: the logit (N,) of the filter that picked them, and how their keypoints
+    # change (N, 3), see `n3match.matching.keypoint_change`.
+    logits: np.ndarray | None = None
+    keypoint_change: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.x0)

@@ -25,8 +25,9 @@ from n3match.geometry.verification.support import (
     log10_false_alarms,
 )
 
-# A plane is dominant with this share of the inliers.
-_DOMINANT_SHARE = 0.95
+# A plane is dominant with this share of the inliers: among many wrong matches half as many again as
+# its own agree with any pose by chance.
+_DOMINANT_SHARE = 0.5
 # A rival pose of a plane is as good with this share of the pose's own inliers, and better when
 # the pose has less than this share of the rival's.
 _AS_GOOD, _WORSE = 0.95, 0.8
@@ -110,7 +111,7 @@ def plane_support(plane: PlaneModel | None, inliers: np.ndarray) -> dict:
 def plane_dominates(
     matches: Matches, distance: Distance, inliers: np.ndarray, plane: PlaneModel
 ) -> bool:
-    """Whether nearly all inliers are on one plane, and those off it no more than chance gives.
+    """Whether most inliers are on one plane, and those off it no more than chance gives.
     distance: of matches from the epipolar geometry, see `log10_false_alarms`."""
     explained = plane.explained
     if np.count_nonzero(explained) < _DOMINANT_SHARE * np.count_nonzero(inliers):
@@ -133,9 +134,11 @@ def compare_with_rival(
         The verdict, and the R and t to go on with (those given unless REPLACE).
     """
     limit = TRANSFER_FACTOR * matches.threshold
+    # What is off the plane is chance's, and speaks for whichever pose was sought with it.
+    x0, x1 = matches.x0[plane.explained], matches.x1[plane.explained]
 
     def support(pose: tuple[np.ndarray, np.ndarray]) -> int:
-        return int(np.count_nonzero(inliers_of(*pose, matches.x0, matches.x1, limit)))
+        return int(np.count_nonzero(inliers_of(*pose, x0, x1, limit)))
 
     rivals = [
         pose for pose in _poses(plane.H) if float(pose_error_deg(*pose, R, t)) > _SAME_POSE_DEG

@@ -10,6 +10,11 @@ import numpy as np
 from n3match.geometry.verification.agreement import Matches
 from n3match.geometry.verification.planarity import points_on_a_line
 from n3match.geometry.verification.support import SIGNIFICANT
+from n3match.weights.verdict import shipped_verdict
+
+# Few inliers in a crowd of matches, less than this share of it, need this probability of the pair:
+# wrong matches aren't independent where a scene repeats itself.
+_CROWD_SHARE, _LEAST_IN_CROWD = 0.25, 0.3
 
 
 class PoseStatus(str, enum.Enum):
@@ -20,7 +25,8 @@ class PoseStatus(str, enum.Enum):
     ESTIMATION_FAILED = "estimation_failed"
     DEGENERATE = "degenerate"  # the points don't determine one
     NO_PARALLAX = "no_parallax"  # a rotation alone explains the matches
-    INSUFFICIENT_SUPPORT = "insufficient_support"  # chance alone gives as many inliers
+    # Chance alone, or what looks alike, gives as many inliers.
+    INSUFFICIENT_SUPPORT = "insufficient_support"
 
     def __str__(self) -> str:
         return self.value
@@ -40,9 +46,12 @@ class Verdict:
     # nothing to look at.
     homography_support: float | None = None
     homography: np.ndarray | None = None
-    # log10 of how many models with this support are expected from chance: at most `SIGNIFICANT`
-    # where "ok". None where the test was not made.
+    # log10 of how many models with this support are expected from chance: where "ok" and no filter
+    # picked the matches, at most `SIGNIFICANT`. None where the test was not made.
     log10_false_alarms: float | None = None
+    # That the inliers lie on something that both images show, in [0, 1], see `verification.pair`;
+    # small where there are none. None where nothing was verified.
+    pair_probability: float | None = None
     detail: str = ""  # one sentence for people
 
     @property
@@ -73,17 +82,31 @@ def hopeless(
 
 
 def doubtful(
-    matches: Matches, inliers: np.ndarray, alarms: float
+    matches: Matches,
+    inliers: np.ndarray,
+    alarms: float,
+    pair_probability: float,
+    least: float | None,
 ) -> tuple[PoseStatus, str] | None:
     """Status and detail of an estimate that chance or points on a line explain; None: go on.
 
     Args:
         inliers: (N,) bool. alarms: `log10_false_alarms` of the estimate.
+        pair_probability: of the pair. least: that is wanted; None: the default.
     """
-    if alarms > SIGNIFICANT:
+    count = np.count_nonzero(inliers)
+    found = f"{count} inliers of {matches.num_putative} putative matches are "
+    if matches.logits is None:
+        if alarms > SIGNIFICANT:
+            return PoseStatus.INSUFFICIENT_SUPPORT, f"{found}no more than chance gives"
+        if least is None:
+            least = _LEAST_IN_CROWD if count < _CROWD_SHARE * matches.num_putative else 0.0
+    elif least is None:
+        least = shipped_verdict().threshold
+    if pair_probability < least:
         return PoseStatus.INSUFFICIENT_SUPPORT, (
-            f"{np.count_nonzero(inliers)} inliers of {matches.num_putative} putative matches are "
-            "no more than chance gives"
+            f"{found}on something in both images with probability {pair_probability:.3f}, at "
+            f"least {least:g} wanted"
         )
     if inliers.any() and any(
         points_on_a_line(x[inliers], matches.threshold) for x in (matches.x0, matches.x1)

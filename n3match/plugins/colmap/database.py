@@ -7,6 +7,7 @@ id1 · 2147483647 + id2; its matches are of image id1 (first column) and id2.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator
@@ -48,11 +49,15 @@ class PairResult:
         before: checksum of the matches that this result is from.
         matches: (K, 2) uint32 kept.
         geometry: of them; None to leave a pair without, for COLMAP to verify.
+        probability: that the pair is real, see `Verdict.pair_probability`; NaN where nobody asked.
+        left_out: kept matches that are not among `matches`, because that is too small.
     """
 
     before: int
     matches: np.ndarray
     geometry: TwoViewGeometry | None
+    probability: float = math.nan
+    left_out: int = 0
 
 
 @dataclass(frozen=True, eq=False)

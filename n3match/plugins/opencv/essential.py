@@ -21,7 +21,7 @@ from n3match.plugins.opencv.overloads import (
     point_array,
     shape_of,
 )
-from n3match.two_view import match_logits, pose_from_logits
+from n3match.two_view import change_between, match_logits, pose_from_logits
 
 
 def _is_method(values: dict) -> bool:
@@ -170,4 +170,8 @@ def _estimate(
     for name, value in known.items():
         if filter is None and value is not None:
             raise ValueError(f"{name}: found one without a filter to look at it")
-    return pose_from_logits(points1, points2, *matrices, logits, **options), given.get("mask")
+    change = change_between(known["sizes_angles1"], known["sizes_angles2"], *matrices)
+    pose = pose_from_logits(
+        points1, points2, *matrices, logits, keypoint_change=change, **options
+    )
+    return pose, given.get("mask")

@@ -236,3 +236,28 @@ def test_keypoint_shapes_of_both_layouts(tmp_path):
             np.testing.assert_allclose(
                 found.sizes_angles, np.column_stack([scale, np.degrees(angle)]), rtol=1e-5
             )
+
+
+@pytest.mark.parametrize("geometries", [True, False])
+def test_pairs_that_are_not_real_are_left_out_and_listed(filtered, tmp_path, capsys, geometries):
+    out, listed = tmp_path / "out.db", tmp_path / "out.db.left_out.txt"
+    database = filtered[2] / "d.db"
+    options = [] if geometries else ["--no-geometries"]
+    assert run(database, "--out", out, *options, "--min-pair-probability", "1") == 0
+    assert "left out   2 of 2 pairs" in capsys.readouterr().out
+    rows = read_rows(out)
+    for pair in PAIRS:
+        assert len(indices(rows["matches"][pair])) == 0
+        if geometries:
+            row = rows["two_view_geometries"][pair]
+            assert row["config"] == 1 and len(indices(row)) == 0
+    lines = [line.split("\t") for line in listed.read_text().splitlines()]
+    assert len(lines) == 2
+    for _, _, real, matches in lines:
+        assert 0.5 < float(real) < 1 and int(matches) > 50
+    assert run(database, "--out", out, *options, "--min-pair-probability", "0") == 0
+    assert not listed.exists()
+    for pair in PAIRS:
+        np.testing.assert_array_equal(
+            indices(read_rows(out)["matches"][pair]), indices(filtered[1]["matches"][pair])
+        )

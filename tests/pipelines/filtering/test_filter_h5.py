@@ -276,3 +276,23 @@ def test_empty_pair_stays_empty(tmp_path):
         file[GROUPS[0]]["matches0"][...] = -1
     assert run(features, matches, tmp_path / "out.h5") == 0
     assert (arrays(tmp_path / "out.h5")[GROUPS[0]][0] == -1).all()
+
+
+def test_pairs_that_are_not_real_are_left_out_and_listed(hloc, filtered, tmp_path, capsys):
+    out, listed = tmp_path / "out.h5", tmp_path / "out.h5.left_out.txt"
+    assert run(hloc[0], hloc[1], out, "--min-pair-probability", "1") == 0
+    assert f"left out   {len(GROUPS)} of {len(GROUPS)} pairs" in capsys.readouterr().out
+    assert all((matches0 == -1).all() for matches0, _ in arrays(out).values())
+    lines = [line.split("\t") for line in listed.read_text().splitlines()]
+    assert {(name0, name1) for name0, name1, *_ in lines} == {*NAMES}
+    for _, _, real, matches in lines:
+        assert 0.5 < float(real) < 1 and int(matches) > 50
+    for least in ("0", None):
+        options = [] if least is None else ["--min-pair-probability", least]
+        assert run(hloc[0], hloc[1], out, *options) == 0
+        assert not listed.exists()
+        for group, (matches0, _) in arrays(out).items():
+            np.testing.assert_array_equal(matches0, filtered[group][0])
+    assert "wanted a number from 0 to 1, got '2'" in error_of(
+        capsys, hloc[0], hloc[1], out, "--min-pair-probability", "2"
+    )

@@ -255,6 +255,25 @@ def pairs(choice: PairChoice, names, descriptors=None) -> list[tuple[str, str]]:
     return choice.pairs(names, descriptors)
 
 
+@pytest.mark.parametrize("name", ["out.db", "out"])
+def test_pairs_that_are_not_real_are_left_out_and_listed(folder, tmp_path, capsys, name):
+    out = tmp_path / name
+    options = ("--sequential", "1", "--min-pair-probability")
+    assert run(folder, out, *options, "1") == 0
+    told = capsys.readouterr().out
+    listed = out / "left_out.txt" if out.is_dir() else tmp_path / "out.db.left_out.txt"
+    assert f"{COUNT - 1} of {COUNT - 1} pairs, real with a probability below 1: {listed}" in told
+    assert "0 with matches" in told
+    lines = [line.split("\t") for line in listed.read_text().splitlines()]
+    assert [line[:2] for line in lines] == [
+        [f"5-{i}.png", f"5-{i + 1}.png"] for i in range(COUNT - 1)
+    ]
+    assert all(0.5 < float(line[2]) < 1 and int(line[3]) > 30 for line in lines)
+    assert run(folder, out, *options, "0") == 0
+    assert not listed.exists()
+    assert f"{COUNT - 1} with matches" in capsys.readouterr().out
+
+
 def test_choice_of_pairs(tmp_path):
     names = ["a", "b", "c", "d"]
     assert len(pairs(PairChoice(), names)) == 6

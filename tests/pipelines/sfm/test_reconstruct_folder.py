@@ -54,6 +54,7 @@ def test_every_camera_is_where_it_was(made):
     summary = json.loads((made / "summary.json").read_text())
     assert summary["registered"] == summary["photographs"] == COUNT
     assert summary["without_pose"] == summary["problems"] == []
+    assert summary["left_out"] == []
     assert summary["guessed_focal_lengths"] == COUNT and summary["pairs"] == 15
     assert summary["points"] > 100 and 0 < summary["reprojection_error_px"] < 1
     assert all(abs(f / 480 - 1) < 0.1 for f in summary["focal_lengths_px"].values())

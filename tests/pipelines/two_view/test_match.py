@@ -71,6 +71,7 @@ def test_json_for_programs(tmp_path):
     _, rows = read_csv(tmp_path / "m.csv")
     assert result["matches"]["kept"] == len(rows) < result["matches"]["found"]
     assert (result["written"], result["picture"], result["filter"]) == ("m.csv", None, "sift")
+    assert 0.5 < result["pair_probability"] < 1
     assert set(result["seconds"]) >= {"read", "sift", "matching", "filter"}
     for i, image in enumerate(result["images"]):
         assert (image["width"], image["height"]) == (768, 1024)

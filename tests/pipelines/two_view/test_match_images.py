@@ -27,6 +27,7 @@ def test_paths_give_all_matches_what_the_filter_keeps_and_a_pose(tmp_path):
     pose = pair.pose()
     assert pose.ok and pose.inliers.shape == pair.kept.shape
     assert pose_error_deg(pose.R, pose.t, R, T) < 5
+    assert 0.9 < pair.pair_probability == pose.pair_probability < 1
     pair.plot(tmp_path / "matches.png")
     pair.plot(tmp_path / "lines.png", pose)
     heights = [cv2.imread(str(tmp_path / n)).shape[0] for n in ("matches.png", "lines.png")]
@@ -65,6 +66,13 @@ def test_without_a_filter_all_are_kept():
     assert list(pair.seconds) == ["read", "sift", "matching"]
     again = n3match.match_images(PHOTO0, PHOTO1, filter="sift-cnnet", max_keypoints=100)
     np.testing.assert_array_equal(pair.filtered("sift-cnnet").logits, again.logits)
+
+
+def test_photographs_of_different_things_are_no_pair():
+    turned = np.ascontiguousarray(255 - rgb(PHOTO1)[::-1, ::-1])
+    pair = n3match.match_images(PHOTO0, turned, max_keypoints=1000)
+    assert pair.pair_probability < 0.2
+    assert not pair.pose().ok
 
 
 def test_images_without_texture_have_no_matches(tmp_path):

@@ -42,7 +42,7 @@ def test_command_prints_the_pose_and_draws_the_matches(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == [
-        "image", "image", "matches", "status", "R", "t", "seconds", "picture"
+        "image", "image", "matches", "pair", "status", "R", "t", "seconds", "picture"
     ]
     assert "status     ok (estimator" in done.stdout
     for stage in ("weights", "read", "sift", "matching", "filter", "pose", "plot"):
@@ -65,6 +65,7 @@ def test_json_holds_a_pose_close_to_the_known_one(capsys):
     assert 4000 >= matches["found"] > 2000 > matches["kept"] >= matches["inliers"] >= 20
     assert [image["intrinsics"] for image in result["images"]] == ["given", "given"]
     assert result["images"][0]["distortion"] == [-0.038, 0, 0, 0]
+    assert 0.9 < result["pair_probability"] < 1
     assert list(result["seconds"]) == ["weights", "read", "sift", "matching", "filter", "pose"]
 
 

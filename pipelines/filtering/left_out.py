@@ -1,0 +1,56 @@
+"""Pairs that are left out because they are too little likely to be real, and their list."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from n3match.pipelines.common.arguments import parse_probability
+from n3match.weights.verdict import shipped_verdict
+from n3match.whole_file import write_whole
+
+_SUFFIX = ".left_out.txt"
+
+
+@dataclass(frozen=True)
+class LeftOutPair:
+    """Two images, the probability that they show a common part of the scene, and how many matches
+    the filter had kept."""
+
+    name0: str
+    name1: str
+    probability: float
+    matches: int
+
+
+def add_probability_argument(parser: argparse._ActionsContainer, **unset: object) -> None:
+    """--min-pair-probability P."""
+    default = shipped_verdict().threshold
+    parser.add_argument(
+        "--min-pair-probability", type=parse_probability, metavar="P",
+        **(unset or {"default": None}),
+        help="leave out pairs that show a common part of the scene with a smaller probability; "
+        f"they are listed in OUT{_SUFFIX} (default: {default:g}; 0: leave out none)",
+    )
+
+
+def list_path(out: Path) -> Path:
+    """Of the list, beside a file or inside a folder."""
+    return out / _SUFFIX[1:] if out.is_dir() else out.with_name(out.name + _SUFFIX)
+
+
+def write_list(out: Path, pairs: Sequence[LeftOutPair]) -> None:
+    """Lines of two names, probability, number of matches, with tabs between; no file for none."""
+    if not pairs:
+        list_path(out).unlink(missing_ok=True)  # of an earlier run
+        return
+    lines = (f"{p.name0}\t{p.name1}\t{p.probability:.4f}\t{p.matches}\n" for p in pairs)
+    write_whole(list_path(out), "".join(lines))
+
+
+def left_out_line(count: int, pairs: int, least: float, out: Path) -> str:
+    """What is told of them."""
+    where = f": {list_path(out)}" if count else ""
+    return f"left out   {count} of {pairs} pairs, real with a probability below {least:g}{where}"

@@ -1,0 +1,120 @@
+"""Learn which pairs of photographs are real, from scenes with COLMAP models.
+
+Of each scene in TRAIN pairs are drawn: real ones, and ones that only look alike (cameras at
+different sides of it, parts of photographs that share nothing); and pairs of two scenes. What a
+robust estimator finds on the matches that the filter keeps, without any doubt, is evidence;
+logistic models of it make `pair_probability`. The threshold, from which a pair counts as real, is
+chosen on the scenes of --val: the least, in hundredths, that claims no pair of two scenes and at
+most 0.5 % of those that look alike.
+
+Has to be run again whenever the filter's weights change. Keypoints and matches are kept in --work,
+so that a second run takes minutes: delete nothing there.
+
+    n3match train-verdict TRAIN --val VAL --work DIR --out n3match/weights/verdict.json
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from n3match.pipelines.common.arguments import given_path, output_file
+from n3match.pipelines.verdict.plan import add_plan_arguments
+
+# Scenes of --val are few: all their photographs, and so many times more pairs of each.
+_VAL_PAIRS = 3
+_OF_EACH_SCENE = ("real", "other_side", "other_part")
+# Of the pairs, one in so many also with a filter that knows nothing but the points.
+_POINTS_ALONE_EVERY = 2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "scenes", nargs="+", type=given_path, metavar="TRAIN",
+        help="scenes with COLMAP models and photographs, or folders of them, to learn from",
+    )
+    parser.add_argument(
+        "--val", nargs="+", type=given_path, required=True, metavar="VAL",
+        help="likewise, to choose the threshold on",
+    )
+    parser.add_argument(
+        "--out", type=output_file(".json"), required=True, metavar="FILE.json",
+        help="the verdict; that of the package is n3match/weights/verdict.json",
+    )
+    add_plan_arguments(
+        parser, real=14, other_side=25, other_part=15, other_place=250, images=12
+    )
+
+
+def main(arguments: argparse.Namespace) -> int:
+    from collections import Counter
+
+    from n3match.pipelines.common.fingerprints import hash_of_weights, versions
+    from n3match.pipelines.common.result_rows import ResultRows
+    from n3match.pipelines.common.tables import markdown_table
+    from n3match.pipelines.verdict.fit import choose_threshold, fit_models, probabilities
+    from n3match.pipelines.verdict.measured import (
+        EvidenceRow,
+        evidence_rows,
+        measured,
+        settings_of,
+    )
+    from n3match.pipelines.verdict.pair_kinds import KINDS, REAL
+    from n3match.pipelines.verdict.plan import (
+        check_plan,
+        match_stores,
+        planned_pairs,
+        read_scenes,
+    )
+    from n3match.weights.verdict import PairVerdict
+    from n3match.whole_file import write_whole
+
+    check_plan(arguments)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    rows = ResultRows(arguments.work / "evidence.csv", EvidenceRow)
+    settings, stores = settings_of(arguments.filter, verdict=False), match_stores(arguments)
+    main_model = "essential, logits and change"
+    found = {}
+    for split, folders in (("train", arguments.scenes), ("val", arguments.val)):
+        options = arguments if split == "train" else _of_val(arguments)
+        pairs = planned_pairs(read_scenes(folders, options), options)
+        found[split] = measured(
+            pairs, stores, rows, settings, evidence_rows,
+            lambda pair, count: (pair.name, count, main_model), _POINTS_ALONE_EVERY,
+        )
+        counts = Counter(row.kind for row in found[split] if row.model == main_model)
+        print(f"{split:10} " + ", ".join(f"{counts[kind]} {kind}" for kind in KINDS))
+    models = fit_models(found["train"])
+    val = [row for row in found["val"] if row.model == main_model]
+    threshold = choose_threshold(models[main_model], val)
+    cells = []
+    for name, model in models.items():
+        here = [row for row in found["val"] if row.model == name and row.right >= 0]
+        claimed = probabilities(model, here) >= threshold
+        groups = [
+            [c for c, row in zip(claimed, here) if row.right and row.kind == REAL],
+            [c for c, row in zip(claimed, here) if not row.right and row.kind == REAL],
+            *([c for c, row in zip(claimed, here) if row.kind == kind] for kind in KINDS[1:]),
+        ]
+        cells.append([name, *(f"{sum(group)} of {len(group)}" for group in groups)])
+    print(f"threshold  {threshold}\n")
+    print(markdown_table(
+        ["claimed on val by model", "real, solved", "real, not solved", *KINDS[1:]], cells
+    ))
+    notes = {
+        "filter": arguments.filter,
+        "filter_sha256": hash_of_weights(arguments.filter),
+        "keypoints": arguments.keypoints,
+        "pairs": {
+            split: dict(Counter(row.kind for row in rows if row.model == main_model))
+            for split, rows in found.items()
+        },
+        "versions": versions("n3match", "opencv", "torch"),
+    }
+    write_whole(arguments.out, PairVerdict(threshold, models, notes).to_text())
+    print(f"\nwritten    {arguments.out}")
+    return 0
+
+
+def _of_val(arguments: argparse.Namespace) -> argparse.Namespace:
+    more = {name: _VAL_PAIRS * getattr(arguments, name) for name in _OF_EACH_SCENE}
+    return argparse.Namespace(**{**vars(arguments), **more, "images": None})
