@@ -65,6 +65,9 @@ from n3match.geometry.verification.verdict import PoseStatus, Verdict, doubtful,
 _NOISE_FACTOR = 2.5
 # Beside a rotation, a filter's picks are as if chosen from so many times their number.
 _PICKED_FROM = 2
+# A threshold cuts off more than a few right matches where noise is above this share of it; how much
+# less exact poses are then, as a power, was found on generated scenes.
+_NOISE_CUT, _NOISE_POWER = 0.75, 1.5
 # A pose with a larger standard deviation (degrees) is not determined by its matches.
 _DEVIATION_DEG = 2.5
 
@@ -294,8 +297,8 @@ def verify_pose(
         deviation = pose_deviation_deg(
             R, t, matches.x0[inliers], matches.x1[inliers], noise * matches.threshold
         )
-        # A fit to the matches within a threshold below the noise is much worse than least squares.
-        deviation *= max(1.0, noise) ** 2
+        # A fit to matches within a threshold that cuts off the noise is worse than least squares.
+        deviation *= max(1.0, noise / _NOISE_CUT) ** _NOISE_POWER
         if deviation > _DEVIATION_DEG:
             why = f"the matches leave the pose open by {deviation:.1f}° (standard deviation)"
             reason = PoseStatus.DEGENERATE, why

@@ -1,7 +1,8 @@
 """How many pairs are claimed to be real: of those that are, and of those that look alike.
 
 Pairs are drawn of scenes with COLMAP models as by `n3match train-verdict`, which see for the kinds
-of them; with --strangers, photographs of SCENES also stand against those of other places. Every
+of them; with --strangers, photographs of SCENES also stand against those of other places. Parts of
+photographs whose pose is found right stand apart: nobody knows whether they show the same. Every
 pair goes through the library as by default: the filter, the estimator, its doubt; beside that
 stands what people do, "at least 15 inliers" and "at least 30" of mutual nearest neighbours with a
 ratio below 0.9.

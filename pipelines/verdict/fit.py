@@ -30,13 +30,35 @@ def fit_models(rows: Sequence[EvidenceRow]) -> dict[str, dict[str, float]]:
     Real pairs weigh as much as all others together, and of these each kind as much as another.
     """
     models = {}
-    for name in sorted({row.model for row in rows}):
-        chosen = [row for row in rows if row.model == name and row.right >= 0]
+    for name, chosen in by_model(rows).items():
         right = np.array([row.right for row in chosen])
         if not 0 < right.sum() < len(right):
             raise ValueError(f"{name}: {right.sum()} of {len(right)} pairs are real: no model")
         models[name] = _fitted(chosen, right, list(_TERMS[name.partition(", ")[2]]))
     return models
+
+
+def by_model(rows: Sequence[EvidenceRow]) -> dict[str, list[EvidenceRow]]:
+    """Those of which it is known whether they are right, by the name of their model, sorted."""
+    return {
+        name: [row for row in rows if row.model == name and row.right >= 0]
+        for name in sorted({row.model for row in rows})
+    }
+
+
+def left_out_probabilities(rows: Sequence[EvidenceRow]) -> dict[str, np.ndarray]:
+    """By name of a model (R,) of its rows as in `by_model`, each by a model of other scenes' pairs;
+    NaN where these are too few for one."""
+    found = {}
+    for name, chosen in by_model(rows).items():
+        told = found[name] = np.full(len(chosen), np.nan)
+        for scene in sorted({row.scene0 for row in chosen}):
+            others = [row for row in chosen if scene not in (row.scene0, row.scene1)]
+            if len({row.right for row in others}) == 2:
+                mine = np.flatnonzero([row.scene0 == scene for row in chosen])
+                model = fit_models(others)[name]
+                told[mine] = probabilities(model, [chosen[i] for i in mine])
+    return found
 
 
 def _fitted(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,13 +12,17 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 from n3match.pipelines.common.tables import markdown_table
-from n3match.pipelines.verdict.measured import RIGHT_DEG, AnswerRow
-from n3match.pipelines.verdict.pair_kinds import KINDS, OTHER_PART, OTHER_SIDE, REAL
+from n3match.pipelines.verdict.fit import by_model
+from n3match.pipelines.verdict.measured import RIGHT_DEG, AnswerRow, EvidenceRow
+from n3match.pipelines.verdict.pair_kinds import KINDS, OTHER_PART, OTHER_PLACE, OTHER_SIDE, REAL
 from n3match.whole_file import whole_file
 
 _INLIERS = (15, 30)
 _BINS = (0.0, 0.05, 0.2, 0.5, 0.8, 0.95, 1.0)
 _LOOK_ALIKE = (OTHER_SIDE, OTHER_PART)
+# Parts that do show a common part of the scene, of which its model has no points; or a façade's
+# repetitions along the line that the camera moved on, which agree with the right pose.
+_PART_SOLVED = f"{OTHER_PART}, solved within {RIGHT_DEG:g}°"
 
 Claim = Callable[[AnswerRow], bool]
 
@@ -66,12 +70,37 @@ def verdict_report(rows: Sequence[AnswerRow], threshold: float) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def claims_table(
+    rows: Sequence[EvidenceRow], told: Mapping[str, np.ndarray], threshold: float
+) -> str:
+    """Markdown: how many pairs of each kind models claim.
+
+    told: by model, probabilities of its rows as in `by_model`; those that are NaN don't count.
+    """
+    groups: dict[str, Callable[[EvidenceRow], bool]] = {
+        "real, solved": lambda row: row.kind == REAL and row.right == 1,
+        "real, not solved": lambda row: row.kind == REAL and row.right != 1,
+    }
+    groups |= {kind: lambda row, kind=kind: row.kind == kind for kind in KINDS if kind != REAL}
+    cells = []
+    for name, chosen in by_model(rows).items():
+        known = [(p >= threshold, row) for p, row in zip(told[name], chosen) if np.isfinite(p)]
+        inside = [[claimed for claimed, row in known if of(row)] for of in groups.values()]
+        cells.append([name, *(f"{sum(group)} of {len(group)}" for group in inside)])
+    return markdown_table(["model", *groups], cells)
+
+
 def _groups(rows: Sequence[AnswerRow]) -> list[tuple[str, list[AnswerRow]]]:
-    real = [row for row in rows if row.kind == REAL]
+    def solved(kind: str, wanted: bool) -> list[AnswerRow]:
+        return [r for r in rows if r.kind == kind and (r.undoubted_deg < RIGHT_DEG) == wanted]
+
     return [
-        (f"real, solved within {RIGHT_DEG:g}°", [r for r in real if r.undoubted_deg < RIGHT_DEG]),
-        ("real, not solved", [r for r in real if not r.undoubted_deg < RIGHT_DEG]),
-        *((kind, [r for r in rows if r.kind == kind]) for kind in KINDS if kind != REAL),
+        (f"real, solved within {RIGHT_DEG:g}°", solved(REAL, True)),
+        ("real, not solved", solved(REAL, False)),
+        (OTHER_SIDE, [row for row in rows if row.kind == OTHER_SIDE]),
+        (OTHER_PART, solved(OTHER_PART, False)),
+        (_PART_SOLVED, solved(OTHER_PART, True)),
+        (OTHER_PLACE, [row for row in rows if row.kind == OTHER_PLACE]),
     ]
 
 
@@ -87,10 +116,11 @@ def _share(rows: Sequence[AnswerRow], claim: Claim) -> str:
 def calibration_table(rows: Sequence[AnswerRow]) -> str:
     """Of the pairs in each range of probability, the share that is real and right.
 
-    Real pairs that aren't solved are left out: their inliers are those of chance.
+    Real pairs that aren't solved are left out, whose inliers are those of chance, and parts that
+    are.
     """
     groups = dict(_groups(rows))
-    real, _, *others = groups.values()
+    real, _, *others = (group for what, group in groups.items() if what != _PART_SOLVED)
     wrong = [row for group in others for row in group]
     cells = []
     for low, high in pairwise(_BINS):
@@ -120,8 +150,9 @@ def plot_claims(path: Path, rows: Sequence[AnswerRow], threshold: float) -> None
     FigureCanvasAgg(figure)
     for panel, count in zip(figure.subplots(1, len(counts), squeeze=False)[0], counts):
         here = [row for row in rows if row.keypoints == count]
-        real = dict(_groups(here))[f"real, solved within {RIGHT_DEG:g}°"]
-        alike = [row for row in here if row.kind in _LOOK_ALIKE]
+        groups = dict(_groups(here))
+        real = groups[f"real, solved within {RIGHT_DEG:g}°"]
+        alike = [row for kind in _LOOK_ALIKE for row in groups[kind]]
         if not real or not alike:
             continue
         curves: dict[str, tuple[Callable[[AnswerRow], float], Sequence[float]]] = {
@@ -139,7 +170,7 @@ def plot_claims(path: Path, rows: Sequence[AnswerRow], threshold: float) -> None
                 panel.annotate(f"≥ {limit:g}", at, textcoords="offset points", xytext=(6, -10))
         panel.set(
             title=f"{count} keypoints", xlabel="look-alikes claimed to be real, %",
-            ylabel=f"real pairs (solved within {RIGHT_DEG:g}°) kept, %", xlim=(-1, 30),
+            ylabel=f"real pairs (solved within {RIGHT_DEG:g}°) kept, %", xlim=(-1, 101),
             ylim=(50, 101),
         )
         panel.grid(alpha=0.3)

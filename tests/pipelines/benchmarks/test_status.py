@@ -45,6 +45,11 @@ def test_nothing_is_confidently_wrong():
     assert {*of["general"]} == {PoseStatus.OK}
 
 
+def test_noise_that_the_threshold_cuts_off_is_not_confident():
+    cases = run_cases(["sift"], 8, noise=(2.0,), wrong=(0.0,), kinds=("one side",))
+    assert not [case for case in cases if case.is_wrong]
+
+
 def test_report_counts_what_is_wrong():
     right = StatusCase("general", 0.5, 0.0, "none", PoseStatus.OK, 1.0, 0.99)
     wrong = StatusCase("far", 2.0, 0.6, "none", PoseStatus.OK, 40.0, 0.97)

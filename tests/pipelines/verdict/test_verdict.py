@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -10,7 +11,12 @@ import toy_scene
 from scipy.spatial.transform import Rotation
 
 from n3match.pipelines.cli import main
-from n3match.pipelines.verdict.fit import choose_threshold, fit_models, probabilities
+from n3match.pipelines.verdict.fit import (
+    choose_threshold,
+    fit_models,
+    left_out_probabilities,
+    probabilities,
+)
 from n3match.pipelines.verdict.known_matches import turn_to_middle
 from n3match.pipelines.verdict.measured import AnswerRow, EvidenceRow, true_pose
 from n3match.pipelines.verdict.pair_kinds import (
@@ -23,7 +29,7 @@ from n3match.pipelines.verdict.pair_kinds import (
     pairs_of_scene,
     pairs_of_two_scenes,
 )
-from n3match.pipelines.verdict.report import verdict_report
+from n3match.pipelines.verdict.report import claims_table, verdict_report
 from n3match.plugins.colmap.model import ColmapCamera, ColmapImage
 from n3match.weights.verdict import read_verdict
 
@@ -145,6 +151,25 @@ def test_models_are_calibrated_and_the_threshold_claims_what_it_may():
     )
 
 
+def test_scenes_are_judged_by_models_of_others():
+    """Of scene b what speaks for a pair elsewhere speaks against it."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(400):
+        right, scene = number % 2, "aab"[number % 3]
+        strength = rng.normal(1 if right == (scene == "a") else -1, 0.5)
+        row = _evidence(REAL if right else OTHER_SIDE, right, strength, number)
+        rows.append(replace(row, scene0=scene, scene1=scene))
+    (name,), (told,) = zip(*left_out_probabilities(rows).items())
+    right = np.array([row.right for row in rows])
+    of_b = np.array([row.scene0 == "b" for row in rows])
+    assert np.mean((told > 0.5)[of_b] == right[of_b]) < 0.2
+    table = claims_table(rows, {name: told}, 0.5)
+    claimed = np.count_nonzero((told > 0.5) & (right == 0))
+    cells = [cell.strip() for cell in table.splitlines()[-1].split("|")]
+    assert cells[1] == "essential, points" and cells[4] == f"{claimed} of 200"
+
+
 def test_models_want_pairs_of_both_sorts():
     with pytest.raises(ValueError, match="essential, points: 0 of 1 pairs are real"):
         fit_models([_evidence(OTHER_PART, 0, 1.0, 0)])
@@ -162,11 +187,14 @@ def test_report_counts_claims_by_kind():
     rows += [_answer(REAL, 0.5, 2.0, 40, i) for i in range(8, 10)]
     rows += [_answer(REAL, 0.1, 90.0, 5, 10)]
     rows += [_answer(OTHER_PART, 0.95 if i < 1 else 0.02, 180.0, 20, i) for i in range(20)]
+    # Whether these show the same is not known: their pose is right.
+    rows += [_answer(OTHER_PART, 0.99, 2.0, 20, i) for i in range(20, 23)]
     rows += [_answer(OTHER_PLACE, 0.01, 180.0, 16, i) for i in range(10)]
     table = verdict_report(rows, 0.9)
     lines = {line.split("|")[1].strip(): line for line in table.splitlines() if "|" in line}
     assert "8: 80.0" in lines["real, solved within 10°"]
     assert "10: 100.0" in lines["real, solved within 10°"]  # of at least 15 inliers
+    assert "3: 100.0" in lines["other part, solved within 10°"]
     assert "1: 5.0" in lines["other part"] and "20: 100.0" in lines["other part"]
     assert "0: 0.0 [0.0, 30.8]" in lines["other place"]
     # Of claims above 0.95, weights 8 / 10 and 1 / 30.
