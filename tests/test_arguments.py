@@ -97,6 +97,16 @@ def test_tensors_of_types_that_torch_has_other_names_for(kind):
     assert arguments.lent_tensor("x", np.asarray(2**63)).tolist() == 2**63
 
 
+def test_numbers_that_networks_can_square():
+    for fits in (torch.zeros(0, 2), np.zeros(0), torch.tensor([-1e9, 1e9]), np.array([3.0])):
+        arguments.check_moderate("x", fits)
+    for number, said in ((1e10, "within ±1e\\+09 wanted"), (float("nan"), "holds NaN or infinite"),
+                         (float("-inf"), "holds NaN or infinite")):
+        for bad in (torch.tensor([0.0, number]), np.array([number, 0.0])):
+            with pytest.raises(ValueError, match=f"x holds .*{said}|x {said}"):
+                arguments.check_moderate("x", bad)
+
+
 def scene():
     rng = np.random.default_rng(0)
     K = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
@@ -120,10 +130,11 @@ def test_pose_names_the_argument_that_is_wrong(name, value):
 @pytest.mark.parametrize("log_temperature", [-800.0, -1e4, -1e300, -np.inf, 800.0, 1e300, np.inf])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("backend", ["tiled", "reference"])
-def test_operator_is_finite_at_any_temperature(log_temperature, dtype, backend):
-    """exp(−log t) was infinite, and 0 · ∞ is NaN."""
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+def test_operator_is_finite_at_any_temperature(log_temperature, dtype, backend, scale):
+    """exp(−log t) was infinite, or a distance times it, and 0 · ∞ is NaN."""
     torch.manual_seed(0)
-    x, value = torch.randn(1, 9, 3).to(dtype), torch.randn(1, 9, 2).to(dtype)
+    x, value = (scale * torch.randn(1, 9, 3)).to(dtype), torch.randn(1, 9, 2).to(dtype)
     given = [log_temperature]
     given.append(torch.full((1, 9, 1), log_temperature, dtype=torch.float64).to(dtype))
     for log_t in given:

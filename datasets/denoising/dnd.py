@@ -17,7 +17,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from n3match.hdf5 import check_plain, member, open_hdf5, read_array
+from n3match.hdf5 import check_plain, kind_of, member, open_hdf5, read_array
 
 _MOST_VALUES = 1 << 28  # of one image
 _MOST_IMAGES = 10_000
@@ -80,7 +80,7 @@ def read_image(folder: str | Path, image: DndImage, *, srgb: bool) -> np.ndarray
         shape = getattr(found, "shape", None)
         wanted = 3 if srgb else 2
         if (
-            not isinstance(found, h5py.Dataset) or found.dtype.kind not in "fu"
+            not isinstance(found, h5py.Dataset) or kind_of(found) not in "fu"
             or len(shape) != wanted or (srgb and shape[0] != 3)
             or not 0 < math.prod(shape) <= _MOST_VALUES
         ):
@@ -165,7 +165,7 @@ def _references(group: h5py.Group, name: str, path: Path) -> list[h5py.Reference
 
 def _numbers(found: object, where: str) -> np.ndarray:
     if (
-        not isinstance(found, h5py.Dataset) or found.dtype.kind not in "fiu"
+        not isinstance(found, h5py.Dataset) or kind_of(found) not in "fiu"
         or not 0 < found.size <= 4 * _MOST_CROPS
     ):
         raise ValueError(f"{where}: wanted a few numbers")

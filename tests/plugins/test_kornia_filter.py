@@ -162,6 +162,8 @@ def test_half_precision_from_end_to_end(data, sift, dtype):
 def test_missing_entries_are_named(data, sift):
     with pytest.raises(ValueError, match=r"found \['image0'\], wanted image1, or lafs1 and"):
         N3LocalFeatureMatcher(sift)({"image0": data["image0"]})
+    with pytest.raises(TypeError, match=r"image1 must be a torch\.Tensor"):
+        N3LocalFeatureMatcher(sift)(data | {"image1": 1j})
     with pytest.raises(ValueError, match=r"wanted batch_indexes, too"):
         LocalFeatureMatchFilter()(dict.fromkeys(("keypoints0", "keypoints1"), torch.ones(1, 2)), {})
 

@@ -16,7 +16,7 @@ from n3match.arguments import (
     whole,
 )
 from n3match.geometry.checks import check_size
-from n3match.hdf5 import copy_plain, member, read_array
+from n3match.hdf5 import copy_plain, kind_of, member, read_array
 
 _MOST = 10_000_000  # keypoints of an image; more is a damaged file
 _LARGEST_SIDE = 2**20  # pixels
@@ -144,7 +144,7 @@ def write_matches(
     kept = np.full_like(matches0, -1)
     kept[kept0] = matches0[kept0]
     old = member(found, "matching_scores0")
-    is_floating = isinstance(old, h5py.Dataset) and old.dtype.kind == "f"
+    is_floating = isinstance(old, h5py.Dataset) and kind_of(old) == "f"
     new = np.zeros(len(matches0), old.dtype if is_floating else np.float16)
     new[kept0] = probability
     out["matches0"], out["matching_scores0"] = kept, new
@@ -265,7 +265,7 @@ def _numbers(
 ) -> np.ndarray:
     """A dataset of finite numbers, as `kind`, or for None: integers as they are, else float64."""
     data = member(group, name)
-    if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "iuf":
+    if not isinstance(data, h5py.Dataset) or kind_of(data) not in "iuf":
         raise _error(group, name, "found no numbers, wanted a dataset of them")
     if data.ndim != dimensions or max(data.shape) > most:
         wanted = f"{dimensions} dimensions of at most {most}"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from n3match.arguments import instance
+from n3match.arguments import dense_tensor, instance
 from n3match.geometry.checks import check_tensor
 from n3match.matching import putative_matches
 from n3match.matching.side_info import SIDE_INFO
@@ -251,13 +251,14 @@ class N3LocalFeatureMatcher(nn.Module):
             lafs, descriptors = data[f"lafs{image}"], data[f"descriptors{image}"]
         else:
             mask = data.get(f"mask{image}")
-            if mask is not None and mask.dim() == 3:
+            if mask is not None and dense_tensor(f"mask{image}", mask).dim() == 3:
                 mask = mask[:, None]
             if f"image{image}" not in data:
                 raise ValueError(
                     f"data: found {sorted(data)}, wanted image{image}, or lafs{image} and "
                     f"descriptors{image}, too"
                 )
+            check_tensor(f"image{image}", data[f"image{image}"], None, None, None, None)
             lafs, _, descriptors = self.local_feature(data[f"image{image}"], mask)
         for name, given in (("lafs", lafs), ("descriptors", descriptors)):
             check_tensor(f"{name}{image}", given)
