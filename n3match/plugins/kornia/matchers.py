@@ -19,7 +19,7 @@ from n3match.geometry.checks import check_tensor
 from n3match.matching import putative_matches
 from n3match.matching.side_info import SIDE_INFO
 from n3match.nn.match_filter import MatchFilter
-from n3match.plugins.kornia.cameras import camera_batch
+from n3match.plugins.kornia.cameras import camera_batch, check_keypoints
 from n3match.plugins.kornia.lafs import filled
 from n3match.plugins.kornia.match_filter import LocalFeatureMatchFilter
 from n3match.plugins.kornia.tensors import check_finite, check_together
@@ -95,6 +95,10 @@ class N3GeometryAwareMatcher(nn.Module):
                 ("K1", K1, "hw1", hw1, lafs1), ("K2", K2, "hw2", hw2, lafs2)
             )
         )
+        for name, frames, size_name, hw in (
+            ("lafs1", lafs1, "hw1", hw1), ("lafs2", lafs2, "hw2", hw2)
+        ):
+            check_keypoints(name, frames[0, :, :, 2], size_name, hw)
         found = _nearest(desc1, desc2, lafs1[0], lafs2[0])
         index1, index2 = found.pop("index0"), found.pop("index1")
         frames = lafs1[:, index1], lafs2[:, index2]
