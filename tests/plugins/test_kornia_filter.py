@@ -135,6 +135,8 @@ def test_four_arguments_as_kornias_geometry_aware_matcher_takes(data, sift):
         hw = torch.tensor(data["image0"].shape[2:])  # as the AdaLAM tutorial has it
         sized, _ = N3GeometryAwareMatcher()(*arguments, hw1=hw, hw2=hw)
         none = N3GeometryAwareMatcher()(desc1[0, :0], desc2[0], lafs1[:, :0], lafs2)
+        with pytest.raises(ValueError, match=r"lafs2: .* outside the image of 9 × 9 that hw2 says"):
+            N3GeometryAwareMatcher()(*arguments, hw1=hw, hw2=(9, 9))
     assert dists.shape == (len(idxs), 1) and (dists < 0.5).all()
     assert abs(len(dists) - len(sized)) < 0.2 * len(sized)
     points = [KF.get_laf_center(lafs)[0][idxs[:, i]] for i, lafs in enumerate((lafs1, lafs2))]
