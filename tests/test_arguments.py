@@ -225,6 +225,12 @@ def test_small_functions_take_what_they_say():
         matching.extract_sift(np.zeros((9, 9), np.uint8), sigma=1e9)
 
 
+def test_array_beside_a_tensor_with_a_gradient():
+    t = np.array([1.0, 2, 3])
+    found = geometry.essential_from_pose(torch.eye(3, dtype=torch.float64, requires_grad=True), t)
+    np.testing.assert_array_equal(found, geometry.essential_from_pose(np.eye(3), t))
+
+
 def test_opencv_plug_names_its_own_arguments():
     given = scene()
     points = given["points0"], given["points1"]

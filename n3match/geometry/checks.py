@@ -36,7 +36,10 @@ def arrays_too(function: Callable[..., Any]) -> Callable[..., Any]:
             for name, value in [*zip(names, args), *kwargs.items()]
         }
         result = function(**lent)
-        return tuple(a.numpy() for a in result) if isinstance(result, tuple) else result.numpy()
+        several = isinstance(result, tuple)
+        # A tensor among them may want a gradient, which an array can't carry.
+        found = tuple(a.detach().numpy() for a in (result if several else (result,)))
+        return found if several else found[0]
 
     return call
 
