@@ -93,8 +93,8 @@ def check_points_array(name: str, value: object) -> np.ndarray:
         if array.size == 0:
             return np.zeros((0, 2))
         raise ValueError(f"{name} must have shape (N, 2), got {array.shape}")
-    bad = ~np.isfinite(array).all(axis=1)
-    if bad.any():
+    if not np.isfinite(array).all():
+        bad = ~np.isfinite(array).all(axis=1)
         raise ValueError(
             f"{name} must be finite, got NaN or infinity in {int(bad.sum())} of {len(array)} rows "
             f"(first: row {int(np.flatnonzero(bad)[0])})"
