@@ -1,6 +1,9 @@
 """What `n3match fuzz` found: arguments that Python makes something of, and those it can't."""
 
+import io
+
 import cv2
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,7 @@ import torch
 import n3match
 from n3match import arguments, denoising, geometry, matching, ops
 from n3match.nn import MatchFilter, MatchFilterConfig, N3NetConfig
-from n3match.plugins import colmap, opencv
+from n3match.plugins import colmap, hloc, opencv
 
 RAGGED = [[1.0, 2.0], [3.0]]
 
@@ -229,6 +232,21 @@ def test_array_beside_a_tensor_with_a_gradient():
     t = np.array([1.0, 2, 3])
     found = geometry.essential_from_pose(torch.eye(3, dtype=torch.float64, requires_grad=True), t)
     np.testing.assert_array_equal(found, geometry.essential_from_pose(np.eye(3), t))
+
+
+def test_truth_values_that_are_none():
+    several, image = np.zeros(3), np.zeros((9, 9), np.uint8)
+    points = np.random.default_rng(0).random((9, 2))
+    with pytest.raises(TypeError, match="root must be True or False"):
+        matching.extract_sift(image, root=torch.zeros(0))
+    with pytest.raises(TypeError, match="verify must be True or False"):
+        geometry.estimate_relative_pose_from_matches(points, points, *[scene()["K0"]] * 2, verify=several)
+    with pytest.raises(TypeError, match="stored_pixels must be True or False"):
+        n3match.match_images(image, image, stored_pixels=several)
+    with h5py.File(io.BytesIO(), "w") as file:
+        file["a.jpg/keypoints"] = points
+        with pytest.raises(TypeError, match="descriptors must be True or False"):
+            hloc.read_features(file, "a.jpg", descriptors=several)
 
 
 def test_opencv_plug_names_its_own_arguments():

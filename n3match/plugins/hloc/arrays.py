@@ -9,6 +9,7 @@ import numpy as np
 
 from n3match.arguments import (
     finite_array,
+    flag,
     index_array,
     instance,
     number_array,
@@ -68,7 +69,7 @@ def read_features(features: h5py.File, name: str, *, descriptors: bool = True) -
         if len(size) != 2 or not 1 <= min(size) <= max(size) <= _LARGEST_SIDE:
             raise _error(group, "image_size", f"found {size}, wanted (width, height)")
     found = None
-    if descriptors and member(group, "descriptors") is not None:
+    if flag("descriptors", descriptors) and member(group, "descriptors") is not None:
         found = np.ascontiguousarray(_numbers(group, "descriptors", 2, np.float32).T)
         if len(found) != count:
             shape = (found.shape[1], count)
