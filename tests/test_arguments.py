@@ -240,7 +240,7 @@ def test_truth_values_that_are_none():
     with pytest.raises(TypeError, match="root must be True or False"):
         matching.extract_sift(image, root=torch.zeros(0))
     with pytest.raises(TypeError, match="verify must be True or False"):
-        geometry.estimate_relative_pose_from_matches(points, points, *[scene()["K0"]] * 2, verify=several)
+        geometry.estimate_relative_pose_from_matches(**scene(), verify=several)
     with pytest.raises(TypeError, match="stored_pixels must be True or False"):
         n3match.match_images(image, image, stored_pixels=several)
     with h5py.File(io.BytesIO(), "w") as file:
