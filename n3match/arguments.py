@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+#: Networks take no larger numbers: their squares' squares are still finite in float32.
+MODERATE = 1e9
 _NO_NUMBERS = (bool, np.bool_, str, bytes)
 
 
@@ -242,6 +244,28 @@ def strided_tensor(name: str, value: Any) -> torch.Tensor:
     if value.layout != torch.strided:
         raise TypeError(f"{name} must be a dense tensor, got one {value.layout}")
     return value
+
+
+def check_moderate(name: str, value: torch.Tensor | np.ndarray) -> None:
+    """Require numbers that a network can square several times over.
+
+    Raises:
+        ValueError: NaN, infinite numbers or larger ones than `MODERATE`.
+    """
+    if isinstance(value, torch.Tensor):
+        if not value.numel():
+            return
+        low, high = (float(bound) for bound in torch.aminmax(value))
+    elif value.size:
+        low, high = float(value.min()), float(value.max())
+    else:
+        return
+    if low >= -MODERATE and high <= MODERATE:
+        return
+    if math.isfinite(low) and math.isfinite(high):
+        raise ValueError(f"{name} holds numbers as far apart as {low:g} and {high:g}: numbers "
+                         f"within ±{MODERATE:g} wanted")
+    raise ValueError(f"{name} holds NaN or infinite numbers: finite numbers wanted")
 
 
 def lent_tensor(name: str, value: np.ndarray) -> torch.Tensor:

@@ -154,7 +154,7 @@ def read_array(dataset: h5py.Dataset) -> np.ndarray:
         ValueError: as there; not numbers, or damaged.
     """
     check_plain(dataset)
-    kind = _kind(dataset)
+    kind = kind_of(dataset)
     if kind not in "biuf":
         raise ValueError(f"{place(dataset)}: found type {dataset.dtype}, wanted numbers")
     try:
@@ -236,7 +236,15 @@ def place(item: h5py.Group | h5py.Dataset, name: str = "") -> str:
     return f"{item.file.filename}: {inside}" if inside else str(item.file.filename)
 
 
-def _kind(dataset: h5py.Dataset) -> str:
+def kind_of(dataset: h5py.Dataset) -> str:
+    """The kind of numbers in a dataset, as of NumPy; "": each entry is several.
+
+    Args:
+        dataset: of an open file.
+
+    Raises:
+        ValueError: a type that NumPy hasn't; names the file.
+    """
     try:
         return "" if dataset.dtype.subdtype or dataset.dtype.names else dataset.dtype.kind
     except _DAMAGE as error:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from n3match.arguments import computing_device, found, real_array
+from n3match.arguments import MODERATE, computing_device, found, real_array
 from n3match.geometry import (
     FundamentalMatrix,
     RelativePose,
@@ -341,7 +341,7 @@ class PairMatches:
 
     Attributes:
         points0, points1: (N, 2) calibrated coordinates; rows that aren't finite (rays that the lens
-            model doesn't reach) are never kept.
+            model doesn't reach), or are beyond ±1e9 (no camera sees so far aside), are never kept.
         side_info: (N, S), columns named by the filter's `side_info`, or the first of them; None
             where unknown.
         keypoint_change: (N, 3), see `n3match.matching.keypoint_change`; None where unknown.
@@ -371,7 +371,7 @@ def logits_of_many(net: MatchFilter, pairs: Sequence[PairMatches]) -> list[np.nd
         pairs: with any numbers of matches, 0 among them.
 
     Returns:
-        (N,) float64 for each pair; −inf where a coordinate isn't finite.
+        (N,) float64 for each pair; −inf where a coordinate isn't finite, or beyond ±1e9.
 
     Raises:
         ValueError: a shape that doesn't fit; names the argument.
@@ -392,7 +392,7 @@ def logits_of_many(net: MatchFilter, pairs: Sequence[PairMatches]) -> list[np.nd
                 continue
             if name != "side_info" or not _is_side_info(found, net, n):
                 raise ValueError(f"pairs[{i}].{name}: found shape {found.shape}, wanted {wanted}")
-        rows = np.isfinite(np.hstack([pair.points0, pair.points1])).all(axis=1)
+        rows = (np.abs(np.hstack([pair.points0, pair.points1])) <= MODERATE).all(axis=1)
         for name, tensors in given.items():
             found = getattr(pair, name)
             if found is None:

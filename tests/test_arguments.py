@@ -1,6 +1,9 @@
 """What `n3match fuzz` found: arguments that Python makes something of, and those it can't."""
 
+import io
+
 import cv2
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,7 @@ import torch
 import n3match
 from n3match import arguments, denoising, geometry, matching, ops
 from n3match.nn import MatchFilter, MatchFilterConfig, N3NetConfig
-from n3match.plugins import colmap, opencv
+from n3match.plugins import colmap, hloc, opencv
 
 RAGGED = [[1.0, 2.0], [3.0]]
 
@@ -97,6 +100,16 @@ def test_tensors_of_types_that_torch_has_other_names_for(kind):
     assert arguments.lent_tensor("x", np.asarray(2**63)).tolist() == 2**63
 
 
+def test_numbers_that_networks_can_square():
+    for fits in (torch.zeros(0, 2), np.zeros(0), torch.tensor([-1e9, 1e9]), np.array([3.0])):
+        arguments.check_moderate("x", fits)
+    for number, said in ((1e10, "within ±1e\\+09 wanted"), (float("nan"), "holds NaN or infinite"),
+                         (float("-inf"), "holds NaN or infinite")):
+        for bad in (torch.tensor([0.0, number]), np.array([number, 0.0])):
+            with pytest.raises(ValueError, match=f"x holds .*{said}|x {said}"):
+                arguments.check_moderate("x", bad)
+
+
 def scene():
     rng = np.random.default_rng(0)
     K = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
@@ -120,10 +133,11 @@ def test_pose_names_the_argument_that_is_wrong(name, value):
 @pytest.mark.parametrize("log_temperature", [-800.0, -1e4, -1e300, -np.inf, 800.0, 1e300, np.inf])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("backend", ["tiled", "reference"])
-def test_operator_is_finite_at_any_temperature(log_temperature, dtype, backend):
-    """exp(−log t) was infinite, and 0 · ∞ is NaN."""
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+def test_operator_is_finite_at_any_temperature(log_temperature, dtype, backend, scale):
+    """exp(−log t) was infinite, or a distance times it, and 0 · ∞ is NaN."""
     torch.manual_seed(0)
-    x, value = torch.randn(1, 9, 3).to(dtype), torch.randn(1, 9, 2).to(dtype)
+    x, value = (scale * torch.randn(1, 9, 3)).to(dtype), torch.randn(1, 9, 2).to(dtype)
     given = [log_temperature]
     given.append(torch.full((1, 9, 1), log_temperature, dtype=torch.float64).to(dtype))
     for log_t in given:
@@ -212,6 +226,27 @@ def test_small_functions_take_what_they_say():
         )
     with pytest.raises(ValueError, match="sigma must lie in 0"):
         matching.extract_sift(np.zeros((9, 9), np.uint8), sigma=1e9)
+
+
+def test_array_beside_a_tensor_with_a_gradient():
+    t = np.array([1.0, 2, 3])
+    found = geometry.essential_from_pose(torch.eye(3, dtype=torch.float64, requires_grad=True), t)
+    np.testing.assert_array_equal(found, geometry.essential_from_pose(np.eye(3), t))
+
+
+def test_truth_values_that_are_none():
+    several, image = np.zeros(3), np.zeros((9, 9), np.uint8)
+    points = np.random.default_rng(0).random((9, 2))
+    with pytest.raises(TypeError, match="root must be True or False"):
+        matching.extract_sift(image, root=torch.zeros(0))
+    with pytest.raises(TypeError, match="verify must be True or False"):
+        geometry.estimate_relative_pose_from_matches(**scene(), verify=several)
+    with pytest.raises(TypeError, match="stored_pixels must be True or False"):
+        n3match.match_images(image, image, stored_pixels=several)
+    with h5py.File(io.BytesIO(), "w") as file:
+        file["a.jpg/keypoints"] = points
+        with pytest.raises(TypeError, match="descriptors must be True or False"):
+            hloc.read_features(file, "a.jpg", descriptors=several)
 
 
 def test_opencv_plug_names_its_own_arguments():

@@ -17,7 +17,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from n3match.hdf5 import check_plain, member, open_hdf5, read_array
+from n3match.hdf5 import check_plain, kind_of, member, open_hdf5, read_array
 
 _MOST_VALUES = 1 << 28  # of one image
 _MOST_IMAGES = 10_000
@@ -80,7 +80,7 @@ def read_image(folder: str | Path, image: DndImage, *, srgb: bool) -> np.ndarray
         shape = getattr(found, "shape", None)
         wanted = 3 if srgb else 2
         if (
-            not isinstance(found, h5py.Dataset) or found.dtype.kind not in "fu"
+            not isinstance(found, h5py.Dataset) or kind_of(found) not in "fu"
             or len(shape) != wanted or (srgb and shape[0] != 3)
             or not 0 < math.prod(shape) <= _MOST_VALUES
         ):
@@ -122,26 +122,27 @@ def mosaic_places(pattern: np.ndarray | None, row: int, column: int) -> list[tup
 
 def _image(file: h5py.File, info: h5py.Group, i: int, path: Path) -> DndImage:
     where = f"{path}: image {i + 1}"
-    boxes = _numbers(file[_references(info, "boundingboxes", path)[i]], f"{where}: boundingboxes").T
+    boxes = _numbers(_referred(file, info, "boundingboxes", i, path), f"{where}: boundingboxes").T
     if boxes.ndim != 2 or boxes.shape[1] != 4 or not 0 < len(boxes) <= _MOST_CROPS:
         raise ValueError(f"{where}: boundingboxes of shape {boxes.shape}, wanted (crops, 4)")
     boxes = np.rint(boxes).astype(int)
     boxes[:, :2] -= 1
     if (boxes[:, :2] < 0).any() or (boxes[:, 2:] <= boxes[:, :2]).any():
         raise ValueError(f"{where}: boundingboxes hold one without pixels: {boxes.tolist()}")
-    level = file[_references(info, "nlf", path)[i]]
+    level = _referred(file, info, "nlf", i, path)
     a, b = (_number(level, name, f"{where}: nlf") for name in ("a", "b"))
     sigma = pattern = None
     if "sigma_srgb" in info:
-        found = file[_references(info, "sigma_srgb", path)[i]]
+        found = _referred(file, info, "sigma_srgb", i, path)
         sigma = _numbers(found, f"{where}: sigma_srgb").ravel()
         if len(sigma) != len(boxes):
             raise ValueError(f"{where}: sigma_srgb of {len(sigma)} crops, wanted {len(boxes)}")
     if "camera" in info:
-        camera = file[_references(info, "camera", path)[i]]
-        if isinstance(camera, h5py.Group) and "pattern" in camera:
+        camera = _referred(file, info, "camera", i, path)
+        told = member(camera, "pattern") if isinstance(camera, h5py.Group) else None
+        if told is not None:
             # As it lies in the file: so others read it.
-            pattern = _numbers(camera["pattern"], f"{where}: pattern").astype(int)
+            pattern = _numbers(told, f"{where}: pattern").astype(int)
     return DndImage(i + 1, boxes, a, b, sigma, pattern)
 
 
@@ -163,9 +164,18 @@ def _references(group: h5py.Group, name: str, path: Path) -> list[h5py.Reference
     return list(found[()].ravel())
 
 
+def _referred(file: h5py.File, group: h5py.Group, name: str, i: int, path: Path) -> object:
+    """What the reference of image i leads to."""
+    references = _references(group, name, path)
+    try:
+        return file[references[i]]
+    except (KeyError, ValueError, IndexError, RuntimeError, OSError, TypeError) as error:
+        raise ValueError(f"{path}: {name} of image {i + 1} is damaged ({error})") from error
+
+
 def _numbers(found: object, where: str) -> np.ndarray:
     if (
-        not isinstance(found, h5py.Dataset) or found.dtype.kind not in "fiu"
+        not isinstance(found, h5py.Dataset) or kind_of(found) not in "fiu"
         or not 0 < found.size <= 4 * _MOST_CROPS
     ):
         raise ValueError(f"{where}: wanted a few numbers")

@@ -45,6 +45,7 @@ from n3match.hdf5 import (
     attribute,
     check_plain,
     count_members,
+    kind_of,
     member,
     open_hdf5,
     read_array,
@@ -315,7 +316,7 @@ def _dataset(file: h5py.File, group: str, index: int) -> h5py.Dataset:
     dataset = member(file, f"{group}/{index}")
     if not isinstance(dataset, h5py.Dataset):
         raise _malformed(file, group, index, "no dataset", "one")
-    if dataset.dtype.kind not in "fiub":
+    if kind_of(dataset) not in "fiub":
         raise _malformed(file, group, index, f"type {dataset.dtype}", "numbers")
     return dataset
 

@@ -25,7 +25,7 @@ from n3match.datasets.scenes.source import (
     relative_pose_of,
 )
 from n3match.given_files import inside
-from n3match.hdf5 import member, open_hdf5, read_array
+from n3match.hdf5 import kind_of, member, open_hdf5, read_array
 
 #: A pair was used in the paper where the number is above this.
 MIN_SHARED, MIN_OVERLAP = 100, 0.3
@@ -102,7 +102,7 @@ def _field(file: h5py.File, key: str, count: int) -> np.ndarray:
     if not isinstance(dataset, h5py.Dataset) or dataset.size != count:
         found = getattr(dataset, "shape", "nothing")
         raise ValueError(f"{file.filename}: {key}: found {found}, wanted {count} numbers")
-    if dataset.dtype.kind not in "fiu":
+    if kind_of(dataset) not in "fiu":
         raise ValueError(f"{file.filename}: {key}: found type {dataset.dtype}, wanted numbers")
     return read_array(dataset).astype(np.float64).ravel()
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from n3match.arguments import MODERATE, check_moderate, real
 from n3match.arguments import found as found_in
-from n3match.arguments import real
 from n3match.denoising.denoiser import Denoiser
 from n3match.denoising.noise_level import estimate_sigma
 from n3match.nn import N3NetConfig
@@ -122,8 +122,8 @@ def denoise_raw(
         raise ValueError("weights: not a network for raw noise (which has maps of a and b)")
     levels = real("a", a), real("b", b)
     for name, value in zip("ab", levels):
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be a number, 0 or more, got {value:g}")
+        if not 0 <= value <= MODERATE:
+            raise ValueError(f"{name} must be a number from 0 to {MODERATE:g}, got {value:g}")
     found = _restored(_unit(image), levels, net, memory_limit, progress)
     return _stored(found, image.dtype)
 
@@ -143,8 +143,8 @@ def _check_image(image: np.ndarray) -> None:
         )
     if image.ndim not in (2, 3) or not image.size:
         raise ValueError(f"image must have shape (H, W) or (H, W, C), got {image.shape}")
-    if image.dtype in _FLOATS and not np.isfinite(image).all():
-        raise ValueError("image holds NaN or infinite numbers: finite numbers wanted")
+    if image.dtype in _FLOATS:
+        check_moderate("image", image)
 
 
 def _unit(image: np.ndarray) -> np.ndarray:

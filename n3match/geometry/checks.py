@@ -36,7 +36,10 @@ def arrays_too(function: Callable[..., Any]) -> Callable[..., Any]:
             for name, value in [*zip(names, args), *kwargs.items()]
         }
         result = function(**lent)
-        return tuple(a.numpy() for a in result) if isinstance(result, tuple) else result.numpy()
+        several = isinstance(result, tuple)
+        # A tensor among them may want a gradient, which an array can't carry.
+        found = tuple(a.detach().numpy() for a in (result if several else (result,)))
+        return found if several else found[0]
 
     return call
 
@@ -90,8 +93,8 @@ def check_points_array(name: str, value: object) -> np.ndarray:
         if array.size == 0:
             return np.zeros((0, 2))
         raise ValueError(f"{name} must have shape (N, 2), got {array.shape}")
-    bad = ~np.isfinite(array).all(axis=1)
-    if bad.any():
+    if not np.isfinite(array).all():
+        bad = ~np.isfinite(array).all(axis=1)
         raise ValueError(
             f"{name} must be finite, got NaN or infinity in {int(bad.sum())} of {len(array)} rows "
             f"(first: row {int(np.flatnonzero(bad)[0])})"

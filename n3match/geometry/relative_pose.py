@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from n3match.arguments import one_of, positive
+from n3match.arguments import flag, one_of, positive
 from n3match.geometry.camera import undistort_checked
 from n3match.geometry.checks import (
     check_distortion,
@@ -173,7 +173,7 @@ def estimate_relative_pose_from_matches(
     )
     if threshold_calibrated is not None:
         threshold_calibrated = positive("threshold_calibrated", threshold_calibrated)
-    num_putative = check_putative(num_putative, len(points0))
+    num_putative, verify = check_putative(num_putative, len(points0)), flag("verify", verify)
     problem = TwoViewProblem(
         undistort_checked(points0, K0, check_distortion("distortion0", distortion0)),
         undistort_checked(points1, K1, check_distortion("distortion1", distortion1)),

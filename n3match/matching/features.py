@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from n3match.arguments import number_array, one_of, real, whole
+from n3match.arguments import flag, number_array, one_of, real, whole
 
 # OpenCV multiplies what it is asked for, in 32 bits.
 _MOST_KEYPOINTS = 2**24
@@ -83,7 +83,7 @@ def extract_sift(
         TypeError: `image` is not a uint8 array.
         ValueError: `image` is not (H, W) with H, W > 0, or an option is out of range.
     """
-    max_keypoints = _check(image, max_keypoints)
+    max_keypoints, root = _check(image, max_keypoints), flag("root", root)
     octave_layers = whole("octave_layers", octave_layers, 1, _MOST_LAYERS)
     numbers = {
         "contrast_threshold": contrast_threshold, "edge_threshold": edge_threshold, "sigma": sigma

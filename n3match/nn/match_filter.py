@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from n3match.arguments import dense_tensor, sequence, whole
+from n3match.arguments import check_moderate, dense_tensor, sequence, whole
 from n3match.geometry import weighted_eight_point
 from n3match.matching.side_info import CHANGE_COLUMNS
 from n3match.nn.config import COORDINATES, MatchFilterConfig
@@ -369,9 +369,7 @@ def _check(
     for name, tensor in {"points0": points0, "points1": points1, **known}.items():
         if tensor is None:
             continue
-        shown = tensor if mask is None else tensor[mask]
-        if not bool(torch.isfinite(shown).all()):
-            raise ValueError(f"{name} holds NaN or infinite numbers: finite numbers wanted")
+        check_moderate(name, tensor if mask is None else tensor[mask])
 
 
 def _batches(lengths: Sequence[int], most: int) -> list[list[int]]:

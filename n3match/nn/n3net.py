@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from n3match.arguments import dense_tensor, one_of, real, sequence, whole
+from n3match.arguments import check_moderate, dense_tensor, one_of, real, sequence, whole
 from n3match.nn.dncnn import DnCNN
 from n3match.nn.image_n3_block import ImageN3Block
 from n3match.ops.checks import may_look
@@ -299,5 +299,5 @@ class N3Net(nn.Module):
                 f"{self.config.channels} image channels and maps {self.config.maps}; "
                 f"got {tuple(x.shape)}"
             )
-        if may_look(x) and not bool(torch.isfinite(x).all()):
-            raise ValueError("x holds NaN or infinite numbers: finite numbers wanted")
+        if may_look(x):
+            check_moderate("x", x)

@@ -17,9 +17,9 @@ RECURSIONS = ("released", "poster")
 SELECTIONS = ("n3", "knn", "concrete")
 # More than any use has: a mistake would run for ever, or out of memory.
 _MOST_NEIGHBOURS, _LARGEST_LAYOUT = 2**12, 2**20
-# Of log temperatures: beyond it t or 1/t is infinite in double precision, and 0 · ∞ is NaN; before
-# it the choice is certain, or all candidates are alike, for any distances.
-_EXTREME = 700.0
+# Of log temperatures: beyond it t, or a distance over t, may be infinite in double precision, and
+# 0 · ∞ is NaN; before it the choice is certain, or all candidates are alike, for any distances.
+_EXTREME = 300.0
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from n3match.arguments import instance, number_array
 from n3match.geometry import guess_intrinsics
+from n3match.given_files import check_regular
 from n3match.matching import is_gradient_histogram, putative_matches
 from n3match.matching.side_info import NEUTRAL
 from n3match.nn.match_filter import MatchFilter
@@ -173,6 +174,10 @@ def _points_in(answer: Mapping[str, Any], name: str) -> np.ndarray:
 
 def _camera(name: str, image: Any) -> np.ndarray:
     if isinstance(image, (str, os.PathLike)):
+        try:
+            check_regular(image)
+        except (FileNotFoundError, ValueError) as error:
+            raise type(error)(f"img{name[-1]}: {error}") from error
         with Image.open(image) as file:  # as stored, which is how vismatch reads it
             size = file.size
     elif isinstance(image, Image.Image):

@@ -298,7 +298,7 @@ def _(d):
     }  # fmt: skip
 
 
-@_target("n3match.match_images", 0.02)
+@_target("n3match.match_images", 0.02, ("apart",))  # a keypoint alone
 def _(d):
     return {
         "image0": d.image(largest=120), "image1": d.image(largest=120), "filter": d.filter(),
@@ -961,7 +961,11 @@ _ANSWER = ("answer", *(f"{what}{i}" for i in (0, 1) for what in (
     "matched_kpts", "all_kpts", "all_desc")))
 
 
-@_target("n3match.plugins.vismatch.FilteredMatcher.forward", 0.02, ("log10_false_alarms",), _ANSWER)
+# What the matcher answers is passed on.
+_OPEN = ("log10_false_alarms", "all_desc0", "all_desc1")
+
+
+@_target("n3match.plugins.vismatch.FilteredMatcher.forward", 0.02, _OPEN, _ANSWER)
 def _(d):
     from n3match.plugins.vismatch import FilteredMatcher
 

@@ -186,7 +186,8 @@ def contents(out: Path, command: Command) -> dict[str, object]:
         name = path.relative_to(out).as_posix()
         hidden = any(part.startswith(".") or part.endswith((".part", ".parts"))
                      for part in Path(name).parts)
-        if hidden or path.is_dir():
+        # SQLite's own beside a database, which it ends when that is read.
+        if hidden or path.is_dir() or name.endswith(("-journal", "-wal", "-shm")):
             continue
         found[name] = _content(path, path.name in command.growing)
     return found

@@ -18,8 +18,8 @@ from typing import Any
 from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.fuzz.outcomes import CRASH, GOOD, HANG, OUTCOMES
 
-#: Of a case: longer is a hang.
-HANG_S = 30.0
+#: Of a case: longer is a hang. A busy machine may keep a process waiting for half a minute.
+HANG_S = 120.0
 #: Bytes that a case may take beyond what the process has before the first one.
 MEMORY = 3 << 30
 _LOOK_EVERY_S = 0.2
@@ -137,9 +137,12 @@ def _work(make, arguments, first, most, seconds, counts, at, connection) -> None
     os.dup2(nowhere, 2)
     case = make(*arguments)
     _limit_memory(MEMORY)
-    until = time.monotonic() + seconds
+    until, parent = time.monotonic() + seconds, os.getppid()
     number = first
-    while time.monotonic() < until and (most is None or number < most):
+    # Whoever started this may have been killed.
+    while (
+        time.monotonic() < until and (most is None or number < most) and os.getppid() == parent
+    ):
         at[0], at[1] = number, time.monotonic()
         outcome, told = case(number)
         at[1] = 0.0

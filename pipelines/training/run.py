@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from n3match.nn.distributed import synchronise_statistics
 from n3match.pipelines.common.processes import Processes, joined_processes
+from n3match.pipelines.common.progress_log import lock_file
 from n3match.pipelines.training.config import RunConfig
 from n3match.pipelines.training.reports import Reports
 from n3match.pipelines.training.state import Progress, load_state, save_state
@@ -108,11 +110,25 @@ def train(
         The path of the weights: the best by validation, the last where there is none.
 
     Raises:
-        ValueError: the folder holds a run with other options; unusable data or weights.
+        ValueError: the folder holds a run with other options, or one that is going on; unusable
+            data or weights.
         RuntimeError: too many steps without finite gradients.
     """
-    with joined_processes(device) as processes:
-        return _Run(task, Path(folder), processes, save_every, loaders).run()
+    folder = Path(folder)
+    with joined_processes(device) as processes, _alone_in(folder, processes):
+        return _Run(task, folder, processes, save_every, loaders).run()
+
+
+@contextmanager
+def _alone_in(folder: Path, processes: Processes) -> Iterator[None]:
+    """Makes a run's folder, and holds it: rows of two runs in one log would be of neither."""
+    if not processes.is_first:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        lock_file(file, folder)
+        yield
 
 
 def train_by_command(task: Task, arguments: argparse.Namespace, loaders: int = 0) -> int:
@@ -139,8 +155,6 @@ class _Run:
         self.folder, self.weights = folder, folder / f"{task.name}.safetensors"
         self.save_every, self.loaders = save_every, loaders
         self.validation = task.validation()
-        if processes.is_first:
-            folder.mkdir(parents=True, exist_ok=True)
         self.batches = task.batches(folder, processes)
         # Trained weights hold tiny numbers; denormal arithmetic is many times slower on a CPU.
         torch.set_flush_denormal(True)

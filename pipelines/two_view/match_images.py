@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from n3match.arguments import flag
 from n3match.geometry import RelativePose
 from n3match.geometry.checks import check_intrinsics
 from n3match.matching import (
@@ -214,7 +215,7 @@ def match_images(
     Raises:
         FileNotFoundError, ValueError, TypeError: naming the file or the argument.
     """
-    watch = Stopwatch()
+    watch, stored_pixels = Stopwatch(), flag("stored_pixels", stored_pixels)
     net = None
     if filter is not None:
         with watch.stage("weights"):

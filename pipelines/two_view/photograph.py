@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from n3match.arguments import whole
 from n3match.datasets.images import ImageFile
 from n3match.geometry import guess_intrinsics
 
@@ -153,8 +154,8 @@ def photograph_of_array(
 
 def _reduced(photo: Photograph, max_size: int | None) -> Photograph:
     width, height = photo.size
-    if max_size is not None and max_size < 1:
-        raise ValueError(f"max_size must be at least 1 pixel, got {max_size}")
+    if max_size is not None:
+        max_size = whole("max_size", max_size, 1)
     K = np.asarray(photo.K, dtype=np.float64)
     if max_size is None or max(width, height) <= max_size:
         return replace(photo, K=K)

@@ -117,6 +117,10 @@ def test_raw_noise_is_given_by_a_and_b():
         n3match.denoise(image, 25, weights=net)
     with pytest.raises(ValueError, match="a must be"):
         denoise_raw(image, -1, 0.1, weights=net)
+    with pytest.raises(ValueError, match="b must be a number from 0 to 1e"):
+        denoise_raw(image, 0.1, 1e300, weights=net)
+    with pytest.raises(ValueError, match="image holds numbers as far apart"):
+        denoise_raw(1e20 * np.ones((8, 8)), 0.1, 0.1, weights=net)
 
 
 @pytest.mark.parametrize(

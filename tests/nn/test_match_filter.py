@@ -159,6 +159,7 @@ def test_no_matches():
         ({"points1": torch.zeros(1, 4, 2)}, ValueError, "one shape"),
         ({"points0": torch.zeros(1, 5, 2, dtype=torch.int32)}, TypeError, "points0 must be float"),
         ({"points0": torch.full((1, 5, 2), float("nan"))}, ValueError, "points0 holds NaN"),
+        ({"points1": torch.full((1, 5, 2), 1e20)}, ValueError, "points1 holds numbers as far"),
         ({"side_info": torch.zeros(1, 5, 6)}, ValueError, "side_info must have shape"),
         (
             {"keypoint_change": torch.zeros(1, 5, 2)}, ValueError,

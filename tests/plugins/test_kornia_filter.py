@@ -135,6 +135,8 @@ def test_four_arguments_as_kornias_geometry_aware_matcher_takes(data, sift):
         hw = torch.tensor(data["image0"].shape[2:])  # as the AdaLAM tutorial has it
         sized, _ = N3GeometryAwareMatcher()(*arguments, hw1=hw, hw2=hw)
         none = N3GeometryAwareMatcher()(desc1[0, :0], desc2[0], lafs1[:, :0], lafs2)
+        with pytest.raises(ValueError, match=r"lafs2: .* outside the image of 9 × 9 that hw2 says"):
+            N3GeometryAwareMatcher()(*arguments, hw1=hw, hw2=(9, 9))
     assert dists.shape == (len(idxs), 1) and (dists < 0.5).all()
     assert abs(len(dists) - len(sized)) < 0.2 * len(sized)
     points = [KF.get_laf_center(lafs)[0][idxs[:, i]] for i, lafs in enumerate((lafs1, lafs2))]
@@ -162,6 +164,8 @@ def test_half_precision_from_end_to_end(data, sift, dtype):
 def test_missing_entries_are_named(data, sift):
     with pytest.raises(ValueError, match=r"found \['image0'\], wanted image1, or lafs1 and"):
         N3LocalFeatureMatcher(sift)({"image0": data["image0"]})
+    with pytest.raises(TypeError, match=r"image1 must be a torch\.Tensor"):
+        N3LocalFeatureMatcher(sift)(data | {"image1": 1j})
     with pytest.raises(ValueError, match=r"wanted batch_indexes, too"):
         LocalFeatureMatchFilter()(dict.fromkeys(("keypoints0", "keypoints1"), torch.ones(1, 2)), {})
 

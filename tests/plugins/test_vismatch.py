@@ -47,7 +47,7 @@ def test_cameras_are_guessed_from_the_images():
     assert FilteredMatcher(matcher)(*IMAGES)["num_inliers"] > 50
     with pytest.raises(TypeError, match=r"img0 .* or give K0"):
         FilteredMatcher(matcher)(0, 1)
-    with pytest.raises(FileNotFoundError, match=r"a\.jpg"):
+    with pytest.raises(FileNotFoundError, match=r"img0: a\.jpg"):
         FilteredMatcher(matcher)("a.jpg", "b.jpg")
     assert FilteredMatcher(matcher, K0=K0, K1=K1)("a.jpg", "b.jpg")["num_inliers"] > 50
 

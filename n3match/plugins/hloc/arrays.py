@@ -9,6 +9,7 @@ import numpy as np
 
 from n3match.arguments import (
     finite_array,
+    flag,
     index_array,
     instance,
     number_array,
@@ -16,7 +17,7 @@ from n3match.arguments import (
     whole,
 )
 from n3match.geometry.checks import check_size
-from n3match.hdf5 import copy_plain, member, read_array
+from n3match.hdf5 import copy_plain, kind_of, member, read_array
 
 _MOST = 10_000_000  # keypoints of an image; more is a damaged file
 _LARGEST_SIDE = 2**20  # pixels
@@ -68,7 +69,7 @@ def read_features(features: h5py.File, name: str, *, descriptors: bool = True) -
         if len(size) != 2 or not 1 <= min(size) <= max(size) <= _LARGEST_SIDE:
             raise _error(group, "image_size", f"found {size}, wanted (width, height)")
     found = None
-    if descriptors and member(group, "descriptors") is not None:
+    if flag("descriptors", descriptors) and member(group, "descriptors") is not None:
         found = np.ascontiguousarray(_numbers(group, "descriptors", 2, np.float32).T)
         if len(found) != count:
             shape = (found.shape[1], count)
@@ -144,7 +145,7 @@ def write_matches(
     kept = np.full_like(matches0, -1)
     kept[kept0] = matches0[kept0]
     old = member(found, "matching_scores0")
-    is_floating = isinstance(old, h5py.Dataset) and old.dtype.kind == "f"
+    is_floating = isinstance(old, h5py.Dataset) and kind_of(old) == "f"
     new = np.zeros(len(matches0), old.dtype if is_floating else np.float16)
     new[kept0] = probability
     out["matches0"], out["matching_scores0"] = kept, new
@@ -265,7 +266,7 @@ def _numbers(
 ) -> np.ndarray:
     """A dataset of finite numbers, as `kind`, or for None: integers as they are, else float64."""
     data = member(group, name)
-    if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "iuf":
+    if not isinstance(data, h5py.Dataset) or kind_of(data) not in "iuf":
         raise _error(group, name, "found no numbers, wanted a dataset of them")
     if data.ndim != dimensions or max(data.shape) > most:
         wanted = f"{dimensions} dimensions of at most {most}"

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from n3match.arguments import instance
+from n3match.arguments import dense_tensor, instance
 from n3match.geometry.checks import check_tensor
 from n3match.matching import putative_matches
 from n3match.matching.side_info import SIDE_INFO
 from n3match.nn.match_filter import MatchFilter
-from n3match.plugins.kornia.cameras import camera_batch
+from n3match.plugins.kornia.cameras import camera_batch, check_keypoints
 from n3match.plugins.kornia.lafs import filled
 from n3match.plugins.kornia.match_filter import LocalFeatureMatchFilter
 from n3match.plugins.kornia.tensors import check_finite, check_together
@@ -95,6 +95,10 @@ class N3GeometryAwareMatcher(nn.Module):
                 ("K1", K1, "hw1", hw1, lafs1), ("K2", K2, "hw2", hw2, lafs2)
             )
         )
+        for name, frames, size_name, hw in (
+            ("lafs1", lafs1, "hw1", hw1), ("lafs2", lafs2, "hw2", hw2)
+        ):
+            check_keypoints(name, frames[0, :, :, 2], size_name, hw)
         found = _nearest(desc1, desc2, lafs1[0], lafs2[0])
         index1, index2 = found.pop("index0"), found.pop("index1")
         frames = lafs1[:, index1], lafs2[:, index2]
@@ -251,13 +255,14 @@ class N3LocalFeatureMatcher(nn.Module):
             lafs, descriptors = data[f"lafs{image}"], data[f"descriptors{image}"]
         else:
             mask = data.get(f"mask{image}")
-            if mask is not None and mask.dim() == 3:
+            if mask is not None and dense_tensor(f"mask{image}", mask).dim() == 3:
                 mask = mask[:, None]
             if f"image{image}" not in data:
                 raise ValueError(
                     f"data: found {sorted(data)}, wanted image{image}, or lafs{image} and "
                     f"descriptors{image}, too"
                 )
+            check_tensor(f"image{image}", data[f"image{image}"], None, None, None, None)
             lafs, _, descriptors = self.local_feature(data[f"image{image}"], mask)
         for name, given in (("lafs", lafs), ("descriptors", descriptors)):
             check_tensor(f"{name}{image}", given)

@@ -149,6 +149,31 @@ def test_info_that_is_wrong(tmp_path, changed, word, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_what_references_and_types_lead_to(tmp_path, capsys):
+    """A reference to nothing, a link to another file, a type that NumPy hasn't."""
+    dnd = write_dnd(tmp_path / "nothing", 1)
+    with h5py.File(dnd / "info.mat", "a") as file:
+        del file["#refs#/nlf0"]
+        del file["info/nlf"]
+        file["info/nlf"] = np.array([[h5py.Reference()]], h5py.ref_dtype)
+    with pytest.raises(ValueError, match=r"info\.mat: nlf of image 1 is damaged"):
+        read_info(dnd)
+    dnd = write_dnd(tmp_path / "link", 1)
+    with h5py.File(dnd / "info.mat", "a") as file:
+        del file["#refs#/camera0/pattern"]
+        file["#refs#/camera0/pattern"] = h5py.ExternalLink("other.mat", "/pattern")
+    with pytest.raises(ValueError, match=r"info\.mat: .*is a link to another file"):
+        read_info(dnd)
+    dnd = write_dnd(tmp_path / "type", 1)
+    odd = h5py.h5t.IEEE_F64LE.copy()
+    odd.set_fields(63, 32, 31, 0, 31)
+    odd.set_ebias(2**30)
+    with h5py.File(dnd / "images_raw" / "0001.mat", "w") as file:
+        h5py.h5d.create(file.id, b"Inoisy", odd, h5py.h5s.create_simple((40, 36)))
+    with pytest.raises(ValueError, match=r"0001\.mat: Inoisy: damaged"):
+        read_image(dnd, read_info(dnd)[0], srgb=False)
+
+
 def test_no_dataset_at_all(tmp_path, capsys):
     (tmp_path / "info.mat").write_bytes(b"MATLAB 5.0 MAT-file")
     for folder, word in ((tmp_path / "absent", "no such file"), (tmp_path, "version 7.3")):

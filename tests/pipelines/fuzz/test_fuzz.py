@@ -1,5 +1,6 @@
 """Short runs of `n3match fuzz` with a fixed seed, and whether it would see what is wrong."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -129,6 +130,37 @@ def test_crashes_and_hangs_are_seen_and_the_run_goes_on():
     assert [(number, outcome) for number, outcome, _ in sorted(tally.failures)] == [
         (1, CRASH), (3, HANG), (5, FOREIGN)
     ]
+
+
+def test_cases_end_with_whoever_started_them(tmp_path):
+    def run_and_be_killed():
+        watched.run_watched(endless, (str(tmp_path / "process"),), seconds=1000, method="fork")
+
+    parent = multiprocessing.get_context("fork").Process(target=run_and_be_killed)
+    parent.start()
+    while not (tmp_path / "process").exists():
+        time.sleep(0.02)
+    parent.kill()
+    parent.join()
+    child = int((tmp_path / "process").read_text())
+    assert any(gone(child) or time.sleep(0.05) for _ in range(2000))
+
+
+def gone(process):
+    try:
+        return "State:\tZ" in Path(f"/proc/{process}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def endless(path):
+    def case(number):
+        Path(f"{path}.new").write_text(str(os.getpid()))
+        Path(f"{path}.new").rename(path)
+        time.sleep(0.01)
+        return RESULT, ""
+
+    return case
 
 
 def test_command_counts_and_runs_one_case_again(monkeypatch, capsys):

@@ -184,6 +184,19 @@ def test_other_options_are_refused(tmp_path):
         train(FilterTask(dataclasses.replace(TINY, seed=5)), tmp_path, device="cpu")
 
 
+def test_two_runs_in_one_folder_at_once_are_refused(tmp_path):
+    """The rows of both were in one log."""
+
+    class Meanwhile(FilterTask):
+        def notes(self):
+            with pytest.raises(ValueError, match="run: in use: another run is writing"):
+                train(FilterTask(TINY), tmp_path / "run")
+            return super().notes()
+
+    train(Meanwhile(TINY), tmp_path / "run")
+    train(FilterTask(TINY), tmp_path / "run")  # it is over
+
+
 def test_foreign_state_is_refused(tmp_path):
     (tmp_path / "state.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(ValueError, match="not a training checkpoint"):

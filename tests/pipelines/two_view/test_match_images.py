@@ -90,6 +90,7 @@ def test_images_without_texture_have_no_matches(tmp_path):
         (7, {}, TypeError, "image1 must be a path"),
         (PHOTO1, {"K1": np.eye(2)}, ValueError, "K1 must have shape"),
         (PHOTO1, {"max_size": 0}, ValueError, "max_size"),
+        (PHOTO1, {"max_size": [9, 9]}, TypeError, "max_size must be a whole number"),
         (PHOTO1, {"max_keypoints": 0}, ValueError, "max_keypoints"),
         (PHOTO1, {"filter": "none such"}, FileNotFoundError, "none such"),
     ],
