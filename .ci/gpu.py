@@ -10,7 +10,8 @@ the weights so far.
 1. smoke       whether anything works at all; nothing else follows if it doesn't
 2. checks      the operator against the formula in float64, sums of 20 000 and of one value too
 3. networks    filter and denoiser on the GPU against the CPU, nothing waiting; their times
-4. times       the operator against the plain formula as it is, N = 2 000 … 20 000
+4. times       the operator against the plain formula as it is, N = 2 000 … 20 000, windows, and
+               explicit candidates
 5. compiled    and against the compiled formula
 6. training    goes on from the shipped weights, all networks side by side, until the time is over;
                then the denoisers are evaluated beside the shipped ones
@@ -41,7 +42,7 @@ SIZES = (2000, 5000, 10000, 20000)
 # The checks' names, by their beginnings; each is a process, since compiling takes longest.
 CASES = (
     "dense small", "dense 777", "dense 300", "dense 301", "dense 64", "window small", "window 123",
-    "window 50", "window 45",
+    "window 50", "window 45", "candidates small", "candidates 777", "candidates 300",
 )
 ENDLESS = 10**6  # steps: the time limit ends the run, and the running mean of the weights is kept
 COMMON = ["--schedule", "constant", "--steps", ENDLESS, "--ema", "0.998", "--seed", "2"]
@@ -135,14 +136,16 @@ class Session:
         sizes = (40,) if arguments.tiny else SIZES
         sides = (25,) if arguments.tiny else (512,)
         repeats = ["--repeats", 1 if arguments.tiny else 5]
-        none = ["--sizes", "--images"]
-        timed = ["gpu", *repeats, "--cases", "no", "--sizes", *sizes, "--images"]
+        none = ["--sizes", "--images", "--candidates"]
+        timed = ["gpu", *repeats, "--cases", "no", "--sizes", *sizes]
+        others = ["--images", *sides, "--candidates", sizes[0], sizes[-1], "--eager"]
         networks = [
             "gpu-networks", "--device", arguments.device, *repeats, "--sizes", sizes[0],
             "--images", *sides,
         ]
         # Compiles what is timed later, which its own process then finds done.
-        warm = ["gpu", "--sizes", sizes[0], "--images", *sides, "--repeats", 1, "--eager"]
+        warm = ["gpu", "--sizes", sizes[0], "--images", *sides, "--candidates", sizes[0]]
+        warm += ["--repeats", 1, "--eager"]
         checks = [("checks-warm", [*warm, "--cases", "no"])]
         checks += [(f"checks-{i}", ["gpu", *none, "--cases", c]) for i, c in enumerate(CASES)]
         for part in arguments.parts:
@@ -156,9 +159,9 @@ class Session:
             elif part == "networks":
                 self.benchmark(part, *networks)
             elif part == "times":
-                self.benchmark(part, *timed, *sides, "--eager")
+                self.benchmark(part, *timed, *others)
             elif part == "compiled":  # of the dense form: windows take minutes to compile
-                self.benchmark(part, *timed)
+                self.benchmark(part, *timed, *none[1:])
             else:
                 stop_sharing = self.share_the_gpu() if arguments.device == "cuda" else lambda: None
                 self.together(self.trainings())

@@ -120,7 +120,7 @@ def as_window_log_temperature(value: float | Tensor, batch: int, grid: WindowGri
     return as_log_temperature(value, batch, n1 * n2, like).reshape(batch, 1, n1, n2)
 
 
-def check_candidates(candidates: Tensor, batch: int, queries: int, items: int, device) -> None:
+def check_candidates(candidates: Tensor, batch: int, queries: int, device) -> None:
     if not isinstance(candidates, Tensor) or candidates.dtype != torch.int64:
         found = candidates.dtype if isinstance(candidates, Tensor) else type(candidates).__name__
         raise TypeError(f"candidates must be an int64 tensor, got {found}")
@@ -132,6 +132,10 @@ def check_candidates(candidates: Tensor, batch: int, queries: int, items: int, d
         )
     if candidates.device != device:
         raise ValueError(f"candidates is on {candidates.device}, the other tensors on {device}")
+
+
+def check_numbers_of_items(candidates: Tensor, items: int) -> None:
+    """Waits for the device."""
     if candidates.numel() and not torch.compiler.is_compiling():
         low, high = (int(x) for x in candidates.aminmax())
         if low < 0 or high >= items:
@@ -215,4 +219,4 @@ def check_aggregate(
         )
     check_mask(mask, (b, n), "(B, N)", query.device)
     if candidates is not None:
-        check_candidates(candidates, b, m, n, query.device)
+        check_candidates(candidates, b, m, query.device)

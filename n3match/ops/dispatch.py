@@ -20,7 +20,7 @@ _BACKENDS = ("tiled", "triton", "reference")
 
 LARGEST_K = 64  # masses halve at most from step to step: more would leave float32's range
 LARGEST_DENSE_K = 8  # weighted sums of more steps don't fit in the registers of a program
-LARGEST_WINDOW = 4096  # candidates that fit in the registers of a program
+LARGEST_ROW = 4096  # candidates of a query that fit in the registers of a program
 _LEAST_CAPABILITY = (8, 0)  # of NVIDIA devices that Triton supports
 _LARGEST_TABLE = 1 << 31  # numbers that an int32 can count
 
@@ -102,17 +102,27 @@ def _refusal(query: Tensor, k: int, largest_k: int, recursion: str) -> str:
 def dense_refusal(
     query: Tensor,
     k: int,
-    candidates: Tensor | None,
     recursion: str,
     selection: str,
     generator: torch.Generator | None,
 ) -> str:
-    """Why the kernels can't serve a call of `n3_aggregate`; "" if it can."""
-    if candidates is not None:
-        return "explicit candidates aren't there"
+    """Why the kernels can't serve a call of `n3_aggregate` without candidates; "" if they can."""
     if selection == "knn" or generator is not None:
         return f"selection={selection!r}{'' if generator is None else ' with noise'} isn't there"
     return _refusal(query, k, LARGEST_DENSE_K, recursion)
+
+
+def candidates_refusal(query: Tensor, k: int, candidates: Tensor, recursion: str) -> str:
+    """Why the kernels can't serve a call of `n3_aggregate` with candidates; "" if they can."""
+    refusal = _refusal(query, k, LARGEST_K, recursion)
+    if refusal:
+        return refusal
+    _, m, o = candidates.shape
+    if o > LARGEST_ROW:
+        return f"candidates has {o} for each query, more than {LARGEST_ROW}"
+    if m * o >= _LARGEST_TABLE:
+        return "candidates has too many numbers"
+    return ""
 
 
 def window_refusal(
@@ -123,14 +133,14 @@ def window_refusal(
     window: int,
     recursion: str,
 ) -> str:
-    """Why the kernels can't serve a call of `n3_window_aggregate`; "" if it can."""
+    """Why the kernels can't serve a call of `n3_window_aggregate`; "" if they can."""
     refusal = _refusal(query, k, LARGEST_K, recursion)
     if refusal:
         return refusal
     if patch_size % stride:
         return f"patch_size={patch_size} is no multiple of stride={stride}"
-    if window**2 > LARGEST_WINDOW:
-        return f"window={window} has more than {LARGEST_WINDOW} candidates"
+    if window**2 > LARGEST_ROW:
+        return f"window={window} has more than {LARGEST_ROW} candidates"
     cells = (query.shape[2] // stride + 2) * (query.shape[3] // stride + 2)
     if cells * (window + patch_size // stride) ** 2 >= _LARGEST_TABLE:
         return "the image is too large"

@@ -49,7 +49,8 @@ def n3_aggregate(
             distributions are then what the formula gives (see `reference`), finite in any case.
         log_temperature: log t of each query: a number, or (B, M, 1). Not NaN.
         candidates: (B, M, O) int64 numbers of the items that each query may select; an item named
-            twice counts as two candidates. None: all N items.
+            twice counts as two candidates. None: all N items. Numbers of no item are an error; the
+            Triton kernels, which don't wait for a device to look, take them for masked ones.
         mask: (B, N) bool, True where an item may be selected (False: padding). Masked items get
             exactly zero gradient. A query without candidates gives 0.
         exclude_self: query i may not select item i (needs M = N).
@@ -73,18 +74,29 @@ def n3_aggregate(
     checks.check_aggregate(query, key, value, mask, exclude_self, candidates)
     b, m, _ = query.shape
     log_t = checks.as_log_temperature(log_temperature, b, m, query)
-    refusal = dispatch.dense_refusal(query, k, candidates, recursion, selection, generator)
-    name = dispatch.choose(backend, refusal, "dense", query)
+    if candidates is None:
+        refusal = dispatch.dense_refusal(query, k, recursion, selection, generator)
+        name = dispatch.choose(backend, refusal, "dense", query)
+    else:
+        refusal = dispatch.candidates_refusal(query, k, candidates, recursion)
+        name = dispatch.choose(backend, refusal, _form("candidates", selection, generator), query)
+        if name != "triton" or checks.may_look(candidates):
+            checks.check_numbers_of_items(candidates, key.shape[1])
     seed = draw_seed(generator)
     items = key.shape[1] if candidates is None else candidates.shape[2]
     if b * m * items * value.shape[2] == 0:
         return value.new_zeros(b, m, k, value.shape[2])
     if mask is not None:  # what lies under it must reach no product: 0 · NaN is NaN
         key, value = (t.masked_fill(~mask[..., None], 0.0) for t in (key, value))
-    if name == "triton":
+    if name == "triton" and candidates is None:
         from n3match.ops.triton import dense as kernels  # imports Triton
 
         return kernels.aggregate(query, key, value, log_t, mask, k, exclude_self)
+    if name == "triton":
+        from n3match.ops.triton import candidates as gathering
+
+        given = (query, key, value, log_t, candidates, mask)
+        return gathering.aggregate(*given, k, exclude_self, selection, seed)
     rule = (k, exclude_self, recursion, selection, seed)
     if name == "reference":
         return reference.aggregate(query, key, value, log_t, candidates, mask, *rule)
@@ -94,6 +106,13 @@ def n3_aggregate(
     else:
         z = explicit.aggregate(*given, candidates, mask, *rule)
     return z.to(value.dtype)
+
+
+def _form(name: str, selection: str, generator: torch.Generator | None) -> str:
+    """As the trial knows it."""
+    if selection == "knn":
+        return name + " knn"
+    return name if generator is None else name + " noise"
 
 
 def _as_tiles_take_them(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -154,12 +173,7 @@ def n3_window_aggregate(
     log_t = checks.as_window_log_temperature(log_temperature, len(query), grid, query)
     layout = [operator.index(n) for n in (patch_size, stride, window)]
     refusal = dispatch.window_refusal(query, k, *layout, recursion)
-    form = "window"
-    if selection == "knn":
-        form = "window knn"
-    elif generator is not None:
-        form = "window noise"
-    name = dispatch.choose(backend, refusal, form, query)
+    name = dispatch.choose(backend, refusal, _form("window", selection, generator), query)
     seed = draw_seed(generator)
     given = (query, key, value, log_t)
     if value.numel() == 0:

@@ -60,6 +60,19 @@ def plain_aggregate(
     return torch.stack(rows)
 
 
+def plain_candidates(
+    query: Tensor, key: Tensor, value: Tensor, candidates: Tensor, k: int, log_temperature: float
+) -> Tensor:
+    """As `plain_aggregate`, of explicit candidates (B, M, O), whose rows are gathered."""
+    rows = []
+    for q, x, v, index in zip(query, key, value, candidates):
+        d = (q[:, None] - x[index]).square().sum(-1)
+        near = v[index]
+        steps = plain_weights(d * -math.exp(-log_temperature), k)
+        rows.append(torch.stack([(w[:, None] @ near)[:, 0] for w in steps], 1))
+    return torch.stack(rows)
+
+
 def plain_bytes(m: int, n: int, k: int, gradients: bool) -> int:
     """About what `plain_aggregate` holds at once for one pair, float32."""
     return 4 * m * n * (3 * k + 1 if gradients else 5)

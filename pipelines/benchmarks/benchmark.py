@@ -40,6 +40,9 @@ _SIDES = {
 }
 
 
+_CANDIDATES = {GPU: (2000, 20000), KERNELS: (2000, 20000)}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     def defaults(numbers: dict[str, tuple[int, ...]]) -> str:
         return "; ".join(f"{part}: {' '.join(map(str, n))}" for part, n in numbers.items())
@@ -54,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=int, nargs="*", default=None, metavar="SIDE",
         help=f"of the operator's window form and of denoising (default: {defaults(_SIDES)})",
+    )
+    parser.add_argument(
+        "--candidates", type=int, nargs="*", default=None, metavar="N",
+        help="queries and items of the operator's form with explicit candidates (default: "
+        f"{defaults(_CANDIDATES)})",
     )
     parser.add_argument("--batch", type=int, default=1, help="pairs per call of the operator")
     parser.add_argument(
@@ -129,6 +137,7 @@ def _measure(part: str, arguments: argparse.Namespace, heading: str) -> int:
 
     sizes = _SIZES.get(part) if arguments.sizes is None else arguments.sizes
     sides = _SIDES.get(part) if arguments.images is None else arguments.images
+    indexed = _CANDIDATES.get(part) if arguments.candidates is None else arguments.candidates
     limits = Limits(
         repeats=arguments.repeats,
         seconds=arguments.seconds,
@@ -143,7 +152,7 @@ def _measure(part: str, arguments: argparse.Namespace, heading: str) -> int:
 
         compiler = (lambda function: function) if arguments.eager else torch.compile
         return gpu.run(
-            sizes, sides, arguments.repeats, arguments.out, compiler, arguments.cases
+            sizes, sides, indexed, arguments.repeats, arguments.out, compiler, arguments.cases
         )
     if part == NETWORKS:
         from n3match.pipelines.benchmarks import gpu_networks
@@ -154,7 +163,7 @@ def _measure(part: str, arguments: argparse.Namespace, heading: str) -> int:
     if part == KERNELS:
         from n3match.pipelines.benchmarks import kernels  # imports Triton
 
-        return kernels.run(sizes, sides, arguments.out)
+        return kernels.run(sizes, sides, indexed, arguments.out)
     if part == STATUS:
         from n3match.pipelines.benchmarks import status
 

@@ -40,6 +40,7 @@ def missing() -> str:
 def run(
     sizes: Sequence[int],
     sides: Sequence[int],
+    indexed: Sequence[int],
     repeats: int,
     out: Path | None = None,
     compiler: Callable[[Callable], Callable] = torch.compile,
@@ -47,8 +48,9 @@ def run(
 ) -> int:
     """Prints the tables; with `out`, writes benchmark-gpu.md into that folder.
 
-    The compiler is what is done to the plain formulas. Only checks with `cases` in their names are
-    made, each printed as it is found.
+    Sizes are of the dense form, sides of the window form's images, `indexed` of explicit
+    candidates. The compiler is what is done to the plain formulas. Only checks with `cases` in
+    their names are made, each printed as it is found.
 
     Returns:
         An exit status: 0; 1 where a kernel's result is wrong; 2 without a GPU or Triton.
@@ -72,7 +74,7 @@ def run(
         checks.append(found)
         print(checks_table([found]) + "\n", flush=True)
     say(checks_table(checks))
-    for dtype in DTYPES if sizes or sides else ():
+    for dtype in DTYPES if sizes or sides or indexed else ():
         name = str(dtype).removeprefix("torch.")
         ceilings = gpu_timings.device_ceilings("cuda", dtype, 8192, 1024)
         say(
@@ -83,7 +85,7 @@ def run(
         )
         timings = []
         for timing in gpu_timings.measure(
-            sizes, sides, dtype, repeats=repeats, ceilings=ceilings, compiler=compiler
+            sizes, sides, indexed, dtype, repeats=repeats, ceilings=ceilings, compiler=compiler
         ):
             timings.append(timing)
             print(gpu_timings.table([timing]) + "\n", flush=True)
@@ -116,6 +118,14 @@ class _Case:
 def _size(side: int) -> str:
     """Cases that Triton's interpreter goes through in seconds are named so."""
     return "small " if side < _SMALL else ""
+
+
+def _noise(selection: str) -> torch.Generator | None:
+    return torch.Generator().manual_seed(2) if selection == "concrete" else None
+
+
+def _of(selection: str) -> str:
+    return "" if selection == "n3" else f", {selection}"
 
 
 def _cases() -> Iterator[_Case]:
@@ -151,6 +161,25 @@ def _cases() -> Iterator[_Case]:
 
         leaves = (draw(1, m, e), draw(1, n, e), value.double(), draw(1, m, 1) + 3.0)
         yield _Case(f"dense {m}×{n}, K = {k}{what}", leaves, long, 1e-5)
+    for b, m, n, o, e, f, k, shift, selection in (
+        (1, 12, 30, 9, 5, 7, 3, 0.0, "n3"),
+        (2, 777, 777, 225, 32, 128, 3, 2.0, "n3"),
+        (1, 300, 1001, 70, 13, 17, 10, 1.0, "n3"),
+        (1, 300, 1001, 70, 13, 17, 4, 1.0, "concrete"),
+        (1, 300, 1001, 70, 13, 17, 4, 1.0, "knn"),
+    ):
+        mask = torch.rand(b, n, generator=generator) > 0.3
+        index = torch.randint(n, (b, m, o), generator=generator)
+
+        def near(q, x, v, t, backend, k=k, mask=mask, index=index, selection=selection):
+            return ops.n3_aggregate(
+                q, x, v, k, t, index.to(q.device), mask.to(q.device), q.shape[1] == x.shape[1],
+                selection=selection, generator=_noise(selection), backend=backend,
+            )
+
+        name = f"candidates {_size(m)}{m}×{o} of {n}, E = {e}, F = {f}, K = {k}{_of(selection)}"
+        leaves = (draw(b, m, e), draw(b, n, e), draw(b, n, f), draw(b, m, 1) + shift)
+        yield _Case(name, leaves, near)
     for side, c, k, layout, shift, selection in (
         (12, 2, 3, (4, 2, 3), 1.0, "n3"),
         (123, 8, 7, (10, 5, 15), 5.0, "n3"),
@@ -161,16 +190,16 @@ def _cases() -> Iterator[_Case]:
     ):
 
         def windows(q, x, v, t, backend, k=k, layout=layout, selection=selection):
-            noise = torch.Generator().manual_seed(2) if selection == "concrete" else None
             return ops.n3_window_aggregate(
-                q, x, v, k, t, *layout, selection=selection, generator=noise, backend=backend
+                q, x, v, k, t, *layout, selection=selection, generator=_noise(selection),
+                backend=backend,
             )
 
         grid = WindowGrid(side, side, *layout)
         images = (draw(1, c, side, side) for _ in range(3))
         patch, stride, window = layout
         name = f"window {_size(side)}{side}², patch {patch} by {stride}, window {window}, K = {k}"
-        name += "" if selection == "n3" else f", {selection}"
+        name += _of(selection)
         yield _Case(name, (*images, draw(1, 1, *grid.shape) + shift), windows)
 
 

@@ -17,6 +17,7 @@ from n3match.pipelines.benchmarks.baselines import (
     LAYOUT,
     plain_aggregate,
     plain_bytes,
+    plain_candidates,
     plain_weights,
 )
 from n3match.pipelines.benchmarks.ceilings import Ceilings, Work, dense_work, window_work
@@ -27,6 +28,7 @@ from n3match.pipelines.common.tables import markdown_table
 
 # Temperatures at which weights of random inputs are neither uniform nor certain.
 _DENSE_LOG_T, _WINDOW_LOG_T = math.log(8.0), math.log(100.0)
+NEAR = LAYOUT[2] ** 2  # explicit candidates of a query: as many as a window has
 _WARM_UP, _ROW_SECONDS = 3, 0.01
 
 
@@ -56,6 +58,7 @@ class _Task:
     plain: Callable[..., Tensor]
     plain_bytes: Callable[[bool], float]
     work: Callable[[bool], Work]
+    index_bytes: int = 0  # read in each pass, whatever the type of the rest
 
 
 def seconds_of(function: Callable[[], object], device: str, repeats: int) -> float:
@@ -134,6 +137,28 @@ def _dense(n: int, device: str, dtype: torch.dtype) -> _Task:
     )
 
 
+def _candidates(n: int, device: str, dtype: torch.dtype) -> _Task:
+    e, f, k = EMBEDDING, FEATURES, NEIGHBOURS
+    index = torch.randint(n, (1, n, NEAR), generator=torch.Generator().manual_seed(1)).to(device)
+
+    def work(gradients: bool) -> Work:
+        dense = dense_work(1, n, e, f, k, gradients)
+        return Work(dense.flops * NEAR / n, dense.bytes)
+
+    return _Task(
+        form="candidates",
+        size=f"{n}×{NEAR}",
+        leaves=_draw(device, dtype, (1, n, e), (1, n, e), (1, n, f)),
+        ours=lambda *leaves, backend: ops.n3_aggregate(
+            *leaves, k, _DENSE_LOG_T, index, backend=backend
+        ),
+        plain=lambda *leaves: plain_candidates(*leaves, index, k, _DENSE_LOG_T),
+        plain_bytes=lambda gradients: 4 * n * NEAR * (e + f) * (6 if gradients else 3),
+        work=work,
+        index_bytes=index.nbytes,
+    )
+
+
 def _window(side: int, device: str, dtype: torch.dtype) -> _Task:
     c, k = CHANNELS, WINDOW_NEIGHBOURS
     grid = WindowGrid(side, side, *LAYOUT)
@@ -155,6 +180,7 @@ def _window(side: int, device: str, dtype: torch.dtype) -> _Task:
 def measure(
     sizes: Sequence[int],
     sides: Sequence[int],
+    indexed: Sequence[int],
     dtype: torch.dtype,
     *,
     device: str = "cuda",
@@ -164,7 +190,10 @@ def measure(
     compiler: Callable[[Callable], Callable] = torch.compile,
 ) -> Iterator[Timing]:
     """Each size without and with gradients, as they are found."""
-    tasks = [(_dense, size) for size in sizes] + [(_window, side) for side in sides]
+    tasks = [
+        *((_dense, size) for size in sizes), *((_window, side) for side in sides),
+        *((_candidates, size) for size in indexed),
+    ]
     for make, size in tasks:
         task = make(size, device, dtype)
         for gradients in (False, True):
@@ -202,7 +231,8 @@ def _timing(task, gradients, dtype, device, backend, repeats, ceilings, compiler
     if device == "cuda":
         torch.cuda.empty_cache()
     work = task.work(gradients)
-    work = Work(work.flops, work.bytes * dtype.itemsize / 4)
+    of_index = task.index_bytes * (2 if gradients else 1)
+    work = Work(work.flops, work.bytes * dtype.itemsize / 4 + of_index)
     return Timing(
         task.form, task.size, dtype, gradients, seconds, replayed, plain,
         ceilings.floor_seconds(work), note,

@@ -29,28 +29,30 @@ from triton.compiler import ASTSource
 
 from n3match.ops.dispatch import interpreted
 from n3match.ops.triton import (
+    candidates,
     dense,
     dense_backward,
     dense_forward,
     launch,
     operands,
+    rows,
     window,
     window_cells,
-    window_rows,
 )
 from n3match.ops.window.grid import WindowGrid
 from n3match.pipelines.benchmarks import tensor_core_sums
 from n3match.pipelines.benchmarks.baselines import LAYOUT
+from n3match.pipelines.benchmarks.gpu_timings import NEAR
 from n3match.pipelines.benchmarks.operator_dense import EMBEDDING, FEATURES, NEIGHBOURS
 from n3match.pipelines.benchmarks.operator_window import CHANNELS
 from n3match.pipelines.benchmarks.operator_window import NEIGHBOURS as WINDOW_NEIGHBOURS
 from n3match.pipelines.common.tables import markdown_table
 from n3match.whole_file import write_whole
 
-_MODULES = (operands, dense_forward, dense_backward, window_cells, window_rows)
+_MODULES = (operands, dense_forward, dense_backward, window_cells, rows, candidates)
 _POINTERS = {
     torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32",
-    torch.float64: "*fp64", torch.int32: "*i32", torch.bool: "*i1",
+    torch.float64: "*fp64", torch.int32: "*i32", torch.int64: "*i64", torch.bool: "*i1",
 }
 _REGISTERS = 65536  # of a multiprocessor
 # Capability: multiprocessors, and bytes of shared memory, of a program and of a multiprocessor.
@@ -66,7 +68,7 @@ _MMA = ("HGMMA", "UTCHMMA", "UTCQMMA", "HMMA", "DMMA")
 _MULTIPLY = ("neighbours", "start", "power", "values", "row_sums", "key_sums", "value_sums")
 
 # Numbers of a row, and where the operands of its products lie, are loaded anew for each tile there.
-_MOST_SPILLS = {"row_sums": 160, "key_sums": 60, "rows": 20, "items": 20}
+_MOST_SPILLS = {"row_sums": 160, "key_sums": 60, "rows": 20, "items": 20, "row_gradients": 4}
 _MOST_BARRIERS = 4  # in the loop of a kernel that multiplies
 # A pair, of the values kernel for 64 features; of float32 with the E and K that are measured.
 _MOST_INSTRUCTIONS = {"neighbours": 25, "values": 35}
@@ -140,10 +142,9 @@ def _recorded(capability: int) -> Iterator[list[Launch]]:
         if isinstance(kernel := getattr(module, name), triton.JITFunction)
         and name.endswith("_kernel")
     }
-    others = {
-        (launch, "_device"): lambda index: DEVICES[capability][:2],
-        (dense, "on_device_of"): lambda like: contextlib.nullcontext(),
-        (window, "on_device_of"): lambda like: contextlib.nullcontext(),
+    others = {(launch, "_device"): lambda index: DEVICES[capability][:2]} | {
+        (module, "on_device_of"): lambda like: contextlib.nullcontext()
+        for module in (dense, candidates, window)
     }
     kept = {(module, name): getattr(module, name) for module, name in (*kernels, *others)}
     stand_ins = {place: _Recorder(kernel, launches) for place, kernel in kernels.items()} | others
@@ -175,6 +176,25 @@ def dense_launches(
             torch.empty_like(kept[0]), given, kept, (k, exclude_self),
             [True, True, True, temperature],
         )
+    return launches
+
+
+def candidates_launches(
+    dtype: torch.dtype, capability: int, b: int, m: int, n: int, o: int, e: int, f: int, k: int,
+    *, hard: bool = False, seed: int | None = None,
+) -> list[Launch]:
+    numbers = launch.accumulator(dtype)
+    with _recorded(capability) as launches:
+        query, key, value = (
+            torch.empty(*shape, device="cuda", dtype=dtype)
+            for shape in ((b, m, e), (b, n, e), (b, n, f))
+        )
+        log_t = torch.empty(b, m, 1, device="cuda", dtype=numbers)
+        index = torch.empty(b, m, o, device="cuda", dtype=torch.int64)
+        mask = torch.empty(b, n, device="cuda", dtype=torch.bool)
+        given, rest = (query, key, value, log_t, index, mask), (k, m == n, hard, seed)
+        kept = candidates._forward(*given, *rest)
+        candidates._backward(torch.empty_like(kept[0]), given, kept, rest, [True] * 6)
     return launches
 
 
@@ -309,7 +329,7 @@ def read(launched: Launch, size: str, capability: int) -> Report:
     code = _compile(launched, capability)
     options = launched.options
     threads = 32 * options.get("num_warps", 4)
-    tile = options.get("BLOCK_M", 0) * options.get("BLOCK_N", 0)
+    tile = options.get("BLOCK_M", 1) * options.get("BLOCK_N", 0)
     of_registers = _REGISTERS // (threads * (math.ceil(code.registers / 8) * 8))
     of_shared = DEVICES[capability][2] // (code.shared + _RESERVED)
     return Report(
@@ -358,7 +378,8 @@ def _interpreted() -> tuple[str, bool]:
 
 
 def run(
-    sizes: Sequence[int], sides: Sequence[int], out: Path | None = None, capability: int = 90
+    sizes: Sequence[int], sides: Sequence[int], indexed: Sequence[int], out: Path | None = None,
+    capability: int = 90,
 ) -> int:
     """Prints the tables; with `out`, writes benchmark-kernels.md into that folder.
 
@@ -374,7 +395,7 @@ def run(
     heading = (
         f"Triton {triton.__version__}, compute capability {capability / 10:g}; dense form E = "
         f"{EMBEDDING}, F = {FEATURES}, K = {NEIGHBOURS}, windows of {CHANNELS} channels, "
-        f"K = {WINDOW_NEIGHBOURS}."
+        f"K = {WINDOW_NEIGHBOURS}; {NEAR} explicit candidates, as the dense form."
     )
     parts = [heading]
     for dtype in (torch.float32, torch.bfloat16):
@@ -389,6 +410,11 @@ def run(
                 dtype, capability, CHANNELS, WINDOW_NEIGHBOURS, side, side, *LAYOUT
             )
             of_type += [read(launched, f"{side}²", capability) for launched in launches]
+        for n in indexed:
+            launches = candidates_launches(
+                dtype, capability, 1, n, n, NEAR, EMBEDDING, FEATURES, NEIGHBOURS
+            )
+            of_type += [read(launched, f"{n}×{NEAR}", capability) for launched in launches]
         parts += [str(dtype).removeprefix("torch."), table(of_type)]
         wrong += faults(of_type, capability, dtype)
     loss, unpromoted = (tensor_core_sums.loss(_LONGEST, promoted=p) for p in (True, False))

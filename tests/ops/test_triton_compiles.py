@@ -18,7 +18,8 @@ SCRIPT = Path(__file__).parents[1] / "support" / "compiled_for_gpu.py"
 KERNELS = {
     "operands", "neighbours", "start", "values", "output", "gradients", "row_sums", "rows",
     "key_sums", "value_sums", "items", "products", "nearest", "weights", "pairs", "sums",
-    "sums_back", "row_gradients",
+    "sums_back", "row_gradients", "gathered_distances", "gathered_sums", "gathered_products",
+    "scattered_sums",
 }
 
 
@@ -111,7 +112,7 @@ def test_the_command_prints_the_table(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "n3match.pipelines.cli", "benchmark", "kernels"]
     run = subprocess.run(
-        [*command, "--sizes", "2000", "--images", "--out", str(tmp_path)],
+        [*command, "--sizes", "2000", "--images", "--candidates", "--out", str(tmp_path)],
         env=environment | {"TRITON_CACHE_DIR": str(tmp_path)}, capture_output=True, text=True,
     )
     assert run.returncode == 0, run.stdout + run.stderr

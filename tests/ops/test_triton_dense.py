@@ -220,7 +220,6 @@ def test_autocast_takes_the_widest_type():
         ({"recursion": "poster"}, "recursion='poster'"),
         ({"selection": "knn"}, "selection='knn'"),
         ({"selection": "concrete", "generator": torch.Generator()}, "selection='concrete' with"),
-        ({"candidates": torch.zeros(1, 2, 3, dtype=torch.int64)}, "explicit candidates"),
         ({"k": 9}, "k=9 is above 8"),
     ],
 )

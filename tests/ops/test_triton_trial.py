@@ -18,6 +18,9 @@ pytestmark = [
 DEVICE = "cpu" if INTERPRETED else "cuda"
 FORMS = {
     "dense": "dense",
+    "candidates": "candidates",
+    "candidates knn": "candidates",
+    "candidates noise": "candidates",
     "window": "window",
     "window knn": "window",
     "window noise": "window",
@@ -27,6 +30,7 @@ FORMS = {
 @pytest.fixture(autouse=True)
 def small_and_forgotten(monkeypatch):
     monkeypatch.setattr(trial, "DENSE", ((1, 20, 4),) * 3)
+    monkeypatch.setattr(trial, "NEAR", 6)
     monkeypatch.setattr(trial, "WINDOW", ((1, 1, 6, 7),) * 3)
     monkeypatch.setattr(trial, "LAYOUT", (4, 2, 3))
     trial._failure.cache_clear()

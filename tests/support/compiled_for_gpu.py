@@ -8,7 +8,13 @@ import sys
 
 import torch
 
-from n3match.pipelines.benchmarks.kernels import dense_launches, faults, read, window_launches
+from n3match.pipelines.benchmarks.kernels import (
+    candidates_launches,
+    dense_launches,
+    faults,
+    read,
+    window_launches,
+)
 
 
 def main(dtype, capability, which):
@@ -18,6 +24,7 @@ def main(dtype, capability, which):
         *dense_launches(dtype, capability, 1, 20000, 20000, 32, 128, 3, exclude_self=False),
         *window_launches(*window),
         *window_launches(*window, hard=True),
+        *candidates_launches(dtype, capability, 1, 20000, 20000, 225, 32, 128, 3),
     ]
     if which == "all":
         for sizes in ((1, 300, 301, 32, 32, 3), (1, 200, 100, 200, 150, 8), (1, 1, 1, 1, 1, 1)):
@@ -26,6 +33,9 @@ def main(dtype, capability, which):
             )
         launches += window_launches(*window, seed=1 << 61)
         launches += window_launches(dtype, capability, 1, 1, 2, 2, 2, 2, 1)
+        for sizes in ((2, 300, 301, 70, 200, 150, 64), (1, 1, 1, 1, 1, 1, 1)):
+            launches += candidates_launches(dtype, capability, *sizes, seed=1 << 61)
+        launches += candidates_launches(dtype, capability, 1, 9, 9, 4096, 8, 8, 8, hard=True)
     else:  # the first launch of each kernel
         launches = {each.kernel.fn.__name__: each for each in reversed(launches)}.values()
     reports = [read(launched, "any size", capability) for launched in launches]

@@ -365,7 +365,7 @@ def values_kernel(
     rows += batch * (ROW_NUMBERS + K) * M_PADDED + first
     norm += batch * N_PADDED
     qh, ql = load_planes(query, row, 0, E_PADDED, E_BLOCK, PLANES)
-    of_query = 2.0 * tl.load(scales + first // SPAN)
+    of_query = -2.0 * tl.load(scales + first // SPAN)
     inverse_t = tl.load(rows + INVERSE_T * M_PADDED + row)[:, None]
     second = tl.load(rows + SECOND * M_PADDED + row)[:, None]
     over_sum = (1.0 / (tl.load(rows + SUM * M_PADDED + row) * MASS_SCALE))[:, None]
@@ -387,13 +387,14 @@ def values_kernel(
         )
         of_dot = of_query * tl.load(scales + M_PADDED // SPAN + at // SPAN)
         of_value = tl.load(scales + (M_PADDED + N_PADDED) // SPAN + at // SPAN)
-        d = tl.load(norm + at + lane)[None, :] - dot * of_dot
+        item = at + lane  # added first, so that no pointer of each column stays in registers
+        d = tl.load(norm + item)[None, :] + dot * of_dot
         if EXCLUDE:
             d = without_self(d, first, at)
         vh, vl = load_planes(
             advance(value, at, PLANES * F_PADDED), lane, feature, F_PADDED, BLOCK_F, PLANES
         )
-        mass = first_mass(d, (at + lane)[None, :], nearest, second, inverse_t, 14)
+        mass = first_mass(d, item[None, :], nearest, second, inverse_t, 14)
         sums = ()
         for k in tl.static_range(K):
             high, low = planes_of(mass, DOT, PLANES)

@@ -60,11 +60,12 @@ def _split_rows(
         selectable = real & (tl.load(mask + row, mask=real, other=0) != 0)
     largest = tl.zeros([SPAN], ACC)
     square = tl.zeros([SPAN], ACC)
-    source = advance(source, first, WIDTH) + tl.arange(0, SPAN)[:, None] * WIDTH
+    source = advance(source, first, WIDTH)
+    offset = tl.arange(0, SPAN)[:, None] * WIDTH  # no pointer of each row in registers
     for begin in range(0, PADDED, BLOCK):
         column = begin + tl.arange(0, BLOCK)
         there = selectable[:, None] & (column < WIDTH)[None, :]
-        x = tl.load(source + column[None, :], mask=there, other=0.0).to(ACC)
+        x = tl.load(source + (offset + column[None, :]), mask=there, other=0.0).to(ACC)
         if CENTRED:
             shift = _sample_mean(key, mask, N, WIDTH, begin, BLOCK, MASKED)
             x = tl.where(there, x - shift[None, :], 0.0)
@@ -84,7 +85,7 @@ def _split_rows(
     for begin in range(0, PADDED, BLOCK):
         column = begin + tl.arange(0, BLOCK)
         there = selectable[:, None] & (column < WIDTH)[None, :]
-        x = tl.load(source + column[None, :], mask=there, other=0.0).to(ACC)
+        x = tl.load(source + (offset + column[None, :]), mask=there, other=0.0).to(ACC)
         if CENTRED:
             shift = _sample_mean(key, mask, N, WIDTH, begin, BLOCK, MASKED)
             x = tl.where(there, x - shift[None, :], 0.0)

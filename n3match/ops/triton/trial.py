@@ -11,13 +11,15 @@ import warnings
 
 import torch
 
+from n3match.ops import candidates
 from n3match.ops.dense import op as dense
 from n3match.ops.window import op as tiles
 from n3match.ops.window.grid import WindowGrid
 
 _TOLERANCE = 1e-3  # of the largest number; a wrong kernel is off by far more
 _LEAST = 1e-6  # a gradient that is zero has to be zero
-DENSE = ((2, 70, 8), (2, 70, 8), (2, 70, 20))  # query, key, value
+DENSE = ((2, 70, 8), (2, 70, 8), (2, 70, 20))  # query, key, value; of candidates too
+NEAR = 40  # candidates of a query
 WINDOW = ((1, 4, 24, 21), (1, 4, 24, 21), (1, 3, 24, 21))
 LAYOUT = (4, 2, 5)  # patch, stride, window
 
@@ -27,7 +29,7 @@ def failure(form: str, kind: str, index: int | None) -> str:
     """Why the kernels can't be trusted on a device; "" if they can. Warns the first time.
 
     Args:
-        form: "dense", "window", or that with " knn" or " noise".
+        form: "dense"; "candidates" or "window", or one of these with " knn" or " noise".
         kind, index: of the device, as in `torch.device`.
     """
     if kind == "cuda" and index is None:
@@ -53,7 +55,7 @@ def _error(form: str, device: torch.device) -> float:
     """The largest error of output and gradients, relative to the largest number of each; NaN
     counts as infinite."""
     gen = torch.Generator().manual_seed(0)
-    shapes = DENSE if form == "dense" else WINDOW
+    shapes = WINDOW if form.startswith("window") else DENSE
     inputs = [torch.randn(shape, generator=gen).to(device) for shape in shapes]
     results = []
     for run in _runs(form):
@@ -78,10 +80,13 @@ def _runs(form: str):
             return call
 
         return run(kernels.aggregate), run(dense.aggregate)
+    form, _, variant = form.partition(" ")
+    selection = {"knn": "knn", "noise": "concrete"}.get(variant, "n3")
+    seed = 1 if variant == "noise" else None
+    if form == "candidates":
+        return _candidate_runs(selection, seed)
     from n3match.ops.triton import window as kernels  # imports Triton
 
-    selection = {"window knn": "knn", "window noise": "concrete"}.get(form, "n3")
-    seed = 1 if form == "window noise" else None
     grid = WindowGrid(*WINDOW[0][2:], *LAYOUT)
     log_t = torch.full((1, 1, *grid.shape), 0.5)
     return (
@@ -89,4 +94,19 @@ def _runs(form: str):
         lambda q, k, v: tiles.aggregate(
             q, k, v, log_t.to(q), 3, LAYOUT, True, "released", selection, seed
         ),
+    )
+
+
+def _candidate_runs(selection: str, seed: int | None):
+    from n3match.ops.triton import candidates as kernels  # imports Triton
+
+    (b, m, _), (_, n, _), _ = DENSE
+    index = torch.randint(n, (b, m, NEAR), generator=torch.Generator().manual_seed(1))
+
+    def given(q, k, v):
+        return q, k, v, q.new_full((b, m, 1), 0.5), index.to(q.device), None, 3, True
+
+    return (
+        lambda *leaves: kernels.aggregate(*given(*leaves), selection, seed),
+        lambda *leaves: candidates.aggregate(*given(*leaves), "released", selection, seed),
     )

@@ -17,23 +17,20 @@ from torch.nn import functional
 
 from n3match.ops.custom_op import differentiable
 from n3match.ops.triton import window_cells as cell_kernels
-from n3match.ops.triton import window_rows as row_kernels
 from n3match.ops.triton.launch import (
     accumulator,
     block,
     cdiv,
     compiled_with,
     next_power,
-    number_types,
     on_device_of,
     product_type,
-    steps,
 )
+from n3match.ops.triton.rows import Rows
 from n3match.ops.window.grid import WindowGrid
 
 _TILE_ROWS, _TILE_COLUMNS = 4, 16
 _DEPTH = 16  # numbers of a cell are padded to a multiple, so that they are read in whole vectors
-_WARP_NUMBERS = 256  # of rows that a warp works on alone, where a row isn't longer
 _PAIRS = 1024  # of a program that makes a pair table
 
 
@@ -42,39 +39,21 @@ def _geometry(grid: WindowGrid) -> list[int]:
     return [*grid.shape, *grid.window_shape, grid.window // 2, grid.patch_size // grid.stride]
 
 
-class _Launch:
+class _Launch(Rows):
     """The kernels on tensors of one geometry; tables as in window_cells.py."""
 
     def __init__(
         self, like: Tensor, geometry: Sequence[int], k: int, exclude_self: bool, hard: bool,
         seed: int | None,
     ):
-        self.geometry = tuple(geometry)
-        self.k, self.hard = k, hard
-        self.seed = 0 if seed is None else seed
+        super().__init__(like, len(like), geometry, k, exclude_self, hard, seed)
         n1, n2, w1, w2, _, r = geometry
-        self.images = len(like)
-        self.patches, self.candidates = n1 * n2, w1 * w2
         self.rows_apart = w1 + r - 1 + _TILE_ROWS - 1
         self.pairs = (w1 + r - 1) * (w2 + r - 1)
         c1, c2 = n1 + r - 1, n2 + r - 1
         self.tiles = cdiv(c1, _TILE_ROWS) * cdiv(c2, _TILE_COLUMNS)
         self.cells = c1 * c2
         self.across = block(like, _TILE_COLUMNS - 1 + w2 + r - 1, 1 << 30)
-        self.like = like
-        self.types = number_types(like)
-        wide = next_power(self.candidates)
-        # Sums over a row stay within a warp, as long as its numbers fit in the registers.
-        self.row_warps = max(1, wide // (2 * _WARP_NUMBERS))
-        self.blocks = {
-            "EXCLUDE": exclude_self, "BLOCK_O": wide, "BLOCK_M": max(1, _WARP_NUMBERS // wide),
-        }
-        self.of_rows = {
-            **self.blocks, "KP": steps(k), "NOISE": seed is not None, "ACC": self.types["ACC"]
-        }
-
-    def new(self, *shape: int) -> Tensor:
-        return self.like.new_empty(*shape, dtype=accumulator(self.like.dtype))
 
     def _products(self, wide: bool = False) -> dict:
         types = self.types
@@ -92,35 +71,6 @@ class _Launch:
             **compiled_with(4, 2), **self._products(),
         )
         return out
-
-    def weights(self, distances: Tensor, log_t: Tensor) -> Tensor:
-        """(B, cells, V₁·V₂) -> (B·K, patches, w₁·w₂)."""
-        out = self.new(self.images * self.k, self.patches, self.candidates)
-        given = self.seed, *self.geometry, self.k
-        if self.hard:
-            row_kernels.nearest_kernel[self._row_programs()](
-                distances, out, *given, **self.blocks, **compiled_with(self.row_warps)
-            )
-        else:
-            row_kernels.weights_kernel[self._row_programs()](
-                distances, log_t, out, *given, **self.of_rows, **compiled_with(self.row_warps)
-            )
-        return out
-
-    def _row_programs(self) -> tuple[int]:
-        return (self.images * cdiv(self.patches, self.blocks["BLOCK_M"]),)
-
-    def row_gradients(
-        self, distances: Tensor, weights: Tensor, u: Tensor, log_t: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Of distances (B, patches, w₁·w₂) and of log_t."""
-        d_distance = self.new(self.images, self.patches, self.candidates)
-        d_log_t = torch.empty_like(log_t)
-        row_kernels.row_gradients_kernel[self._row_programs()](
-            distances, weights, u, log_t, d_distance, d_log_t, self.seed, *self.geometry, self.k,
-            **self.of_rows, **compiled_with(self.row_warps),
-        )
-        return d_distance, d_log_t
 
     def pair_table(self, table: Tensor, wide: bool = False) -> Tensor:
         """(·, patches, w₁·w₂) -> (·, cells, V₁·V₂), of the type in which it is multiplied."""

@@ -7,6 +7,7 @@ import torch
 
 from n3match import ops
 from n3match.pipelines.benchmarks import gpu, gpu_timings
+from n3match.pipelines.benchmarks.baselines import plain_candidates
 from n3match.pipelines.benchmarks.ceilings import Ceilings
 from n3match.pipelines.cli import main
 
@@ -37,10 +38,12 @@ def test_a_whole_run_with_another_backend_and_device(tmp_path, capsys, monkeypat
         ),
     )
     arguments = ["benchmark", "gpu", "--eager", "--sizes", "40", "--images", "25", "--repeats", "1"]
-    assert main([*arguments, "--cases", "window 50", "--out", str(tmp_path)]) == 0
+    arguments += ["--candidates", "30", "--cases", "window 50"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
     report = (tmp_path / "benchmark-gpu.md").read_text()
     assert report.startswith("no device, torch ")
     assert report.count(" 40 with gradients") == report.count(" 25² with gradients") == 2
+    assert report.count(" 30×225 with gradients") == 2
     assert "0.001 TFLOP/s (bfloat16 matrix product)" in report
     assert report.count("Plain formulas are run as they are.") == 2
     assert "window 50²" in capsys.readouterr().out
@@ -67,6 +70,13 @@ def test_plain_windows_are_the_operator():
     images = [torch.randn(1, 2, 36, 36, dtype=torch.float64) for _ in range(3)]
     plain = gpu_timings.plain_windows(*images, 3, 4.0)
     torch.testing.assert_close(plain, ops.n3_window_aggregate(*images, 3, 4.0))
+
+
+def test_plain_candidates_are_the_operator():
+    rows = [torch.randn(2, 9, c, dtype=torch.float64) for c in (3, 3, 4)]
+    index = torch.randint(9, (2, 9, 5))
+    plain = plain_candidates(*rows, index, 3, 1.0)
+    torch.testing.assert_close(plain, ops.n3_aggregate(*rows, 3, 1.0, index))
 
 
 def test_ceilings_are_measured_on_the_device_asked_for():

@@ -1,7 +1,8 @@
-"""Triton kernels of the window form that work on whole rows: one query patch, all its candidates.
+"""Triton kernels that work on whole rows: one query, all its candidates; and their launch.
 
-Distances may have Gumbel noise ("concrete"), the function of seed and pair in ops/noise.py;
-or the nearest are chosen hard ("knn").
+Of the window form, and of explicit candidates, which are to these kernels a window of O×1 over
+"patches" of one cell. Distances may have Gumbel noise ("concrete"), the function of seed and pair
+in ops/noise.py; or the nearest are chosen hard ("knn").
 
 A row fits in registers, so that the recursion of tiles.py needs no second sweep, and its way
 back is the one of dense/problem.py, from the last step to the first. Tables: see window_cells.py.
@@ -9,13 +10,26 @@ back is the one of dense/problem.py, from the last step to the first. Tables: se
 O = w₁·w₂ candidates of a query, BLOCK_O of them in registers, K neighbours, KP ≥ K.
 """
 
+from collections.abc import Sequence
+
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from n3match.ops import noise
+from n3match.ops.triton.launch import (
+    accumulator,
+    cdiv,
+    compiled_with,
+    next_power,
+    number_types,
+    steps,
+)
 from n3match.ops.triton.tiles import CERTAIN, LEAST_INVERSE_T, MOST_INVERSE_T
 from n3match.ops.triton.window_cells import first_patch, lowest
 
+_WARP_NUMBERS = 256  # of rows that a warp works on alone, where a row isn't longer
 _UNSIGNED = 1 << 64
 _INCREMENT = tl.constexpr(noise.INCREMENT % _UNSIGNED)
 _FIRST = tl.constexpr(noise.FIRST % _UNSIGNED)
@@ -86,7 +100,7 @@ def _patch_sums(table, patch, real, n1, n2, w1, w2, half, R, BLOCK_O: tl.constex
 
 
 @triton.jit
-def _gumbel(seed, number):
+def gumbel(seed, number):
     """As `noise.gumbel`, in float64."""
     x = (number + 1).to(tl.uint64) * _INCREMENT + seed.to(tl.uint64)
     x = (x ^ (x >> 30)) * _FIRST
@@ -110,7 +124,7 @@ def _distances(
             inside = inside & ((y1 != i) | (y2 != j))
         if NOISE:
             m = n1 * n2
-            d -= _gumbel(seed, (image * m + patch[:, None]) * m + y1 * n2 + y2).to(d.dtype)
+            d -= gumbel(seed, (image * m + patch[:, None]) * m + y1 * n2 + y2).to(d.dtype)
     return tl.where(inside, d, float("inf"))
 
 
@@ -283,3 +297,60 @@ def row_gradients_kernel(
     logit = tl.minimum(tl.maximum((base - d) * inverse_t, -far), far)
     tl.store(d_log_t + image * m + patch, -tl.sum(a * logit, 1), mask=real)
     tl.store(d_distance + image * m * w1 * w2 + place, -a * inverse_t, mask=inside)
+
+
+class Rows:
+    """These kernels on tables of one geometry: n₁, n₂, w₁, w₂, W // 2, R."""
+
+    def __init__(
+        self, like: Tensor, images: int, geometry: Sequence[int], k: int, exclude_self: bool,
+        hard: bool, seed: int | None,
+    ):
+        self.like, self.images = like, images
+        self.geometry = tuple(geometry)
+        self.k, self.hard = k, hard
+        self.seed = 0 if seed is None else seed
+        n1, n2, w1, w2, *_ = geometry
+        self.patches, self.candidates = n1 * n2, w1 * w2
+        self.types = number_types(like)
+        wide = next_power(self.candidates)
+        # Sums over a row stay within a warp, as long as its numbers fit in the registers.
+        self.row_warps = max(1, wide // (2 * _WARP_NUMBERS))
+        self.blocks = {
+            "EXCLUDE": exclude_self, "BLOCK_O": wide, "BLOCK_M": max(1, _WARP_NUMBERS // wide),
+        }
+        self.of_rows = {
+            **self.blocks, "KP": steps(k), "NOISE": seed is not None, "ACC": self.types["ACC"]
+        }
+
+    def new(self, *shape: int) -> Tensor:
+        return self.like.new_empty(*shape, dtype=accumulator(self.like.dtype))
+
+    def weights(self, distances: Tensor, log_t: Tensor) -> Tensor:
+        """(B, cells, V₁·V₂) -> (B·K, patches, w₁·w₂)."""
+        out = self.new(self.images * self.k, self.patches, self.candidates)
+        given = self.seed, *self.geometry, self.k
+        if self.hard:
+            nearest_kernel[self._programs()](
+                distances, out, *given, **self.blocks, **compiled_with(self.row_warps)
+            )
+        else:
+            weights_kernel[self._programs()](
+                distances, log_t, out, *given, **self.of_rows, **compiled_with(self.row_warps)
+            )
+        return out
+
+    def row_gradients(
+        self, distances: Tensor, weights: Tensor, u: Tensor, log_t: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Of distances (B, patches, w₁·w₂) and of log_t."""
+        d_distance = self.new(self.images, self.patches, self.candidates)
+        d_log_t = torch.empty_like(log_t)
+        row_gradients_kernel[self._programs()](
+            distances, weights, u, log_t, d_distance, d_log_t, self.seed, *self.geometry, self.k,
+            **self.of_rows, **compiled_with(self.row_warps),
+        )
+        return d_distance, d_log_t
+
+    def _programs(self) -> tuple[int]:
+        return (self.images * cdiv(self.patches, self.blocks["BLOCK_M"]),)
