@@ -279,8 +279,11 @@ def verify_pose(
     close = agreeing(R, t)
     plane = find_plane(noisy, np.ones_like(inliers) if linear else close)
     probability = pair_probability(matches, inliers)
-    reason = doubtful(matches, inliers, alarms, probability, min_pair_probability)
-    if reason is None and plane is not None and plane_dominates(noisy, distance, close, plane):
+    planar = plane is not None and plane_dominates(noisy, distance, close, plane)
+    # A linear solver's inliers on a plane say nothing of the pair either.
+    least = 0.0 if planar and linear else min_pair_probability
+    reason = doubtful(matches, inliers, alarms, probability, least)
+    if reason is None and plane is not None and planar:
         verdict = PlaneVerdict.KEEP
         if linear:
             why = "on a plane the eight-point algorithm has no one answer"

@@ -134,8 +134,10 @@ def compare_with_rival(
         The verdict, and the R and t to go on with (those given unless REPLACE).
     """
     limit = TRANSFER_FACTOR * matches.threshold
-    # What is off the plane is chance's, and speaks for whichever pose was sought with it.
-    x0, x1 = matches.x0[plane.explained], matches.x1[plane.explained]
+    # What is off the plane is chance's, and speaks for whichever pose was sought with it. All that
+    # is on it counts, not what agrees with that pose alone.
+    on_plane = homography_distance(plane.H)(matches.x0, matches.x1) < limit
+    x0, x1 = matches.x0[on_plane], matches.x1[on_plane]
 
     def support(pose: tuple[np.ndarray, np.ndarray]) -> int:
         return int(np.count_nonzero(inliers_of(*pose, x0, x1, limit)))
