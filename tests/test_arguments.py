@@ -254,6 +254,8 @@ def test_opencv_plug_names_its_own_arguments():
     points = given["points0"], given["points1"]
     with pytest.raises(TypeError, match="distCoeffs2 must be an array"):
         opencv.find_essential_mat(*points, given["K0"], None, given["K1"], "none")
+    with pytest.raises(ValueError, match="method must be one of"):
+        opencv.find_essential_mat(*points, given["K0"], method="")
     with pytest.raises(ValueError, match="prob must be between 0 and 1"):
         opencv.find_essential_mat(*points, given["K0"], prob=1.0)
     with pytest.raises(ValueError, match="mask must be an array to write to, got a read-only"):

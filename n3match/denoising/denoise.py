@@ -155,7 +155,8 @@ def _unit(image: np.ndarray) -> np.ndarray:
 def _stored(unit: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Back: integers rounded and clipped, floats as they are."""
     if dtype not in _WHITE:
-        return unit.astype(dtype)
+        largest = np.finfo(dtype).max  # float16 ends before what a network may answer
+        return np.clip(unit, -largest, largest).astype(dtype)
     return np.clip(np.rint(unit * _WHITE[dtype]), 0, _WHITE[dtype]).astype(dtype)
 
 

@@ -11,6 +11,7 @@ import torch
 
 import n3match
 from n3match.denoising import Denoiser, denoise_raw, estimate_sigma
+from n3match.denoising.denoise import _stored
 from n3match.nn import PRESETS, N3Net
 from n3match.weights import save_weights, store
 
@@ -107,6 +108,11 @@ def test_estimate_is_right_for_noise_on_a_smooth_image(sigma):
     assert estimate_sigma(noisy) == pytest.approx(sigma, rel=0.03)
     assert estimate_sigma(np.stack([noisy] * 3, 2)) == pytest.approx(estimate_sigma(noisy))
     assert estimate_sigma(np.zeros((20, 20))) == 0.0
+
+
+def test_half_precision_ends_at_its_largest_number():
+    found = _stored(np.array([1e6, -1e6, 0.5], np.float32), np.dtype(np.float16))
+    assert found.dtype == np.float16 and found.tolist() == [65504, -65504, 0.5]
 
 
 def test_raw_noise_is_given_by_a_and_b():

@@ -8,8 +8,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from n3match.arguments import real, whole
+from n3match.arguments import one_of, real, whole
 from n3match.geometry import RelativePose
+from n3match.geometry.estimators import ESTIMATORS
 from n3match.nn.match_filter import MatchFilter
 from n3match.plugins.opencv.cameras import Cameras
 from n3match.plugins.opencv.estimators import estimator_of, estimator_with
@@ -149,6 +150,8 @@ def _estimate(
         if not 0 < prob < 1:
             raise ValueError(f"prob must be between 0 and 1 (exclusive), got {prob:g}")
         method = given.get("method", cv2.RANSAC)
+        if isinstance(method, str):
+            one_of("method", method, ("auto", *ESTIMATORS))
         options |= {
             "estimator": method if isinstance(method, str) else estimator_of(method),
             "threshold": given.get("threshold", 1.0),
