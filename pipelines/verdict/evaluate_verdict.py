@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 
 from n3match.pipelines.common.arguments import given_path, output_folder
-from n3match.pipelines.verdict.plan import add_plan_arguments
+from n3match.pipelines.verdict.arguments import add_plan_arguments, check_plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,12 +46,7 @@ def main(arguments: argparse.Namespace) -> int:
     from n3match.pipelines.common.fingerprints import versions
     from n3match.pipelines.common.result_rows import ResultRows
     from n3match.pipelines.verdict.measured import AnswerRow, answer_row, measured, settings_of
-    from n3match.pipelines.verdict.plan import (
-        check_plan,
-        match_stores,
-        planned_pairs,
-        read_scenes,
-    )
+    from n3match.pipelines.verdict.plan import match_stores, planned_pairs, read_scenes
     from n3match.pipelines.verdict.report import plot_claims, verdict_report
     from n3match.weights.verdict import shipped_verdict
     from n3match.whole_file import write_whole

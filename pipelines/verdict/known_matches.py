@@ -19,6 +19,7 @@ from n3match.datasets.images import ImageFile
 from n3match.geometry import calibrated_points
 from n3match.matching import extract_sift, keypoint_change, putative_matches, root_sift
 from n3match.nn.match_filter import MatchFilter
+from n3match.pipelines.common.devices import placed
 from n3match.pipelines.common.fingerprints import hash_of_files, hash_of_weights
 from n3match.pipelines.verdict.pair_kinds import OTHER_PART, KnownPair, SeenImage
 from n3match.two_view import PairMatches, logits_of_many
@@ -61,12 +62,15 @@ class MatchStore:
         filter: shipped weights, or a file.
         keypoints: of each photograph, or of the part of it that counts, the strongest.
         points_alone: the filter is told nothing but where the points are.
+        device, half: see `devices.placed`. What is kept doesn't say on which device it was made.
     """
 
     work: Path
     filter: str
     keypoints: int
     points_alone: bool = False
+    device: str = "cpu"
+    half: bool = False
 
     def make(self, pair: KnownPair) -> Path:
         """The file with the matches of a pair, which is made where it isn't there."""
@@ -90,12 +94,12 @@ class MatchStore:
         parts = [bounds.round(9).tolist() for bounds in (pair.bounds0, pair.bounds1)]
         text = repr((
             _FORMAT, pair.name, files, parts, self.keypoints, self.points_alone,
-            _weights_hash(self.filter),
+            _weights_hash(self.filter), *(["half"] if self.half else []),
         ))
         return self.work / "matches" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
 
     def _matched(self, pair: KnownPair) -> KnownMatches:
-        net = _network(self.filter)
+        net = _network(self.filter, self.device, self.half)
         turned = pair.kind == OTHER_PART
         ends = [
             _chosen(self.work, image, bounds, self.keypoints, turned)
@@ -196,8 +200,8 @@ def _keypoints(work: Path, image: SeenImage) -> dict[str, np.ndarray]:
 
 
 @lru_cache(maxsize=1)
-def _network(name: str) -> MatchFilter:
-    return MatchFilter.from_pretrained(name)
+def _network(name: str, device: str, half: bool) -> MatchFilter:
+    return placed(MatchFilter.from_pretrained(name), device, half)
 
 
 @lru_cache(maxsize=1)

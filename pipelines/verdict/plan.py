@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from n3match.datasets.scenes.formats import find_scenes
-from n3match.pipelines.common.arguments import add_filter_argument, check_at_least, given_path
 from n3match.pipelines.verdict.known_matches import MatchStore
 from n3match.pipelines.verdict.pair_kinds import (
     OTHER_PART,
@@ -25,44 +24,6 @@ from n3match.pipelines.verdict.pair_kinds import (
 )
 
 _OPTIONS = {REAL: "real", OTHER_SIDE: "other_side", OTHER_PART: "other_part"}
-
-
-def add_plan_arguments(
-    parser: argparse.ArgumentParser, *, real: int, other_side: int, other_part: int,
-    other_place: int, images: int | None,
-) -> None:
-    """Options of `planned_pairs` with these defaults, and of where matches are kept."""
-    add = parser.add_argument
-    limits = {
-        "--real": (real, "real pairs of each scene"),
-        "--other-side": (other_side, "pairs of each scene whose cameras look at different sides"),
-        "--other-part": (other_part, "pairs of each scene of parts that share nothing"),
-        "--other-place": (other_place, "pairs of two scenes, in all"),
-    }
-    for name, (default, what) in limits.items():
-        add(name, type=int, default=default, metavar="N",
-            help=f"at most so many {what} (default: %(default)s)")
-    add("--images", type=int, default=images, metavar="N",
-        help="of each scene, drawn at random (default: "
-        f"{'all' if images is None else '%(default)s'})")
-    add("--one-place", action="append", default=[], metavar="NAME,NAME,…",
-        help="scenes that are, or may be, of one place: no pairs of two places are made of them; "
-        "may be given several times")
-    add("--keypoints", type=int, nargs="+", default=[2000, 4000], metavar="N",
-        help="per photograph (default: 2000 4000)")
-    add("--work", type=given_path, required=True, metavar="DIR",
-        help="a folder for keypoints, matches and rows of results, all used again: only what "
-        "is new costs time")
-    add("--seed", type=int, default=0, help="of the draw of pairs")
-    add_filter_argument(parser)
-
-
-def check_plan(arguments: argparse.Namespace) -> None:
-    """Raises ValueError for an option out of range."""
-    check_at_least(0, arguments, *_OPTIONS.values(), "other_place")
-    check_at_least(2, arguments, "images")
-    if min(arguments.keypoints) < 8:
-        raise ValueError(f"--keypoints must be at least 8, got {min(arguments.keypoints)}")
 
 
 def read_scenes(folders: Sequence[Path], arguments: argparse.Namespace) -> list[KnownScene]:
@@ -107,7 +68,9 @@ def planned_pairs(
 def match_stores(arguments: argparse.Namespace) -> list[MatchStore]:
     """One for each number of keypoints."""
     return [
-        MatchStore(arguments.work, arguments.filter, count)
+        MatchStore(
+            arguments.work, arguments.filter, count, device=arguments.device, half=arguments.half
+        )
         for count in dict.fromkeys(arguments.keypoints)
     ]
 

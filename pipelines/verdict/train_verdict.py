@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 
 from n3match.pipelines.common.arguments import given_path, output_file
-from n3match.pipelines.verdict.plan import add_plan_arguments
+from n3match.pipelines.verdict.arguments import add_plan_arguments, check_plan
 
 # Scenes of --val are few: all their photographs, and so many times more pairs of each.
 _VAL_PAIRS = 3
@@ -65,12 +65,7 @@ def main(arguments: argparse.Namespace) -> int:
         settings_of,
     )
     from n3match.pipelines.verdict.pair_kinds import KINDS
-    from n3match.pipelines.verdict.plan import (
-        check_plan,
-        match_stores,
-        planned_pairs,
-        read_scenes,
-    )
+    from n3match.pipelines.verdict.plan import match_stores, planned_pairs, read_scenes
     from n3match.pipelines.verdict.report import claims_table
     from n3match.weights.verdict import PairVerdict
     from n3match.whole_file import write_whole

@@ -213,6 +213,7 @@ _FILES = {
     "export": ["absent.safetensors", "out.onnx"],
     "convert-checkpoint": ["absent.pth", "out.safetensors"],
     "build-pairs": ["absent", "out.h5"],
+    "train-verdict": ["absent", "--val", "absent", "--work", "kept", "--out", "out.json"],
 }
 _FOLDERS = {
     "evaluate-pose": ["absent.h5", "--out", "out"],
@@ -222,6 +223,7 @@ _FOLDERS = {
     "train-filter": ["out"],
     "train-denoiser": ["--images", "absent", "--", "out"],
     "compare-sfm": ["absent", "--out", "out"],
+    "evaluate-verdict": ["absent", "--work", "kept", "--out", "out"],
     "reconstruct": ["absent", "out"],
     "benchmark": ["--out", "out"],
 }
