@@ -255,7 +255,7 @@ def check_moderate(name: str, value: torch.Tensor | np.ndarray) -> None:
     if isinstance(value, torch.Tensor):
         if not value.numel():
             return
-        low, high = (float(bound) for bound in torch.aminmax(value))
+        low, high = (float(bound) for bound in torch.aminmax(value.detach()))
     elif value.size:
         low, high = float(value.min()), float(value.max())
     else:

@@ -59,6 +59,7 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_numbers_are_the_same_however_they_lie(layout):
     x = np.arange(12.0).reshape(6, 2)
