@@ -1,12 +1,12 @@
 """Time and memory as ratios against named baselines, all measured in one run.
 
-PART is ops (the operator), matching, filter, filter-h5, filter-colmap, training-step or denoise;
-without any, all of these are measured. gpu checks and times the operator on a GPU, gpu-networks
-the shipped filters and a denoiser; without a GPU they say so and end with status 2. kernels needs
-none: it compiles the operator's kernels as for an H100 or H200 and says what became of them; status
-1 if registers didn't suffice, products aren't what such a GPU is fast at, or results are wrong.
-status counts what is said of generated scenes that have no pose, or hide it, with and without a
-filter: how often a confident pose is wrong.
+PART is ops (the operator), pair (from photographs to a pose), matching, filter, filter-h5,
+filter-colmap, training-step or denoise; without any, all of these are measured. gpu checks and
+times the operator on a GPU, gpu-networks the shipped filters and a denoiser; without a GPU they say
+so and end with status 2. kernels needs none: it compiles the operator's kernels as for an H100 or
+H200 and says what became of them; status 1 if registers didn't suffice, products aren't what such a
+GPU is fast at, or results are wrong. status counts what is said of generated scenes that have no
+pose, or hide it, with and without a filter: how often a confident pose is wrong.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import argparse
 from n3match.pipelines.common.arguments import output_folder
 
 PARTS = (
-    "ops", "matching", "filter", "filter-h5", "filter-colmap", "training-step", "denoise",
+    "ops", "pair", "matching", "filter", "filter-h5", "filter-colmap", "training-step", "denoise",
 )
 # Not among the parts that run by default: two need a GPU, one Triton, and one measures no time.
 GPU, NETWORKS, KERNELS, STATUS = "gpu", "gpu-networks", "kernels", "status"
@@ -25,6 +25,7 @@ _ALL = (*PARTS, GPU, NETWORKS, KERNELS, STATUS)
 # N of the operator, keypoints, matches, pairs of a file, matches of a pair; sides of images.
 _SIZES = {
     "ops": (500, 1000, 2000, 5000, 10000, 20000),
+    "pair": (2000, 4000, 8000),
     "matching": (2000, 8000),
     "filter": (2000,),
     "filter-h5": (100, 1000),
@@ -50,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(_ALL))
     parser.add_argument(
         "--sizes", type=int, nargs="*", default=None, metavar="N",
-        help="N of the operator, keypoints of matching, matches of the filter and of each pair of "
-        "a training step, pairs in the file of filter-h5 and filter-colmap (default: "
+        help="N of the operator, keypoints of a pair and of matching, matches of the filter and of "
+        "each pair of a training step, pairs in the file of filter-h5 and filter-colmap (default: "
         f"{defaults(_SIZES)})",
     )
     parser.add_argument(
@@ -193,7 +194,11 @@ def _measure(part: str, arguments: argparse.Namespace, heading: str) -> int:
     else:
         from n3match.pipelines.benchmarks import pair_stages
 
-        run = pair_stages.matching_rows if part == "matching" else pair_stages.filter_rows
+        run = {
+            "pair": pair_stages.pair_rows,
+            "matching": pair_stages.matching_rows,
+            "filter": pair_stages.filter_rows,
+        }[part]
         rows = run(sizes, arguments.repeats)
     columns = list(dict.fromkeys(column for row in rows for column in row))
     cells = [[row.get(column, "") for column in columns] for row in rows]

@@ -1,7 +1,8 @@
-"""Matching and filtering of one pair, beside what others take for it."""
+"""A pair from photographs to pose, its matching and its filtering, beside what others take."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 
 import cv2
@@ -9,12 +10,69 @@ import numpy as np
 import torch
 
 from n3match import MatchFilter
+from n3match.geometry import estimate_relative_pose_from_matches
 from n3match.matching import extract_sift, nearest_neighbors, root_sift
-from n3match.pipelines.benchmarks.measure import median_seconds
+from n3match.pipelines.benchmarks.measure import (
+    median_seconds,
+    seconds_in_turns,
+    seconds_of_call,
+)
 from n3match.pipelines.two_view.demo_pair import load_demo_pair
 from n3match.pipelines.two_view.match_images import match_images
+from n3match.pipelines.two_view.photograph import Photograph
 
 _PAIRS = 8
+_RATIO = 0.8
+
+
+def pair_rows(keypoints: list[int], repeats: int) -> list[dict]:
+    """The bundled pair from decoded photographs to a pose: by n3match, stage by stage, and by
+    OpenCV's SIFT, brute force, ratio test and `findEssentialMat(RANSAC)`."""
+    photographs = load_demo_pair().photographs
+    net = MatchFilter.from_pretrained("sift")
+    rows = []
+    for n in keypoints:
+        runs: list[dict[str, float]] = []
+
+        def ours(n: int = n, runs: list[dict[str, float]] = runs) -> None:
+            pair = match_images(*photographs, filter=net, max_keypoints=n)
+            runs.append({**pair.seconds, "pose": seconds_of_call(pair.pose)})
+
+        seconds = seconds_in_turns(
+            {"n3match": ours, "OpenCV": lambda n=n: _opencv_pose(photographs, n)}, repeats
+        )
+        whole = {name: statistics.median(values) for name, values in seconds.items()}
+        stages = {
+            f"{stage}, s": round(statistics.median(run[stage] for run in runs[1:]), 3)
+            for stage in ("sift", "matching", "filter", "pose")
+        }
+        rows.append(
+            {
+                "keypoints": n,
+                **stages,
+                "n3match, s": round(whole["n3match"], 3),
+                "OpenCV, s": round(whole["OpenCV"], 3),
+                "n3match / OpenCV": round(whole["n3match"] / whole["OpenCV"], 2),
+            }
+        )
+    return rows
+
+
+def _opencv_pose(photographs: tuple[Photograph, Photograph], keypoints: int) -> None:
+    sift, matcher = cv2.SIFT_create(keypoints), cv2.BFMatcher(cv2.NORM_L2)
+    (points0, desc0), (points1, desc1) = (
+        sift.detectAndCompute(photograph.image, None) for photograph in photographs
+    )
+    found = [m for m, n in matcher.knnMatch(desc0, desc1, k=2) if m.distance < _RATIO * n.distance]
+    estimate_relative_pose_from_matches(
+        np.array([points0[m.queryIdx].pt for m in found]),
+        np.array([points1[m.trainIdx].pt for m in found]),
+        *(photograph.K for photograph in photographs),
+        distortion0=photographs[0].distortion,
+        distortion1=photographs[1].distortion,
+        estimator="opencv_ransac",
+        verify=False,
+    )
 
 
 def pairs_per_second(net: MatchFilter, largest: int, repeats: int) -> dict[str, float]:

@@ -122,6 +122,17 @@ def test_nothing_to_measure(capsys):
     assert "nothing to measure" in capsys.readouterr().err
 
 
+def test_a_pair_from_photographs_to_pose_by_stages(capsys):
+    assert benchmark("pair", "--sizes", "500", "--repeats", "1") == 0
+    titles, _, row = capsys.readouterr().out.strip().splitlines()[-3:]
+    cells = dict(zip(*([c.strip() for c in line.split("|")[1:-1]] for line in (titles, row))))
+    stages = sum(float(cells[f"{stage}, s"]) for stage in ("sift", "matching", "filter", "pose"))
+    assert cells["keypoints"] == "500"
+    assert 0 < stages <= float(cells["n3match, s"]) + 0.01
+    ratio = float(cells["n3match, s"]) / float(cells["OpenCV, s"])
+    assert float(cells["n3match / OpenCV"]) == pytest.approx(ratio, abs=0.1)
+
+
 def test_matching_table_compares_the_same_answer(capsys):
     assert benchmark("matching", "--sizes", "60", "--repeats", "1") == 0
     assert "100.00 %" in capsys.readouterr().out
