@@ -525,7 +525,8 @@ def _read_cache(folder: Path) -> None:
     # A copy has other times: they are part of what the cache is known by.
     described = folder / "images.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        if described.is_file() and not described.is_symlink():
+        small = described.is_file() and described.stat().st_size < 1 << 20
+        if small and not described.is_symlink():
             about = json.loads(described.read_text())
             key = json.loads(about["key"])
             for entry in key["files"]:

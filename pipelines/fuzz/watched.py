@@ -124,7 +124,8 @@ def _watch(process, connection, at, tally: Tally, hang_s: float, tick) -> tuple[
             process.join()
             code = process.exitcode
             return None if code == 0 else (CRASH, f"(): the process ended with {code}")
-        if at[1] and time.monotonic() - at[1] > hang_s:
+        since = at[1]  # read once: the case may end between two looks
+        if since and time.monotonic() - since > hang_s:
             process.kill()
             process.join()
             return HANG, f"(): longer than {hang_s:g} s"

@@ -197,3 +197,27 @@ def test_counts_add_up_over_restarts_and_seeds(monkeypatch, capsys, tmp_path):
 
 def counted(seed, only):
     return lambda number: (FOREIGN if number == 5 and not seed else RESULT, f"f({number})")
+
+
+def test_a_case_that_ends_while_it_is_looked_at_is_no_hang():
+    class Clock:  # shared with the process, which sets it to 0 between two cases
+        seen = iter([time.monotonic(), 0.0, 0.0, 0.0])
+
+        def __getitem__(self, place):
+            return next(self.seen)
+
+    class Connection:
+        polls = iter([False])
+
+        def poll(self, seconds):
+            try:
+                return next(self.polls)
+            except StopIteration:
+                raise EOFError from None
+
+    class Process:
+        exitcode = 0
+        join = kill = staticmethod(lambda: None)
+
+    ended = watched._watch(Process, Connection(), Clock(), watched.Tally(), 60.0, lambda: None)
+    assert ended is None
