@@ -37,6 +37,14 @@ def model_folder(scene: Path) -> Path | None:
     return None
 
 
+def given_model_folder(scene: Path) -> Path:
+    """Raises FileNotFoundError where there is none."""
+    folder = model_folder(scene)
+    if folder is None:
+        raise FileNotFoundError(f"{scene}: has no COLMAP model in sparse/, sparse/0/ or itself")
+    return folder
+
+
 def read_colmap_scene(path: Path, name: str, options: ReadOptions) -> SceneSource:
     """Views and covisible pairs of a model; photographs in `images/` or `options.image_root`.
 
@@ -45,9 +53,7 @@ def read_colmap_scene(path: Path, name: str, options: ReadOptions) -> SceneSourc
     Raises:
         FileNotFoundError, ValueError: see `n3match.plugins.colmap.model`.
     """
-    folder = model_folder(path)
-    if folder is None:
-        raise FileNotFoundError(f"{path}: has no COLMAP model in sparse/, sparse/0/ or itself")
+    folder = given_model_folder(path)
     model = read_colmap_model(folder)
     points = read_colmap_points(folder)
     root = path / "images" if options.image_root is None else options.image_root

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from n3match.datasets.scenes.colmap import model_folder
+from n3match.datasets.scenes.colmap import given_model_folder
 from n3match.geometry import calibrated_points
 from n3match.plugins.colmap.model import (
     ColmapCamera,
@@ -131,9 +131,7 @@ def read_known_scene(path: Path, name: str) -> KnownScene:
     Raises:
         FileNotFoundError, ValueError: see `n3match.plugins.colmap.model`.
     """
-    folder = model_folder(path)
-    if folder is None:
-        raise FileNotFoundError(f"{path}: has no COLMAP model in sparse/, sparse/0/ or itself")
+    folder = given_model_folder(path)
     model = read_colmap_model(folder)
     images = {}
     for image_id, image in sorted(model.images.items(), key=lambda item: item[1].name):

@@ -1,6 +1,7 @@
 """Fixtures of the operator's tests."""
 
 import pytest
+import torch
 
 from n3match import native
 from n3match.ops.window import cells, cells_compiled, cells_tensors, gathered
@@ -35,3 +36,12 @@ def path(request, monkeypatch):
         assert set(gone) == {wanted}
 
     return check
+
+
+@pytest.fixture
+def memory_full_of_nan(monkeypatch):
+    """So that an element never written shows."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)

@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from backends import BACKENDS, FAST
+from backends import BACKENDS, FAST, NAMES
 
 from n3match import ops
 from n3match.ops import candidates
 
 pytestmark = pytest.mark.arithmetic
 
-NAMES = ("z", "query", "key", "value", "log_temperature")
 
 
 def _inputs(size, dtype=torch.float64, log_t=None, seed=0):

@@ -2,18 +2,24 @@
 
 import pytest
 import torch
-from backends import HAS_TRITON, INTERPRETED, n3_aggregate
+from backends import (
+    HAS_TRITON,
+    INTERPRETED,
+    kernels_as_reference,
+    n3_aggregate,
+    outputs_and_gradients,
+)
 
 from n3match import ops
 from n3match.ops import dispatch
 
 pytestmark = [
+    pytest.mark.usefixtures("memory_full_of_nan"),
     pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed, or has no GPU"),
     # The interpreter's, of numbers that a kernel then doesn't choose.
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
 ]
 DEVICE = "cpu" if INTERPRETED else "cuda"
-NAMES = ("z", "query", "key", "value", "log_temperature")
 
 # B, M, N, E, F, O: more candidates and channels than a block has, some items named by no query,
 # one candidate; items named many times, by every query.
@@ -39,29 +45,15 @@ def _mask(size):
 
 
 def _run(backend, inputs, index, k, dtype=torch.float64, **options):
-    leaves = [x.detach().clone().to(dtype).requires_grad_() for x in inputs]
-    z = n3_aggregate(*leaves[:3], k, leaves[3], index, backend=backend, **options)
-    gen = torch.Generator().manual_seed(9)
-    cotangent = torch.randn(z.shape, generator=gen, dtype=torch.float64).to(dtype)
-    return [z, *torch.autograd.grad(z, leaves, cotangent, materialize_grads=True)]
+    return outputs_and_gradients(
+        n3_aggregate, backend, inputs, k, (index,), dtype, **options
+    )
 
 
 def _compare(inputs, index, k, dtype, tolerance, **options):
-    found = _run("triton", inputs, index, k, dtype, **options)
-    wanted = _run("reference", inputs, index, k, **options)
-    for name, a, b in zip(NAMES, found, wanted):
-        error = (a.double() - b).abs().max() / b.abs().max().clamp(min=0.1)
-        assert error < tolerance, f"{name}: {error}"
-    return found
-
-
-@pytest.fixture(autouse=True)
-def memory_full_of_nan(monkeypatch):
-    """So that an element never written shows."""
-    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
+    return kernels_as_reference(
+        n3_aggregate, inputs, k, (index,), dtype, tolerance, **options
+    )
 
 
 @pytest.mark.parametrize("size", SIZES)

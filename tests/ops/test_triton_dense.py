@@ -7,7 +7,7 @@ import logging
 
 import pytest
 import torch
-from backends import HAS_TRITON, INTERPRETED, n3_aggregate
+from backends import HAS_TRITON, INTERPRETED, NAMES, n3_aggregate
 
 from n3match import ops
 
@@ -17,7 +17,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
 ]
 
-NAMES = ("z", "query", "key", "value", "log_temperature")
 DEVICE = "cpu" if INTERPRETED else "cuda"
 
 

@@ -6,13 +6,19 @@ On a GPU the layouts of test_window.py are gone through too.
 import pytest
 import torch
 import window_layouts
-from backends import HAS_TRITON, INTERPRETED, n3_window_aggregate
-from window_layouts import NAMES
+from backends import (
+    HAS_TRITON,
+    INTERPRETED,
+    kernels_as_reference,
+    n3_window_aggregate,
+    outputs_and_gradients,
+)
 
 from n3match import ops
 from n3match.ops.window.grid import WindowGrid
 
 pytestmark = [
+    pytest.mark.usefixtures("memory_full_of_nan"),
     pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed, or has no GPU"),
     # The interpreter's, of numbers that a kernel then doesn't choose.
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
@@ -37,29 +43,15 @@ def _inputs(layout, dtype=torch.float64, log_t=None, b=1, e=2, c=1):
 
 
 def _run(backend, inputs, k, layout, dtype=torch.float64, **options):
-    leaves = [x.detach().clone().to(dtype).requires_grad_() for x in inputs]
-    z = n3_window_aggregate(*leaves[:3], k, leaves[3], *layout, backend=backend, **options)
-    gen = torch.Generator().manual_seed(9)
-    cotangent = torch.randn(z.shape, generator=gen, dtype=torch.float64).to(dtype)
-    return [z, *torch.autograd.grad(z, leaves, cotangent, materialize_grads=True)]
+    return outputs_and_gradients(
+        n3_window_aggregate, backend, inputs, k, layout, dtype, **options
+    )
 
 
 def _compare(inputs, layout, k, dtype, tolerance, **options):
-    found = _run("triton", inputs, k, layout, dtype, **options)
-    wanted = _run("reference", inputs, k, layout, **options)
-    for name, a, b in zip(NAMES, found, wanted):
-        error = (a.double() - b).abs().max() / b.abs().max().clamp(min=0.1)
-        assert error < tolerance, f"{name}: {error}"
-    return found
-
-
-@pytest.fixture(autouse=True)
-def memory_full_of_nan(monkeypatch):
-    """So that an element never written shows."""
-    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
+    return kernels_as_reference(
+        n3_window_aggregate, inputs, k, layout, dtype, tolerance, **options
+    )
 
 
 @pytest.mark.parametrize("layout", SMALL)

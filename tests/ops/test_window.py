@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-from backends import BACKENDS, FAST
-from window_layouts import LAYOUTS, NAMES
+from backends import BACKENDS, FAST, NAMES
+from window_layouts import LAYOUTS
 from window_layouts import inputs as _inputs
 
 from n3match import native, ops

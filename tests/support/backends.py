@@ -40,3 +40,29 @@ def _on_its_device(function, *arguments, backend=None, **options):
 
 n3_aggregate = functools.partial(_on_its_device, ops.n3_aggregate)
 n3_window_aggregate = functools.partial(_on_its_device, ops.n3_window_aggregate)
+
+
+NAMES = ("z", "query", "key", "value", "log_temperature")
+
+
+def outputs_and_gradients(aggregate, backend, inputs, k, where, dtype=torch.float64, **options):
+    """In the order of NAMES, for one random gradient of z.
+
+    Args:
+        where: arguments behind the temperatures: candidates, or patch, stride and window.
+    """
+    leaves = [x.detach().clone().to(dtype).requires_grad_() for x in inputs]
+    z = aggregate(*leaves[:3], k, leaves[3], *where, backend=backend, **options)
+    gen = torch.Generator().manual_seed(9)
+    cotangent = torch.randn(z.shape, generator=gen, dtype=torch.float64).to(dtype)
+    return [z, *torch.autograd.grad(z, leaves, cotangent, materialize_grads=True)]
+
+
+def kernels_as_reference(aggregate, inputs, k, where, dtype, tolerance, **options):
+    """What the kernels give, which the formula in float64 must agree with."""
+    found = outputs_and_gradients(aggregate, "triton", inputs, k, where, dtype, **options)
+    wanted = outputs_and_gradients(aggregate, "reference", inputs, k, where, **options)
+    for name, a, b in zip(NAMES, found, wanted):
+        error = (a.double() - b).abs().max() / b.abs().max().clamp(min=0.1)
+        assert error < tolerance, f"{name}: {error}"
+    return found

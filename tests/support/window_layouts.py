@@ -4,7 +4,6 @@ import torch
 
 from n3match.ops.window.grid import WindowGrid
 
-NAMES = ("z", "query", "key", "value", "log_temperature")
 # (height, width, patch, stride, window): P = S, 2S, 3S; larger windows than the grid; padding on
 # either side; even windows; patches that aren't multiples of the stride; a single patch.
 LAYOUTS = [
