@@ -68,6 +68,15 @@ def test_killed_commands_leave_no_half_file_and_go_on(command):
         assert outcome == RESULT, what
 
 
+@pytest.mark.parametrize("most", [1924, 5900])  # an error at closing; a segmentation fault
+def test_hdf5_on_a_full_disk_ends_in_an_error_and_leaves_nothing(tmp_path, most):
+    command = next(command for command in kills.COMMANDS if command.name == "filter-h5")
+    (tmp_path / "out").mkdir()
+    command.write(tmp_path)
+    assert kills._run(command, tmp_path, lambda: kills._limit_files(most)) == 2
+    assert kills.contents(tmp_path / "out", command) == {}
+
+
 def test_same_case_is_the_same_again():
     first, second = (calls.cases(5) for _ in "01")
     for number in range(20):
