@@ -270,9 +270,8 @@ def test_functions_that_are_none():
 
 def test_estimators_of_ones_own_need_no_name():
     own = functools.partial(lambda asked, problem: asked, None)  # finds nothing
-    given = scene() | {"estimator": own, "verify": False}
-    found = geometry.estimate_relative_pose_from_matches(**given)
-    assert (found.status.value, found.estimator) == ("estimation_failed", "partial")
+    found = geometry.estimate_relative_pose_from_matches(**scene(), estimator=own)
+    assert not found.ok and found.estimator == "partial"
 
 
 def test_opencv_plug_names_its_own_arguments():
