@@ -99,6 +99,16 @@ def one_of(name: str, value: Any, choices: Collection[str]) -> str:
     return value
 
 
+def check_function(name: str, value: Any) -> None:
+    """Require a function, or another object that can be called; a class isn't meant.
+
+    Raises:
+        TypeError: no such.
+    """
+    if not callable(value) or isinstance(value, type):
+        raise TypeError(f"{name} must be a function, got {found(value)}")
+
+
 def instance(name: str, value: Any, kind: type) -> Any:
     """A value of a type.
 

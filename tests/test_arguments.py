@@ -1,5 +1,6 @@
 """What `n3match fuzz` found: arguments that Python makes something of, and those it can't."""
 
+import functools
 import io
 
 import cv2
@@ -124,6 +125,7 @@ def scene():
         ("K0", 0.0), ("distortion1", [1.0]), ("distortion0", "none"), ("side_info", RAGGED),
         ("filter", ""), ("filter", "\0"), ("filter", 1), ("threshold", "1"), ("threshold", 0),
         ("seed", 1.5), ("seed", 2**31), ("estimator", None), ("estimator", []),
+        ("estimator", object),
     ],
 )
 def test_pose_names_the_argument_that_is_wrong(name, value):
@@ -225,6 +227,11 @@ def test_small_functions_take_what_they_say():
             ("ratio",), [0, 1], [0, 4], np.zeros((4, 2)), np.zeros((4, 8)), np.zeros((4, 2)),
             np.zeros((4, 8)), None,
         )
+    with pytest.raises(TypeError, match="name must be a str, got None"):
+        geometry.guess_intrinsics((1, 2, 3), name=None)
+    for many in (2**70, 8):  # the first beyond what can be computed with, the second below 9
+        with pytest.raises(ValueError, match="num_putative must be at"):
+            geometry.estimate_relative_pose_from_matches(**scene(), num_putative=many)
     with pytest.raises(ValueError, match="sigma must lie in 0"):
         matching.extract_sift(np.zeros((9, 9), np.uint8), sigma=1e9)
 
@@ -248,6 +255,24 @@ def test_truth_values_that_are_none():
         file["a.jpg/keypoints"] = points
         with pytest.raises(TypeError, match="descriptors must be True or False"):
             hloc.read_features(file, "a.jpg", descriptors=several)
+
+
+def test_functions_that_are_none():
+    net = denoising.Denoiser(N3NetConfig(
+        features=4, depth=2, embedding_features=4, embedding_channels=2, local_networks=1
+    )).eval()
+    image = np.zeros((9, 9), np.uint8)
+    for bad in (1, np.zeros(2), object):
+        with pytest.raises(TypeError, match="progress must be a function"):
+            denoising.denoise(image, weights=net, progress=bad)
+        with pytest.raises(TypeError, match="progress must be a function"):
+            net.restore(torch.zeros(1, 1, 9, 9), progress=bad)
+
+
+def test_estimators_of_ones_own_need_no_name():
+    own = functools.partial(lambda asked, problem: asked, None)  # finds nothing
+    found = geometry.estimate_relative_pose_from_matches(**scene(), estimator=own)
+    assert not found.ok and found.estimator == "partial"
 
 
 def test_opencv_plug_names_its_own_arguments():

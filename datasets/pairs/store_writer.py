@@ -23,6 +23,7 @@ from n3match.datasets.pairs.store import (
     read_report,
     shape_fits,
 )
+from n3match.new_hdf5 import NewHdf5
 from n3match.whole_file import whole_file
 
 # gzip is what every build of HDF5 can read; small arrays would only grow by it.
@@ -159,7 +160,7 @@ class PairStoreWriter:
         with (
             self._replacing(path) as temporary,
             # The layout of 2016: its headers and chunk indices are a tenth of the older ones.
-            h5py.File(temporary, "w", libver=("v110", "v110")) as file,
+            NewHdf5(temporary, libver=("v110", "v110")) as file,
         ):
             yield file
             file.attrs.update(self._attrs)
@@ -225,7 +226,7 @@ def _write_report(file: h5py.File, left_out: Sequence[str], problems: Sequence[s
 
 
 def _join(
-    file: h5py.File, parts: list[Path], left_out: list[str], problems: list[str]
+    file: NewHdf5, parts: list[Path], left_out: list[str], problems: list[str]
 ) -> None:
     names: dict[str, list[str]] = {"scene": [], "name0": [], "name1": []}
     num_shared: list[int] = []
@@ -240,6 +241,7 @@ def _join(
             for name, values in names.items():
                 values.extend(part["pairs"][name].asstr()[:])
             num_shared.extend(part["pairs"]["num_shared"][:].tolist())
+        file.check()
         report = read_report(path)
         left_out += report.left_out
         problems += report.problems

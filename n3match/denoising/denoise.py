@@ -10,8 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from n3match.arguments import MODERATE, check_moderate, real
-from n3match.arguments import found as found_in
+from n3match.arguments import MODERATE, check_function, check_moderate, real
 from n3match.denoising.denoiser import Denoiser
 from n3match.denoising.noise_level import estimate_sigma
 from n3match.nn import N3NetConfig
@@ -194,8 +193,8 @@ def _restored(
     memory_limit: int,
     progress: Progress | None,
 ) -> np.ndarray:
-    if progress is not None and not callable(progress):
-        raise TypeError(f"progress must be a function, got {found_in(progress)}")
+    if progress is not None:
+        check_function("progress", progress)
     planes = unit[None] if unit.ndim == 2 else np.moveaxis(unit, 2, 0)
     wanted = net.config.channels
     if len(planes) != wanted and wanted != 1:

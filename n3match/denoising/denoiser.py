@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from n3match import weights
-from n3match.arguments import whole
+from n3match.arguments import check_function, whole
 from n3match.denoising.tiles import Layout, Span, tile_sides
 from n3match.nn import N3Net, N3NetConfig
 from n3match.weights.store import build
@@ -80,8 +80,10 @@ class Denoiser(N3Net):
                 with the time.
 
         Raises:
-            ValueError: a limit too small even for tiles.
+            ValueError: a limit too small even for tiles. TypeError: no function for `progress`.
         """
+        if progress is not None:
+            check_function("progress", progress)
         given, x = x, self.planes_of(x)
         size = given.shape[2:]
         b, _, height, width = x.shape

@@ -17,6 +17,8 @@ from n3match.arguments import dense_tensor, found, lent_tensor, positive, real, 
 
 # OpenCV and PoseLib count them in 32 bits.
 _MOST_ITERATIONS = 2**31 - 1
+# Of all that any images have; larger ones leave the numbers that NumPy counts with.
+_MOST_PUTATIVE = 2**53
 
 
 def arrays_too(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -182,7 +184,7 @@ def check_putative(num_putative: int | None, length: int) -> int:
     """Require at least `length` matches before a filter; None: as many."""
     if num_putative is None:
         return length
-    num_putative = whole("num_putative", num_putative)
+    num_putative = whole("num_putative", num_putative, most=_MOST_PUTATIVE)
     if num_putative < length:
         raise ValueError(
             f"num_putative must be at least the number of matches ({length}), got {num_putative}"

@@ -23,8 +23,9 @@ def smallest_eigenvector(matrix: torch.Tensor, damping: float = 1e-6) -> torch.T
     is zero.
 
     Args:
-        matrix: (B, D, D), symmetric. An element that is zero or not finite gives a zero vector
-            and a zero gradient, and doesn't disturb the rest of the batch.
+        matrix: (B, D, D), symmetric. An element that is zero, not finite, or far from positive
+            semi-definite (an entry beyond twice the trace: none has one beyond the trace) gives a
+            zero vector and a zero gradient, and doesn't disturb the rest of the batch.
         damping: gap, relative to the trace, below which the derivative is damped. The gap of
             the eight-point problem of real photographs is 6e-6 in the median and 1e-7 at the
             fifth percentile (calibrated coordinates, true matches only): the default bounds the
@@ -56,13 +57,19 @@ def checked_damping(damping: float) -> float:
     return damping
 
 
+# Of the trace: more than rounding leaves to an entry of a positive semi-definite matrix.
+_LARGEST = 2.0
+
+
 class _SmallestEigenvector(torch.autograd.Function):
     @staticmethod
     def forward(ctx, matrix: torch.Tensor, damping: float) -> torch.Tensor:
         m = matrix.detach().to(torch.float64)
         trace = m.diagonal(dim1=-2, dim2=-1).sum(-1)
-        # eigh raises for the whole batch when one element holds a NaN: those become identities.
-        usable = m.isfinite().flatten(1).all(1) & (trace > torch.finfo(torch.float64).tiny)
+        # eigh raises for the whole batch when one element holds a NaN, or numbers so far apart that
+        # it doesn't converge: those become identities. (NaN is no number within the bounds.)
+        within = m.abs().flatten(1).amax(1) <= _LARGEST * trace
+        usable = within & (trace > torch.finfo(torch.float64).tiny) & trace.isfinite()
         identity = torch.eye(m.shape[-1], dtype=m.dtype, device=m.device)
         scale = torch.where(usable, trace, 1.0)
         m = torch.where(usable[:, None, None], m / scale[:, None, None], identity)

@@ -163,8 +163,9 @@ def estimate_relative_pose_from_matches(
     points0, points1 = check_matches(points0, points1)
     K0, K1 = check_intrinsics("K0", K0), check_intrinsics("K1", K1)
     weights = check_weights("weights", weights, len(points0))
-    if callable(estimator):
-        spec = EstimatorSpec(estimator.__name__, estimator, progressive=True)
+    if callable(estimator) and not isinstance(estimator, type):
+        name = getattr(estimator, "__name__", type(estimator).__name__)
+        spec = EstimatorSpec(name, estimator, progressive=True)
     else:
         spec = choose_estimator(estimator, ESTIMATORS)
     best_first = _best_first(sampling, weights, spec)

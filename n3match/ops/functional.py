@@ -167,6 +167,7 @@ def n3_window_aggregate(
     """
     checks.check_rule(k, recursion, selection, generator)
     k, exclude_self = operator.index(k), flag("exclude_self", exclude_self)
+    differences = flag("differences", differences)
     query, key, value = widest(query, key, value)
     checks.check_window_images(query, key, value)
     grid = checks.window_grid(query, patch_size, stride, window)

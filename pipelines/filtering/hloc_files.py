@@ -14,6 +14,7 @@ import numpy as np
 from n3match.given_files import read_text
 from n3match.hdf5 import copy_plain, open_hdf5, read_array
 from n3match.matching import is_gradient_histogram
+from n3match.new_hdf5 import NewHdf5
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.devices import placed
 from n3match.pipelines.common.fingerprints import file_state, hash_of_files, hash_of_weights
@@ -96,7 +97,7 @@ def filter_files(
                 print(f"note       {log.path.name} was of other inputs or options: begun anew")
             done, seconds = _judge(net, reader, wanted, log, judged=least > 0)
             remove_leftovers(out)
-            with whole_file(out) as temporary, h5py.File(temporary, "w") as file:
+            with whole_file(out) as temporary, NewHdf5(temporary) as file:
                 counts = [_write(groups, file, pair, log, least) for pair in wanted]
                 for pair in unsupported:
                     copy_plain(groups[pair.group], file.require_group(pair.group))
@@ -250,7 +251,7 @@ def _judge(
 
 
 def _write(
-    matches: h5py.File, out: h5py.File, pair: HlocPair, log: ProgressLog, least: float
+    matches: h5py.File, out: NewHdf5, pair: HlocPair, log: ProgressLog, least: float
 ) -> tuple[int, int, LeftOutPair | None]:
     """Write a pair's group; the numbers of matches found and kept, and the pair if it is left
     out: then it keeps none."""
@@ -265,4 +266,5 @@ def _write(
         left_out = LeftOutPair(pair.name0, pair.name1, real, int(kept.sum()))
         kept = np.zeros_like(kept)
     write_matches(matches, out, pair.group, index0[kept], probability(logits[kept]))
+    out.check()
     return len(kept), int(kept.sum()), left_out

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from n3match.geometry.estimators import ESTIMATORS, choose_estimator
+from n3match.new_hdf5 import NewHdf5
 from n3match.pipelines.common.processes import Processes
 from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.common.progress_log import lock_file, part_path, remove_leftovers
@@ -197,7 +197,7 @@ def write_hloc(
     """features.h5, pairs.txt and, last, matches.h5 in hloc's layout, each whole or as it was."""
     folder.mkdir(exist_ok=True)
     lengths = {}
-    with whole_file(folder / "features.h5") as temporary, h5py.File(temporary, "w") as file:
+    with whole_file(folder / "features.h5") as temporary, NewHdf5(temporary) as file:
         for name in usable:
             found = photographs.read(name)
             lengths[name] = len(found.keypoints)
@@ -205,10 +205,12 @@ def write_hloc(
                 file, name, found.keypoints, found.sizes_angles, found.responses,
                 found.descriptors, tuple(found.size.tolist()),
             )
+            file.check()
     lines = []
-    with whole_file(folder / "matches.h5") as temporary, h5py.File(temporary, "w") as file:
+    with whole_file(folder / "matches.h5") as temporary, NewHdf5(temporary) as file:
         for names, pair in pairs:
             add_matches(file, names, lengths[names[0]], pair.matches, pair.probability)
+            file.check()
             lines.append(f"{names[0]} {names[1]}\n")
         write_whole(folder / "pairs.txt", "".join(lines))
 

@@ -269,6 +269,17 @@ def _sampling(d: Draw) -> dict[str, Any]:
     })  # fmt: skip
 
 
+def _judged(d: Draw, count: int) -> dict[str, Any]:
+    """What a filter that picked the matches knows of them."""
+    angle = d.rng.uniform(-4, 4, count)
+    change = np.c_[np.cos(angle), np.sin(angle), 0.3 * d.normal(count)]
+    change[d.rng.random(count) < 0.2] = 0.0
+    return d.some({
+        "logits": d.rng.uniform(-8, 12, count), "keypoint_change": change,
+        "min_pair_probability": d.one_of(0.0, 0.5, 1.0),
+    })  # fmt: skip
+
+
 @_target("n3match.match_logits", 0.2, ("",))  # −inf where a lens has no ray
 def _(d):
     m = d.matches()
@@ -303,6 +314,7 @@ def _(d):
     return {
         "image0": d.image(largest=120), "image1": d.image(largest=120), "filter": d.filter(),
         **d.some({"K0": d.camera(), "K1": d.camera(), "distortion0": d.distortion(),
+                  "distortion1": d.distortion(), "feature": d.one_of(*FEATURES),
                   "max_keypoints": 50, "max_size": 60, "device": "cpu", "stored_pixels": True}),
     }  # fmt: skip
 
@@ -347,7 +359,8 @@ def _(d):
         "query": query, "key": d.tensor(b, e, height, width).to(query),
         "value": d.tensor(b, c, height, width).to(query), "k": d.one_of(1, 2, 4),
         "patch_size": 4, "stride": d.one_of(1, 2, 4), "window": d.one_of(1, 3, 4), **rule,
-        **d.some({"log_temperature": 0.5, "backend": d.one_of("tiled", "reference")}, 0.25),
+        **d.some({"log_temperature": 0.5, "backend": d.one_of("tiled", "reference"),
+                  "differences": d.boolean()}, 0.25),
     }  # fmt: skip
 
 
@@ -408,6 +421,8 @@ def _(d):
     }
     if net.side_info:
         found["side_info"] = d.maybe([torch.rand(n, len(net.side_info)) for n in lengths])
+    if net.config.keypoint_change:
+        found["keypoint_change"] = d.maybe([torch.zeros(n, 3) for n in lengths])
     return {"self": net, **found, **d.some({"batch_matches": d.one_of(1, 64)})}
 
 
@@ -420,7 +435,8 @@ def _(d):
 def _(d):
     return d.some({
         "widths": (8, 4), "blocks": 1, "selection": "n3", "neighbours": 2, "embedding_channels": 2,
-        "value_channels": 4, "kept_share": 0.5, "verdict_width": 4,
+        "value_channels": 4, "kept_share": 0.5, "verdict_width": 4, "verdict_neighbours": 2,
+        "mutual_stages": d.boolean(),
     }, 0.5)  # fmt: skip
 
 
@@ -514,7 +530,7 @@ def _(d):
         "points0": m.points0, "points1": m.points1, "size0": SIZE, "size1": SIZE,
         **d.some({"threshold": 1.0, "confidence": 0.99, "seed": 3, "num_putative": m.count + 3,
                   "estimator": d.one_of("opencv_usac", "poselib", "auto")}),
-        "max_iterations": 200,
+        "max_iterations": 200, **_judged(d, m.count),
     }  # fmt: skip
 
 
@@ -523,7 +539,7 @@ def _(d):
     m = d.matches()
     return {
         "points0": m.points0, "points1": m.points1, "K0": m.K0, "K1": m.K1, **_sampling(d),
-        "max_iterations": 200,
+        "max_iterations": 200, **_judged(d, m.count),
         **d.some({"weights": d.rng.random(m.count), "sampling": "uniform", "confidence": 0.99,
                   "threshold_calibrated": 1e-3, "distortion0": d.distortion(),
                   "distortion1": d.distortion(), "num_putative": m.count + 3,
@@ -538,7 +554,7 @@ def _(d):
 
 @_target("n3match.geometry.guess_intrinsics")
 def _(d):
-    return {"size": SIZE, **d.some({"focal": 500.0})}
+    return {"size": SIZE, **d.some({"focal": 500.0, "name": "size"})}
 
 
 for _name in ("mean_average_precision", "pose_auc"):
@@ -654,7 +670,8 @@ def _(d):
 def _(d):
     found = _descriptor_pair(d)
     lengths = [0 if found[f"desc{i}"] is None else len(found[f"desc{i}"]) for i in (0, 1)]
-    return {**found, "keypoints0": d.pixels(lengths[0]), "keypoints1": d.pixels(lengths[1])}
+    return {**found, "keypoints0": d.pixels(lengths[0]), "keypoints1": d.pixels(lengths[1]),
+            **d.some({"device": "cpu"}, 0.2)}
 
 
 @_target("n3match.matching.root_sift")
@@ -711,6 +728,10 @@ def _(d):
 # --- denoising ---------------------------------------------------------------------------------
 
 
+def _no_progress(share: float) -> None:
+    """Called with the share of a work that is done."""
+
+
 def _picture(d: Draw, channels: int = 1, smallest: int = 1) -> np.ndarray:
     height, width = (int(n) for n in d.rng.integers(smallest, 14, 2))
     shape = (height, width, channels) if channels > 1 else (height, width)
@@ -726,14 +747,15 @@ def _(d):
     net = d.denoiser()
     return {
         "image": _picture(d, d.one_of(1, 3) if net.config.channels == 1 else 3, 8),
-        "weights": net, **d.some({"sigma": 25.0, "memory_limit": 1 << 20}),
+        "weights": net,
+        **d.some({"sigma": 25.0, "memory_limit": 1 << 20, "progress": _no_progress}),
     }  # fmt: skip
 
 
 @_target("n3match.denoising.denoise_raw", 0.1)
 def _(d):
     return {"image": _picture(d), "a": 0.01, "b": 0.001, "weights": d.denoiser(raw=True),
-            **d.some({"memory_limit": 1 << 20})}
+            **d.some({"memory_limit": 1 << 20, "progress": _no_progress})}
 
 
 @_target("n3match.denoising.estimate_sigma")
@@ -746,7 +768,7 @@ def _(d):
     net = tiny_denoiser(d.one_of("plain", "blocks"))
     shape = (1, net.config.channels, *(int(n) for n in d.rng.integers(4, 12, 2)))
     return {"self": net, "x": d.tensor(*shape, kinds=(torch.float32,)),
-            **d.some({"memory_limit": 1 << 22})}
+            **d.some({"memory_limit": 1 << 22, "progress": _no_progress})}
 
 
 @_target("n3match.denoising.Denoiser.work")
@@ -777,6 +799,8 @@ def _(d):
     described = {"descriptors1": d.descriptors(n1), "descriptors2": d.descriptors(n2)}
     return {
         "size1": SIZE, "size2": SIZE, **found, "filter": d.filter(),
+        **d.some({"withRotation": True, "withScale": False, "thresholdFactor": 6.0,
+                  "side_info": d.rng.random((len(found["matches1to2"]), 5))}, 0.1),
         **d.some({"K1": d.camera(), "K2": d.camera(), "distortion1": d.distortion(),
                   "distortion2": d.distortion()}),
         **(described if d.rng.random() < 0.3 else {}),
@@ -809,7 +833,10 @@ def _(d):
     return {
         **_opencv_points(d, m), **d.one_of(*lists), "filter": d.maybe(d.filter()),
         **d.some({"method": d.one_of(cv2.RANSAC, cv2.USAC_MAGSAC, "poselib"), "prob": 0.99,
-                  "threshold": 1.0, "mask": np.zeros((m.count, 1), np.uint8)}),
+                  "threshold": 1.0, "mask": np.zeros((m.count, 1), np.uint8),
+                  "side_info": d.rng.random((m.count, 5)),
+                  "sizes_angles1": d.sizes_angles(m.count),
+                  "sizes_angles2": d.sizes_angles(m.count)}),
     }  # fmt: skip
 
 
@@ -836,7 +863,8 @@ def _(d):
     return {
         "self": N3Matcher(filter=d.filter()), "queryKpts": d.keypoints(d.count()),
         "trainKpts": d.pixels(d.count()), "queryImageSize": SIZE, "trainImageSize": SIZE,
-        **d.some({"K1": d.camera(), "K2": d.camera(), "distortion1": d.distortion()}),
+        **d.some({"K1": d.camera(), "K2": d.camera(), "distortion1": d.distortion(),
+                  "distortion2": d.distortion()}),
     }  # fmt: skip
 
 
@@ -849,7 +877,8 @@ for _name in ("match", "knnMatch"):
         n, m = d.count(), d.count()
         matcher = N3Matcher(filter=d.filter())
         matcher.setPairInfo(d.keypoints(n), d.keypoints(m), SIZE, SIZE)
-        more = {"k": d.one_of(1, 2)} if _name == "knnMatch" else {}
+        rows = {"k": d.one_of(1, 2), **d.some({"compactResult": d.boolean()})}
+        more = rows if _name == "knnMatch" else {}
         return {
             "self": matcher, "queryDescriptors": d.descriptors(n, 8),
             "trainDescriptors": d.descriptors(m, 8), **more,

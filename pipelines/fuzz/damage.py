@@ -20,6 +20,10 @@ class _Tensor(torch.Tensor):
     """A tensor of a class of its own."""
 
 
+def _nothing(*_, **__) -> None:
+    """A function that takes anything: an error of a caller's own is nobody else's."""
+
+
 def damaged(value: Any, rng: Rng) -> Any:
     """Something in the place of a value: mostly near to it, sometimes anything at all."""
     try:
@@ -256,7 +260,7 @@ _ANYTHING: list[Callable[[Rng], Any]] = [
     lambda rng: (),
     lambda rng: object(),
     lambda rng: object,
-    lambda rng: len,
+    lambda rng: _nothing,
     lambda rng: np.nan,
     lambda rng: 1j,
     lambda rng: [[1.0, 2.0], [3.0]],

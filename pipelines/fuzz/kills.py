@@ -333,6 +333,40 @@ def _scene(folder: Path) -> None:
         cv2.imwrite(str(folder / "images" / f"{i}.png"), files._picture(i))
 
 
+def _two_scenes(folder: Path) -> None:
+    """Photographs side by side of bands of texture at several depths, with COLMAP models."""
+    width, band, count, focal = 320, 80, 4, 300.0
+    shifts = (10, 16, 22)  # pixels from a photograph to the next one
+    u, v = np.meshgrid(np.arange(4, width + 3 * max(shifts), 12), np.arange(4, 3 * band, 12))
+    depth = focal / np.array(shifts)[v // band]
+    places = np.stack([(u - width / 2) * depth / focal, (v - 120) * depth / focal, depth], -1)
+    for name, seed in (("a", 10), ("b", 20)):
+        scene = folder / name
+        (scene / "images").mkdir(parents=True)
+        layers = [files._picture(seed + i, (width + count * max(shifts), band)) for i in range(3)]
+        lines = []
+        for i in range(count):
+            rows = [layer[:, i * s : i * s + width] for layer, s in zip(layers, shifts)]
+            cv2.imwrite(str(scene / "images" / f"{i}.png"), np.concatenate(rows))
+            x = u - i * np.array(shifts)[v // band]
+            seen = np.flatnonzero((x >= 0) & (x < width))
+            lines.append(f"{i} 1 0 0 0 {-i} 0 0 1 {i}.png")
+            lines.append(" ".join(f"{x.flat[n]} {v.flat[n]} {n}" for n in seen))
+        (scene / "images.txt").write_text("\n".join(lines) + "\n")
+        (scene / "cameras.txt").write_text(
+            f"1 PINHOLE {width} {3 * band} {focal} {focal} {width / 2} 120\n"
+        )
+        lines = [f"{n} {x} {y} {z} 0 0 0 0.5" for n, (x, y, z) in enumerate(places.reshape(-1, 3))]
+        (scene / "points3D.txt").write_text("\n".join(lines) + "\n")
+
+
+def _verdict(folder: Path) -> list[object]:
+    return [
+        "--work", folder / "out" / "work", "--keypoints", 300, "--real", 3, "--other-part", 2,
+        "--other-side", 0, "--other-place", 4,
+    ]
+
+
 def _with_weights(write: Callable[[Path], object]) -> Callable[[Path], None]:
     def both(folder: Path) -> None:
         write(folder)
@@ -374,6 +408,11 @@ COMMANDS = (
     Command("denoise", _photographs, lambda f: [
         "denoise", f / "photographs", f / "out" / "clean", "--weights",
         f / "denoiser.safetensors"]),
+    Command("train-verdict", _two_scenes, lambda f: [
+        "train-verdict", f / "a", f / "b", "--val", f / "a", f / "b", "--out",
+        f / "out" / "verdict.json", *_verdict(f)]),
+    Command("evaluate-verdict", _two_scenes, lambda f: [
+        "evaluate-verdict", f / "a", f / "b", "--out", f / "out" / "report", *_verdict(f)]),
     Command("reconstruct", _relief, lambda f: [
         "reconstruct", f / "photographs", f / "out" / "model", "--max-keypoints", 800,
         "--threads", 1], needs="pycolmap"),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from n3match.arguments import flag
+from n3match.arguments import flag, one_of
 from n3match.geometry import RelativePose
 from n3match.geometry.checks import check_intrinsics
 from n3match.matching import (
@@ -248,8 +248,7 @@ def filter_of(
     Raises:
         ValueError: an unknown feature.
     """
-    if feature not in FEATURES:
-        raise ValueError(f"feature: found {feature!r}, wanted one of {', '.join(FEATURES)}")
+    one_of("feature", feature, FEATURES)
     if isinstance(filter, str) and filter == "auto":
         return default_filter(binary=feature != "sift")
     return filter

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import h5py
 import numpy as np
 
+from n3match.new_hdf5 import NewHdf5
 from n3match.pipelines.common.tables import csv_text
 from n3match.pipelines.two_view.match_images import MatchedPair
 from n3match.whole_file import whole_file
@@ -34,7 +34,7 @@ def write_csv(path: str | os.PathLike, pair: MatchedPair, filter_name: str) -> N
 def write_hdf5(path: str | os.PathLike, pair: MatchedPair, filter_name: str) -> None:
     """The kept matches with keypoints and cameras; the layout is told by `n3match match --help`."""
     kept = pair.kept
-    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+    with whole_file(path) as temporary, NewHdf5(temporary) as file:
         file["points0"], file["points1"] = pair.points0[kept], pair.points1[kept]
         file["probability"] = pair.probability[kept]
         file["index0"], file["index1"] = pair.putative.index0[kept], pair.putative.index1[kept]

@@ -219,6 +219,20 @@ def test_smallest_eigenvector_of_nothing_is_zero():
     torch.testing.assert_close(v[2].norm(), torch.tensor(1.0).double())
 
 
+def test_smallest_eigenvector_where_eigh_does_not_converge_is_zero():
+    far = torch.tensor([
+        [2e-1, -4e298, -4e298, -4e298],
+        [2e-1, 3e-1, 1e-1, -2e-1],
+        [2e-2, 1e-1, 2e-1, -4e298],
+        [-4e298, -2e-1, 3e-2, 4e-1],
+    ], dtype=torch.float64)  # fmt: skip
+    matrix = torch.stack((torch.diag(torch.arange(1.0, 5.0).double()), far)).requires_grad_()
+    v = smallest_eigenvector(matrix)
+    assert v.abs().tolist() == [[1, 0, 0, 0], [0, 0, 0, 0]]
+    (gradient,) = torch.autograd.grad(v.sum(), matrix)
+    assert gradient.isfinite().all() and gradient[0].any() and not gradient[1].any()
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_agrees_with_cpu():
     x0, x1, _ = _batch(10, noise=0.01)

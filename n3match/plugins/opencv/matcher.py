@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from n3match.arguments import sequence, whole
+from n3match.arguments import flag, sequence, whole
 from n3match.geometry.checks import check_distortion, check_points_array, check_size
 from n3match.nn.match_filter import MatchFilter
 from n3match.plugins.opencv.information import mean_focal, points_of
@@ -159,9 +159,10 @@ class N3Matcher:
             (`queryIdx` says which). A row has fewer than k only where there are no more train
             descriptors, or the mask forbids them.
         """
+        compact = flag("compactResult", compactResult)
         near, kept = self._search(queryDescriptors, trainDescriptors, k, mask)
         rows = (row if keep else () for row, keep in zip(near.rows, kept))
-        return tuple(row for row in rows if row or not compactResult)
+        return tuple(row for row in rows if row or not compact)
 
     def _search(self, query, train, k: int, mask) -> tuple[Neighbours, np.ndarray]:
         """The neighbours, and (N,) bool of the query descriptors whose nearest is kept."""

@@ -1,7 +1,9 @@
 """Short runs of `n3match fuzz` with a fixed seed, and whether it would see what is wrong."""
 
+import inspect
 import multiprocessing
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -13,6 +15,7 @@ import torch
 from n3match.pipelines.cli import main
 from n3match.pipelines.fuzz import calls, files, kills, watched
 from n3match.pipelines.fuzz.damage import damage_some
+from n3match.pipelines.fuzz.draws import Draw
 from n3match.pipelines.fuzz.outcomes import (
     CLEAR,
     CRASH,
@@ -48,6 +51,51 @@ def test_every_public_function_is_called_or_has_a_reason_not_to_be():
     assert not set(calls.TARGETS) - set(public)
 
 
+def drawn(target, number):
+    """Its arguments, and the function."""
+    arguments = target.make(Draw(np.random.default_rng(number)))
+    return arguments, target._function(arguments)
+
+
+@pytest.mark.parametrize("name", calls.TARGETS)
+def test_every_argument_is_given_now_and_then(name):
+    wanted, seen = {""}, set()
+    for number in range(200):
+        arguments, function = drawn(calls.TARGETS[name], number)
+        wanted = {
+            parameter.name for parameter in inspect.signature(function).parameters.values()
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        }
+        seen |= arguments.keys()
+        if wanted <= seen:
+            return
+    raise AssertionError(f"never given: {wanted - seen}")
+
+
+_NO_FLAGS = (
+    np.array(["a", "b"]), np.zeros(0), torch.ones(2, 2), torch.ones(2, device="meta"), [1, [2]],
+    b"x", 3.5, {"sift": 1}, np.array([None, object()]),
+)
+
+
+@pytest.mark.parametrize("name", calls.TARGETS)
+def test_what_is_no_flag_and_no_name_is_told_by_its_argument(name):
+    target = calls.TARGETS[name]
+    for parameter in inspect.signature(drawn(target, 0)[1]).parameters.values():
+        kind = str(getattr(parameter.annotation, "__name__", parameter.annotation))
+        if not re.search(r"\b(bool|str)\b", kind):
+            continue
+        for value in _NO_FLAGS:
+            arguments, function = drawn(target, 1)
+            try:
+                function(*arguments.pop("*", ()), **{**arguments, parameter.name: value})
+            except Exception as error:
+                names = {*calls._names(arguments), *inspect.signature(function).parameters}
+                names |= {*calls._texts(arguments)}
+                outcome, told = judge_error(error, names)
+                assert outcome == CLEAR, f"{parameter.name}={calls.shown(value)}: {told}"
+
+
 def test_calls_with_damaged_arguments_end_in_results_or_clear_errors():
     tally = run(calls.cases, seconds=12, most=4000)
     assert not told(tally)
@@ -66,6 +114,15 @@ def test_killed_commands_leave_no_half_file_and_go_on(command):
     for number in range(2):
         outcome, what = case(number)
         assert outcome == RESULT, what
+
+
+@pytest.mark.parametrize("most", [1924, 5900])  # an error at closing; a segmentation fault
+def test_hdf5_on_a_full_disk_ends_in_an_error_and_leaves_nothing(tmp_path, most):
+    command = next(command for command in kills.COMMANDS if command.name == "filter-h5")
+    (tmp_path / "out").mkdir()
+    command.write(tmp_path)
+    assert kills._run(command, tmp_path, lambda: kills._limit_files(most)) == 2
+    assert kills.contents(tmp_path / "out", command) == {}
 
 
 def test_same_case_is_the_same_again():
