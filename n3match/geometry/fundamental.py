@@ -36,7 +36,7 @@ from n3match.geometry.verification.agreement import (
     homography_distance,
     rotation_distance,
 )
-from n3match.geometry.verification.pair import FUNDAMENTAL, pair_probability
+from n3match.geometry.verification.pair import pair_probability
 from n3match.geometry.verification.planarity import (
     PlaneModel,
     find_plane,
@@ -51,6 +51,7 @@ from n3match.geometry.verification.support import (
     log10_false_alarms,
 )
 from n3match.geometry.verification.verdict import PoseStatus, Verdict, doubtful, hopeless
+from n3match.weights.verdict import FUNDAMENTAL
 
 # A rotation is all there is where it explains this share of what the homography explains.
 _ROTATION_SHARE = 0.95
@@ -161,7 +162,7 @@ def _answer(
         "pair_probability": probability,
         **plane_support(plane, found.inliers),
     }
-    reason = doubtful(matches, found.inliers, alarms, probability, least)
+    reason = doubtful(matches, found.inliers, alarms, probability, least, FUNDAMENTAL)
     if reason is None and plane is not None and (
         plane_dominates(matches, distance, found.inliers, plane)
     ):

@@ -148,7 +148,7 @@ def estimate_relative_pose_from_matches(
         keypoint_change: (N, 3) of the matches, see `n3match.matching.keypoint_change`: evidence for
             `pair_probability`, used with logits.
         min_pair_probability: a pose needs at least this `pair_probability`; None: the default of
-            what was learned where there are logits, else 0.
+            what was learned, for this geometry, where there are logits, else 0.
         verify: False returns the estimator's pose as it is, "ok", without the tests for support,
             parallax and planes (for evaluations by published protocols).
 

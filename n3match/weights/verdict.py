@@ -13,20 +13,24 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-FORMAT = "n3match-verdict-1"
+FORMAT = "n3match-verdict-2"
+
+# What a model is of: the matrix that the inliers agree with; a rotation counts as essential.
+ESSENTIAL, FUNDAMENTAL = "essential", "fundamental"
+GEOMETRIES = (ESSENTIAL, FUNDAMENTAL)
 
 
 @dataclass(frozen=True)
 class PairVerdict:
-    """Models by name, and the probability from which a pair counts as real.
+    """Models by name, and the probabilities from which a pair counts as real.
 
     Attributes:
-        threshold: default of `min_pair_probability`.
+        threshold: default of `min_pair_probability`, for each of GEOMETRIES.
         models: by name, what is multiplied with each piece of evidence, and "constant".
         notes: how it was made.
     """
 
-    threshold: float
+    threshold: Mapping[str, float]
     models: Mapping[str, Mapping[str, float]]
     notes: Mapping[str, object]
 
@@ -66,6 +70,7 @@ def read_verdict(path: Path) -> PairVerdict:
             name: {term: float(value) for term, value in model.items()}
             for name, model in content["models"].items()
         }
-        return PairVerdict(float(content["threshold"]), models, content["notes"])
+        threshold = {name: float(content["threshold"][name]) for name in GEOMETRIES}
+        return PairVerdict(threshold, models, content["notes"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: no verdict of n3match: {error}") from error

@@ -75,6 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "none sift)",
     )
     parser.add_argument(
+        "--seed", type=int, default=0, metavar="N",
+        help=f"{STATUS}: another one draws other scenes (default: %(default)s)",
+    )
+    parser.add_argument(
         "--seconds", type=float, default=10.0,
         help="for one implementation of the operator, or network, at one size: fewer repeats where "
         "it takes longer, and baselines of the operator that take longer for one call are left out "
@@ -168,8 +172,9 @@ def _measure(part: str, arguments: argparse.Namespace, heading: str) -> int:
     if part == STATUS:
         from n3match.pipelines.benchmarks import status
 
-        report = status.status_report(status.run_cases(arguments.filters, arguments.repeats))
-        report = f"{status.heading(arguments.repeats)}\n\n{report}"
+        options = arguments.repeats, arguments.seed
+        cases = status.run_cases(arguments.filters, arguments.repeats, seed=arguments.seed)
+        report = f"{status.heading(*options)}\n\n{status.status_report(cases)}"
         print(report, flush=True)
         if arguments.out is not None:
             write_whole(arguments.out / "benchmark-status.md", report)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from scipy.stats import binomtest
 
 from n3match.datasets.synthetic.degenerate import (
     KINDS,
@@ -54,12 +55,13 @@ class StatusCase:
 
 def run_cases(
     filters: Sequence[str], repeats: int, *, noise: Sequence[float] = NOISE,
-    wrong: Sequence[float] = WRONG, kinds: Sequence[str] = KINDS,
+    wrong: Sequence[float] = WRONG, kinds: Sequence[str] = KINDS, seed: int = 0,
 ) -> list[StatusCase]:
     """Every kind at every noise and share of wrong matches, `repeats` scenes each.
 
     Args:
         filters: weights of a filter that sees the points alone, or "none".
+        seed: another one draws other scenes.
     """
     grid = [
         (kind, n, w, i) for kind in kinds for n in noise
@@ -68,8 +70,8 @@ def run_cases(
     cases = []
     with Progress(len(grid), "scene") as progress:
         for kind, n, w, i in grid:
-            seed = zlib.crc32(repr((kind, n, w, i)).encode())
-            scene = degenerate_matches(kind, n, w, np.random.default_rng(seed))
+            rng = np.random.default_rng([zlib.crc32(repr((kind, n, w, i)).encode()), seed])
+            scene = degenerate_matches(kind, n, w, rng)
             for name in filters:
                 pose = estimate_relative_pose(
                     scene.points0, scene.points1, K, K, filter=None if name == "none" else name
@@ -101,7 +103,11 @@ def status_report(cases: Sequence[StatusCase]) -> str:
 
 def _sums(cases: Sequence[StatusCase]) -> str:
     wrong = sum(case.is_wrong for case in cases)
-    return f"{wrong} confident wrong poses (> {WRONG_DEG:g}° at status ok) in {len(cases)} scenes"
+    low, high = binomtest(wrong, len(cases)).proportion_ci()
+    return (
+        f"{wrong} confident wrong poses (> {WRONG_DEG:g}° at status ok) in {len(cases)} scenes, "
+        f"{100 * wrong / len(cases):.2f} [{100 * low:.2f}, {100 * high:.2f}] % (95 % interval)"
+    )
 
 
 def _by_kind(cases: Sequence[StatusCase]) -> str:
@@ -145,10 +151,11 @@ def _calibration(cases: Sequence[StatusCase]) -> str:
     return markdown_table(["pair_probability", "scenes", "with a pose", "of them right, %"], rows)
 
 
-def heading(repeats: int) -> str:
+def heading(repeats: int, seed: int) -> str:
     """What was run."""
     return (
         f"{len(KINDS)} kinds of scenes, 300 matches in images of {SIZE[0]} × {SIZE[1]}, noise "
         f"{', '.join(f'{n:g}' for n in NOISE)} px, "
-        f"{', '.join(f'{100 * w:g}' for w in WRONG)} % wrong matches, {repeats} scenes of each."
+        f"{', '.join(f'{100 * w:g}' for w in WRONG)} % wrong matches, {repeats} scenes of each, "
+        f"seed {seed}."
     )

@@ -59,7 +59,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     from n3match.pipelines.filtering.colmap_database import Options, filter_database
     from n3match.pipelines.filtering.left_out import left_out_line
-    from n3match.weights.verdict import shipped_verdict
 
     if not 0 < arguments.threshold < float("inf"):
         raise ValueError(f"--threshold must be positive, got {arguments.threshold}")
@@ -67,7 +66,6 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.out is not None and arguments.out.absolute() == arguments.database.absolute():
         raise ValueError(f"--out: {arguments.out} is DATABASE itself; leave --out away for that")
     least = arguments.min_pair_probability
-    least = shipped_verdict().threshold if least is None else least
     began = time.perf_counter()
     counts = filter_database(
         arguments.database,
@@ -88,7 +86,7 @@ def main(arguments: argparse.Namespace) -> int:
     pairs, done = counts["pairs"], counts["done"]
     print(f"pairs      {pairs}" + (f", {pairs - done} of them done before" if done < pairs else ""))
     print(f"matches    {counts['kept']} kept, {counts['inliers']} inliers")
-    print(left_out_line(counts["left out"], pairs, least, target))
+    print(left_out_line(counts["left out"], pairs, counts["guessed"], least, target))
     if counts["guessed cameras"]:
         print(
             f"cameras    {counts['guessed cameras']} of {counts['cameras']} with a guessed focal "

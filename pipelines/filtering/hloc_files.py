@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from n3match.pipelines.filtering.pair_logits import (
     one_to_one,
     pair_matches,
 )
-from n3match.pipelines.filtering.two_view_geometry import two_view_geometry
+from n3match.pipelines.filtering.two_view_geometry import judged_by, two_view_geometry
 from n3match.plugins.hloc import (
     HlocPair,
     find_pair,
@@ -39,10 +40,11 @@ from n3match.plugins.hloc import (
     write_matches,
 )
 from n3match.two_view import PairMatches, probability
-from n3match.weights.verdict import shipped_verdict, verdict_file
+from n3match.weights.verdict import ESSENTIAL, FUNDAMENTAL, shipped_verdict, verdict_file
 from n3match.whole_file import check_target, whole_file
 
 _IMAGES_HELD = 24  # with descriptors; a few megabytes each
+_HEAD = struct.Struct("<d?")  # of the log: a pair's probability, whether a focal length is a guess
 
 
 def filter_files(
@@ -70,16 +72,16 @@ def filter_files(
     check_target(out)
     net = placed(MatchFilter.from_pretrained(filter), device, half)
     cameras = ImageCameras.read(colmap, intrinsics, images)
-    least = shipped_verdict().threshold if min_pair_probability is None else min_pair_probability
+    judged = min_pair_probability != 0
     depends_on = {  # not on the pairs wanted: these don't change what is found of one
-        "format": "n3match-filter-h5-2",
+        "format": "n3match-filter-h5-3",
         "files": [file_state(features), file_state(matches)],
         "weights": hash_of_weights(filter),
         "verdict": hash_of_files(verdict_file()),
         "cameras": [file_state(colmap), file_state(intrinsics)],
         "images": str(images),
         "descriptors": descriptors,
-        "judged": least > 0,
+        "judged": judged,
         **({"half": True} if half else {}),
     }
     with open_hdf5(features) as found, open_hdf5(matches) as groups:
@@ -95,21 +97,24 @@ def filter_files(
         with ProgressLog(part_path(out), depends_on) as log:
             if log.discarded:
                 print(f"note       {log.path.name} was of other inputs or options: begun anew")
-            done, seconds = _judge(net, reader, wanted, log, judged=least > 0)
+            done, seconds = _judge(net, reader, wanted, log, judged=judged)
             remove_leftovers(out)
             with whole_file(out) as temporary, NewHdf5(temporary) as file:
-                counts = [_write(groups, file, pair, log, least) for pair in wanted]
+                counts = [
+                    _write(groups, file, pair, log, min_pair_probability) for pair in wanted
+                ]
                 for pair in unsupported:
                     copy_plain(groups[pair.group], file.require_group(pair.group))
-            left = [pair for _, _, pair in counts if pair is not None]
+            left = [pair for _, _, _, pair in counts if pair is not None]
             write_list(out, left)
             log.remove()
     before = len(wanted) - done
     print(f"pairs      {len(wanted)}" + (f", {before} of them done before" if before else ""))
     print(f"cameras    {cameras.describe()}")
     print(f"side       {reader.describe_side_info()}")
-    print(f"matches    {sum(n for n, _, _ in counts)} found, {sum(k for _, k, _ in counts)} kept")
-    print(left_out_line(len(left), len(wanted), least, out))
+    given, kept, guessed = (sum(count[i] for count in counts) for i in range(3))
+    print(f"matches    {given} found, {kept} kept")
+    print(left_out_line(len(left), len(wanted), guessed, min_pair_probability, out))
     print(f"seconds    {seconds:.2f}; {done / max(seconds, 1e-9):.1f} pairs a second")
     print(f"written    {out}")
 
@@ -230,14 +235,14 @@ def _judge(
     asked; how many weren't there before, and the seconds."""
 
     def judge(found: PairOfImages, matches: PairMatches, logits: np.ndarray) -> bytes:
-        probability = np.nan
+        probability, geometry = np.nan, judged_by(found.image0, found.image1)
         if judged:
             kept = one_to_one(found.index0, found.index1, logits)
             rows = np.stack([found.index0, found.index1], axis=1)[kept]
             _, probability = two_view_geometry(
                 rows, found.image0, found.image1, logits[kept], len(logits)
             )
-        return np.array(probability, "<f8").tobytes() + logits.astype("<f4").tobytes()
+        return _HEAD.pack(probability, geometry == FUNDAMENTAL) + logits.astype("<f4").tobytes()
 
     began = time.perf_counter()
     missing = [pair for pair in pairs if pair.group not in log]
@@ -251,13 +256,15 @@ def _judge(
 
 
 def _write(
-    matches: h5py.File, out: NewHdf5, pair: HlocPair, log: ProgressLog, least: float
-) -> tuple[int, int, LeftOutPair | None]:
-    """Write a pair's group; the numbers of matches found and kept, and the pair if it is left
-    out: then it keeps none."""
+    matches: h5py.File, out: NewHdf5, pair: HlocPair, log: ProgressLog, least: float | None
+) -> tuple[int, int, bool, LeftOutPair | None]:
+    """Write a pair's group; the numbers of matches found and kept, whether a focal length is a
+    guess, and the pair if it is left out: then it keeps none."""
     result = log.read(pair.group)
-    (real,) = np.frombuffer(result, "<f8", 1).tolist()
-    logits = np.frombuffer(result, "<f4", offset=8).astype(np.float64)
+    real, guessed = _HEAD.unpack_from(result)
+    logits = np.frombuffer(result, "<f4", offset=_HEAD.size).astype(np.float64)
+    if least is None:
+        least = shipped_verdict().threshold[FUNDAMENTAL if guessed else ESSENTIAL]
     matches0 = read_array(matches[pair.group]["matches0"])
     index0 = np.flatnonzero(matches0 >= 0)
     kept = one_to_one(index0, matches0[index0], logits)
@@ -267,4 +274,4 @@ def _write(
         kept = np.zeros_like(kept)
     write_matches(matches, out, pair.group, index0[kept], probability(logits[kept]))
     out.check()
-    return len(kept), int(kept.sum()), left_out
+    return len(kept), int(kept.sum()), guessed, left_out

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from n3match.pipelines.common.arguments import parse_probability
-from n3match.weights.verdict import shipped_verdict
+from n3match.weights.verdict import ESSENTIAL, FUNDAMENTAL, GEOMETRIES, shipped_verdict
 from n3match.whole_file import write_whole
 
 _SUFFIX = ".left_out.txt"
@@ -27,12 +27,13 @@ class LeftOutPair:
 
 def add_probability_argument(parser: argparse._ActionsContainer, **unset: object) -> None:
     """--min-pair-probability P."""
-    default = shipped_verdict().threshold
+    threshold = [shipped_verdict().threshold[name] for name in GEOMETRIES]
     parser.add_argument(
         "--min-pair-probability", type=parse_probability, metavar="P",
         **(unset or {"default": None}),
         help="leave out pairs that show a common part of the scene with a smaller probability; "
-        f"they are listed in OUT{_SUFFIX} (default: {default:g}; 0: leave out none)",
+        f"they are listed in OUT{_SUFFIX} (default: {_told(threshold)}; 0: leave "
+        "out none)",
     )
 
 
@@ -50,7 +51,28 @@ def write_list(out: Path, pairs: Sequence[LeftOutPair]) -> None:
     write_whole(list_path(out), "".join(lines))
 
 
-def left_out_line(count: int, pairs: int, least: float, out: Path) -> str:
-    """What is told of them."""
+def left_out_line(
+    count: int, pairs: int, guessed: int, least: float | None, out: Path
+) -> str:
+    """What is told of them.
+
+    Args:
+        count: of them; pairs: of all; guessed: of all, those with a guessed focal length.
+        least: that was asked for; None: the default.
+        out: what their list stands beside.
+    """
+    if least is None:
+        geometries = [FUNDAMENTAL] if guessed else [ESSENTIAL]
+        if 0 < guessed < pairs:
+            geometries = [*GEOMETRIES]
+        limit = _told([shipped_verdict().threshold[name] for name in geometries])
+    else:
+        limit = f"{least:g}"
     where = f": {list_path(out)}" if count else ""
-    return f"left out   {count} of {pairs} pairs, real with a probability below {least:g}{where}"
+    return f"left out   {count} of {pairs} pairs, real with a probability below {limit}{where}"
+
+
+def _told(limits: Sequence[float]) -> str:
+    """One, or those of `GEOMETRIES`."""
+    told = ", or ".join(f"{value:g}" for value in limits)
+    return f"{told} where a focal length is a guess" if len(limits) > 1 else told

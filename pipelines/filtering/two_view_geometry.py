@@ -25,7 +25,7 @@ from n3match.plugins.colmap.database import (
     PairResult,
     TwoViewGeometry,
 )
-from n3match.weights.verdict import shipped_verdict
+from n3match.weights.verdict import ESSENTIAL, FUNDAMENTAL, shipped_verdict
 
 _HOMOGRAPHY_PIXELS = 4.0  # COLMAP's own threshold in verification
 _HALF = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])  # to COLMAP's pixels
@@ -49,11 +49,12 @@ def judged_pair(
     Args:
         before: checksum of the matches that these were picked from.
         matches, image0, image1, logits, num_putative: see `two_view_geometry`, as for `options`.
-        least: probability of being real below which a pair is left out; None: the default; 0: no
-            pair is.
+        least: probability of being real below which a pair is left out; None: the default of what
+            it is `judged_by`; 0: no pair is.
         geometries: whether the result has a geometry.
     """
-    least = shipped_verdict().threshold if least is None else least
+    if least is None:
+        least = shipped_verdict().threshold[judged_by(image0, image1)]
     if not geometries and least == 0:
         return PairResult(before, matches, None)
     geometry, probability = two_view_geometry(
@@ -63,6 +64,13 @@ def judged_pair(
     if left_out:
         matches, geometry = matches[:0], _degenerate()
     return PairResult(before, matches, geometry if geometries else None, probability, left_out)
+
+
+def judged_by(image0: ImageFeatures, image1: ImageFeatures) -> str:
+    """Which of `weights.verdict.GEOMETRIES` tells whether a pair is real: FUNDAMENTAL where a focal
+    length is a guess."""
+    guessed = image0.camera.guessed or image1.camera.guessed
+    return FUNDAMENTAL if guessed else ESSENTIAL
 
 
 def two_view_geometry(
@@ -108,7 +116,7 @@ def two_view_geometry(
         options["keypoint_change"] = keypoint_change(
             *(kind[rows] for kind, rows in zip(kinds, matches.T)), *_focal_lengths(images)
         )
-    if any(image.camera.guessed for image in images):
+    if judged_by(*images) == FUNDAMENTAL:
         if estimator not in FUNDAMENTAL_ESTIMATORS:
             estimator = "auto"
         return _uncalibrated(matches, points, images, estimator, options)
@@ -146,7 +154,7 @@ def two_view_geometry(
 
 def _focal_lengths(images: tuple[ImageFeatures, ImageFeatures]) -> list[float]:
     """Of the points that are estimated from: those of a guessed camera are pixels."""
-    if any(image.camera.guessed for image in images):
+    if judged_by(*images) == FUNDAMENTAL:
         return [1.0, 1.0]
     return [float(np.diag(image.camera.K)[:2].mean()) for image in images]
 

@@ -31,7 +31,6 @@ from n3match.pipelines.folder.photographs import (
 from n3match.plugins.colmap import ColmapCamera, NewColmapDatabase
 from n3match.plugins.colmap.database import DEGENERATE
 from n3match.plugins.hloc import add_features, add_matches
-from n3match.weights.verdict import shipped_verdict
 from n3match.whole_file import check_target, whole_file, write_whole
 
 DATABASE = ".db"
@@ -74,6 +73,7 @@ class FolderCounts:
     Attributes:
         photographs: that could be used; problems: a line for each other one.
         cameras: how many photographs have theirs from where; guessed: with a guessed focal length.
+        guessed_pairs: of such a photograph.
         pairs: matched; done_before: of them, by a run that was stopped; linked: with matches.
         matches: kept; inliers: of geometries.
         kinds: how many pairs by COLMAP's number for their geometry.
@@ -84,6 +84,7 @@ class FolderCounts:
     problems: list[str] = field(default_factory=list)
     cameras: str = ""
     guessed: int = 0
+    guessed_pairs: int = 0
     pairs: int = 0
     done_before: int = 0
     linked: int = 0
@@ -147,6 +148,7 @@ def match_folder(
         counts = FolderCounts(
             photographs=len(usable), problems=problems, cameras=cameras.describe(),
             guessed=sum(camera.guessed for camera in usable.values()),
+            guessed_pairs=sum(any(usable[name].guessed for name in pair) for pair in pairs),
             pairs=len(pairs), done_before=before,
         )
         found = _counted((pair for part in parts for pair in jobs.read(part)), counts)
@@ -308,9 +310,10 @@ def report_lines(run: FolderRun, counts: FolderCounts) -> list[str]:
         ]
     before = f", {counts.done_before} of them done before" if counts.done_before else ""
     lines.append(f"pairs      {counts.pairs}{before}, {counts.linked} with matches")
-    least = run.options.min_pair_probability
-    least = shipped_verdict().threshold if least is None else least
-    lines.append(left_out_line(len(counts.left_out), counts.pairs, least, run.out))
+    lines.append(left_out_line(
+        len(counts.left_out), counts.pairs, counts.guessed_pairs, run.options.min_pair_probability,
+        run.out,
+    ))
     lines.append(f"matches    {counts.matches} kept")
     if run.options.geometries:
         without = counts.kinds[DEGENERATE]

@@ -33,6 +33,10 @@ def add_plan_arguments(
     add("--one-place", action="append", default=[], metavar="NAME,NAME,…",
         help="scenes that are, or may be, of one place: no pairs of two places are made of them; "
         "may be given several times")
+    add("--turned", nargs="+", default=[], metavar="NAME",
+        help="scenes of an object that was turned before an unmoved room, which all photographs "
+        "show whatever the cameras' poses around the object: no pairs of different sides are made "
+        "of them")
     add("--keypoints", type=int, nargs="+", default=[2000, 4000], metavar="N",
         help="per photograph (default: 2000 4000)")
     add("--work", type=given_path, required=True, metavar="DIR",

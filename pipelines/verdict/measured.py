@@ -25,12 +25,7 @@ from n3match.geometry.estimators import (
     choose_estimator,
 )
 from n3match.geometry.verification.agreement import Matches
-from n3match.geometry.verification.pair import (
-    ESSENTIAL,
-    FUNDAMENTAL,
-    evidence_name,
-    pair_evidence,
-)
+from n3match.geometry.verification.pair import evidence_name, pair_evidence
 from n3match.geometry.verification.support import samples_worth_drawing
 from n3match.pipelines.common.fingerprints import hash_of, hash_of_weights, versions
 from n3match.pipelines.common.progress import Progress
@@ -38,7 +33,7 @@ from n3match.pipelines.common.result_rows import ResultRows
 from n3match.pipelines.verdict.known_matches import KnownMatches, MatchStore, turn_to_middle
 from n3match.pipelines.verdict.pair_kinds import OTHER_PART, REAL, KnownPair
 from n3match.two_view import pose_from_logits
-from n3match.weights.verdict import shipped_verdict
+from n3match.weights.verdict import ESSENTIAL, GEOMETRIES, shipped_verdict
 
 RIGHT_DEG = 10.0
 # The direction of a translation that is nearly none says nothing.
@@ -133,7 +128,7 @@ def evidence_rows(
     def add(matches: KnownMatches, rows_used: np.ndarray, known: Sequence[str]) -> None:
         told = {"logits": matches.logits, "keypoint_change": matches.change}
         told = {name: told[name][rows_used] for name in known}
-        for geometry in (ESSENTIAL, FUNDAMENTAL):
+        for geometry in GEOMETRIES:
             found, evidence, right, error = _estimated(pair, matches, rows_used, told, geometry)
             rows.append(EvidenceRow(
                 pair.name, pair.kind, *pair.scenes, keypoints, evidence_name(found, geometry),

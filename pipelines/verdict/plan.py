@@ -53,9 +53,10 @@ def planned_pairs(
     strangers: more scenes, whose photographs are of other places than those of the first.
     """
     most = {kind: getattr(arguments, option) for kind, option in _OPTIONS.items()}
-    pairs = [
-        pair for scene in scenes for pair in pairs_of_scene(scene, most, arguments.seed)
-    ]
+    pairs = []
+    for scene in scenes:
+        wanted = {**most, OTHER_SIDE: 0} if scene.name in arguments.turned else most
+        pairs += pairs_of_scene(scene, wanted, arguments.seed)
     one_place = [group.split(",") for group in arguments.one_place]
     one_place.append([scene.name for scene in strangers])
     if len(scenes) + len(strangers) > 1:

@@ -15,6 +15,7 @@ from n3match.pipelines.common.tables import markdown_table
 from n3match.pipelines.verdict.fit import by_model
 from n3match.pipelines.verdict.measured import RIGHT_DEG, AnswerRow, EvidenceRow
 from n3match.pipelines.verdict.pair_kinds import KINDS, OTHER_PART, OTHER_PLACE, OTHER_SIDE, REAL
+from n3match.weights.verdict import ESSENTIAL, FUNDAMENTAL
 from n3match.whole_file import whole_file
 
 _INLIERS = (15, 30)
@@ -27,9 +28,12 @@ _PART_SOLVED = f"{OTHER_PART}, solved within {RIGHT_DEG:g}°"
 Claim = Callable[[AnswerRow], bool]
 
 
-def verdict_report(rows: Sequence[AnswerRow], threshold: float) -> str:
-    """Markdown: claims by kind of pair, without cameras and from points alone, calibration."""
-    claims: dict[str, Claim] = {"n3match": lambda row: row.probability >= threshold}
+def verdict_report(rows: Sequence[AnswerRow], threshold: Mapping[str, float]) -> str:
+    """Markdown: claims by kind of pair, without cameras and from points alone, calibration.
+
+    threshold: as of a `PairVerdict`.
+    """
+    claims: dict[str, Claim] = {"n3match": lambda row: row.probability >= threshold[ESSENTIAL]}
     claims |= {
         f"≥ {n} inliers": lambda row, n=n: row.usual_inliers >= n for n in _INLIERS
     }
@@ -47,11 +51,11 @@ def verdict_report(rows: Sequence[AnswerRow], threshold: float) -> str:
     others: dict[str, tuple[Claim, Claim]] = {
         "cameras known": (lambda row: True, claims["n3match"]),
         "cameras not known": (
-            lambda row: True, lambda row: row.fundamental_probability >= threshold
+            lambda row: True, lambda row: row.fundamental_probability >= threshold[FUNDAMENTAL]
         ),
         "points alone": (
             lambda row: row.alone_probability is not None,
-            lambda row: row.alone_probability >= threshold,
+            lambda row: row.alone_probability >= threshold[ESSENTIAL],
         ),
     }
     cells = []
@@ -71,11 +75,12 @@ def verdict_report(rows: Sequence[AnswerRow], threshold: float) -> str:
 
 
 def claims_table(
-    rows: Sequence[EvidenceRow], told: Mapping[str, np.ndarray], threshold: float
+    rows: Sequence[EvidenceRow], told: Mapping[str, np.ndarray], threshold: Mapping[str, float]
 ) -> str:
     """Markdown: how many pairs of each kind models claim.
 
     told: by model, probabilities of its rows as in `by_model`; those that are NaN don't count.
+    threshold: as of a `PairVerdict`.
     """
     groups: dict[str, Callable[[EvidenceRow], bool]] = {
         "real, solved": lambda row: row.kind == REAL and row.right == 1,
@@ -84,7 +89,8 @@ def claims_table(
     groups |= {kind: lambda row, kind=kind: row.kind == kind for kind in KINDS if kind != REAL}
     cells = []
     for name, chosen in by_model(rows).items():
-        known = [(p >= threshold, row) for p, row in zip(told[name], chosen) if np.isfinite(p)]
+        least = threshold[name.partition(", ")[0]]
+        known = [(p >= least, row) for p, row in zip(told[name], chosen) if np.isfinite(p)]
         inside = [[claimed for claimed, row in known if of(row)] for of in groups.values()]
         cells.append([name, *(f"{sum(group)} of {len(group)}" for group in inside)])
     return markdown_table(["model", *groups], cells)
@@ -142,9 +148,11 @@ def _inside(value: float, low: float, high: float) -> bool:
     return low <= value < high or value == high == 1.0
 
 
-def plot_claims(path: Path, rows: Sequence[AnswerRow], threshold: float) -> None:
-    """Writes a PNG: real pairs kept against look-alikes claimed, a panel for each number of
-    keypoints."""
+def plot_claims(
+    path: Path, rows: Sequence[AnswerRow], threshold: Mapping[str, float]
+) -> None:
+    """Writes a PNG: real pairs kept against look-alikes claimed with cameras known, a panel for
+    each number of keypoints. threshold: as of a `PairVerdict`."""
     counts = sorted({row.keypoints for row in rows})
     figure = Figure(figsize=(5.4 * len(counts), 4.6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
@@ -156,7 +164,7 @@ def plot_claims(path: Path, rows: Sequence[AnswerRow], threshold: float) -> None
         if not real or not alike:
             continue
         curves: dict[str, tuple[Callable[[AnswerRow], float], Sequence[float]]] = {
-            "n3match: probability": (lambda row: row.probability, (threshold,)),
+            "n3match: probability": (lambda row: row.probability, (threshold[ESSENTIAL],)),
             "inliers of mutual + ratio": (lambda row: row.usual_inliers, _INLIERS),
         }
         for label, (value, marked) in curves.items():

@@ -3,10 +3,11 @@
 Of each scene in TRAIN pairs are drawn: real ones, and ones that only look alike (cameras at
 different sides of it, parts of photographs that share nothing); and pairs of two scenes. What a
 robust estimator finds on the matches that the filter keeps, without any doubt, is evidence;
-logistic models of it make `pair_probability`. The threshold, from which a pair counts as real, is
-chosen on the scenes of --val: the least, in hundredths, that claims no pair of two scenes and at
-most 0.5 % of those that look alike. Told is what is claimed at it, on the scenes of --val, and on
-each scene of TRAIN by models fitted without it.
+logistic models of it make `pair_probability`. The thresholds, from which a pair counts as real, one
+for essential matrices and one for fundamental ones, are chosen on the scenes of --val: the least,
+in hundredths, that claims no pair of two scenes and at most 0.5 % of those that look alike. Told is
+what is claimed at them, on the scenes of --val, and on each scene of TRAIN by models fitted without
+it.
 
 Has to be run again whenever the filter's weights change. Keypoints and matches are kept in --work,
 so that a second run takes minutes: delete nothing there.
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--val", nargs="+", type=given_path, required=True, metavar="VAL",
-        help="likewise, to choose the threshold on",
+        help="likewise, to choose the thresholds on",
     )
     parser.add_argument(
         "--out", type=output_file(".json"), required=True, metavar="FILE.json",
@@ -67,14 +68,15 @@ def main(arguments: argparse.Namespace) -> int:
     from n3match.pipelines.verdict.pair_kinds import KINDS
     from n3match.pipelines.verdict.plan import match_stores, planned_pairs, read_scenes
     from n3match.pipelines.verdict.report import claims_table
-    from n3match.weights.verdict import PairVerdict
+    from n3match.weights.verdict import ESSENTIAL, GEOMETRIES, PairVerdict
     from n3match.whole_file import write_whole
 
     check_plan(arguments)
     arguments.work.mkdir(parents=True, exist_ok=True)
     rows = ResultRows(arguments.work / "evidence.csv", EvidenceRow)
     settings, stores = settings_of(arguments.filter, verdict=False), match_stores(arguments)
-    main_model = "essential, logits and change"
+    main_models = {geometry: f"{geometry}, logits and change" for geometry in GEOMETRIES}
+    main_model = main_models[ESSENTIAL]
     found = {}
     for split, folders in (("train", arguments.scenes), ("val", arguments.val)):
         options = arguments if split == "train" else _of_val(arguments)
@@ -86,12 +88,15 @@ def main(arguments: argparse.Namespace) -> int:
         counts = Counter(row.kind for row in found[split] if row.model == main_model)
         print(f"{split:10} " + ", ".join(f"{counts[kind]} {kind}" for kind in KINDS))
     models = fit_models(found["train"])
-    val = [row for row in found["val"] if row.model == main_model]
-    threshold = choose_threshold(models[main_model], val)
-    print(f"threshold  {threshold}\n")
+    threshold = {
+        geometry: choose_threshold(models[name], [r for r in found["val"] if r.model == name])
+        for geometry, name in main_models.items()
+    }
+    chosen = ", ".join(f"{value:g} {geometry}" for geometry, value in threshold.items())
+    print(f"thresholds {chosen}\n")
     told = {
-        name: probabilities(models[name], chosen)
-        for name, chosen in by_model(found["val"]).items()
+        name: probabilities(models[name], rows_of)
+        for name, rows_of in by_model(found["val"]).items()
     }
     print(f"val, claimed by model:\n\n{claims_table(found['val'], told, threshold)}\n")
     told = left_out_probabilities(found["train"])

@@ -17,7 +17,7 @@ from n3match.geometry import (
 from n3match.geometry.estimators import ESTIMATORS
 from n3match.geometry.verification.agreement import Matches, epipolar_distance
 from n3match.geometry.verification.support import log10_false_alarms
-from n3match.weights.verdict import shipped_verdict
+from n3match.weights.verdict import ESSENTIAL, shipped_verdict
 
 pytestmark = pytest.mark.arithmetic
 
@@ -185,7 +185,7 @@ def test_a_narrow_noisy_view_leaves_the_pose_open():
     result = _estimate(*points, "auto")
     assert result.status is PoseStatus.DEGENERATE
     assert "standard deviation" in result.detail
-    assert result.pair_probability > shipped_verdict().threshold
+    assert result.pair_probability > shipped_verdict().threshold[ESSENTIAL]
     assert _estimate(scene.points0, scene.points1, "auto").ok
 
 

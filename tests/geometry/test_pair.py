@@ -11,18 +11,26 @@ from n3match.geometry import (
     essential_from_pose,
     estimate_fundamental_from_matches,
     estimate_relative_pose_from_matches,
+    fundamental,
+    relative_pose,
     rotation_error_deg,
     sampson_distance,
     undistort_points,
 )
 from n3match.geometry.verification.agreement import Matches
 from n3match.geometry.verification.pair import (
-    FUNDAMENTAL,
     evidence_name,
     pair_evidence,
     pair_probability,
 )
-from n3match.weights.verdict import PairVerdict, read_verdict, shipped_verdict
+from n3match.weights.verdict import (
+    ESSENTIAL,
+    FUNDAMENTAL,
+    GEOMETRIES,
+    PairVerdict,
+    read_verdict,
+    shipped_verdict,
+)
 
 PX = 1e-3
 
@@ -75,7 +83,7 @@ def test_nothing_is_improbable_whatever_is_known():
         {}, {"logits": np.full(30, 3.0)},
         {"logits": np.full(30, 3.0), "keypoint_change": _change(30, nothing)},
     ):
-        for geometry in ("essential", FUNDAMENTAL):
+        for geometry in GEOMETRIES:
             matches = _matches(scene, **known)
             assert evidence_name(matches, geometry) in shipped_verdict().models
             assert pair_probability(matches, nothing, geometry) < 0.2
@@ -117,7 +125,7 @@ def test_a_filters_few_picks_that_agree_are_a_pose():
     )
     assert alone.status is PoseStatus.INSUFFICIENT_SUPPORT
     assert picked.ok
-    assert picked.pair_probability >= shipped_verdict().threshold
+    assert picked.pair_probability >= shipped_verdict().threshold[ESSENTIAL]
     assert rotation_error_deg(picked.R, scene.R) < 1
 
 
@@ -161,6 +169,26 @@ def test_least_probability_is_kept_to(filtered):
         assert "at least 1 wanted" in strict.detail
 
 
+def test_without_cameras_more_is_wanted(monkeypatch):
+    """What known cameras make a pose isn't enough for a fundamental matrix."""
+    threshold = shipped_verdict().threshold
+    assert threshold[ESSENTIAL] < threshold[FUNDAMENTAL]
+    between = (threshold[ESSENTIAL] + threshold[FUNDAMENTAL]) / 2
+    for module in (fundamental, relative_pose):
+        monkeypatch.setattr(module, "pair_probability", lambda *_: between)
+    scene = make_scene("general", count=200)
+    logits, size = np.full(200, 3.0), (1280, 960)
+    pose = estimate_relative_pose_from_matches(
+        scene.points0, scene.points1, K_A, K_A, logits=logits
+    )
+    matrix = estimate_fundamental_from_matches(
+        scene.points0, scene.points1, size, size, logits=logits
+    )
+    assert pose.ok
+    assert matrix.status is PoseStatus.INSUFFICIENT_SUPPORT
+    assert f"at least {threshold[FUNDAMENTAL]:g} wanted" in matrix.detail
+
+
 def test_every_status_has_a_probability():
     rotation = make_scene("rotation", count=300)
     few = make_scene("general", count=4)
@@ -191,10 +219,12 @@ def test_bad_arguments_are_named(changes, message):
 
 
 def test_a_verdict_comes_back_from_its_file(tmp_path):
-    verdict = PairVerdict(0.7, {"essential, points": {"inliers": 2.0, "constant": -3.0}}, {"a": 1})
+    models = {"essential, points": {"inliers": 2.0, "constant": -3.0}}
+    verdict = PairVerdict({ESSENTIAL: 0.7, FUNDAMENTAL: 0.8}, models, {"a": 1})
     (tmp_path / "v.json").write_text(verdict.to_text(), encoding="utf-8")
     assert read_verdict(tmp_path / "v.json") == verdict
-    for text in ("", "[]", "{}", '{"format": "another"}'):
+    half = PairVerdict({ESSENTIAL: 0.7}, models, {}).to_text()
+    for text in ("", "[]", "{}", '{"format": "another"}', half):
         (tmp_path / "v.json").write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=r"v\.json: no verdict of n3match"):
             read_verdict(tmp_path / "v.json")

@@ -14,11 +14,9 @@ from scipy.spatial import cKDTree
 
 from n3match.geometry.verification.agreement import Matches
 from n3match.geometry.verification.support import count_distinct
-from n3match.weights.verdict import PairVerdict, shipped_verdict
+from n3match.weights.verdict import ESSENTIAL, PairVerdict, shipped_verdict
 
-# What a model is of: the matrix that the inliers agree with; a rotation counts as essential.
-ESSENTIAL, FUNDAMENTAL = "essential", "fundamental"
-# With how much known of the matches.
+# How much is known of the matches.
 _KNOWN_LOGITS, _KNOWN_CHANGE, _POINTS_ALONE = "logits", "logits and change", "points"
 # Logits above tell no more.
 _SURE = 6.0
@@ -31,7 +29,7 @@ def evidence_name(matches: Matches, geometry: str) -> str:
     """Name of the model for these matches.
 
     Args:
-        geometry: ESSENTIAL or FUNDAMENTAL.
+        geometry: one of `weights.verdict.GEOMETRIES`.
     """
     if matches.logits is None:
         known = _POINTS_ALONE
@@ -89,7 +87,7 @@ def pair_probability(
 
     Args:
         matches, inliers: see `pair_evidence`.
-        geometry: ESSENTIAL or FUNDAMENTAL.
+        geometry: one of `weights.verdict.GEOMETRIES`.
         verdict: None: the shipped one.
 
     Returns:

@@ -10,7 +10,7 @@ import numpy as np
 from n3match.geometry.verification.agreement import Matches
 from n3match.geometry.verification.planarity import points_on_a_line
 from n3match.geometry.verification.support import SIGNIFICANT
-from n3match.weights.verdict import shipped_verdict
+from n3match.weights.verdict import ESSENTIAL, shipped_verdict
 
 # Few inliers in a crowd of matches, less than this share of it, need this probability of the pair:
 # wrong matches aren't independent where a scene repeats itself.
@@ -87,12 +87,14 @@ def doubtful(
     alarms: float,
     pair_probability: float,
     least: float | None,
+    geometry: str = ESSENTIAL,
 ) -> tuple[PoseStatus, str] | None:
     """Status and detail of an estimate that chance or points on a line explain; None: go on.
 
     Args:
         inliers: (N,) bool. alarms: `log10_false_alarms` of the estimate.
-        pair_probability: of the pair. least: that is wanted; None: the default.
+        pair_probability: of the pair. least: that is wanted; None: the default of its geometry.
+        geometry: one of `weights.verdict.GEOMETRIES`.
     """
     count = np.count_nonzero(inliers)
     found = f"{count} inliers of {matches.num_putative} putative matches are "
@@ -102,7 +104,7 @@ def doubtful(
         if least is None:
             least = _LEAST_IN_CROWD if count < _CROWD_SHARE * matches.num_putative else 0.0
     elif least is None:
-        least = shipped_verdict().threshold
+        least = shipped_verdict().threshold[geometry]
     if pair_probability < least:
         return PoseStatus.INSUFFICIENT_SUPPORT, (
             f"{found}on something in both images with probability {pair_probability:.3f}, at "

@@ -50,12 +50,18 @@ def test_noise_that_the_threshold_cuts_off_is_not_confident():
     assert not [case for case in cases if case.is_wrong]
 
 
+def test_another_seed_draws_other_scenes():
+    options = {"noise": (0.5,), "wrong": (0.3,), "kinds": ("general",)}
+    usual, same, other = (run_cases(["none"], 1, seed=s, **options)[0].error for s in (0, 0, 1))
+    assert usual == same != other
+
+
 def test_report_counts_what_is_wrong():
     right = StatusCase("general", 0.5, 0.0, "none", PoseStatus.OK, 1.0, 0.99)
     wrong = StatusCase("far", 2.0, 0.6, "none", PoseStatus.OK, 40.0, 0.97)
     refused = StatusCase("far", 2.0, 0.6, "none", PoseStatus.NO_PARALLAX, 180.0, 0.97)
     report = status_report([right, wrong, refused])
-    assert "1 confident wrong poses (> 10° at status ok) in 3 scenes" in report
+    assert "1 confident wrong poses (> 10° at status ok) in 3 scenes, 33.33 [0.84, 90." in report
     lines = [line.split("|") for line in report.splitlines() if "|" in line]
     rows = {cells[1].strip(): cells for cells in lines}
     assert rows["far"][-2].strip() == "1" and rows["general"][-2].strip() == ""

@@ -12,8 +12,9 @@ from scipy.spatial.transform import Rotation
 
 from n3match.pipelines.cli import main
 from n3match.pipelines.common.progress_log import ProgressLog
-from n3match.pipelines.filtering import colmap_database
+from n3match.pipelines.filtering import colmap_database, two_view_geometry
 from n3match.plugins.colmap.database import ColmapDatabase, pair_ids, pair_number
+from n3match.weights.verdict import ESSENTIAL, FUNDAMENTAL, shipped_verdict
 
 PAIRS = [pair_id(1, 2), pair_id(3, 4)]
 
@@ -261,3 +262,23 @@ def test_pairs_that_are_not_real_are_left_out_and_listed(filtered, tmp_path, cap
         np.testing.assert_array_equal(
             indices(read_rows(out)["matches"][pair]), indices(filtered[1]["matches"][pair])
         )
+
+
+@pytest.mark.parametrize("known", [1, 0])
+def test_each_pair_has_the_threshold_of_its_own_geometry(tmp_path, monkeypatch, capsys, known):
+    threshold = shipped_verdict().threshold
+    geometry, other = (ESSENTIAL, FUNDAMENTAL) if known else (FUNDAMENTAL, ESSENTIAL)
+    between = (threshold[ESSENTIAL] + threshold[FUNDAMENTAL]) / 2
+    judged = two_view_geometry.two_view_geometry
+    monkeypatch.setattr(
+        two_view_geometry, "two_view_geometry", lambda *a, **k: (judged(*a, **k)[0], between)
+    )
+    write_database(tmp_path / "d.db", pairs=1)
+    connection = sqlite3.connect(tmp_path / "d.db")
+    connection.execute("UPDATE cameras SET prior_focal_length = ? WHERE camera_id = 1", (known,))
+    connection.commit()
+    connection.close()
+    assert run(tmp_path / "d.db") == 0
+    told = capsys.readouterr().out
+    assert f"left out   {1 - known} of 1 pairs" in told
+    assert f"below {threshold[geometry]:g}" in told and f"{threshold[other]:g}" not in told

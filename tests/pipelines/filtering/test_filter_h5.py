@@ -12,6 +12,7 @@ from putative_scenes import K0, K1, SIZE0, SIZE1
 from n3match.pipelines.cli import main
 from n3match.pipelines.common.progress_log import ProgressLog
 from n3match.pipelines.filtering import hloc_files
+from n3match.weights.verdict import ESSENTIAL, FUNDAMENTAL, shipped_verdict
 
 GROUPS = ["/".join(name.replace("/", "-") for name in names) for names in NAMES]
 
@@ -296,3 +297,20 @@ def test_pairs_that_are_not_real_are_left_out_and_listed(hloc, filtered, tmp_pat
     assert "wanted a number from 0 to 1, got '2'" in error_of(
         capsys, hloc[0], hloc[1], out, "--min-pair-probability", "2"
     )
+
+
+def test_each_pair_has_the_threshold_of_its_own_geometry(hloc, tmp_path, monkeypatch, capsys):
+    threshold = shipped_verdict().threshold
+    between = (threshold[ESSENTIAL] + threshold[FUNDAMENTAL]) / 2
+    monkeypatch.setattr(hloc_files, "two_view_geometry", lambda *_: (None, between))
+    out, cameras = tmp_path / "out.h5", intrinsics_list(tmp_path / "cameras.txt")
+    cameras.write_text("\n".join(cameras.read_text().splitlines()[:2]))  # of the first pair
+    assert run(hloc[0], hloc[1], out, "--intrinsics", cameras) == 0
+    told = capsys.readouterr().out
+    assert f"below {threshold[ESSENTIAL]:g}, or {threshold[FUNDAMENTAL]:g} where a focal" in told
+    kept = [group for group, (matches0, _) in arrays(out).items() if (matches0 >= 0).any()]
+    assert kept == GROUPS[:1]
+    assert run(hloc[0], hloc[1], out) == 0
+    told = capsys.readouterr().out
+    assert f"{len(GROUPS)} of {len(GROUPS)} pairs" in told
+    assert f"below {threshold[FUNDAMENTAL]:g}:" in told

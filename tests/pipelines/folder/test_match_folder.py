@@ -20,6 +20,7 @@ from n3match.pipelines.folder import match_folder, pair_jobs
 from n3match.pipelines.folder.pair_choice import PairChoice, global_descriptors
 from n3match.pipelines.folder.photographs import Photographs
 from n3match.plugins.colmap.database import ColmapDatabase, pair_number
+from n3match.weights.verdict import FUNDAMENTAL, shipped_verdict
 
 COUNT = 5
 FEW = ("--max-keypoints", "600", "--device", "cpu")
@@ -204,9 +205,11 @@ def test_a_changed_photograph_is_read_again(folder, tmp_path):
 
 
 def test_guessed_cameras_are_said_and_each_photograph_has_its_own(folder, tmp_path, capsys):
+    threshold = shipped_verdict().threshold
     assert run(folder, tmp_path / "d.db", "--sequential", "1") == 0
     out = capsys.readouterr().out
     assert "5 assumed" in out and "5 focal lengths are guesses" in out
+    assert f"0 of 4 pairs, real with a probability below {threshold[FUNDAMENTAL]:g}\n" in out
     with ColmapDatabase(tmp_path / "d.db") as database:
         assert len(database.cameras()) == 5 and all(c.guessed for c in database.cameras().values())
     rows = read_rows(tmp_path / "d.db")

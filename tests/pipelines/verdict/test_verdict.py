@@ -2,6 +2,7 @@
 
 import json
 import os
+from argparse import Namespace
 from dataclasses import replace
 
 import cv2
@@ -29,9 +30,10 @@ from n3match.pipelines.verdict.pair_kinds import (
     pairs_of_scene,
     pairs_of_two_scenes,
 )
+from n3match.pipelines.verdict.plan import planned_pairs
 from n3match.pipelines.verdict.report import claims_table, verdict_report
 from n3match.plugins.colmap.model import ColmapCamera, ColmapImage
-from n3match.weights.verdict import read_verdict
+from n3match.weights.verdict import ESSENTIAL, FUNDAMENTAL, GEOMETRIES, read_verdict
 
 K = np.array([[500.0, 0, 319.5], [0, 500.0, 239.5], [0, 0, 1]])
 
@@ -120,6 +122,20 @@ def test_scenes_of_one_place_are_not_two(tmp_path):
     assert len(pairs_of_two_scenes(scenes, [], 5)) == 5
 
 
+def test_a_turned_object_has_no_other_side(tmp_path):
+    """Only pairs of different sides go: all others stay what they were."""
+    scenes = [_scene(tmp_path, name) for name in "ab"]
+    options = {
+        "real": 9, "other_side": 7, "other_part": 8, "other_place": 5, "one_place": [], "seed": 0,
+    }
+    pairs, fewer = (
+        [p.name for p in planned_pairs(scenes, Namespace(**options, turned=turned))]
+        for turned in ([], ["b"])
+    )
+    gone = [name for name in pairs if name.startswith(f"{OTHER_SIDE} 0: b/")]
+    assert len(gone) == 7 and fewer == [name for name in pairs if name not in gone]
+
+
 def _evidence(kind: str, right: int, strength: float, number: int) -> EvidenceRow:
     numbers = {"inliers": strength, "share": 0.5, "extent": 1.0}
     return EvidenceRow(
@@ -164,7 +180,7 @@ def test_scenes_are_judged_by_models_of_others():
     right = np.array([row.right for row in rows])
     of_b = np.array([row.scene0 == "b" for row in rows])
     assert np.mean((told > 0.5)[of_b] == right[of_b]) < 0.2
-    table = claims_table(rows, {name: told}, 0.5)
+    table = claims_table(rows, {name: told}, {ESSENTIAL: 0.5, FUNDAMENTAL: 1.0})
     claimed = np.count_nonzero((told > 0.5) & (right == 0))
     cells = [cell.strip() for cell in table.splitlines()[-1].split("|")]
     assert cells[1] == "essential, points" and cells[4] == f"{claimed} of 200"
@@ -190,13 +206,15 @@ def test_report_counts_claims_by_kind():
     # Whether these show the same is not known: their pose is right.
     rows += [_answer(OTHER_PART, 0.99, 2.0, 20, i) for i in range(20, 23)]
     rows += [_answer(OTHER_PLACE, 0.01, 180.0, 16, i) for i in range(10)]
-    table = verdict_report(rows, 0.9)
+    table = verdict_report(rows, {ESSENTIAL: 0.9, FUNDAMENTAL: 0.97})
     lines = {line.split("|")[1].strip(): line for line in table.splitlines() if "|" in line}
     assert "8: 80.0" in lines["real, solved within 10°"]
     assert "10: 100.0" in lines["real, solved within 10°"]  # of at least 15 inliers
     assert "3: 100.0" in lines["other part, solved within 10°"]
     assert "1: 5.0" in lines["other part"] and "20: 100.0" in lines["other part"]
     assert "0: 0.0 [0.0, 30.8]" in lines["other place"]
+    # Of other parts one has 0.95: enough with cameras, not without.
+    assert "1: 5.0" in lines["cameras known"] and "1: 5.0" not in lines["cameras not known"]
     # Of claims above 0.95, weights 8 / 10 and 1 / 30.
     assert lines["0.95 … 1"].split("|")[-2].strip() == "0.960"
 
@@ -229,7 +247,8 @@ def test_both_commands_on_toy_scenes(scenes, tmp_path, capsys):
     printed = capsys.readouterr()
     assert status == 0, printed.err
     verdict = read_verdict(out)
-    assert len(verdict.models) == 6 and 0 < verdict.threshold < 1
+    assert len(verdict.models) == 6 and [*verdict.threshold] == [*GEOMETRIES]
+    assert all(0 < value < 1 for value in verdict.threshold.values())
     assert verdict.notes["pairs"]["train"]["real"] == 6
     rows = (tmp_path / "work" / "evidence.csv").read_bytes()
     assert main([*map(str, train)]) == 0
