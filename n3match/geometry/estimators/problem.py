@@ -117,7 +117,7 @@ class EstimatorSpec(Generic[Found]):
 
 
 def choose_estimator(
-    name: str, among: Mapping[str, EstimatorSpec[Found]]
+    name: object, among: Mapping[str, EstimatorSpec[Found]]
 ) -> EstimatorSpec[Found]:
     """The estimator that `name` stands for: "auto" is PoseLib if installed, else OpenCV's USAC.
 
