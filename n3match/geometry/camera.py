@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 import torch
 
-from n3match.arguments import instance, one_of, positive, real_array
+from n3match.arguments import one_of, positive, real_array
 from n3match.geometry.checks import (
     check_distortion,
     check_intrinsics,
@@ -89,7 +89,7 @@ def guess_intrinsics(
         ValueError, TypeError: a size that isn't two positive numbers, a focal length that isn't a
             positive one.
     """
-    width, height = check_size(instance("name", name, str), size)
+    width, height = check_size(name, size)
     if focal is None:
         focal = float(guess_focal((width, height)))
     focal = positive("focal", focal, " of pixels")

@@ -181,8 +181,11 @@ def _strongest(
     detector: cv2.Feature2D, image: np.ndarray, max_keypoints: int, none: np.ndarray
 ) -> Features:
     """What a detector finds; none: descriptors of an image without texture, (0, D)."""
+    found, descriptors = (), None
     try:
-        found, descriptors = detector.detectAndCompute(np.ascontiguousarray(image), None)
+        # In a single row or column there is nothing to find, and OpenCV's AKAZE writes beyond it.
+        if min(image.shape) > 1:
+            found, descriptors = detector.detectAndCompute(np.ascontiguousarray(image), None)
     except cv2.error as error:  # some of its detectors want more pixels than others
         raise ValueError(
             f"image: {image.shape[1]} x {image.shape[0]} pixels, which OpenCV refuses ({error.err})"

@@ -554,7 +554,7 @@ def _(d):
 
 @_target("n3match.geometry.guess_intrinsics")
 def _(d):
-    return {"size": SIZE, **d.some({"focal": 500.0, "name": "size"})}
+    return {"size": SIZE, **d.some({"focal": 500.0})}
 
 
 for _name in ("mean_average_precision", "pose_auc"):

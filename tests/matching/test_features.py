@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -127,6 +130,20 @@ def test_root_sift():
 def test_root_sift_of_other_things(descriptors, message):
     with pytest.raises(ValueError, match=message):
         root_sift(descriptors)
+
+
+def test_nothing_is_found_in_a_single_row_of_pixels():
+    """By another process: OpenCV's AKAZE overwrote memory, which ended it sooner or later."""
+    script = """if True:
+        import numpy as np
+        from n3match.matching import FEATURES, extract_features
+        rng = np.random.default_rng(0)
+        for shape in [(15, 1), (1, 11), (6, 1), (1, 5), (1, 1)] * 100:
+            for kind in FEATURES:
+                found = extract_features(rng.integers(0, 256, shape).astype(np.uint8), kind)
+                assert len(found) == len(found.descriptors) == 0
+    """
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 @pytest.mark.parametrize("kind", ["orb", "brisk", "akaze"])

@@ -57,6 +57,9 @@ def drawn(target, number):
     return arguments, target._function(arguments)
 
 
+_FOR_MESSAGES = {"n3match.geometry.guess_intrinsics": {"name"}}
+
+
 @pytest.mark.parametrize("name", calls.TARGETS)
 def test_every_argument_is_given_now_and_then(name):
     wanted, seen = {""}, set()
@@ -65,7 +68,7 @@ def test_every_argument_is_given_now_and_then(name):
         wanted = {
             parameter.name for parameter in inspect.signature(function).parameters.values()
             if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        }
+        } - _FOR_MESSAGES.get(name, set())
         seen |= arguments.keys()
         if wanted <= seen:
             return
