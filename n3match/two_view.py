@@ -18,6 +18,7 @@ import torch
 from n3match.arguments import MODERATE, computing_device, found, real_array
 from n3match.geometry import (
     FundamentalMatrix,
+    PoseStatus,
     RelativePose,
     estimate_fundamental_from_matches,
     estimate_relative_pose_from_matches,
@@ -25,6 +26,7 @@ from n3match.geometry import (
 )
 from n3match.geometry.camera import undistort_checked
 from n3match.geometry.checks import check_distortion, check_intrinsics, check_matches
+from n3match.geometry.verification.planarity import DOMINANT_SHARE
 from n3match.matching import keypoint_change
 from n3match.matching.side_info import CHANGE_COLUMNS
 from n3match.nn import MatchFilter
@@ -244,8 +246,10 @@ def pose_from_logits(
     pose = _estimate_from_kept(
         estimate, points0, points1, logits, keypoint_change, weights=weights[logits > 0]
     )
-    # A rotation that explains what the filter keeps is an answer, too.
-    if pose.R is not None or (logits > 0).all():
+    # A rotation that explains what the filter keeps is an answer, too, and so is a plane: what it
+    # refuses leaves the plane's second pose by noise alone.
+    flat = (pose.homography_support or 0.0) >= DOMINANT_SHARE
+    if pose.R is not None or (pose.status is PoseStatus.DEGENERATE and flat) or (logits > 0).all():
         return pose
     most = options.get("max_iterations") or _SECOND_TRY_ITERATIONS
     again = estimate(

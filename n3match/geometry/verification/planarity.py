@@ -27,7 +27,7 @@ from n3match.geometry.verification.support import (
 
 # A plane is dominant with this share of the inliers: among many wrong matches half as many again as
 # its own agree with any pose by chance.
-_DOMINANT_SHARE = 0.5
+DOMINANT_SHARE = 0.5
 # A rival pose of a plane is as good with this share of the pose's own inliers, and better when
 # the pose has less than this share of the rival's.
 _AS_GOOD, _WORSE = 0.95, 0.8
@@ -114,7 +114,7 @@ def plane_dominates(
     """Whether most inliers are on one plane, and those off it no more than chance gives.
     distance: of matches from the epipolar geometry, see `log10_false_alarms`."""
     explained = plane.explained
-    if np.count_nonzero(explained) < _DOMINANT_SHARE * np.count_nonzero(inliers):
+    if np.count_nonzero(explained) < DOMINANT_SHARE * np.count_nonzero(inliers):
         return False
     rest = matches.beside(explained)
     off = inliers & ~explained

@@ -1,11 +1,14 @@
 """Statuses on generated scenes that have no pose, or hide it."""
 
+import zlib
+
 import numpy as np
 import pytest
 
 from n3match.datasets.synthetic.degenerate import KINDS, K, degenerate_matches
 from n3match.geometry import PoseStatus, essential_from_pose, sampson_distance
 from n3match.pipelines.benchmarks.status import StatusCase, run_cases, status_report
+from n3match.two_view import estimate_relative_pose
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -48,6 +51,25 @@ def test_nothing_is_confidently_wrong():
 def test_noise_that_the_threshold_cuts_off_is_not_confident():
     cases = run_cases(["sift"], 8, noise=(2.0,), wrong=(0.0,), kinds=("one side",))
     assert not [case for case in cases if case.is_wrong]
+
+
+def test_a_few_matches_that_noise_left_within_the_threshold_are_not_confident():
+    """Of 30 right matches with noise of twice the threshold 19 are near a pose 20° off."""
+    cases = run_cases(
+        ["sift"], 6, noise=(2.0,), wrong=(0.9,), kinds=("forward plane",), seed=1
+    )
+    assert not [case for case in cases if case.is_wrong]
+
+
+def test_what_a_filter_refuses_settles_no_plane():
+    """The 290 matches that are kept leave two poses open; all 300 chose the wrong one."""
+    key = repr(("forward plane", 0.5, 0.0, 24)).encode()
+    scene = degenerate_matches(
+        "forward plane", 0.5, 0.0, np.random.default_rng([zlib.crc32(key), 2])
+    )
+    pose = estimate_relative_pose(scene.points0, scene.points1, K, K, filter="sift")
+    assert pose.status is PoseStatus.DEGENERATE
+    assert "plane" in pose.detail
 
 
 def test_another_seed_draws_other_scenes():
