@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from n3match.arguments import flag, one_of, positive
+from n3match.arguments import check_function, flag, one_of, positive
 from n3match.geometry.camera import undistort_checked
 from n3match.geometry.checks import (
     check_distortion,
@@ -163,7 +163,8 @@ def estimate_relative_pose_from_matches(
     points0, points1 = check_matches(points0, points1)
     K0, K1 = check_intrinsics("K0", K0), check_intrinsics("K1", K1)
     weights = check_weights("weights", weights, len(points0))
-    if callable(estimator) and not isinstance(estimator, type):
+    if callable(estimator):
+        check_function("estimator", estimator)
         name = getattr(estimator, "__name__", type(estimator).__name__)
         spec = EstimatorSpec(name, estimator, progressive=True)
     else:

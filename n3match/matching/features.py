@@ -6,7 +6,7 @@ everyone should know to improve object retrieval", CVPR 2012.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -181,7 +181,8 @@ def _strongest(
     detector: cv2.Feature2D, image: np.ndarray, max_keypoints: int, none: np.ndarray
 ) -> Features:
     """What a detector finds; none: descriptors of an image without texture, (0, D)."""
-    found, descriptors = (), None
+    found: Sequence[cv2.KeyPoint] = ()
+    descriptors = None
     try:
         # In a single row or column there is nothing to find, and OpenCV's AKAZE writes beyond it.
         if min(image.shape) > 1:

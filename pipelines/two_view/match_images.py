@@ -224,8 +224,8 @@ def match_images(
         photo0 = _photograph("0", image0, K0, distortion0, max_size, stored_pixels)
         photo1 = _photograph("1", image1, K1, distortion1, max_size, stored_pixels)
     with watch.stage(feature):
-        features0 = extract_features(photo0.image, feature, max_keypoints)
-        features1 = extract_features(photo1.image, feature, max_keypoints)
+        features0 = _features("0", photo0, feature, max_keypoints)
+        features1 = _features("1", photo1, feature, max_keypoints)
     with watch.stage("matching"):
         putative = putative_matches(
             features0.keypoints,
@@ -254,6 +254,16 @@ def filter_of(
     return filter
 
 
+def _features(number: str, photo: Photograph, feature: str, max_keypoints: int) -> Features:
+    try:
+        return extract_features(photo.image, feature, max_keypoints)
+    except ValueError as error:
+        message = str(error)
+        if not message.startswith("image: "):
+            raise
+        raise ValueError(f"image{number}: {message.removeprefix('image: ')}") from error
+
+
 def _photograph(
     number: str,
     image: str | os.PathLike | np.ndarray | Photograph,
@@ -275,6 +285,8 @@ def _photograph(
     if isinstance(image, np.ndarray):
         return photograph_of_array(image, name=f"image{number}", **options)
     if isinstance(image, (str, os.PathLike)):
+        if not os.fspath(image):
+            raise ValueError(f"image{number} must be a path, a numpy array or a Photograph, got ''")
         return read_photograph(image, stored=stored, **options)
     raise TypeError(
         f"image{number} must be a path, a numpy array or a Photograph, got {type(image).__name__}"

@@ -88,6 +88,8 @@ def test_images_without_texture_have_no_matches(tmp_path):
         (np.zeros((5, 5)), {}, TypeError, "image1: found float64"),
         (np.zeros((5, 5, 4), np.uint8), {}, ValueError, r"image1: found shape \(5, 5, 4\)"),
         (7, {}, TypeError, "image1 must be a path"),
+        ("", {}, ValueError, "image1 must be a path"),
+        (np.zeros((32, 3), np.uint8), {"feature": "brisk"}, ValueError, "image1: 3 x 32 pixels"),
         (PHOTO1, {"K1": np.eye(2)}, ValueError, "K1 must have shape"),
         (PHOTO1, {"max_size": 0}, ValueError, "max_size"),
         (PHOTO1, {"max_size": [9, 9]}, TypeError, "max_size must be a whole number"),
