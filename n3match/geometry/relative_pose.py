@@ -69,7 +69,7 @@ _PICKED_FROM = 2
 # less exact poses are then, as a power, was found on generated scenes.
 _NOISE_CUT, _NOISE_POWER = 0.75, 1.5
 # A pose with a larger standard deviation (degrees) is not determined by its matches.
-_DEVIATION_DEG = 3.5
+_DEVIATION_DEG = 2.5
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
