@@ -249,7 +249,7 @@ def verify_pose(
     """
     R, t, inliers = estimate.R, estimate.t, estimate.inliers
     points = matches.x0, matches.x1, matches.threshold
-    noise, most_noise = noise_in_thresholds(matches, epipolar_distance(essential_from_pose(R, t)))
+    noise = noise_in_thresholds(matches, epipolar_distance(essential_from_pose(R, t)))
     noisy = matches.wider(max(1.0, _NOISE_FACTOR * noise))
     far = noisy
     if matches.logits is not None:
@@ -299,10 +299,6 @@ def verify_pose(
             plane = find_plane(noisy, agreeing(R, t))
             detail = "on a plane: the other pose of its homography has more points in front"
     if reason is None and not linear:
-        if matches.logits is not None and noise > _NOISE_CUT:
-            # A filter's few picks may be near by luck; without one the test against chance refuses
-            # such.
-            noise = most_noise
         deviation = pose_deviation_deg(
             R, t, matches.x0[inliers], matches.x1[inliers], noise * matches.threshold
         )

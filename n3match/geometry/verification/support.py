@@ -39,7 +39,6 @@ _LINES, _FEW_NEAR = 64, 0.1
 _WIDE = 4.0
 _NOISE_LEVELS = np.geomspace(0.1, 4.0, 40)
 _NEAR_SHARES = erf(1 / (np.sqrt(2) * _NOISE_LEVELS)) / erf(_WIDE / (np.sqrt(2) * _NOISE_LEVELS))
-_STANDARD_ERRORS = 2.0
 # A rotation, or a translation beside one, is significant with fewer matches than an essential
 # matrix: so many samples find those that are a quarter of all.
 _FEWEST_SAMPLES = 5000
@@ -140,9 +139,8 @@ def _least_chance(matches: Matches) -> float:
     return float(np.quantile(near, _FEW_NEAR))
 
 
-def noise_in_thresholds(matches: Matches, distance: Distance) -> tuple[float, float]:
-    """Standard deviation of right matches' distances from a model, as a multiple of the threshold:
-    the likeliest, and the largest that these matches may have.
+def noise_in_thresholds(matches: Matches, distance: Distance) -> float:
+    """Standard deviation of right matches' distances from a model, as a multiple of the threshold.
 
     Inliers alone can't tell it where it is as large as the threshold that chose them: their number
     is compared with that of matches within a wider limit, less what chance puts there.
@@ -154,15 +152,9 @@ def noise_in_thresholds(matches: Matches, distance: Distance) -> tuple[float, fl
         np.count_nonzero(d < limit) - num_wrong * _chance(wrong, limit) for limit in limits
     )
     if wide <= 0:
-        return _NOISE_LEVELS[0], _NOISE_LEVELS[-1]
-    # An estimate goes through a minimal sample whatever the noise. Of the others, more may be near
-    # than another such pair would have there.
-    free = max(wide - ESSENTIAL_MODEL[0], 1.0)
-    share = min(max(near - ESSENTIAL_MODEL[0], 0.0) / free, 1.0)
-    least = share - _STANDARD_ERRORS * np.sqrt(share * (1.0 - share) / free)
+        return _NOISE_LEVELS[0]
     # Of normal distances the share grows as the noise falls.
-    noise, most = np.interp((near / wide, least), _NEAR_SHARES[::-1], _NOISE_LEVELS[::-1])
-    return float(noise), float(max(noise, most))
+    return float(np.interp(near / wide, _NEAR_SHARES[::-1], _NOISE_LEVELS[::-1]))
 
 
 def count_distinct(x0: np.ndarray, x1: np.ndarray, mask: np.ndarray, cell: float) -> int:

@@ -53,14 +53,6 @@ def test_noise_that_the_threshold_cuts_off_is_not_confident():
     assert not [case for case in cases if case.is_wrong]
 
 
-def test_a_few_matches_that_noise_left_within_the_threshold_are_not_confident():
-    """Of 30 right matches with noise of twice the threshold 19 are near a pose 20° off."""
-    cases = run_cases(
-        ["sift"], 6, noise=(2.0,), wrong=(0.9,), kinds=("forward plane",), seed=1
-    )
-    assert not [case for case in cases if case.is_wrong]
-
-
 def test_what_a_filter_refuses_settles_no_plane():
     """The 290 matches that are kept leave two poses open; all 300 chose the wrong one."""
     key = repr(("forward plane", 0.5, 0.0, 24)).encode()
