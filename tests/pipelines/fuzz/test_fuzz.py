@@ -81,6 +81,7 @@ _NO_FLAGS = (
 )
 
 
+@pytest.mark.filterwarnings("ignore:filter_matches")  # drawn arguments that have no effect
 @pytest.mark.parametrize("name", calls.TARGETS)
 def test_what_is_no_flag_and_no_name_is_told_by_its_argument(name):
     target = calls.TARGETS[name]
