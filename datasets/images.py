@@ -57,6 +57,7 @@ _BY_PILLOW = (
     OverflowError, ZeroDivisionError, EOFError, RuntimeError, struct.error, zlib.error,
     Image.DecompressionBombError,
 )
+_BY_HEIF = (OSError, RuntimeError, ValueError, SyntaxError, EOFError)
 # Phones take 200 megapixels. In colour so many are a gigabyte, and a few kilobytes of a file can
 # unpack to that.
 _MOST_PIXELS, _LONGEST_SIDE = 1 << 28, 1 << 20
@@ -265,14 +266,14 @@ class ImageFile:
             ) from error
         try:
             return pillow_heif.open_heif(io.BytesIO(self._data))
-        except (ValueError, OSError, RuntimeError, SyntaxError) as error:
+        except _BY_HEIF as error:
             raise ValueError(f"{self.path}: pillow-heif can't read it ({error})") from error
 
     def _heic_pixels(self) -> np.ndarray:
         self._check_unpacked()
         try:
             return np.array(self._heic().to_pillow().convert("RGB"))
-        except (OSError, RuntimeError, ValueError, SyntaxError) as error:
+        except _BY_HEIF as error:
             raise ValueError(f"{self.path}: pillow-heif can't read it ({error})") from error
 
 

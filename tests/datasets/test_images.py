@@ -175,6 +175,18 @@ def test_heic_without_its_reader_names_the_extra(tmp_path, monkeypatch):
         read_image_gray(path)
 
 
+@pytest.mark.parametrize("error", [EOFError, RuntimeError, SyntaxError])
+def test_heic_that_its_reader_refuses_is_named(tmp_path, monkeypatch, error):
+    path = save_heic(tmp_path / "a.heic")
+
+    def refuse(file):
+        raise error("Unexpected end of file")
+
+    monkeypatch.setattr("pillow_heif.open_heif", refuse)
+    with pytest.raises(ValueError, match=r"a\.heic: pillow-heif can't read it \(Unexpected end"):
+        ImageFile(path).rgb()
+
+
 def test_truncated_heic_is_called_so(tmp_path):
     path = save_heic(tmp_path / "a.heic")
     path.write_bytes(path.read_bytes()[:-9])
