@@ -29,7 +29,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
-from n3match import given_files
+from n3match.files import given
 
 # Diagonal of a 36 mm x 24 mm frame: CIPA DCG-001 defines the 35 mm equivalent by the diagonal.
 _DIAGONAL_35MM = math.hypot(36.0, 24.0)
@@ -449,7 +449,7 @@ def _read_bytes(path: str | os.PathLike) -> bytes:
         raise FileNotFoundError(f"{path}: no such image")
     if path.is_dir():
         raise ValueError(f"{path}: is a folder, wanted an image file")
-    data = given_files.read_bytes(path)
+    data = given.read_bytes(path)
     if not data:
         raise ValueError(f"{path}: is empty")
     return data

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 # Rooms, lowest first. One may import those of the lines before its own, and no other of its line.
 LEVELS = (
-    {"whole_file", "new_hdf5", "arguments", "hdf5", "given_files"},
+    {"arguments", "files"},
     {"native", "weights"},
     {"ops", "geometry", "matching"},
     {"nn"},

@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 
 from n3match.datasets.denoising.image_files import images_in, read_image
-from n3match.given_files import parse_json, read_text
-from n3match.whole_file import whole_file, write_whole
+from n3match.files.given import parse_json, read_text
+from n3match.files.whole import whole_file, write_whole
 
 
 def _checked_shapes(shapes: object, channels: int, path: Path) -> list[tuple[int, ...]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from n3match.hdf5 import check_plain, kind_of, member, open_hdf5, read_array
+from n3match.files.hdf5 import check_plain, kind_of, member, open_hdf5, read_array
 
 _MOST_VALUES = 1 << 28  # of one image
 _MOST_IMAGES = 10_000

@@ -17,7 +17,7 @@ from n3match.datasets.pairs.store import (
     read_record,
     read_sizes_angles,
 )
-from n3match.hdf5 import read_array, read_texts
+from n3match.files.hdf5 import read_array, read_texts
 from n3match.matching import keypoint_change, side_info_columns
 from n3match.matching.side_info import SIDE_INFO
 

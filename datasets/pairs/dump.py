@@ -17,7 +17,7 @@ from n3match.datasets.pairs.store import (
     read_record,
 )
 from n3match.datasets.scenes.source import checked_intrinsics, checked_pose
-from n3match.hdf5 import member
+from n3match.files.hdf5 import member
 
 
 def is_pair_dump(path: Path) -> bool:

@@ -41,7 +41,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from n3match.hdf5 import (
+from n3match.files.hdf5 import (
     attribute,
     check_plain,
     count_members,

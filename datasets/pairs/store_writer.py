@@ -23,8 +23,8 @@ from n3match.datasets.pairs.store import (
     read_report,
     shape_fits,
 )
-from n3match.new_hdf5 import NewHdf5
-from n3match.whole_file import whole_file
+from n3match.files.new_hdf5 import NewHdf5
+from n3match.files.whole import whole_file
 
 # gzip is what every build of HDF5 can read; small arrays would only grow by it.
 _PACKED = {"compression": "gzip", "compression_opts": 4, "shuffle": True}

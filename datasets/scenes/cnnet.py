@@ -24,8 +24,8 @@ from n3match.datasets.scenes.source import (
     read_numbers,
     relative_pose_of,
 )
-from n3match.given_files import inside
-from n3match.hdf5 import kind_of, member, open_hdf5, read_array
+from n3match.files.given import inside
+from n3match.files.hdf5 import kind_of, member, open_hdf5, read_array
 
 #: A pair was used in the paper where the number is above this.
 MIN_SHARED, MIN_OVERLAP = 100, 0.3

@@ -11,7 +11,7 @@ from n3match.datasets.scenes.source import (
     View,
     median_parallax,
 )
-from n3match.given_files import inside
+from n3match.files.given import inside
 from n3match.plugins.colmap.model import (
     ColmapModel,
     covisible_pairs,

@@ -21,7 +21,7 @@ from n3match.datasets.scenes.source import (
     checked_pose,
     read_lines,
 )
-from n3match.given_files import inside
+from n3match.files.given import inside
 
 _COLUMNS = 4 + 9 + 9 + 16
 

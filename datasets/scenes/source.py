@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from n3match.datasets.images import ImageFile
-from n3match.given_files import read_text
+from n3match.files.given import read_text
 
 # A rotation matrix may be off by what text files with six digits lose, and no more.
 _ROTATION_TOLERANCE = 1e-3

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from n3match.files.whole import whole_file
 from n3match.geometry.eigenvector import eigh_of_tensors
 from n3match.matching.side_info import CHANGE_COLUMNS
 from n3match.nn.match_filter import MatchFilter
 from n3match.ops import reference
 from n3match.ops.dense.problem import Saved
 from n3match.two_view import as_filter
-from n3match.whole_file import whole_file
 
 # Of the names of the graph's inputs; 1, in files without it: side for side_info, shape for
 # keypoint_change.

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import nn
 
 from n3match.arguments import instance, number_array
+from n3match.files.given import check_regular
 from n3match.geometry import guess_intrinsics
-from n3match.given_files import check_regular
 from n3match.matching import is_gradient_histogram, putative_matches
 from n3match.matching.side_info import NEUTRAL
 from n3match.nn.match_filter import MatchFilter

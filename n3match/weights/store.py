@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from n3match.given_files import check_regular, parse_json
-from n3match.whole_file import whole_file
+from n3match.files.given import check_regular, parse_json
+from n3match.files.whole import whole_file
 
 if TYPE_CHECKING:
     from torch import nn  # the list of shipped weights is asked for without waiting for torch

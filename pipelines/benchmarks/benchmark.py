@@ -136,9 +136,9 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _measure(part: str, arguments: argparse.Namespace, heading: str) -> int:
     """Prints, and with --out writes, the figures of one part; its exit status."""
+    from n3match.files.whole import write_whole
     from n3match.pipelines.benchmarks.measure import Limits
     from n3match.pipelines.common.tables import csv_text, markdown_table
-    from n3match.whole_file import write_whole
 
     sizes = _SIZES.get(part) if arguments.sizes is None else arguments.sizes
     sides = _SIDES.get(part) if arguments.images is None else arguments.images
@@ -153,20 +153,20 @@ def _measure(part: str, arguments: argparse.Namespace, heading: str) -> int:
     if part == GPU:
         import torch
 
-        from n3match.pipelines.benchmarks import gpu
+        from n3match.pipelines.benchmarks.gpu import operator
 
         compiler = (lambda function: function) if arguments.eager else torch.compile
-        return gpu.run(
+        return operator.run(
             sizes, sides, indexed, arguments.repeats, arguments.out, compiler, arguments.cases
         )
     if part == NETWORKS:
-        from n3match.pipelines.benchmarks import gpu_networks
+        from n3match.pipelines.benchmarks.gpu import networks as gpu_networks
 
         return gpu_networks.run(
             sizes, sides, arguments.device, arguments.repeats, arguments.out
         )
     if part == KERNELS:
-        from n3match.pipelines.benchmarks import kernels  # imports Triton
+        from n3match.pipelines.benchmarks.gpu import kernels  # imports Triton
 
         return kernels.run(sizes, sides, indexed, arguments.out)
     if part == STATUS:

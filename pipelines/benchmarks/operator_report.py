@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
+from n3match.files.whole import whole_file, write_whole
 from n3match.pipelines.benchmarks import operator_dense, operator_window
 from n3match.pipelines.benchmarks.ceilings import measure_ceilings
 from n3match.pipelines.benchmarks.measure import (
@@ -25,7 +26,6 @@ from n3match.pipelines.benchmarks.measure import (
     Measurement,
 )
 from n3match.pipelines.common.tables import csv_text, markdown_table
-from n3match.whole_file import whole_file, write_whole
 
 _SHORT = {
     PRODUCTS: "products", PLAIN: "plain", FLOAT32: "float32", GATHERING: "gathering",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from n3match.whole_file import check_target
+from n3match.files.whole import check_target
 
 
 def given_path(text: str) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from n3match.given_files import LARGEST, check_regular
+from n3match.files.given import LARGEST, check_regular
 
 
 def load_plain(path: Path, kind: str, most: int = 4 * LARGEST) -> Any:

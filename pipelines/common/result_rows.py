@@ -14,9 +14,9 @@ from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from n3match.files.whole import write_whole
 from n3match.pipelines.common.processes import Processes
 from n3match.pipelines.common.tables import csv_text
-from n3match.whole_file import write_whole
 
 Row = TypeVar("Row")
 

@@ -21,11 +21,11 @@ from n3match.datasets.denoising.image_files import (
 )
 from n3match.datasets.images import HEIC_SUFFIXES, ImageFile, turn_in_words
 from n3match.denoising import Denoiser, denoise
+from n3match.files.whole import check_target, write_whole
 from n3match.pipelines.common.devices import placed
+from n3match.pipelines.common.plots.before_after import plot_before_after
 from n3match.pipelines.common.progress import Progress, duration, is_quiet
-from n3match.pipelines.plots.before_after import plot_before_after
 from n3match.weights import default_denoiser
-from n3match.whole_file import check_target, write_whole
 
 #: Of the work left after the first tile: where it takes longer, what would be faster is said.
 SLOW_S = 60.0

@@ -19,9 +19,9 @@ from scipy.io import loadmat, savemat
 from scipy.io.matlab import MatReadError
 
 from n3match.datasets.denoising.dnd import DndImage, mosaic_places, read_image, read_info
+from n3match.files.whole import write_whole
 from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.denoising.methods import Method, MethodSource, RawMethod
-from n3match.whole_file import write_whole
 
 _VERSION = "1.0"
 

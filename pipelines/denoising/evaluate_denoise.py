@@ -55,10 +55,10 @@ def main(arguments: argparse.Namespace) -> int:
     import cv2
     import torch
 
+    from n3match.files.whole import write_whole
     from n3match.pipelines.common.devices import checked_device
     from n3match.pipelines.denoising import denoise_evaluation
     from n3match.pipelines.denoising.methods import methods_from_arguments
-    from n3match.whole_file import write_whole
 
     noises, channels = _noises(arguments)
     methods = methods_from_arguments(arguments)

@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from n3match.files.whole import check_target
 from n3match.nn import N3Net, N3NetConfig
 from n3match.pipelines.common.plain_torch import load_plain
 from n3match.weights import save_weights
 from n3match.weights.tiny import without_tiny
-from n3match.whole_file import check_target
 
 _MAX_BYTES = 1 << 28
 _MAX_TENSORS = 4096

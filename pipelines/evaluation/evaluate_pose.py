@@ -115,12 +115,12 @@ def default_estimators(sampling: str = "uniform") -> list[str]:
 
 
 def main(arguments: argparse.Namespace) -> int:
+    from n3match.files.whole import write_whole
     from n3match.pipelines.common.devices import checked_device
     from n3match.pipelines.common.processes import joined_processes
     from n3match.pipelines.evaluation.match_filters import parse_filters
     from n3match.pipelines.evaluation.pose_outputs import evaluate_budget
     from n3match.pipelines.evaluation.protocol import check_estimators
-    from n3match.whole_file import write_whole
 
     checked_device(arguments.device)
     filters = arguments.filters or default_filters()

@@ -72,6 +72,7 @@ def main(arguments: argparse.Namespace) -> int:
     import torch
 
     from n3match.datasets.scenes.source import ReadOptions
+    from n3match.files.whole import write_whole
     from n3match.pipelines.common.result_rows import ResultRows
     from n3match.pipelines.denoising.methods import MethodSource, methods_from_arguments
     from n3match.pipelines.evaluation.match_filters import FilterSource
@@ -85,7 +86,6 @@ def main(arguments: argparse.Namespace) -> int:
     )
     from n3match.pipelines.evaluation.protocol import check_estimators
     from n3match.pipelines.evaluation.records import NoiseResult
-    from n3match.whole_file import write_whole
 
     for sigma in arguments.sigma:
         if not 0 < sigma <= 255:

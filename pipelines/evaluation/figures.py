@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from n3match.datasets.images import ImageFile
 from n3match.datasets.pairs.dataset import PairDataset
 from n3match.datasets.pairs.store import PairRecord
+from n3match.files.whole import whole_file
+from n3match.pipelines.common.plots.matches import plot_matches
 from n3match.pipelines.evaluation.match_filters import FilterSource
 from n3match.pipelines.evaluation.protocol import are_right, with_guessed_cameras
 from n3match.pipelines.evaluation.records import PoseResult
-from n3match.pipelines.plots.matches import plot_matches
-from n3match.whole_file import whole_file
 
 LARGEST_DEG = 20.0
 _BINS = 6

@@ -19,6 +19,7 @@ from n3match.datasets.images import ImageFile
 from n3match.datasets.pairs.sample import TRUE_MATCH_DISTANCE
 from n3match.datasets.scenes.formats import find_scenes
 from n3match.datasets.scenes.source import ReadOptions, ScenePair, View
+from n3match.files.whole import write_whole
 from n3match.pipelines.common.fingerprints import hash_of, hash_of_files, versions
 from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.common.result_rows import ResultRows
@@ -43,7 +44,6 @@ from n3match.pipelines.pairs.jobs import (
 )
 from n3match.pipelines.pairs.plan import PhotoPart, PlanOptions, plan_scene
 from n3match.pipelines.two_view.photograph import read_photograph
-from n3match.whole_file import write_whole
 
 
 @dataclass(frozen=True)

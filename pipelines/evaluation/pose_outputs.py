@@ -12,6 +12,7 @@ import numpy as np
 from n3match.datasets.images import read_image_gray
 from n3match.datasets.pairs.dataset import PairDataset
 from n3match.datasets.pairs.store import open_store, read_feature
+from n3match.files.whole import write_whole
 from n3match.matching import extract_features, putative_matches
 from n3match.pipelines.common.arguments import cores_of_a_process
 from n3match.pipelines.common.processes import Processes
@@ -27,7 +28,6 @@ from n3match.pipelines.evaluation.match_filters import parse_filters
 from n3match.pipelines.evaluation.pose_evaluation import evaluate_pose, one_thread
 from n3match.pipelines.evaluation.report import make_report
 from n3match.pipelines.pairs.sources import photograph_folders, source_options, stores_of
-from n3match.whole_file import write_whole
 
 _PAIRS = 5  # whose photographs are gone through again, to measure how long that takes
 

@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from n3match.datasets.pairs.store import PairRecord
-from n3match.hdf5 import attribute, member, open_hdf5, read_array
+from n3match.files.hdf5 import attribute, member, open_hdf5, read_array
 from n3match.pipelines.common.fingerprints import hash_of_files
 from n3match.pipelines.evaluation.records import Filtered, PreparedFilter
 from n3match.pipelines.two_view.matches_file import FORMAT

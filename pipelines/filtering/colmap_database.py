@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from n3match.files.whole import check_target, whole_file
 from n3match.geometry.estimators import ESTIMATORS, choose_estimator
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.devices import placed
@@ -40,7 +41,6 @@ from n3match.plugins.colmap.database import (
 )
 from n3match.two_view import PairMatches
 from n3match.weights.verdict import verdict_file
-from n3match.whole_file import check_target, whole_file
 
 _IMAGES_HELD = 24
 # Checksum, kept matches, inliers, config (−1: no geometry), probability, matches left out.

@@ -12,10 +12,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from n3match.given_files import read_text
-from n3match.hdf5 import copy_plain, open_hdf5, read_array
+from n3match.files.given import read_text
+from n3match.files.hdf5 import copy_plain, open_hdf5, read_array
+from n3match.files.new_hdf5 import NewHdf5
+from n3match.files.whole import check_target, whole_file
 from n3match.matching import is_gradient_histogram
-from n3match.new_hdf5 import NewHdf5
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.devices import placed
 from n3match.pipelines.common.fingerprints import file_state, hash_of_files, hash_of_weights
@@ -41,7 +42,6 @@ from n3match.plugins.hloc import (
 )
 from n3match.two_view import PairMatches, probability
 from n3match.weights.verdict import ESSENTIAL, FUNDAMENTAL, shipped_verdict, verdict_file
-from n3match.whole_file import check_target, whole_file
 
 _IMAGES_HELD = 24  # with descriptors; a few megabytes each
 _HEAD = struct.Struct("<d?")  # of the log: a pair's probability, whether a focal length is a guess

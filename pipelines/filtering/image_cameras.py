@@ -10,8 +10,8 @@ import numpy as np
 
 from n3match.datasets.images import ImageFile
 from n3match.datasets.scenes.colmap import model_folder
+from n3match.files.given import inside, read_text
 from n3match.geometry import calibrated_points, guess_intrinsics
-from n3match.given_files import inside, read_text
 from n3match.plugins.colmap.model import (
     ColmapCamera,
     UnsupportedCamera,

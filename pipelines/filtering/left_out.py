@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from n3match.files.whole import write_whole
 from n3match.pipelines.common.arguments import parse_probability
 from n3match.weights.verdict import ESSENTIAL, FUNDAMENTAL, GEOMETRIES, shipped_verdict
-from n3match.whole_file import write_whole
 
 _SUFFIX = ".left_out.txt"
 

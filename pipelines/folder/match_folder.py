@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from n3match.files.new_hdf5 import NewHdf5
+from n3match.files.whole import check_target, whole_file, write_whole
 from n3match.geometry.estimators import ESTIMATORS, choose_estimator
-from n3match.new_hdf5 import NewHdf5
 from n3match.pipelines.common.processes import Processes
 from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.common.progress_log import lock_file, part_path, remove_leftovers
@@ -31,7 +32,6 @@ from n3match.pipelines.folder.photographs import (
 from n3match.plugins.colmap import ColmapCamera, NewColmapDatabase
 from n3match.plugins.colmap.database import DEGENERATE
 from n3match.plugins.hloc import add_features, add_matches
-from n3match.whole_file import check_target, whole_file, write_whole
 
 DATABASE = ".db"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from n3match.files.whole import write_whole
 from n3match.matching import keypoint_change, putative_matches
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.devices import placed
@@ -28,7 +29,6 @@ from n3match.pipelines.folder.photographs import PhotographReader, Photographs
 from n3match.plugins.colmap.database import TwoViewGeometry
 from n3match.two_view import PairMatches, probability
 from n3match.weights.verdict import verdict_file
-from n3match.whole_file import write_whole
 
 # Pairs of a part: few, so that little is lost, but no more files than this.
 _LEAST, _MOST, _FILES = 8, 64, 4096

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from n3match.files.whole import write_whole
 from n3match.matching import extract_sift
 from n3match.pipelines.filtering.image_cameras import ImageCameras, calibrated_keypoints
 from n3match.pipelines.filtering.pair_logits import ImageFeatures
 from n3match.pipelines.two_view.photograph import read_photograph
 from n3match.plugins.colmap.model import ColmapCamera
-from n3match.whole_file import write_whole
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".heic", ".heif"}
 _HELD = 64  # images with their descriptors, a megabyte each

@@ -322,7 +322,7 @@ def _read_hloc(folder: Path) -> None:
 
 
 def _open(path: Path) -> h5py.File:
-    from n3match.hdf5 import open_hdf5
+    from n3match.files.hdf5 import open_hdf5
 
     return open_hdf5(path)
 

@@ -18,6 +18,7 @@ from n3match.datasets.pairs.sample import TRUE_MATCH_DISTANCE
 from n3match.datasets.pairs.store import PairRecord, open_store
 from n3match.datasets.pairs.store_writer import PairStoreWriter
 from n3match.datasets.scenes.source import ScenePair, View
+from n3match.files.whole import write_whole
 from n3match.geometry import (
     calibrated_points,
     essential_from_pose,
@@ -25,7 +26,6 @@ from n3match.geometry import (
 )
 from n3match.matching import extract_features, extract_sift, putative_matches
 from n3match.pipelines.pairs.plan import DumpPart, PhotoPart
-from n3match.whole_file import write_whole
 
 #: Mutual matches with a ratio below this are mostly right, where the pose is.
 RELIABLE_RATIO = 0.8

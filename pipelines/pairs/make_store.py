@@ -13,13 +13,13 @@ from n3match.datasets.pairs.store import read_report, stored_feature
 from n3match.datasets.pairs.store_writer import PairStoreWriter
 from n3match.datasets.scenes.formats import FoundScene, find_scenes
 from n3match.datasets.scenes.source import ReadOptions
+from n3match.files.whole import check_target
 from n3match.matching import FEATURES
 from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.pairs.jobs import DetectionOptions, PairJobs
 from n3match.pipelines.pairs.plan import PlanOptions, plan_digest, plan_scene
 from n3match.pipelines.pairs.pool import run_parts
 from n3match.pipelines.sfm.reconstruct import reconstruct
-from n3match.whole_file import check_target
 
 _LINES_SHOWN = 20  # of the problems
 

@@ -56,10 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     from n3match.datasets.scenes.formats import find_scenes
+    from n3match.files.whole import write_whole
     from n3match.pipelines.common.progress import Progress
     from n3match.pipelines.common.result_rows import write_rows
     from n3match.pipelines.sfm.runs import MUTUAL, RATIO, SfmResult, SfmScene, report, warm_up
-    from n3match.whole_file import write_whole
 
     check_at_least(1, arguments, "seeds", "threads", "max_keypoints")
     for method in arguments.methods:

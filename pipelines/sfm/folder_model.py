@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from n3match.files.whole import write_whole
 from n3match.pipelines.common.fingerprints import file_state, hash_of, hash_of_weights
+from n3match.pipelines.common.plots.reconstruction import draw_reconstruction
 from n3match.pipelines.common.processes import Processes
 from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.common.stopwatch import Stopwatch
@@ -21,9 +23,7 @@ from n3match.pipelines.folder.match_folder import (
     report_lines,
 )
 from n3match.pipelines.folder.photographs import find_photographs
-from n3match.pipelines.plots.reconstruction import draw_reconstruction
 from n3match.pipelines.sfm.reconstruct import LEAST_IMAGES, load_pycolmap, map_largest
-from n3match.whole_file import write_whole
 
 SUMMARY, PICTURE, MODEL = "summary.json", "reconstruction.png", "sparse"
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from n3match.datasets.images import ImageFile
 from n3match.datasets.scenes.colmap import model_folder
-from n3match.given_files import inside
+from n3match.files.given import inside
 from n3match.matching import extract_sift, putative_matches
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.progress import quietly

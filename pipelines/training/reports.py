@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from n3match.files.whole import whole_file
 from n3match.pipelines.common.progress import is_quiet
-from n3match.whole_file import whole_file
 
 _PRINT_EVERY = 20  # steps, where the output is no terminal
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from n3match.given_files import parse_json
+from n3match.files.given import parse_json
+from n3match.files.whole import whole_file
 from n3match.pipelines.common.plain_torch import load_plain
 from n3match.pipelines.training.config import RunConfig
 from n3match.weights.store import with_present_names
-from n3match.whole_file import whole_file
 
 _PARTS = {"config", "net", "optimizer", "progress"}  # and `averaged`, where a mean is kept
 

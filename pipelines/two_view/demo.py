@@ -32,13 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    from n3match.whole_file import check_target
+    from n3match.files.whole import check_target
 
     out = arguments.out or Path(OPERATOR_PICTURE if arguments.operator else PICTURE)
     check_target(out, ".png")
     found = True
     if arguments.operator:
-        from n3match.pipelines.plots.operator import draw_operator, what_to_see
+        from n3match.pipelines.common.plots.operator import draw_operator, what_to_see
 
         print("\n".join(what_to_see(draw_operator(out, arguments.seed))))
     else:

@@ -170,7 +170,9 @@ class MatchedPair:
             ValueError: another ending. OSError: an image can't be read again, the picture can't be
                 written.
         """
-        from n3match.pipelines.plots.matches import plot_two_view  # matplotlib takes a second
+        from n3match.pipelines.common.plots.matches import (
+            plot_two_view,  # matplotlib takes a second
+        )
 
         plot_two_view(path, self.photographs, self.putative, self.kept, self.logits, pose)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from n3match.new_hdf5 import NewHdf5
+from n3match.files.new_hdf5 import NewHdf5
+from n3match.files.whole import whole_file
 from n3match.pipelines.common.tables import csv_text
 from n3match.pipelines.two_view.match_images import MatchedPair
-from n3match.whole_file import whole_file
 
 FORMAT = "n3match-matches-2"
 

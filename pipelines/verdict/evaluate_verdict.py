@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
+    from n3match.files.whole import write_whole
     from n3match.pipelines.common.arguments import check_at_least
     from n3match.pipelines.common.fingerprints import versions
     from n3match.pipelines.common.result_rows import ResultRows
@@ -49,7 +50,6 @@ def main(arguments: argparse.Namespace) -> int:
     from n3match.pipelines.verdict.plan import match_stores, planned_pairs, read_scenes
     from n3match.pipelines.verdict.report import plot_claims, verdict_report
     from n3match.weights.verdict import shipped_verdict
-    from n3match.whole_file import write_whole
 
     check_plan(arguments)
     check_at_least(0, arguments, "points_alone")

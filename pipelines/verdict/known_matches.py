@@ -16,6 +16,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from n3match.datasets.images import ImageFile
+from n3match.files.whole import write_whole
 from n3match.geometry import calibrated_points
 from n3match.matching import extract_sift, keypoint_change, putative_matches, root_sift
 from n3match.nn.match_filter import MatchFilter
@@ -23,7 +24,6 @@ from n3match.pipelines.common.devices import placed
 from n3match.pipelines.common.fingerprints import hash_of_files, hash_of_weights
 from n3match.pipelines.verdict.pair_kinds import OTHER_PART, KnownPair, SeenImage
 from n3match.two_view import PairMatches, logits_of_many
-from n3match.whole_file import write_whole
 
 # Found once in each photograph: the strongest of a part of it are among them.
 _DETECTED = 8000

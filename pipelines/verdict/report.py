@@ -11,12 +11,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
+from n3match.files.whole import whole_file
 from n3match.pipelines.common.tables import markdown_table
 from n3match.pipelines.verdict.fit import by_model
 from n3match.pipelines.verdict.measured import RIGHT_DEG, AnswerRow, EvidenceRow
 from n3match.pipelines.verdict.pair_kinds import KINDS, OTHER_PART, OTHER_PLACE, OTHER_SIDE, REAL
 from n3match.weights.verdict import ESSENTIAL, FUNDAMENTAL
-from n3match.whole_file import whole_file
 
 _INLIERS = (15, 30)
 _BINS = (0.0, 0.05, 0.2, 0.5, 0.8, 0.95, 1.0)

@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     from collections import Counter
 
+    from n3match.files.whole import write_whole
     from n3match.pipelines.common.fingerprints import hash_of_weights, versions
     from n3match.pipelines.common.result_rows import ResultRows
     from n3match.pipelines.verdict.fit import (
@@ -69,7 +70,6 @@ def main(arguments: argparse.Namespace) -> int:
     from n3match.pipelines.verdict.plan import match_stores, planned_pairs, read_scenes
     from n3match.pipelines.verdict.report import claims_table
     from n3match.weights.verdict import ESSENTIAL, GEOMETRIES, PairVerdict
-    from n3match.whole_file import write_whole
 
     check_plan(arguments)
     arguments.work.mkdir(parents=True, exist_ok=True)

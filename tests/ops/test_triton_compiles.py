@@ -54,7 +54,7 @@ def test_no_forward_kernel_spills_and_products_are_hoppers(tmp_path):
     ],
 )
 def test_what_makes_a_kernel_slow_is_said(of_code, of_report, said):
-    from n3match.pipelines.benchmarks.kernels import Code, Report, faults
+    from n3match.pipelines.benchmarks.gpu.kernels import Code, Report, faults
 
     def report(of_code, of_report):
         code = Code(**{
@@ -69,7 +69,7 @@ def test_what_makes_a_kernel_slow_is_said(of_code, of_report, said):
 
 
 def test_copies_are_read_from_the_loop_that_multiplies():
-    from n3match.pipelines.benchmarks.kernels import _copies
+    from n3match.pipelines.benchmarks.gpu.kernels import _copies
 
     text = """
     %0 = scf.for %i = %a to %b step %c iter_args(%x = %y) -> (tensor<1xf32>) {
@@ -89,7 +89,7 @@ def test_copies_are_read_from_the_loop_that_multiplies():
 
 
 def test_sums_that_leave_the_tensor_cores_keep_their_digits():
-    from n3match.pipelines.benchmarks.tensor_core_sums import loss
+    from n3match.pipelines.benchmarks.gpu.tensor_core_sums import loss
 
     assert loss(20000, promoted=True) < 2e-6
     assert loss(20000, promoted=False) > 5e-5

@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-from n3match.pipelines.benchmarks.kernels import (
+from n3match.pipelines.benchmarks.gpu.kernels import (
     candidates_launches,
     dense_launches,
     faults,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from n3match.given_files import check_regular
+from n3match.files.given import check_regular
 
 # name -> (id in binary files, number of parameters): the models of COLMAP 4.2
 CAMERA_MODELS = {

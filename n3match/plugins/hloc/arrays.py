@@ -16,8 +16,8 @@ from n3match.arguments import (
     sequence,
     whole,
 )
+from n3match.files.hdf5 import copy_plain, kind_of, member, read_array
 from n3match.geometry.checks import check_size
-from n3match.hdf5 import copy_plain, kind_of, member, read_array
 
 _MOST = 10_000_000  # keypoints of an image; more is a damaged file
 _LARGEST_SIDE = 2**20  # pixels

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import h5py
 
 from n3match.arguments import instance, sequence
-from n3match.hdf5 import member, members
+from n3match.files.hdf5 import member, members
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from relief import poses, write_photographs
 from scipy.spatial.transform import Rotation
 
 from n3match.pipelines.cli import main
-from n3match.pipelines.plots.reconstruction import draw_reconstruction, upright_axes
+from n3match.pipelines.common.plots.reconstruction import draw_reconstruction, upright_axes
 from n3match.pipelines.sfm import folder_model
 from n3match.pipelines.sfm.pose_alignment import pose_errors
 from n3match.plugins.colmap.model import read_colmap_model

@@ -10,9 +10,9 @@ import pytest
 import torch
 from demo_photos import CAMERAS, PAIR, PHOTO0, PHOTO1, R, T, blank, run_command
 
+from n3match.files.whole import whole_file
 from n3match.geometry import essential_from_pose, sampson_distance, undistort_points
 from n3match.pipelines.cli import main
-from n3match.whole_file import whole_file
 
 FEW = ["--max-keypoints", "700"]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from demo_photos import run_command
 
-from n3match.pipelines.plots.operator import (
+from n3match.pipelines.common.plots.operator import (
     NEIGHBOURS,
     POINTS,
     TEMPERATURES,

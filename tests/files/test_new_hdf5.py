@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
-from n3match.new_hdf5 import NewHdf5
-from n3match.whole_file import whole_file
+from n3match.files.new_hdf5 import NewHdf5
+from n3match.files.whole import whole_file
 
 _CONTEXT = multiprocessing.get_context("fork")
 

@@ -12,17 +12,17 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 
+from n3match.files.whole import check_target
 from n3match.geometry import RelativePose
 from n3match.matching import PutativeMatches
-from n3match.pipelines.plots.epipolar import epipolar_bands
-from n3match.pipelines.plots.probabilities import (
+from n3match.pipelines.common.plots.epipolar import epipolar_bands
+from n3match.pipelines.common.plots.probabilities import (
     KEPT_COLOUR,
     REJECTED_COLOUR,
     probability_bands,
 )
-from n3match.pipelines.plots.sheet import Band, SideBySide, heading, write_sheet
+from n3match.pipelines.common.plots.sheet import Band, SideBySide, heading, write_sheet
 from n3match.pipelines.two_view.photograph import Photograph
-from n3match.whole_file import check_target
 
 RIGHT_COLOUR, WRONG_COLOUR = "#57d968", "#ff5a4f"
 # More lines than these make a plane of colour; then they get more transparent.

@@ -12,7 +12,7 @@ from matplotlib.patheffects import withStroke
 
 from n3match.geometry import RelativePose, epipolar_lines, undistort_points
 from n3match.matching import PutativeMatches
-from n3match.pipelines.plots.sheet import BACKGROUND, Band, SideBySide, heading
+from n3match.pipelines.common.plots.sheet import BACKGROUND, Band, SideBySide, heading
 from n3match.pipelines.two_view.photograph import Photograph
 
 # Neighbours in this list are unlike each other.

@@ -11,8 +11,13 @@ from matplotlib.figure import Figure
 from n3match.geometry import PoseStatus, RelativePose, distort_points
 from n3match.matching import PutativeMatches, extract_sift
 from n3match.pipelines.cli import main
-from n3match.pipelines.plots.epipolar import COLOURS, epipolar_bands, lines_to_draw, spread_out
-from n3match.pipelines.plots.sheet import SideBySide
+from n3match.pipelines.common.plots.epipolar import (
+    COLOURS,
+    epipolar_bands,
+    lines_to_draw,
+    spread_out,
+)
+from n3match.pipelines.common.plots.sheet import SideBySide
 from n3match.pipelines.two_view.match_images import MatchedPair
 from n3match.pipelines.two_view.photograph import read_photograph
 

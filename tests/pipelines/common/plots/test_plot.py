@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from n3match.datasets.images import read_image_rgb
-from n3match.pipelines.plots.matches import KEPT_COLOUR, plot_matches
+from n3match.pipelines.common.plots.matches import KEPT_COLOUR, plot_matches
 
 KEPT_RGB = np.array([int(KEPT_COLOUR[i : i + 2], 16) for i in (1, 3, 5)])
 
@@ -97,6 +97,6 @@ def test_lengths_that_differ_are_named(tmp_path):
 
 def test_drawing_leaves_the_plots_of_the_caller_alone():
     # pyplot would choose a backend, and keep every figure.
-    module = "n3match.pipelines.plots.matches"
+    module = "n3match.pipelines.common.plots.matches"
     code = f"import sys, {module}; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert prepared.run(code) == 0

@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from n3match.hdf5 import copy_plain, member, members, open_hdf5, read_array, read_texts
+from n3match.files.hdf5 import copy_plain, member, members, open_hdf5, read_array, read_texts
 
 
 @pytest.fixture

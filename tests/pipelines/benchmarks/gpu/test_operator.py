@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from n3match import ops
-from n3match.pipelines.benchmarks import gpu, gpu_timings
 from n3match.pipelines.benchmarks.baselines import plain_candidates
 from n3match.pipelines.benchmarks.ceilings import Ceilings
+from n3match.pipelines.benchmarks.gpu import operator, timings
 from n3match.pipelines.cli import main
 
 
@@ -21,17 +21,17 @@ def test_without_a_gpu_it_says_so(tmp_path, capsys):
 
 def test_a_whole_run_with_another_backend_and_device(tmp_path, capsys, monkeypatch):
     """On the CPU, where the same steps can be gone through."""
-    check, measure = gpu.check, gpu_timings.measure
+    check, measure = operator.check, timings.measure
     ceilings = Ceilings(1e9, 1e9)
-    monkeypatch.setattr(gpu, "missing", lambda: "")
+    monkeypatch.setattr(operator, "missing", lambda: "")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "no device")
-    monkeypatch.setattr(gpu_timings, "device_ceilings", lambda *_: ceilings)
+    monkeypatch.setattr(timings, "device_ceilings", lambda *_: ceilings)
     monkeypatch.setattr(
-        gpu, "check",
+        operator, "check",
         lambda *_, only: check("cpu", "tiled", [torch.float32], only),
     )
     monkeypatch.setattr(
-        gpu_timings, "measure",
+        timings, "measure",
         lambda *sizes, repeats, ceilings, compiler: measure(
             *sizes, device="cpu", backend="tiled", repeats=repeats, ceilings=ceilings,
             compiler=compiler,
@@ -50,8 +50,8 @@ def test_a_whole_run_with_another_backend_and_device(tmp_path, capsys, monkeypat
 
 
 def test_a_wrong_gradient_is_found_and_fails_the_run(monkeypatch):
-    (right,) = gpu.check("cpu", "tiled", [torch.float32], "dense 300")
-    assert right.passed and set(right.errors) == {"output", *gpu.LEAVES}
+    (right,) = operator.check("cpu", "tiled", [torch.float32], "dense 300")
+    assert right.passed and set(right.errors) == {"output", *operator.LEAVES}
 
     def wrong(query, *rest, backend, **options):
         scaled = query if backend == "reference" else query + 1e-3 * (query - query.detach())
@@ -59,16 +59,16 @@ def test_a_wrong_gradient_is_found_and_fails_the_run(monkeypatch):
 
     aggregate = ops.n3_aggregate
     monkeypatch.setattr(ops, "n3_aggregate", wrong)
-    (found,) = gpu.check("cpu", "tiled", [torch.float32], "dense 300")
+    (found,) = operator.check("cpu", "tiled", [torch.float32], "dense 300")
     assert not found.passed
     assert found.errors["query"] > found.tolerance > found.errors["key"]
     nothing = dataclasses.replace(right, errors={"output": float("nan")})
-    assert not nothing.passed and "NO" in gpu.checks_table([right, found])
+    assert not nothing.passed and "NO" in operator.checks_table([right, found])
 
 
 def test_plain_windows_are_the_operator():
     images = [torch.randn(1, 2, 36, 36, dtype=torch.float64) for _ in range(3)]
-    plain = gpu_timings.plain_windows(*images, 3, 4.0)
+    plain = timings.plain_windows(*images, 3, 4.0)
     torch.testing.assert_close(plain, ops.n3_window_aggregate(*images, 3, 4.0))
 
 
@@ -80,5 +80,5 @@ def test_plain_candidates_are_the_operator():
 
 
 def test_ceilings_are_measured_on_the_device_asked_for():
-    ceilings = gpu_timings.device_ceilings("cpu", torch.float32, 64, 1)
+    ceilings = timings.device_ceilings("cpu", torch.float32, 64, 1)
     assert ceilings.flops_per_second > 1e6 and ceilings.bytes_per_second > 1e6

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from n3match import ops
+from n3match.files.whole import write_whole
 from n3match.ops.window.grid import WindowGrid
-from n3match.pipelines.benchmarks import gpu_timings
+from n3match.pipelines.benchmarks.gpu import timings
 from n3match.pipelines.common.tables import markdown_table
-from n3match.whole_file import write_whole
 
 DTYPES = (torch.float32, torch.bfloat16)
 NO_GPU = 2  # exit status
@@ -76,20 +76,20 @@ def run(
     say(checks_table(checks))
     for dtype in DTYPES if sizes or sides or indexed else ():
         name = str(dtype).removeprefix("torch.")
-        ceilings = gpu_timings.device_ceilings("cuda", dtype, 8192, 1024)
+        ceilings = timings.device_ceilings("cuda", dtype, 8192, 1024)
         say(
             f"{name}: {ceilings.flops_per_second / 1e12:.3g} TFLOP/s ({name} matrix product), "
             f"{ceilings.bytes_per_second / 1e9:.0f} GB/s (copy), measured in this run. "
             "Shares of the ceiling are of the time as a CUDA graph. Plain formulas are "
             f"{'compiled' if compiler is torch.compile else 'run as they are'}."
         )
-        timings = []
-        for timing in gpu_timings.measure(
+        measured = []
+        for timing in timings.measure(
             sizes, sides, indexed, dtype, repeats=repeats, ceilings=ceilings, compiler=compiler
         ):
-            timings.append(timing)
-            print(gpu_timings.table([timing]) + "\n", flush=True)
-        say(gpu_timings.table(timings))
+            measured.append(timing)
+            print(timings.table([timing]) + "\n", flush=True)
+        say(timings.table(measured))
     if out is not None:
         write_whole(out / "benchmark-gpu.md", "\n\n".join(parts) + "\n")
     return 0 if all(c.passed for c in checks) else 1

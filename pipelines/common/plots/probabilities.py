@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from n3match.pipelines.plots.sheet import TEXT, Band, heading
+from n3match.pipelines.common.plots.sheet import TEXT, Band, heading
 
 KEPT_COLOUR, REJECTED_COLOUR = "#ffd60a", "#ffffff"
 REJECTED_ALPHA = 0.45

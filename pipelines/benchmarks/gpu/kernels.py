@@ -27,6 +27,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from n3match.files.whole import write_whole
 from n3match.ops.dispatch import interpreted
 from n3match.ops.triton import (
     candidates,
@@ -40,14 +41,13 @@ from n3match.ops.triton import (
     window_cells,
 )
 from n3match.ops.window.grid import WindowGrid
-from n3match.pipelines.benchmarks import tensor_core_sums
 from n3match.pipelines.benchmarks.baselines import LAYOUT
-from n3match.pipelines.benchmarks.gpu_timings import NEAR
+from n3match.pipelines.benchmarks.gpu import tensor_core_sums
+from n3match.pipelines.benchmarks.gpu.timings import NEAR
 from n3match.pipelines.benchmarks.operator_dense import EMBEDDING, FEATURES, NEIGHBOURS
 from n3match.pipelines.benchmarks.operator_window import CHANNELS
 from n3match.pipelines.benchmarks.operator_window import NEIGHBOURS as WINDOW_NEIGHBOURS
 from n3match.pipelines.common.tables import markdown_table
-from n3match.whole_file import write_whole
 
 _MODULES = (operands, dense_forward, dense_backward, window_cells, rows, candidates)
 _POINTERS = {
@@ -77,9 +77,9 @@ _PIPELINED = ("neighbours", "power", "values")
 _LONGEST, _LARGEST_LOSS = 20000, 2e-6  # numbers of a sum, and of its size what may be lost
 _INTERPRETED = """
 import sys
-from n3match.pipelines.benchmarks import gpu
-checks = list(gpu.check("cpu", "triton", only="small"))
-print(gpu.checks_table(checks))
+from n3match.pipelines.benchmarks.gpu import operator
+checks = list(operator.check("cpu", "triton", only="small"))
+print(operator.checks_table(checks))
 sys.exit(0 if all(check.passed for check in checks) else 1)
 """
 

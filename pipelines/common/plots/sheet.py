@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from n3match.whole_file import whole_file
+from n3match.files.whole import whole_file
 
 BACKGROUND = "#16181d"
 TEXT = "#e8eaed"

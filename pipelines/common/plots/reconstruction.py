@@ -9,8 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from n3match.pipelines.plots.sheet import BACKGROUND, TEXT, WIDTH_INCHES
-from n3match.whole_file import whole_file
+from n3match.files.whole import whole_file
+from n3match.pipelines.common.plots.sheet import BACKGROUND, TEXT, WIDTH_INCHES
 
 _CAMERAS = "#ffd60a"
 _POINTS = 40_000  # more don't show

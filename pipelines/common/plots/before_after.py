@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from n3match.datasets.denoising.clean_images import eight_bit
-from n3match.whole_file import check_target, write_whole
+from n3match.files.whole import check_target, write_whole
 
 _LONGEST = 900  # of each half, pixels
 _PART = 6  # the enlarged part is a sixth of the image's sides, 32 pixels at least

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from n3match.pipelines.benchmarks import gpu_networks
+from n3match.pipelines.benchmarks.gpu import networks
 from n3match.pipelines.cli import main
 
 
@@ -24,7 +24,7 @@ def test_on_a_cpu_the_networks_are_themselves(tmp_path):
 
 
 def test_a_difference_and_a_wait_fail():
-    row = gpu_networks.Row("sift", "4 × 60", torch.float32, 1e-6, 1e-2, "", 1e-3, None)
+    row = networks.Row("sift", "4 × 60", torch.float32, 1e-6, 1e-2, "", 1e-3, None)
     assert row.passed
     for change in ({"difference": 0.1}, {"difference": float("nan")}, {"waits": "a copy"}):
         assert not dataclasses.replace(row, **change).passed

@@ -7,7 +7,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from n3match.pipelines.cli import main
-from n3match.pipelines.plots.probabilities import (
+from n3match.pipelines.common.plots.probabilities import (
     KEPT_COLOUR,
     REJECTED_ALPHA,
     REJECTED_COLOUR,
@@ -16,7 +16,7 @@ from n3match.pipelines.plots.probabilities import (
     draw_histogram,
     probability_bands,
 )
-from n3match.pipelines.plots.sheet import BACKGROUND
+from n3match.pipelines.common.plots.sheet import BACKGROUND
 
 
 def drawn(logits, mutual=None):

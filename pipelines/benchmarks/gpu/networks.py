@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from n3match.files.whole import write_whole
 from n3match.matching.side_info import CHANGE_COLUMNS
 from n3match.nn import MatchFilter, N3Net, N3NetConfig
-from n3match.pipelines.benchmarks.gpu import NO_GPU, missing
-from n3match.pipelines.benchmarks.gpu_timings import as_graph, seconds_of
+from n3match.pipelines.benchmarks.gpu.operator import NO_GPU, missing
+from n3match.pipelines.benchmarks.gpu.timings import as_graph, seconds_of
 from n3match.pipelines.common.tables import markdown_table
 from n3match.weights import load_weights
-from n3match.whole_file import write_whole
 
 FILTERS, DENOISERS = ("sift", "sift-cnnet"), ("n3net-25",)
 _PAIRS = 4  # of a call

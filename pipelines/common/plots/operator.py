@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Polygon
 
 from n3match import ops
-from n3match.whole_file import whole_file
+from n3match.files.whole import whole_file
 
 NEIGHBOURS = 3
 # Columns of the picture, from nearly uniform to nearly hard, squared units of the plane.

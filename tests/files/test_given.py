@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from n3match import given_files
+from n3match.files import given
+from n3match.files.whole import check_target, whole_file, write_whole
 from n3match.pipelines.common.plain_torch import load_plain
-from n3match.whole_file import check_target, whole_file, write_whole
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [
@@ -27,8 +27,8 @@ def test_regular_files_alone_are_read(tmp_path):
     (tmp_path / "large").touch()
     os.truncate(tmp_path / "large", 1 << 40)
     (tmp_path / "latin").write_bytes(b"\xe4")
-    assert given_files.read_text(tmp_path / "a.txt") == "ä"
-    assert given_files.read_text(tmp_path / "link") == "ä"
+    assert given.read_text(tmp_path / "a.txt") == "ä"
+    assert given.read_text(tmp_path / "link") == "ä"
     for name, error, said in (
         ("pipe", ValueError, "is a pipe or a device"), ("zero", ValueError, "is a pipe or a dev"),
         (".", ValueError, "is a folder"), ("large", ValueError, "holds 1099511627776 bytes"),
@@ -36,21 +36,21 @@ def test_regular_files_alone_are_read(tmp_path):
         ("none", FileNotFoundError, "no such file"), ("latin", ValueError, "UTF-8"),
     ):
         with pytest.raises(error, match=said):
-            given_files.read_text(tmp_path / name)
+            given.read_text(tmp_path / name)
 
 
 def test_names_lead_nowhere_else(tmp_path):
-    assert given_files.inside(tmp_path, "db/a b..jpg", "m") == tmp_path / "db/a b..jpg"
+    assert given.inside(tmp_path, "db/a b..jpg", "m") == tmp_path / "db/a b..jpg"
     for name in ("../x", "a/../../x", "/etc/passwd", "C:\\x", "\\\\host\\x", "a\\..\\x", "", "a\0"):
         with pytest.raises(ValueError, match=r"images\.bin: the name .* leads out of"):
-            given_files.inside(tmp_path, name, "images.bin")
+            given.inside(tmp_path, name, "images.bin")
 
 
 @pytest.mark.parametrize("text", ["[" * 10**5, "1", "nothing", "[]", '{"a": ' + "9" * 5000 + "}"])
 def test_json_that_is_no_object_is_said_so(text):
     with pytest.raises(ValueError, match="weights: config: "):
-        given_files.parse_json(text, "weights: config")
-    assert given_files.parse_json('{"a": [1]}', "x") == {"a": [1]}
+        given.parse_json(text, "weights: config")
+    assert given.parse_json('{"a": [1]}', "x") == {"a": [1]}
 
 
 def test_pipes_and_devices_are_never_replaced(tmp_path):
@@ -140,5 +140,5 @@ def test_hdf5_of_others_is_opened_in_one_place():
             if function == "h5py.File" and "w" not in mode:
                 reading.append(path.relative_to(ROOT).as_posix())
     assert sorted(reading) == [
-        "n3match/hdf5.py", "pipelines/benchmarks/filter_file.py", "pipelines/fuzz/kills.py"
+        "n3match/files/hdf5.py", "pipelines/benchmarks/filter_file.py", "pipelines/fuzz/kills.py"
     ]

@@ -1,0 +1,1 @@
+"""On a GPU, and what its kernels become without one."""
