@@ -191,9 +191,9 @@ def estimate_relative_pose(
     Returns:
         `RelativePose` over all N matches: R, t, E (None unless status is "ok"), inliers (N,) bool,
         probability (N,) in [0, 1] (above ½: kept by the filter; None without filter), status.
-        Where the kept matches give neither a trusted pose nor a rotation, all matches are tried
-        once more, and `detail` says so. Too few matches and scenes without an answer are told by
-        `status`.
+        Where the kept matches give neither a trusted pose, a rotation nor a plane, all matches are
+        tried once more, as if there were no filter, and `detail` says so. Too few matches and
+        scenes without an answer are told by `status`.
 
     Raises:
         ValueError, TypeError: for malformed input, naming the argument.

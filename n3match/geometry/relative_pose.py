@@ -147,8 +147,10 @@ def estimate_relative_pose_from_matches(
             like was learned: with them `pair_probability` decides in the place of that test.
         keypoint_change: (N, 3) of the matches, see `n3match.matching.keypoint_change`: evidence for
             `pair_probability`, used with logits.
-        min_pair_probability: a pose needs at least this `pair_probability`; None: the default of
-            what was learned, for this geometry, where there are logits, else 0.
+        min_pair_probability: a pose needs at least this `pair_probability`. None: where there are
+            logits, the default of what was learned, for this geometry; else 0.3 where fewer than a
+            quarter of the putative matches are inliers, and none where more are. 0: the test
+            against chance decides alone.
         verify: False returns the estimator's pose as it is, "ok", without the tests for support,
             parallax and planes (for evaluations by published protocols).
 
@@ -280,24 +282,24 @@ def verify_pose(
     # A linear solver's inliers on a plane are as arbitrary as its answer: not these alone.
     close = agreeing(R, t)
     plane = find_plane(noisy, np.ones_like(inliers) if linear else close)
-    probability = pair_probability(matches, inliers)
     planar = plane is not None and plane_dominates(noisy, distance, close, plane)
-    # A linear solver's inliers on a plane say nothing of the pair either.
-    least = 0.0 if planar and linear else min_pair_probability
-    reason = doubtful(matches, inliers, alarms, probability, least)
-    if reason is None and plane is not None and planar:
-        verdict = PlaneVerdict.KEEP
-        if linear:
-            why = "on a plane the eight-point algorithm has no one answer"
-            reason = PoseStatus.DEGENERATE, why
-        else:
-            verdict, R, t = compare_with_rival(noisy, R, t, plane)
-        if verdict is PlaneVerdict.AMBIGUOUS:
-            reason = PoseStatus.DEGENERATE, "the matches are on a plane that two poses explain"
+    verdict = PlaneVerdict.KEEP
+    if plane is not None and planar and not linear:
+        verdict, R, t = compare_with_rival(noisy, R, t, plane)
         if verdict is PlaneVerdict.REPLACE:
             inliers = inliers_of(R, t, *points)
             plane = find_plane(noisy, agreeing(R, t))
             detail = "on a plane: the other pose of its homography has more points in front"
+    probability = pair_probability(matches, inliers)
+    # A linear solver's inliers on a plane say nothing of the pair either.
+    arbitrary = planar and linear
+    least = 0.0 if arbitrary else min_pair_probability
+    reason = doubtful(matches, inliers, alarms, probability, least)
+    if reason is None and arbitrary:
+        why = "on a plane the eight-point algorithm has no one answer"
+        reason = PoseStatus.DEGENERATE, why
+    elif reason is None and verdict is PlaneVerdict.AMBIGUOUS:
+        reason = PoseStatus.DEGENERATE, "the matches are on a plane that two poses explain"
     if reason is None and not linear:
         deviation = pose_deviation_deg(
             R, t, matches.x0[inliers], matches.x1[inliers], noise * matches.threshold
@@ -325,9 +327,9 @@ def _pose(estimate: Estimate, **fields: Any) -> RelativePose:
 def _no_pose(
     matches: Matches, status: PoseStatus, detail: str, **fields: Any
 ) -> RelativePose:
-    nothing = np.zeros(len(matches), dtype=bool)
-    fields.setdefault("inliers", nothing)
-    fields.setdefault("pair_probability", pair_probability(matches, nothing))
+    fields.setdefault("inliers", np.zeros(len(matches), dtype=bool))
+    if "pair_probability" not in fields:
+        fields["pair_probability"] = pair_probability(matches, fields["inliers"])
     return RelativePose(status=status, detail=detail, **fields)
 
 

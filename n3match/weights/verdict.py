@@ -1,7 +1,7 @@
 """What was learned of pairs of photographs: which of them show a common part of a scene.
 
 `verdict.json` holds logistic models by name, a coefficient for each piece of evidence; `verdict.md`
-is its card. `n3match train-verdict` writes both.
+is its card. `n3match train-verdict` writes the first.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+
+import numpy as np
 
 FORMAT = "n3match-verdict-2"
 
@@ -41,6 +43,15 @@ class PairVerdict:
             "notes": self.notes,
         }
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def probability_of(model: Mapping[str, float], evidence: Mapping[str, float]) -> float:
+    """Of a pair being real, by a logistic model of its pieces of evidence."""
+    logit = sum(
+        coefficient * (1.0 if name == "constant" else evidence[name])
+        for name, coefficient in model.items()
+    )
+    return float(0.5 * (1.0 + np.tanh(0.5 * logit)))
 
 
 def verdict_file() -> Path:

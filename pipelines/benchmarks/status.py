@@ -72,12 +72,13 @@ def run_cases(
         for kind, n, w, i in grid:
             rng = np.random.default_rng([zlib.crc32(repr((kind, n, w, i)).encode()), seed])
             scene = degenerate_matches(kind, n, w, rng)
+            share = 1.0 if kind in WITHOUT_POSE else w
             for name in filters:
                 pose = estimate_relative_pose(
                     scene.points0, scene.points1, K, K, filter=None if name == "none" else name
                 )
                 cases.append(StatusCase(
-                    kind, n, w, name, pose.status, _error(scene, pose, kind),
+                    kind, n, share, name, pose.status, _error(scene, pose, kind),
                     pose.pair_probability or 0.0,
                 ))
             progress.update()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -37,7 +38,7 @@ def hash_of_weights(name_or_path: str) -> str:
 
 
 def versions(*packages: str) -> list[str]:
-    """As in ["opencv 5.0.0"]."""
+    """As in ["opencv 5.0.0"]; without those that aren't installed."""
     found = []
     for name in packages:
         if name == "opencv":  # its wheels have several names
@@ -45,7 +46,8 @@ def versions(*packages: str) -> list[str]:
 
             found.append(f"opencv {cv2.__version__}")
         else:
-            found.append(f"{name} {importlib.metadata.version(name)}")
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                found.append(f"{name} {importlib.metadata.version(name)}")
     return found
 
 

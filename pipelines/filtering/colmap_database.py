@@ -6,7 +6,7 @@ import functools
 import hashlib
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,8 +103,9 @@ def filter_database(path: Path, out: Path | None, options: Options) -> Counter:
                     database.copy_to(temporary)
                     with ColmapDatabase(temporary) as copy:
                         copy.write(results)
-            counts = _counts(pairs, log)
-            write_list(target, list(_left_out(pairs, reader, log)))
+            counts, left_out = _summary(pairs, reader, log)
+            # In place those of earlier runs are without matches for good.
+            write_list(target, left_out, add=out is None)
             log.remove()
         guessed = [reader.is_guessed(pair) for pair in pairs]
     counts.update(pairs=len(pairs), done=done, guessed=sum(guessed), cameras=len(reader.cameras))
@@ -245,29 +246,25 @@ def _is_done(pair: int, database: ColmapDatabase, log: ProgressLog) -> bool:
     return checksum(database.matches(pair)) in (result.before, checksum(result.matches))
 
 
-def _counts(pairs: list[int], log: ProgressLog) -> Counter:
-    counts = Counter()
+def _summary(
+    pairs: list[int], reader: DatabaseReader, log: ProgressLog
+) -> tuple[Counter, list[LeftOutPair]]:
+    """Numbers of all kinds, and the pairs that are left out."""
+    counts, left_out = Counter(), []
     for pair in pairs:
         result = result_from_bytes(log.read(str(pair)))
         counts["kept"] += len(result.matches)
-        counts["left out"] += result.left_out > 0
+        if result.left_out:
+            names = (reader.images[i][0] for i in pair_ids(pair))
+            left_out.append(LeftOutPair(*names, result.probability, result.left_out))
         if result.geometry is not None:
             counts["inliers"] += len(result.geometry.inliers)
             counts["calibrated"] += result.geometry.config == CALIBRATED
             counts["uncalibrated"] += result.geometry.config == UNCALIBRATED
             counts["panoramic"] += result.geometry.config == PANORAMIC
             counts["flat"] += result.geometry.config == PLANAR_OR_PANORAMIC
-    return counts
-
-
-def _left_out(
-    pairs: list[int], reader: DatabaseReader, log: ProgressLog
-) -> Iterator[LeftOutPair]:
-    for pair in pairs:
-        result = result_from_bytes(log.read(str(pair)))
-        if result.left_out:
-            names = (reader.images[i][0] for i in pair_ids(pair))
-            yield LeftOutPair(*names, result.probability, result.left_out)
+    counts["left out"] = len(left_out)
+    return counts, left_out
 
 
 def _depends_on(database: Path, options: Options, reader: DatabaseReader) -> dict:

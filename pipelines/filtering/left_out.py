@@ -42,13 +42,22 @@ def list_path(out: Path) -> Path:
     return out / _SUFFIX[1:] if out.is_dir() else out.with_name(out.name + _SUFFIX)
 
 
-def write_list(out: Path, pairs: Sequence[LeftOutPair]) -> None:
-    """Lines of two names, probability, number of matches, with tabs between; no file for none."""
-    if not pairs:
-        list_path(out).unlink(missing_ok=True)  # of an earlier run
-        return
-    lines = (f"{p.name0}\t{p.name1}\t{p.probability:.4f}\t{p.matches}\n" for p in pairs)
-    write_whole(list_path(out), "".join(lines))
+def write_list(out: Path, pairs: Sequence[LeftOutPair], *, add: bool = False) -> None:
+    """Lines of two names, probability, number of matches, with tabs between; no file for none.
+
+    add: to what an earlier run listed, which is forgotten else.
+    """
+    path, lines = list_path(out), {}
+    if add and path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            lines[tuple(line.split("\t")[:2])] = line
+    for p in pairs:
+        line = f"{p.name0}\t{p.name1}\t{p.probability:.4f}\t{p.matches}\n"
+        lines[p.name0, p.name1] = line
+    if lines:
+        write_whole(path, "".join(lines.values()))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def left_out_line(

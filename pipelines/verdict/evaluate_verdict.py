@@ -68,7 +68,8 @@ def main(arguments: argparse.Namespace) -> int:
     threshold = shipped_verdict().threshold
     report = verdict_report(rows, threshold)
     chosen = ", ".join(f"{value:g} {geometry}" for geometry, value in threshold.items())
-    report += f"\nThresholds {chosen}; {', '.join(versions('n3match', 'opencv', 'torch'))}.\n"
+    used = ", ".join(versions("n3match", "opencv", "poselib", "torch"))
+    report += f"\nThresholds {chosen}; {used}.\n"
     print(report, end="")
     if arguments.out is not None:
         write_whole(arguments.out / "verdict.md", report)

@@ -8,6 +8,7 @@ import numpy as np
 
 from n3match.pipelines.verdict.measured import EvidenceRow
 from n3match.pipelines.verdict.pair_kinds import KINDS, OTHER_PLACE, REAL
+from n3match.weights.verdict import probability_of
 
 # What models use by what is known, chosen on the validation scenes: where the filter's trust is
 # known the mere number of inliers adds nothing to it.
@@ -47,8 +48,8 @@ def by_model(rows: Sequence[EvidenceRow]) -> dict[str, list[EvidenceRow]]:
 
 
 def left_out_probabilities(rows: Sequence[EvidenceRow]) -> dict[str, np.ndarray]:
-    """By name of a model (R,) of its rows as in `by_model`, each by a model of other scenes' pairs;
-    NaN where these are too few for one."""
+    """By name of a model (R,) of its rows as in `by_model`, each by a model without the pairs of
+    its scene, of two scenes the first; NaN where the others are too few for one."""
     found = {}
     for name, chosen in by_model(rows).items():
         told = found[name] = np.full(len(chosen), np.nan)
@@ -80,11 +81,7 @@ def _fitted(
 
 def probabilities(model: dict[str, float], rows: Sequence[EvidenceRow]) -> np.ndarray:
     """(R,) of the rows' pairs being real."""
-    logits = []
-    for row in rows:
-        evidence = {"constant": 1.0, **row.numbers}
-        logits.append(sum(c * evidence[name] for name, c in model.items()))
-    return 0.5 * (1.0 + np.tanh(0.5 * np.array(logits)))
+    return np.array([probability_of(model, row.numbers) for row in rows])
 
 
 def choose_threshold(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,8 @@ from n3match.geometry import calibrated_points
 from n3match.matching import extract_sift, keypoint_change, putative_matches, root_sift
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.devices import placed
-from n3match.pipelines.common.fingerprints import hash_of_files, hash_of_weights
-from n3match.pipelines.verdict.pair_kinds import OTHER_PART, KnownPair, SeenImage
+from n3match.pipelines.common.fingerprints import hash_of, hash_of_files, hash_of_weights
+from n3match.pipelines.verdict.pair_kinds import OTHER_PART, KnownPair, SeenImage, in_bounds
 from n3match.two_view import PairMatches, logits_of_many
 
 # Found once in each photograph: the strongest of a part of it are among them.
@@ -89,6 +89,11 @@ class MatchStore:
             **{k: v.astype(np.float64) if v.dtype == np.float32 else v for k, v in arrays.items()}
         )
 
+    def state(self, pair: KnownPair) -> str:
+        """A fingerprint of all that the matches of a pair, and what is known of it, depend on."""
+        pose = [] if pair.pose() is None else [x.round(9).tolist() for x in pair.pose()]
+        return hash_of([self._path(pair).name, pose])
+
     def _path(self, pair: KnownPair) -> Path:
         files = [_state(image) for image in (pair.image0, pair.image1)]
         parts = [bounds.round(9).tolist() for bounds in (pair.bounds0, pair.bounds1)]
@@ -144,7 +149,7 @@ def _chosen(
     inside = np.isfinite(x).all(1)
     if turned:
         with np.errstate(invalid="ignore"):
-            inside &= ((x >= bounds[:2]) & (x <= bounds[2:])).all(1)
+            inside &= in_bounds(x, bounds)
     rows = np.flatnonzero(inside)[:count]
     x = x[rows]
     corners = bounds[[[0, 1], [2, 1], [2, 3], [0, 3]]]
@@ -177,7 +182,12 @@ def _turned(x: np.ndarray, R: np.ndarray) -> np.ndarray:
 @lru_cache(maxsize=4096)
 def _state(image: SeenImage) -> list[str]:
     """What it depends on; not its file's time, which a copy of the scene changes."""
-    return [image.key, hash_of_files(image.path)]
+    return [image.key, _hash_of_photograph(image.path)]
+
+
+@cache
+def _hash_of_photograph(path: Path) -> str:
+    return hash_of_files(path)
 
 
 @lru_cache(maxsize=16)

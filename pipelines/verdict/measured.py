@@ -27,13 +27,18 @@ from n3match.geometry.estimators import (
 from n3match.geometry.verification.agreement import Matches
 from n3match.geometry.verification.pair import evidence_name, pair_evidence
 from n3match.geometry.verification.support import samples_worth_drawing
-from n3match.pipelines.common.fingerprints import hash_of, hash_of_weights, versions
+from n3match.pipelines.common.fingerprints import (
+    hash_of,
+    hash_of_files,
+    hash_of_weights,
+    versions,
+)
 from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.common.result_rows import ResultRows
 from n3match.pipelines.verdict.known_matches import KnownMatches, MatchStore, turn_to_middle
 from n3match.pipelines.verdict.pair_kinds import OTHER_PART, REAL, KnownPair
 from n3match.two_view import pose_from_logits
-from n3match.weights.verdict import ESSENTIAL, GEOMETRIES, shipped_verdict
+from n3match.weights.verdict import ESSENTIAL, GEOMETRIES, verdict_file
 
 RIGHT_DEG = 10.0
 # The direction of a translation that is nearly none says nothing.
@@ -79,8 +84,6 @@ class AnswerRow:
 
     pair: str
     kind: str
-    scene0: str
-    scene1: str
     keypoints: int
     probability: float  # of the pair being real
     undoubted_deg: float  # of the pose found on the kept matches, before any doubt; 180 for none
@@ -162,9 +165,8 @@ def _estimated(
                 turned, error = pose_errors(pair, pose.R, pose.t)
                 right = error < RIGHT_DEG or turned < _RIGHT_ROTATION_DEG
     else:
-        if "keypoint_change" in told:  # in pixels, as the points
-            scale = np.log(np.trace(m.K1) - 1) - np.log(np.trace(m.K0) - 1)
-            told = told | {"keypoint_change": told["keypoint_change"] + [0.0, 0.0, scale]}
+        if "keypoint_change" in told:
+            told = told | {"keypoint_change": _in_pixels(m)[used]}
         matches = Matches(points0, points1, 1.0, putative, **told)
         spec = choose_estimator("auto", FUNDAMENTAL_ESTIMATORS)
         found = None
@@ -182,6 +184,12 @@ def _estimated(
         # A part that does show something of the other, which the model has no points of.
         right = -1 if right and pair.kind == OTHER_PART else 0
     return matches, evidence, int(right), error
+
+
+def _in_pixels(m: KnownMatches) -> np.ndarray:
+    """(N, 3) how keypoints change, by their sizes in pixels where no camera is known."""
+    focal0, focal1 = (np.trace(K) - 1 for K in (m.K0, m.K1))
+    return m.change + np.array([0.0, 0.0, np.log(focal1 / focal0)])
 
 
 def _share_right(pair: KnownPair, x0: np.ndarray, x1: np.ndarray) -> float:
@@ -209,10 +217,9 @@ def answer_row(
         kept0, kept1, *cameras, verify=False, max_iterations=_SAMPLES
     )
     sizes = tuple(m.size0), tuple(m.size1)
-    scale = np.log(np.trace(m.K1) - 1) - np.log(np.trace(m.K0) - 1)
     without = estimate_fundamental_from_matches(
         kept0, kept1, *sizes, num_putative=len(kept), logits=m.logits[kept],
-        keypoint_change=m.change[kept] + [0.0, 0.0, scale],
+        keypoint_change=_in_pixels(m)[kept],
     )
     alone_probability = None
     if alone is not None:
@@ -223,7 +230,7 @@ def answer_row(
         m.points0[usual], m.points1[usual], *cameras, verify=False, max_iterations=_SAMPLES
     )
     return AnswerRow(
-        pair.name, pair.kind, *pair.scenes, keypoints, round(pose.pair_probability, 6),
+        pair.name, pair.kind, keypoints, round(pose.pair_probability, 6),
         round(pose_errors(pair, undoubted.R, undoubted.t)[1], 4),
         round(without.pair_probability, 6), alone_probability, plain.num_inliers, settings,
     )
@@ -238,7 +245,9 @@ def measured(
     keys: Callable[[KnownPair, int], tuple],
     every: int,
 ) -> list:
-    """Rows of all pairs at every number of keypoints; those on file are used again.
+    """Rows of all pairs at every number of keypoints; those on file are used again where all that
+    they depend on is as it was: `settings`, the photographs and their poses, the filter, whether
+    points alone were asked for.
 
     Args:
         make: the rows of a pair. keys: of one of them, which stands for all.
@@ -246,31 +255,31 @@ def measured(
             none.
     """
     wanted = [(store, pair) for store in stores for pair in pairs]
+    current: dict[tuple[str, int], str] = {}
     try:
         with Progress(len(wanted), "pair") as progress:
             for store, pair in wanted:
-                if rows.find(keys(pair, store.keypoints), settings) is None:
-                    alone = None
-                    # By its name: whether it is asked doesn't depend on the other pairs.
-                    asked = every and zlib.crc32(pair.name.encode()) % every == 0
-                    if asked and store is stores[0]:
-                        alone = replace(store, points_alone=True).read(pair)
-                    rows.add(make(pair, store.read(pair), alone, store.keypoints, settings))
+                # By its name: whether it is asked doesn't depend on the other pairs.
+                asked = every and zlib.crc32(pair.name.encode()) % every == 0
+                asked = bool(asked) and store is stores[0]
+                own = hash_of([settings, store.state(pair), asked])[:16]
+                current[pair.name, store.keypoints] = own
+                if rows.find(keys(pair, store.keypoints), own) is None:
+                    alone = replace(store, points_alone=True).read(pair) if asked else None
+                    rows.add(make(pair, store.read(pair), alone, store.keypoints, own))
                 progress.update()
     finally:
         rows.save()
-    names, budgets = {pair.name for pair in pairs}, {store.keypoints for store in stores}
-    found = rows.merged().values()
     return [
-        r for r in found
-        if r.pair in names and r.keypoints in budgets and r.settings == settings
+        row for row in rows.merged().values()
+        if current.get((row.pair, row.keypoints)) == row.settings
     ]
 
 
 def settings_of(filter: str, *, verdict: bool) -> str:
-    """Fingerprint of what rows depend on beside the pair; the shipped models too where asked."""
+    """Fingerprint of what rows depend on beside the pair; the shipped verdict too where asked."""
     state = [
-        "2", hash_of_weights(filter), versions("opencv", "n3match"),
-        dict(shipped_verdict().models) if verdict else "",
+        "3", hash_of_weights(filter), versions("opencv", "n3match", "poselib"),
+        hash_of_files(verdict_file()) if verdict else "",
     ]
     return hash_of(state)[:16]

@@ -214,7 +214,7 @@ def _drawn(items: list, rng: np.random.Generator) -> list:
     return [items[i] for i in rng.permutation(len(items))]
 
 
-def _inside(x: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+def in_bounds(x: np.ndarray, bounds: np.ndarray) -> np.ndarray:
     """(N,) bool, False for NaN."""
     return ((x >= bounds[:2]) & (x <= bounds[2:])).all(axis=1)
 
@@ -228,7 +228,7 @@ def _other_side(scene: KnownScene, a: SeenImage, b: SeenImage) -> Iterator[Known
         to0, to1 = (centre - points for centre in centres)
         cosine = (to0 * to1).sum(1) / np.linalg.norm(to0, axis=1) / np.linalg.norm(to1, axis=1)
         same_side = cosine > np.cos(np.radians(_OTHER_SIDE_DEG))
-        if np.mean(_inside(other.project(points), other.bounds) & same_side) > _STRAY_SHARE:
+        if np.mean(in_bounds(other.project(points), other.bounds) & same_side) > _STRAY_SHARE:
             return
     yield KnownPair(OTHER_SIDE, a, b, a.bounds, b.bounds)
 
@@ -244,11 +244,11 @@ def _other_parts(scene: KnownScene, a: SeenImage, b: SeenImage) -> Iterator[Know
     seen0, seen1 = (image.project(scene.points_of(image)) for image in (a, b))
     found: dict[int, tuple[float, np.ndarray, np.ndarray]] = {}
     for side, part0, share0 in _parts(a.bounds):
-        if np.count_nonzero(_inside(seen0, part0)) < _LEAST_POINTS:
+        if np.count_nonzero(in_bounds(seen0, part0)) < _LEAST_POINTS:
             continue
-        for part1, share1 in _free_parts(b.bounds, x1[_inside(x0, part0)]):
+        for part1, share1 in _free_parts(b.bounds, x1[in_bounds(x0, part0)]):
             share = min(share0, share1)
-            enough = np.count_nonzero(_inside(seen1, part1)) >= _LEAST_POINTS
+            enough = np.count_nonzero(in_bounds(seen1, part1)) >= _LEAST_POINTS
             if enough and share > max(_LEAST_SHARE, found.get(side, (0.0,))[0]):
                 found[side] = share, part0, part1
     sides = [side for side in _LEFT_RIGHT if side in found] or sorted(found)
@@ -270,7 +270,7 @@ def _parts(bounds: np.ndarray) -> Iterator[tuple[int, np.ndarray, float]]:
 def _free_parts(bounds: np.ndarray, taken: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
     """Parts of an image at its four sides that have none of the points (N, 2), with their shares.
     """
-    taken = taken[_inside(taken, bounds)]
+    taken = taken[in_bounds(taken, bounds)]
     for side in range(4):
         opposite, axis = (side + 2) % 4, side % 2
         length = bounds[opposite] - bounds[side]  # negative at the right and the bottom

@@ -112,7 +112,7 @@ def main(arguments: argparse.Namespace) -> int:
             split: dict(Counter(row.kind for row in rows if row.model == main_model))
             for split, rows in found.items()
         },
-        "versions": versions("n3match", "opencv", "torch"),
+        "versions": versions("n3match", "opencv", "poselib", "torch"),
     }
     write_whole(arguments.out, PairVerdict(threshold, models, notes).to_text())
     print(f"written    {arguments.out}")

@@ -12,7 +12,7 @@ from n3match.files import given
 from n3match.files.whole import check_target, whole_file, write_whole
 from n3match.pipelines.common.plain_torch import load_plain
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCES = [
     path for room in ("n3match", "datasets", "pipelines") for path in (ROOT / room).rglob("*.py")
 ]

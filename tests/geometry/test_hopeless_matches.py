@@ -64,6 +64,16 @@ def test_random_matches_are_never_ok(estimator, seed, count):
     assert result.status in (PoseStatus.INSUFFICIENT_SUPPORT, PoseStatus.ESTIMATION_FAILED)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_no_probability_asked_for_is_no_trust_in_chance(seed):
+    scene = random_matches(60, seed)
+    result = _estimate(
+        scene.points0, scene.points1, "opencv_usac", seed=seed, num_putative=2000,
+        logits=np.full(60, 0.5), min_pair_probability=0.0,
+    )
+    assert not result.ok
+
+
 @pytest.mark.parametrize("estimator", SAMPLING)
 def test_random_matches_onto_few_points_are_never_ok(estimator):
     """Nearest neighbours crowd: an epipole on a much-matched point would please them all."""

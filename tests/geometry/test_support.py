@@ -264,6 +264,19 @@ def test_the_two_poses_of_a_plane():
     assert verdict is PlaneVerdict.AMBIGUOUS
 
 
+def test_the_pose_that_replaces_a_planes_other_one_is_judged_by_its_own_inliers():
+    scene = make_scene("planar", noise=0.2, count=60, seed=3)
+    matches = replace(_matches(scene), logits=np.full(60, 1.5), num_putative=1000)
+    plane = find_plane(matches, scene.true)
+    right, wrong = (scene.R, scene.t), _second_pose(plane.H, scene)
+    poses = []
+    for pose in (right, wrong):
+        inliers = inliers_of(*pose, matches.x0, matches.x1, PX)
+        poses.append(verify_pose(matches, Estimate(*pose, inliers)))
+    assert poses[0].ok and poses[1].ok
+    assert poses[1].pair_probability == pytest.approx(poses[0].pair_probability, abs=0.02)
+
+
 def _second_pose(H, scene):
     from n3match.geometry.verification.planarity import _poses
 

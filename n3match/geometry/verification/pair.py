@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 
 from n3match.geometry.verification.agreement import Matches
 from n3match.geometry.verification.support import count_distinct
-from n3match.weights.verdict import ESSENTIAL, PairVerdict, shipped_verdict
+from n3match.weights.verdict import ESSENTIAL, probability_of, shipped_verdict
 
 # How much is known of the matches.
 _KNOWN_LOGITS, _KNOWN_CHANGE, _POINTS_ALONE = "logits", "logits and change", "points"
@@ -81,24 +81,18 @@ def pair_probability(
     matches: Matches,
     inliers: np.ndarray,
     geometry: str = ESSENTIAL,
-    verdict: PairVerdict | None = None,
 ) -> float:
     """Probability that the inliers lie on something that both images show.
 
     Args:
         matches, inliers: see `pair_evidence`.
         geometry: one of `weights.verdict.GEOMETRIES`.
-        verdict: None: the shipped one.
 
     Returns:
         In [0, 1], calibrated where as many pairs are real as not.
     """
-    models = (verdict or shipped_verdict()).models
-    model = models[evidence_name(matches, geometry)]
-    evidence = pair_evidence(matches, inliers)
-    evidence = {"constant": 1.0, **evidence}
-    logit = sum(coefficient * evidence[name] for name, coefficient in model.items())
-    return float(0.5 * (1.0 + np.tanh(0.5 * logit)))
+    model = shipped_verdict().models[evidence_name(matches, geometry)]
+    return probability_of(model, pair_evidence(matches, inliers))
 
 
 def _knows_change(matches: Matches) -> bool:

@@ -89,7 +89,7 @@ def samples_worth_drawing(matches: Matches, confidence: float, most: int) -> int
     """How many samples find every essential matrix that could be more than chance.
 
     The fewest matches that are more than chance are a share w of all, so log(1 − confidence) /
-    log(1 − w⁵) samples are enough; what needs more would be refused for its support.
+    log(1 − w⁵) samples are enough; what needs more has no more support than chance gives.
 
     Args:
         matches: those that samples are drawn of.

@@ -94,13 +94,15 @@ def doubtful(
     Args:
         inliers: (N,) bool. alarms: `log10_false_alarms` of the estimate.
         pair_probability: of the pair. least: that is wanted; None: the default of its geometry.
+            Where none is, 0, the test against chance holds for a filter's picks as well.
         geometry: one of `weights.verdict.GEOMETRIES`.
     """
     count = np.count_nonzero(inliers)
     found = f"{count} inliers of {matches.num_putative} putative matches are "
-    if matches.logits is None:
-        if alarms > SIGNIFICANT:
-            return PoseStatus.INSUFFICIENT_SUPPORT, f"{found}no more than chance gives"
+    learned = matches.logits is not None
+    if alarms > SIGNIFICANT and not (learned and least != 0):
+        return PoseStatus.INSUFFICIENT_SUPPORT, f"{found}no more than chance gives"
+    if not learned:
         if least is None:
             least = _LEAST_IN_CROWD if count < _CROWD_SHARE * matches.num_putative else 0.0
     elif least is None:

@@ -129,7 +129,7 @@ def test_pycolmap_reads_it(filtered):
 
 @pytest.mark.parametrize(
     "die",
-    [die_in_record(0), die_in_record(1), die_before(colmap_database, "_counts"),
+    [die_in_record(0), die_in_record(1), die_before(colmap_database, "_summary"),
      die_before(ColmapDatabase, "_write"), die_before(ProgressLog, "remove")],
     ids=["first record", "second record", "after writing", "in the transaction", "at the end"],
 )
@@ -262,6 +262,15 @@ def test_pairs_that_are_not_real_are_left_out_and_listed(filtered, tmp_path, cap
         np.testing.assert_array_equal(
             indices(read_rows(out)["matches"][pair]), indices(filtered[1]["matches"][pair])
         )
+
+
+def test_pairs_left_out_in_place_stay_listed(tmp_path):
+    write_database(tmp_path / "d.db")
+    listed = tmp_path / "d.db.left_out.txt"
+    assert run(tmp_path / "d.db", "--min-pair-probability", "1") == 0
+    before = listed.read_text()
+    assert run(tmp_path / "d.db") == 0
+    assert listed.read_text() == before and before.count("\n") == 2
 
 
 @pytest.mark.parametrize("known", [1, 0])

@@ -193,7 +193,7 @@ def test_models_want_pairs_of_both_sorts():
 
 def _answer(kind: str, probability: float, undoubted: float, inliers: int, number: int):
     return AnswerRow(
-        f"{kind} {number}", kind, "a", "b", 2000, probability, undoubted, probability, None,
+        f"{kind} {number}", kind, 2000, probability, undoubted, probability, None,
         inliers, "",
     )
 
