@@ -25,8 +25,11 @@ from typing import Any
 import cv2
 import numpy as np
 from PIL import ExifTags, Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from n3match.files import given
@@ -63,8 +66,14 @@ _BY_HEIF = (OSError, RuntimeError, ValueError, SyntaxError, EOFError)
 _MOST_PIXELS, _LONGEST_SIDE = 1 << 28, 1 << 20
 _LARGE_KINDS: dict[bytes, Any] = {
     b"\xff\xd8": JpegImageFile, b"\x89PNG\r\n\x1a\n": PngImageFile,
-    b"II*\0": TiffImageFile, b"MM\0*": TiffImageFile,
+    b"II*\0": TiffImageFile, b"MM\0*": TiffImageFile, b"BM": BmpImageFile,
+    b"\0\0\0\x0cjP  ": Jpeg2KImageFile, b"\xffO\xffQ": Jpeg2KImageFile,
+    **{b"P%d" % n: PpmImageFile for n in range(1, 7)},
 }
+# Headers in words of the kinds that OpenCV reads and Pillow doesn't: Radiance's and PAM's.
+_RADIANCE = re.compile(rb"\A#\?R(?:GBE|ADIANCE)\b.*?\n[-+]Y (\d{1,9}) [-+]X (\d{1,9})\n", re.S)
+_PAM = re.compile(rb"\AP7\n(?=.*?WIDTH (\d{1,9})\n)(?=.*?HEIGHT (\d{1,9})\n).*?ENDHDR\n", re.S)
+_HEADER = 1 << 16  # bytes
 _TRUNCATED = "is truncated: the file ends before its image does"
 
 
@@ -206,7 +215,8 @@ class ImageFile:
                 orientation = exif.get(ExifTags.Base.Orientation, 1)
                 mode = image.mode
         except _BY_PILLOW:
-            return _Header(_size_in_tiff(self._data), "", 1, Image.Exif())
+            size = _size_in_tiff(self._data) or _size_in_words(self._data[:_HEADER])
+            return _Header(size, "", 1, Image.Exif())
         return _Header(size, mode, orientation if orientation in _TURNS else 1, exif)
 
     def _decoded(self, mode: int, stored: bool) -> np.ndarray:
@@ -351,6 +361,15 @@ def _size_in_tiff(data: bytes) -> tuple[int, int] | None:
         return int(tags[ExifTags.Base.ImageWidth]), int(tags[ExifTags.Base.ImageLength])
     except (*_BY_PILLOW, TypeError):
         return None
+
+
+def _size_in_words(header: bytes) -> tuple[int, int] | None:
+    """(width, height) of a Radiance or PAM image; None where it is none."""
+    if found := _RADIANCE.match(header):
+        return int(found[2]), int(found[1])
+    if found := _PAM.match(header):
+        return int(found[1]), int(found[2])
+    return None
 
 
 def _turned(image: np.ndarray, orientation: int) -> np.ndarray:

@@ -16,7 +16,8 @@ import torch
 
 #: Networks take no larger numbers: their squares' squares are still finite in float32.
 MODERATE = 1e9
-_NO_NUMBERS = (bool, np.bool_, str, bytes)
+# NumPy turns complex numbers into real ones, with a warning.
+_NO_NUMBERS = (bool, np.bool_, str, bytes, complex, np.complexfloating)
 
 
 def found(value: Any) -> str:

@@ -38,7 +38,9 @@ def test_bounds_of_whole_numbers_whatever_their_size():
             arguments.whole("n", value, 1, 5)
 
 
-@pytest.mark.parametrize("value", ["1", True, None, [], 1j, np.zeros(2), Ellipsis], ids=repr)
+@pytest.mark.parametrize(
+    "value", ["1", True, None, [], 1j, np.complex128(1j), np.zeros(2), Ellipsis], ids=repr
+)
 def test_what_is_no_number(value):
     with pytest.raises(TypeError, match="x must be a number, got"):
         arguments.positive("x", value)

@@ -81,7 +81,7 @@ def read_image(folder: str | Path, image: DndImage, *, srgb: bool) -> np.ndarray
         wanted = 3 if srgb else 2
         if (
             not isinstance(found, h5py.Dataset) or kind_of(found) not in "fu"
-            or len(shape) != wanted or (srgb and shape[0] != 3)
+            or shape is None or len(shape) != wanted or (srgb and shape[0] != 3)
             or not 0 < math.prod(shape) <= _MOST_VALUES
         ):
             raise ValueError(
@@ -157,7 +157,7 @@ def _references(group: h5py.Group, name: str, path: Path) -> list[h5py.Reference
     found = member(group, name)
     if (
         not isinstance(found, h5py.Dataset) or found.dtype != h5py.ref_dtype
-        or not 0 < found.size <= _MOST_IMAGES
+        or not 0 < (found.size or 0) <= _MOST_IMAGES
     ):
         raise ValueError(f"{path}: has no {name} for each image")
     check_plain(found)
@@ -176,7 +176,7 @@ def _referred(file: h5py.File, group: h5py.Group, name: str, i: int, path: Path)
 def _numbers(found: object, where: str) -> np.ndarray:
     if (
         not isinstance(found, h5py.Dataset) or kind_of(found) not in "fiu"
-        or not 0 < found.size <= 4 * _MOST_CROPS
+        or not 0 < (found.size or 0) <= 4 * _MOST_CROPS
     ):
         raise ValueError(f"{where}: wanted a few numbers")
     values = read_array(found).astype(np.float64)

@@ -37,6 +37,7 @@ that come from OANet.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -162,12 +163,18 @@ def stored_feature(kind: str) -> str:
     return "opencv-sift-root" if kind == "sift" else f"opencv-{kind}"
 
 
+def read_settings(file: h5py.File) -> dict[str, Any]:
+    """How a store was made; empty where it doesn't say."""
+    try:
+        found = json.loads(attribute(file, "settings") or "{}")
+    except (ValueError, TypeError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def read_feature(file: h5py.File) -> str | None:
     """Of which of `n3match.matching.FEATURES` a store's matches are; None where it doesn't say."""
-    try:
-        found = json.loads(attribute(file, "settings") or "{}").get("feature")
-    except (ValueError, AttributeError, TypeError, RecursionError):
-        return None
+    found = read_settings(file).get("feature")
     return next((kind for kind in FEATURES if stored_feature(kind) == found), None)
 
 

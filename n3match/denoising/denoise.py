@@ -132,7 +132,7 @@ def _check_image(image: np.ndarray) -> None:
 
     Raises:
         TypeError: other types than uint8, uint16 and floats. ValueError: no pixels, another shape,
-            NaN or infinite numbers.
+            NaN, infinite numbers or such beyond ±1e9.
     """
     if not isinstance(image, np.ndarray):
         raise TypeError(f"image must be a numpy array, got {type(image).__name__}")

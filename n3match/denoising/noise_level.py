@@ -40,15 +40,16 @@ def estimate_sigma(image: np.ndarray) -> float:
             f"at least {_SMALLEST}×{_SMALLEST} wanted: give sigma"
         )
     channels = np.atleast_3d(image).astype(np.float64, copy=False)
-    largest = float(np.abs(channels).max(initial=0.0))
+    # Of large images no copy is made for it.
+    largest = float(np.maximum(channels.max(initial=0.0), -channels.min(initial=0.0)))
     if not largest < np.inf:
         raise ValueError("image holds NaN or infinite numbers: finite numbers wanted")
     if not channels.shape[2]:
         raise ValueError(f"image has no channels: found shape {image.shape}")
     # Squares of very large and very small numbers leave double precision.
     unit = largest if largest > _LARGE or largest < 1 / _LARGE else 1.0
-    scaled = channels / (unit or 1.0)
-    variances = [_sigma(scaled[..., c]) ** 2 for c in range(channels.shape[2])]
+    planes = (channels[..., c] for c in range(channels.shape[2]))
+    variances = [_sigma(plane if unit == 1.0 else plane / (unit or 1.0)) ** 2 for plane in planes]
     return float(np.sqrt(np.mean(variances))) * unit
 
 

@@ -20,6 +20,7 @@ LARGEST = 1 << 30
 _DENSEST, _SMALL = 1100, 1 << 20
 # A chunk is unpacked as a whole, however little of it is wanted.
 _LARGEST_CHUNK = 1 << 26
+_TEXTS = 64  # read at a time
 # Of HDF5 itself and of h5py (lzf); all others would be plugins.
 _FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 5: "nbit", 6: "scaleoffset",
             32000: "lzf"}  # fmt: skip
@@ -64,7 +65,7 @@ def member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
 
 
 def _direct_member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
-    where = place(group, name)
+    # Its place is text for messages alone: members are many.
     try:
         link = group.get(name, getlink=True)
         if link is None:
@@ -72,8 +73,9 @@ def _direct_member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | 
         if isinstance(link, h5py.HardLink):
             return group.get(name)
     except _DAMAGE as error:
-        raise ValueError(f"{where}: damaged ({_line(error)})") from error
+        raise ValueError(f"{place(group, name)}: damaged ({_line(error)})") from error
     kind = "another file" if isinstance(link, h5py.ExternalLink) else "another place"
+    where = place(group, name)
     raise ValueError(f"{where}: is a link to {kind}, which isn't followed: copy the data")
 
 
@@ -117,7 +119,6 @@ def check_plain(dataset: h5py.Dataset) -> None:
     Raises:
         ValueError: naming the file, the dataset and what was found.
     """
-    where = place(dataset)
     try:
         shape, item, chunks = dataset.shape, dataset.dtype.itemsize, dataset.chunks
         is_virtual, elsewhere = dataset.is_virtual, dataset.external
@@ -125,23 +126,33 @@ def check_plain(dataset: h5py.Dataset) -> None:
         created = dataset.id.get_create_plist()
         filters = [created.get_filter(i)[0] for i in range(created.get_nfilters())]
     except _DAMAGE as error:
-        raise ValueError(f"{where}: damaged ({_line(error)})") from error
-    if is_virtual or elsewhere:
-        raise ValueError(f"{where}: its data lie in another file, which isn't opened")
+        raise ValueError(f"{place(dataset)}: damaged ({_line(error)})") from error
+    wrong = _wrong_storage(shape, item, chunks, stored)
     unknown = [number for number in filters if number not in _FILTERS]
     if unknown:
         known = ", ".join(_FILTERS.values())
-        raise ValueError(f"{where}: packed by the filter {unknown[0]}, known are {known}")
+        wrong = f"packed by the filter {unknown[0]}, known are {known}"
+    if is_virtual or elsewhere:
+        wrong = "its data lie in another file, which isn't opened"
+    if wrong:
+        raise ValueError(f"{place(dataset)}: {wrong}")
+
+
+def _wrong_storage(
+    shape: tuple[int, ...] | None, item: int, chunks: tuple[int, ...] | None, stored: int
+) -> str:
+    """What can't be of a dataset's sizes; "" if nothing."""
     if shape is None:
-        raise ValueError(f"{where}: holds nothing")
+        return "holds nothing"
     size = math.prod(shape) * item
     if size > LARGEST:
-        raise ValueError(f"{where}: {size} bytes of shape {shape}, wanted at most {LARGEST}")
+        return f"{size} bytes of shape {shape}, wanted at most {LARGEST}"
     # Nothing needs to be stored of what was never written, which reads as zeros.
     if size > max(_SMALL, _DENSEST * stored):
-        raise ValueError(f"{where}: {size} bytes of shape {shape}, of which {stored} are stored")
+        return f"{size} bytes of shape {shape}, of which {stored} are stored"
     if chunks is not None and math.prod(chunks) * item > max(4 * size, _LARGEST_CHUNK):
-        raise ValueError(f"{where}: chunks of shape {chunks} for an array of {shape}")
+        return f"chunks of shape {chunks} for an array of {shape}"
+    return ""
 
 
 def read_array(dataset: h5py.Dataset) -> np.ndarray:
@@ -174,10 +185,21 @@ def read_texts(dataset: h5py.Dataset) -> list[str]:
     """
     check_plain(dataset)
     try:
-        if dataset.ndim != 1 or h5py.check_string_dtype(dataset.dtype) is None:
+        kind = h5py.check_string_dtype(dataset.dtype)
+        if dataset.ndim != 1 or kind is None:
             found = f"{dataset.dtype} of shape {dataset.shape}"
             raise ValueError(f"found {found}, wanted a list of texts")
-        return [str(text) for text in dataset.asstr()[:]]
+        # Texts of any length lie in a heap: many entries may be one and the same large text.
+        left = None if kind.length is not None else dataset.file.id.get_filesize()
+        texts: list[str] = []
+        for start in range(0, len(dataset), _TEXTS):
+            some = [str(text) for text in dataset.asstr()[start : start + _TEXTS]]
+            if left is not None:
+                left -= sum(map(len, some))
+                if left < 0:
+                    raise ValueError("found more text than the file has bytes")
+            texts += some
+        return texts
     except (*_DAMAGE, UnicodeError) as error:
         raise ValueError(f"{place(dataset)}: {_line(error)}") from error
 
@@ -205,11 +227,21 @@ def copy_plain(source: h5py.Group, target: h5py.Group, but: tuple[str, ...] = ()
     Raises:
         ValueError: a link to elsewhere, or damage; names the file.
     """
+    _copy(source, target, but, set())
+
+
+def _copy(
+    source: h5py.Group, target: h5py.Group, but: tuple[str, ...], seen: set[int]
+) -> None:
+    where = h5py.h5o.get_info(source.id).addr
+    if where in seen:  # groups in a circle, or with many names, would be copied without end
+        raise ValueError(f"{place(source)}: is a group that has another name too, wanted one")
+    seen.add(where)
     for name, found in members(source):
         if name in but:
             continue
         if isinstance(found, h5py.Group):
-            copy_plain(found, target.require_group(name))
+            _copy(found, target.require_group(name), (), seen)
             continue
         if not isinstance(found, h5py.Dataset):
             continue

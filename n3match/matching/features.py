@@ -13,12 +13,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from n3match.arguments import flag, number_array, one_of, real, whole
+from n3match.arguments import flag, number_array, one_of, positive, real, whole
 
 # OpenCV multiplies what it is asked for, in 32 bits.
 _MOST_KEYPOINTS = 2**24
 # More than any use has, and what OpenCV's pyramids still have memory for.
-_MOST_LAYERS, _LARGEST_OPTION = 16, 1000
+_MOST_LAYERS, _LARGEST_SIGMA, _LARGEST_THRESHOLD = 16, 1000, 1e6
 
 @dataclass(frozen=True)
 class Features:
@@ -85,24 +85,24 @@ def extract_sift(
     """
     max_keypoints, root = _check(image, max_keypoints), flag("root", root)
     octave_layers = whole("octave_layers", octave_layers, 1, _MOST_LAYERS)
-    numbers = {
-        "contrast_threshold": contrast_threshold, "edge_threshold": edge_threshold, "sigma": sigma
-    }
+    # Thresholds below 0 and far above all values are how others say "keep all".
+    numbers = {"contrast_threshold": contrast_threshold, "edge_threshold": edge_threshold}
     for name, value in numbers.items():
         numbers[name] = real(name, value)
-        if not 0 <= numbers[name] <= _LARGEST_OPTION:
+        if not abs(numbers[name]) <= _LARGEST_THRESHOLD:
             raise ValueError(
-                f"{name} must lie in 0 … {_LARGEST_OPTION}, got {numbers[name]:g}"
+                f"{name} must lie within ±{_LARGEST_THRESHOLD:g}, got {numbers[name]:g}"
             )
-    if numbers["sigma"] == 0:
-        raise ValueError("sigma must be above 0, got 0")
+    sigma = positive("sigma", sigma)
+    if sigma > _LARGEST_SIGMA:
+        raise ValueError(f"sigma must lie in 0 … {_LARGEST_SIGMA}, got {sigma:g}")
     # Without the precise upscale all keypoints sit about a quarter of a pixel off.
     detector = cv2.SIFT.create(
         nfeatures=max_keypoints,
         nOctaveLayers=octave_layers,
         contrastThreshold=numbers["contrast_threshold"],
         edgeThreshold=numbers["edge_threshold"],
-        sigma=numbers["sigma"],
+        sigma=sigma,
         enable_precise_upscale=True,
     )
     features = _strongest(detector, image, max_keypoints, np.zeros((0, 128), np.float32))

@@ -139,8 +139,6 @@ def _chunk_gradients(g: Tensor, q: Tensor, x: Tensor, v: Tensor, log_t: Tensor, 
     u = (g.flatten(0, 1) @ v[0].mT).view(*g.shape[:2], -1)
     w, d_d, d_log_t = selection.gradients(d, log_t, u, rule, near.numbers)
     d_value = w.flatten(0, 1).mT @ g.flatten(0, 1)
-    if d_d is None:
-        return None, None, d_value, None
     # Products in place of differences: about the mean of the items, which keeps digits.
     centre = x[0].mean(0)
     q, x = q - centre, x[0] - centre

@@ -84,7 +84,9 @@ def as_log_temperature(value: float | Tensor, batch: int, queries: int, like: Te
             raise ValueError("log_temperature is NaN")
         number = min(max(value, -_EXTREME), _EXTREME)
         value = torch.full((), number, dtype=like.dtype, device=like.device)
-    _check_temperature_tensor(value, like)
+    else:
+        _check_temperature_tensor(value, like)
+        value = value.clamp(-_EXTREME, _EXTREME).to(like)
     if value.numel() == 1:
         value = value.reshape(1, 1, 1).expand(batch, queries, 1)
     if tuple(value.shape) != (batch, queries, 1):
@@ -92,7 +94,7 @@ def as_log_temperature(value: float | Tensor, batch: int, queries: int, like: Te
             "log_temperature must be a number or have shape (B, M, 1) = "
             f"{(batch, queries, 1)}, got {tuple(value.shape)}"
         )
-    return value.clamp(-_EXTREME, _EXTREME).to(like)
+    return value
 
 
 def _check_temperature_tensor(value: Tensor, like: Tensor) -> None:

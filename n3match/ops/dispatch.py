@@ -22,7 +22,7 @@ LARGEST_K = 64  # masses halve at most from step to step: more would leave float
 LARGEST_DENSE_K = 8  # weighted sums of more steps don't fit in the registers of a program
 LARGEST_ROW = 4096  # candidates of a query that fit in the registers of a program
 _LEAST_CAPABILITY = (8, 0)  # of NVIDIA devices that Triton supports
-_LARGEST_TABLE = 1 << 31  # numbers that an int32 can count
+_LARGEST_TABLE = 1 << 30  # numbers: an int32 counts twice as many, blocks' ends go beyond theirs
 
 _log = logging.getLogger(__name__)
 

@@ -67,11 +67,9 @@ def nearest(d: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def gradients(
     d: Tensor, log_t: Tensor, grad: Tensor, rule: Rule, numbers: Numbers
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The weights anew, and what a gradient of them, (R, K, O), does to d and log_t: (R, O) and
-    (R, 1), both None where the rule lets none through. `grad` is overwritten."""
-    if not rule.differentiable:
-        return weights(d, log_t, rule, numbers), None, None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a differentiable rule: the weights anew, and what a gradient of them, (R, K, O), does to d
+    and log_t: (R, O) and (R, 1). `grad` is overwritten."""
     noisy = _noisy(d, rule, numbers)
     return _row_gradients(noisy, log_t, grad, rule.k, rule.recursion)
 

@@ -59,7 +59,9 @@ def pair_rows(keypoints: list[int], repeats: int) -> list[dict]:
 
 
 def _opencv_pose(photographs: tuple[Photograph, Photograph], keypoints: int) -> None:
-    sift, matcher = cv2.SIFT_create(keypoints), cv2.BFMatcher(cv2.NORM_L2)
+    # As low in contrast as n3match goes: else it finds fewer than asked for.
+    sift = cv2.SIFT_create(keypoints, contrastThreshold=0.01)
+    matcher = cv2.BFMatcher(cv2.NORM_L2)
     (points0, desc0), (points1, desc1) = (
         sift.detectAndCompute(photograph.image, None) for photograph in photographs
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from n3match.datasets.images import read_image_gray
 from n3match.datasets.pairs.dataset import PairDataset
-from n3match.datasets.pairs.store import open_store, read_feature
+from n3match.datasets.pairs.store import open_store, read_feature, read_settings
 from n3match.files.whole import write_whole
 from n3match.matching import extract_features, putative_matches
 from n3match.pipelines.common.arguments import cores_of_a_process
@@ -134,12 +134,11 @@ def measure_features(
     pairs = []
     for store in stores:
         with open_store(store) as file:
-            settings = json.loads(file.attrs.get("settings", "{}"))
-            count = len(file["xs"])
+            most, count = read_settings(file).get("max_keypoints"), len(file["xs"])
             kind = read_feature(file)
-        if kind is None:
+        if kind is None or not isinstance(most, int):
             return None
-        pairs += [(store, i, kind, settings["max_keypoints"]) for i in range(count)]
+        pairs += [(store, i, kind, most) for i in range(count)]
     few = [pairs[i * len(pairs) // _PAIRS] for i in range(_PAIRS)] if pairs else []
     runs = []
     with one_thread():

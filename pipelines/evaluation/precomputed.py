@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from n3match.datasets.pairs.store import PairRecord
-from n3match.files.hdf5 import attribute, member, open_hdf5, read_array
+from n3match.files.hdf5 import attribute, kind_of, member, open_hdf5, read_array
 from n3match.pipelines.common.fingerprints import hash_of_files
 from n3match.pipelines.evaluation.records import Filtered, PreparedFilter
 from n3match.pipelines.two_view.matches_file import FORMAT
@@ -209,10 +209,10 @@ def _array(path: Path, group: h5py.Group, name: str, dimensions: int) -> np.ndar
     """A dataset of numbers, (N,) or (N, 2), as float64."""
     data = member(group, name)
     where = f"{path}: {group.name.rstrip('/')}/{name}"
-    if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "iuf":
+    if not isinstance(data, h5py.Dataset) or kind_of(data) not in "iuf":
         raise ValueError(f"{where}: found no numbers, wanted a dataset of them")
     wanted = "(N,)" if dimensions == 1 else "(N, 2)"
-    if data.ndim != dimensions or (dimensions == 2 and data.shape[1] != 2):
+    if data.shape is None or data.ndim != dimensions or (dimensions == 2 and data.shape[1] != 2):
         raise ValueError(f"{where}: found shape {data.shape}, wanted {wanted}")
     if data.shape[0] > _MOST:
         raise ValueError(f"{where}: found {data.shape[0]} rows, wanted at most {_MOST}")

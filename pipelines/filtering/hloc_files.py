@@ -105,6 +105,7 @@ def filter_files(
                 ]
                 for pair in unsupported:
                     copy_plain(groups[pair.group], file.require_group(pair.group))
+                    file.check()
             left = [pair for _, _, _, pair in counts if pair is not None]
             write_list(out, left)
             log.remove()

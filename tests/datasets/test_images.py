@@ -175,6 +175,23 @@ def test_heic_without_its_reader_names_the_extra(tmp_path, monkeypatch):
         read_image_gray(path)
 
 
+@pytest.mark.parametrize("kind", ["hdr", "pic", "pam"])
+def test_kinds_that_opencv_reads_and_pillow_does_not(tmp_path, kind):
+    image = marked_image() if kind == "pam" else marked_image().astype(np.float32) / 255
+    cv2.imwrite(str(tmp_path / f"a.{kind}"), image)
+    file = ImageFile(tmp_path / f"a.{kind}")
+    assert file.size() == image.shape[1::-1]
+    np.testing.assert_array_equal(file.unchanged(), cv2.imread(str(tmp_path / f"a.{kind}"), -1))
+
+
+@pytest.mark.parametrize("kind", ["pgm", "bmp"])
+def test_images_that_pillow_calls_a_bomb_are_read(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    image = marked_image()[..., 0]
+    cv2.imwrite(str(tmp_path / f"a.{kind}"), image)
+    assert ImageFile(tmp_path / f"a.{kind}").gray().shape == image.shape
+
+
 @pytest.mark.parametrize("error", [EOFError, RuntimeError, SyntaxError])
 def test_heic_that_its_reader_refuses_is_named(tmp_path, monkeypatch, error):
     path = save_heic(tmp_path / "a.heic")

@@ -110,3 +110,31 @@ def test_what_is_no_file_of_hdf5_is_said_by_its_name(tmp_path):
         open_hdf5(tmp_path / "x.h5")
     with pytest.raises(FileNotFoundError, match=r"y\.h5: no such file"):
         open_hdf5(tmp_path / "y.h5")
+
+
+@pytest.mark.parametrize("way", ["a circle", "two names"])
+def test_groups_with_other_names_are_not_copied_without_end(tmp_path, way):
+    def write(file):
+        below = file.create_group("pair/below")
+        below["x"] = np.arange(3)
+        file["pair/again"] = file["pair"] if way == "a circle" else below
+
+    refused = pytest.raises(ValueError, match=r"given\.h5: .* has another name too")
+    with hostile(tmp_path, write) as file, h5py.File(tmp_path / "out.h5", "w") as out, refused:
+        copy_plain(file["pair"], out.require_group("pair"))
+
+
+def test_one_text_that_all_entries_are_is_no_gigabyte(tmp_path):
+    path = tmp_path / "given.h5"
+    with h5py.File(path, "w") as file:
+        data = ["x" * 100_000, *["y"] * 499]
+        texts = file.create_dataset("texts", data=data, dtype=h5py.string_dtype())
+        start = texts.id.get_offset()
+    with path.open("r+b") as file:  # 16 bytes an entry: its length, and where it lies
+        file.seek(start)
+        first = file.read(16)
+        file.seek(start)
+        file.write(500 * first)
+    refused = pytest.raises(ValueError, match="texts: found more text than the file has bytes")
+    with open_hdf5(path) as file, refused:
+        read_texts(file["texts"])

@@ -175,3 +175,14 @@ def test_an_image_without_texture_has_no_features_of_any_kind(kind):
 def test_an_unknown_kind_of_features_is_refused():
     with pytest.raises(ValueError, match=r"kind must be one of .* got 'surf'"):
         extract_features(blobs(), "surf")
+
+
+def test_sift_with_thresholds_that_keep_all():
+    noise = np.random.default_rng(0).integers(0, 256, (160, 160)).astype(np.uint8)
+    image = cv2.GaussianBlur(noise, None, 4)
+    few = extract_sift(image, 10_000)
+    assert len(extract_sift(image, 10_000, contrast_threshold=-10_000)) > len(few)
+    assert len(extract_sift(image, 10_000, edge_threshold=10_000)) >= len(few)
+    for name in ("contrast_threshold", "edge_threshold"):
+        with pytest.raises(ValueError, match=f"{name} must lie within ±1e"):
+            extract_sift(image, **{name: 1e9})

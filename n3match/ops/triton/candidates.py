@@ -323,8 +323,8 @@ def aggregate(
     mask: Tensor | None, k: int, exclude_self: bool, selection: str, seed: int | None,
 ) -> Tensor:
     """(B, M, E), (B, N, E), (B, N, F), (B, M, 1), (B, M, O), (B, N) or None -> (B, M, K, F),
-    checked before, 0 where masked; "released" recursion. float16 and bfloat16 are multiplied as
-    such and summed in float32."""
+    checked before, 0 where masked; "released" recursion. float16 and bfloat16 are multiplied and
+    summed in float32."""
     numbers = accumulator(value.dtype)
     hard = selection == "knn"
     given = query, key, value, log_t.to(numbers), candidates, mask

@@ -117,9 +117,11 @@ class ColmapDatabase:
         self._all("PRAGMA cell_size_check = ON")
         if hasattr(self._connection, "setlimit"):  # from Python 3.11 on
             self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST_VALUE)
-        programs = self._all(
-            "SELECT name FROM sqlite_master WHERE type = 'trigger' OR "
-            "(type = 'table' AND upper(sql) LIKE '%GENERATED ALWAYS%')"
+        programs = self._all("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+        # Of a column that is worked out, however it is spelt, `hidden` is 2 or 3.
+        programs += self._all(
+            "SELECT t.name FROM sqlite_master t, pragma_table_xinfo(t.name) c "
+            "WHERE t.type = 'table' AND c.hidden > 1"
         )
         if programs:
             raise ValueError(

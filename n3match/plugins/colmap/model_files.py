@@ -5,6 +5,7 @@ COLMAP stores them.
 """
 
 import itertools
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ _NAMES = {model_id: name for name, (model_id, _) in CAMERA_MODELS.items()}
 _LARGEST = 1 << 34  # bytes; reconstructions of ten thousand photographs have some gigabytes
 # Characters: of a line, which may have all points of an image, and of an image's name.
 _LONGEST_LINE, _LONGEST_NAME = 1 << 26, 1 << 16
-_TRACK = np.dtype([("image", "<i4"), ("point2D", "<i4")])
+_TRACK_BYTES = 8  # image and point, int32 each: not kept
 _OBSERVATION = np.dtype([("xy", "<f8", 2), ("point", "<i8")])
 
 
@@ -98,7 +99,7 @@ def read_points_binary(path: Path) -> dict[int, tuple[float, float, float]]:
         points = {}
         for i in range(reader.take("Q", "the number of points")[0]):
             point_id, *xyz, _, _, _, _, track = reader.take("Q3d3BdQ", f"point {i}")
-            reader.array(_TRACK, track, f"the track of point {i}")
+            reader.skip(track * _TRACK_BYTES, f"the track of point {i}")
             points[point_id] = tuple(xyz)
         reader.finish()
     return points
@@ -185,6 +186,12 @@ class _BinaryReader:
 
     def array(self, dtype: np.dtype, count: int, field: str) -> np.ndarray:
         return np.frombuffer(self._read(count * dtype.itemsize, field), dtype, count)
+
+    def skip(self, size: int, field: str) -> None:
+        if size > self.left:
+            raise ValueError(f"{self.path}: ends inside {field} (truncated, or another format)")
+        self.file.seek(size, os.SEEK_CUR)
+        self.left -= size
 
     def name(self, field: str) -> str:
         found = bytearray()

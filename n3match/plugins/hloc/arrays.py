@@ -257,7 +257,7 @@ def _new_group(file: h5py.Group, argument: str, name: str) -> h5py.Group:
     if not fits:
         raise ValueError(f"{argument}: {name!r} can't be the name of a group"[:500])
     if member(file, name) is not None:
-        raise ValueError(f"{argument}: {file.file.filename} has {name!r} already"[:500])
+        raise ValueError(f"{argument}: there is {name!r} already"[:500])
     return file.create_group(name)
 
 

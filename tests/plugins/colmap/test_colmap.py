@@ -244,6 +244,7 @@ def test_numbers_that_no_file_of_colmap_has(tmp_path, number):
     [
         "CREATE TRIGGER t AFTER UPDATE ON matches BEGIN DELETE FROM images; END",
         "ALTER TABLE keypoints ADD COLUMN x BLOB GENERATED ALWAYS AS (zeroblob(900000000))",
+        "ALTER TABLE keypoints ADD COLUMN x BLOB AS (zeroblob(900000000))",
     ],
 )
 def test_database_that_holds_a_program_is_refused(tmp_path, program):
