@@ -215,8 +215,8 @@ class ImageFile:
                 orientation = exif.get(ExifTags.Base.Orientation, 1)
                 mode = image.mode
         except _BY_PILLOW:
-            size = _size_in_tiff(self._data) or _size_in_words(self._data[:_HEADER])
-            return _Header(size, "", 1, Image.Exif())
+            found = _size_in_tiff(self._data) or _size_in_words(self._data[:_HEADER])
+            return _Header(found, "", 1, Image.Exif())
         return _Header(size, mode, orientation if orientation in _TURNS else 1, exif)
 
     def _decoded(self, mode: int, stored: bool) -> np.ndarray:

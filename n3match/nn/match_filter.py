@@ -133,8 +133,8 @@ class MatchFilter(nn.Module):
 
         Raises:
             ValueError, TypeError: for shapes and types that don't fit, and on a CPU for numbers
-                that aren't finite or are beyond ±1e9, naming the argument. On a GPU nothing waits for values: there
-                NaN gives NaN.
+                that aren't finite or are beyond ±1e9, naming the argument. On a GPU nothing waits
+                for values: there NaN gives NaN.
         """
         matches = self._inputs(points0, points1, side_info, mask, keypoint_change)
         *earlier, logits = self._logits(matches, mask)
