@@ -163,31 +163,26 @@ def plot_claims(
         alike = [row for kind in _LOOK_ALIKE for row in groups[kind]]
         if not real or not alike:
             continue
-        # Value, marked limits, where their labels stand: ours above the curve, the others below.
-        curves: dict[
-            str, tuple[Callable[[AnswerRow], float], Sequence[float], tuple[float, float]]
-        ] = {
-            "n3match: probability": (
-                lambda row: row.probability, (threshold[ESSENTIAL],), (-10, 9),
+        curves: dict[str, tuple[Callable[[AnswerRow], float], Mapping[float, str]]] = {
+            "n3match: probability": (lambda row: row.probability, {threshold[ESSENTIAL]: "o"}),
+            "inliers of mutual + ratio": (
+                lambda row: row.usual_inliers, dict(zip(_INLIERS, "s^", strict=True)),
             ),
-            "inliers of mutual + ratio": (lambda row: row.usual_inliers, _INLIERS, (4, -13)),
         }
-        for label, (value, marked, offset) in curves.items():
+        for label, (value, marked) in curves.items():
             kept, claimed = (np.array([value(row) for row in g]) for g in (real, alike))
-            limits = np.unique(np.concatenate([kept, claimed, marked]))[::-1]
+            limits = np.unique(np.concatenate([kept, claimed, [*marked]]))[::-1]
             x, y = ([100 * np.mean(v >= limit) for limit in limits] for v in (claimed, kept))
             (line,) = panel.step(x, y, where="post", label=label)
-            for limit in marked:
+            for limit, marker in marked.items():
                 at = 100 * np.mean(claimed >= limit), 100 * np.mean(kept >= limit)
-                panel.plot(*at, "o", color=line.get_color())
-                panel.annotate(
-                    f"≥ {limit:g}", at, textcoords="offset points", xytext=offset,
-                    color=line.get_color(),
+                panel.plot(
+                    *at, marker, color=line.get_color(), linestyle="none", label=f"≥ {limit:g}"
                 )
         panel.set(
             title=f"{count} keypoints", xlabel="look-alikes claimed to be real, %",
             ylabel=f"real pairs (solved within {RIGHT_DEG:g}°) kept, %", xlim=(-1, 101),
-            ylim=(50, 103),
+            ylim=(50, 101),
         )
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8, loc="lower right")
