@@ -1,0 +1,45 @@
+"""The script for a lent GPU goes through its steps on any machine: no minute of one is lost."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from n3match.weights.store import find
+from tests.support.demo_photos import one_thread, write_image
+from tests.support.toy_pairs import make_record, write_store
+
+SCRIPT = Path(__file__).parents[2] / ".ci" / "gpu.py"
+
+
+@pytest.mark.slow
+def test_benchmarks_end_and_trainings_go_on_from_the_shipped_weights(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(2):
+        write_image(images / f"{i}.png", rng.integers(0, 256, (48, 48), np.uint8))
+    pairs = tmp_path / "pairs.h5"
+    write_store(pairs, [make_record(150, 100, seed=s, name=str(s)) for s in range(3)])
+    out = tmp_path / "out"
+    done = subprocess.run(
+        [
+            sys.executable, SCRIPT, out, "--device", "cpu", "--tiny", "--seconds", "180",
+            "--parts", "smoke", "training", "--images", images, "--sets", images, "--pairs", pairs,
+        ],
+        capture_output=True, text=True, timeout=600, env=one_thread(),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "The GPU benchmark did not run" in (out / "report.txt").read_text()
+    for name in ("sift", "sift-cnnet", "n3net-25", "n3net"):
+        # The time limit ends a run, not its number of steps.
+        assert re.search(rf"\] train-{name} out of time", done.stdout), done.stdout
+        new, shipped = load_file(out / f"{name}.safetensors"), load_file(find(name))
+        assert new.keys() == shipped.keys()
+        assert any((new[key] != shipped[key]).any() for key in new)
+        assert all(np.isfinite(new[key]).all() for key in new)
+    assert done.stdout.count("evaluate-n3net") == 2
