@@ -115,8 +115,9 @@ def estimate_relative_pose_from_matches(
 
     Few, degenerate or hopeless matches are ordinary results, told apart by `status`:
     "too_few_matches" (fewer than 5; 6 for "kornia", 8 for "eight_point"), "degenerate" (all points
-    on a line or a point; a plane that two poses explain; too much noise for so few matches or so
-    narrow a view), "estimation_failed", "no_parallax" (a
+    on a line or a point; a plane that two poses explain; another pose, more than 10° off, that
+    explains the matches nearly as well; too much noise for so few matches or so narrow a view),
+    "estimation_failed", "no_parallax" (a
     rotation alone explains the matches: R is given), "insufficient_support" (wrong matches alone
     would give as many inliers; or, where a filter picked the matches, the pair is real with too
     small a probability). Only "ok" has R, t and E.
@@ -242,7 +243,7 @@ def verify_pose(
     min_pair_probability: float | None = None,
 ) -> RelativePose:
     """Test a pose on its matches, in this order: rotation alone, support by chance, line, plane,
-    exactness.
+    exactness, other poses far off.
 
     In two cases the pose is exchanged for one that explains more matches: when a rotation
     explains nearly everything and the rest agree on a translation that the estimator missed;

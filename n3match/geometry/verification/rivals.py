@@ -23,8 +23,8 @@ from n3match.geometry.verification.planarity import PlaneModel, poses_of
 
 # Poses closer together than this (degrees) are no rivals.
 _FAR_DEG = 10.0
-# Between a pose fitted to matches with normal noise and the right one, half the difference of the
-# squared distances is half a chi-square variable of five degrees of freedom: larger once in 1000.
+# Minus log likelihoods of the right pose and of the best fitting one differ, under normal noise, by
+# half a chi-square variable of five degrees of freedom: by more about once in 1000.
 _MARGIN = 10.0
 # Where at least this share of the inliers is on a plane, both of its poses are close to all, and
 # what tells them apart is little but noise: more is wanted.
