@@ -278,14 +278,14 @@ def _contradicted(
     again: RelativePose,
 ) -> bool:
     """Whether the kept matches have another pose than all of them, be it one that isn't trusted."""
-    if again.t is None:
+    if again.R is None or again.t is None:
         return False
     kept = logits > 0
     first = estimate(
         points0[kept], points1[kept], weights=np.tanh(logits[kept]),
         max_iterations=_SECOND_TRY_ITERATIONS, verify=False,
     )
-    if first.R is None:
+    if first.R is None or first.t is None:
         return False
     return float(pose_error_deg(first.R, first.t, again.R, again.t)) > _SAME_POSE_DEG
 
