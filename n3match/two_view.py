@@ -23,6 +23,7 @@ from n3match.geometry import (
     estimate_fundamental_from_matches,
     estimate_relative_pose_from_matches,
     guess_intrinsics,
+    pose_error_deg,
 )
 from n3match.geometry.camera import undistort_checked
 from n3match.geometry.checks import check_distortion, check_intrinsics, check_matches
@@ -33,6 +34,9 @@ from n3match.nn import MatchFilter
 
 # A second try on all matches, should the kept ones give no pose, has to end in a moment too.
 _SECOND_TRY_ITERATIONS = 2000
+
+# Poses farther apart contradict each other.
+_SAME_POSE_DEG = 10.0
 
 _Found = TypeVar("_Found", RelativePose, FundamentalMatrix)
 
@@ -192,7 +196,8 @@ def estimate_relative_pose(
         `RelativePose` over all N matches: R, t, E (None unless status is "ok"), inliers (N,) bool,
         probability (N,) in [0, 1] (above ½: kept by the filter; None without filter), status.
         Where the kept matches give neither a trusted pose, a rotation nor a plane, all matches are
-        tried once more, as if there were no filter, and `detail` says so. Too few matches and
+        tried once more, as if there were no filter, and `detail` says so; a pose that the kept ones
+        contradict is none. Too few matches and
         scenes without an answer are told by `status`.
 
     Raises:
@@ -258,11 +263,31 @@ def pose_from_logits(
         weights=np.maximum(weights, 0.0),
         max_iterations=min(most, _SECOND_TRY_ITERATIONS),
     )
-    if again.R is not None:
+    if again.R is not None and not _contradicted(estimate, points0, points1, logits, again):
         kept = int(np.count_nonzero(logits > 0))
         detail = f"the {kept} kept matches gave no pose ({pose.status}); all were used"
         return replace(again, probability=pose.probability, detail=detail)
     return pose
+
+
+def _contradicted(
+    estimate: Callable[..., RelativePose],
+    points0: np.ndarray,
+    points1: np.ndarray,
+    logits: np.ndarray,
+    again: RelativePose,
+) -> bool:
+    """Whether the kept matches have another pose than all of them, be it one that isn't trusted."""
+    if again.R is None or again.t is None:
+        return False
+    kept = logits > 0
+    first = estimate(
+        points0[kept], points1[kept], weights=np.tanh(logits[kept]),
+        max_iterations=_SECOND_TRY_ITERATIONS, verify=False,
+    )
+    if first.R is None or first.t is None:
+        return False
+    return float(pose_error_deg(first.R, first.t, again.R, again.t)) > _SAME_POSE_DEG
 
 
 def estimate_fundamental(

@@ -39,12 +39,14 @@ from n3match.geometry.verification.agreement import (
 )
 from n3match.geometry.verification.pair import pair_probability
 from n3match.geometry.verification.planarity import (
+    PlaneModel,
     PlaneVerdict,
     compare_with_rival,
     find_plane,
     plane_dominates,
     plane_support,
 )
+from n3match.geometry.verification.rivals import FLAT_SHARE, rival_deg
 from n3match.geometry.verification.rotation_only import (
     RotationModel,
     find_rotation,
@@ -69,7 +71,9 @@ _PICKED_FROM = 2
 # less exact poses are then, as a power, was found on generated scenes.
 _NOISE_CUT, _NOISE_POWER = 0.75, 1.5
 # A pose with a larger standard deviation (degrees) is not determined by its matches.
-_DEVIATION_DEG = 2.5
+_DEVIATION_DEG = 3.3
+# With a larger one there may be another pose far off, which a covariance can't tell.
+_SURE_DEG = 0.7
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -111,8 +115,9 @@ def estimate_relative_pose_from_matches(
 
     Few, degenerate or hopeless matches are ordinary results, told apart by `status`:
     "too_few_matches" (fewer than 5; 6 for "kornia", 8 for "eight_point"), "degenerate" (all points
-    on a line or a point; a plane that two poses explain; too much noise for so few matches or so
-    narrow a view), "estimation_failed", "no_parallax" (a
+    on a line or a point; a plane that two poses explain; another pose, more than 10° off, that
+    explains the matches nearly as well; too much noise for so few matches or so narrow a view),
+    "estimation_failed", "no_parallax" (a
     rotation alone explains the matches: R is given), "insufficient_support" (wrong matches alone
     would give as many inliers; or, where a filter picked the matches, the pair is real with too
     small a probability). Only "ok" has R, t and E.
@@ -238,7 +243,7 @@ def verify_pose(
     min_pair_probability: float | None = None,
 ) -> RelativePose:
     """Test a pose on its matches, in this order: rotation alone, support by chance, line, plane,
-    exactness.
+    exactness, other poses far off.
 
     In two cases the pose is exchanged for one that explains more matches: when a rotation
     explains nearly everything and the rest agree on a translation that the estimator missed;
@@ -300,23 +305,50 @@ def verify_pose(
         reason = PoseStatus.DEGENERATE, why
     elif reason is None and verdict is PlaneVerdict.AMBIGUOUS:
         reason = PoseStatus.DEGENERATE, "the matches are on a plane that two poses explain"
-    if reason is None and not linear:
-        deviation = pose_deviation_deg(
-            R, t, matches.x0[inliers], matches.x1[inliers], noise * matches.threshold
-        )
-        # A fit to matches within a threshold that cuts off the noise is worse than least squares.
-        deviation *= max(1.0, noise / _NOISE_CUT) ** _NOISE_POWER
-        if deviation > _DEVIATION_DEG:
-            why = f"the matches leave the pose open by {deviation:.1f}° (standard deviation)"
-            reason = PoseStatus.DEGENERATE, why
     fields = {
         "log10_false_alarms": alarms,
         "pair_probability": probability,
         **plane_support(plane, inliers),
     }
+    if reason is None and not linear:
+        reason = _left_open(matches, R, t, inliers, noise, plane)
     if reason is not None:
         return _no_pose(matches, *reason, inliers=inliers, **fields)
     return _pose(Estimate(R, t, inliers), detail=detail, **fields)
+
+
+def _left_open(
+    matches: Matches,
+    R: np.ndarray,
+    t: np.ndarray,
+    inliers: np.ndarray,
+    noise: float,
+    plane: PlaneModel | None,
+) -> tuple[PoseStatus, str] | None:
+    """Status and detail of a pose that its inliers (N,) don't determine; None: they do.
+
+    Args:
+        noise: of the inliers, in thresholds.
+        plane: that most of them are on, if any.
+    """
+    # A fit to matches within a threshold that cuts off the noise is worse than least squares.
+    inexact = max(1.0, noise / _NOISE_CUT) ** _NOISE_POWER
+    noise *= matches.threshold
+    deviation = inexact * pose_deviation_deg(
+        R, t, matches.x0[inliers], matches.x1[inliers], noise
+    )
+    if deviation > _DEVIATION_DEG:
+        return PoseStatus.DEGENERATE, (
+            f"the matches leave the pose open by {deviation:.1f}° (standard deviation)"
+        )
+    flat = plane_support(plane, inliers).get("homography_support", 0.0) >= FLAT_SHARE
+    if flat or deviation > _SURE_DEG:
+        apart = rival_deg(matches, R, t, noise, plane, flat=flat, inexact=inexact)
+        if apart is not None:
+            return PoseStatus.DEGENERATE, (
+                f"another pose, {apart:.0f}° off, explains the matches nearly as well"
+            )
+    return None
 
 
 def _pose(estimate: Estimate, **fields: Any) -> RelativePose:

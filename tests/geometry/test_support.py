@@ -28,7 +28,9 @@ from n3match.geometry.verification.planarity import (
     find_plane,
     plane_dominates,
     points_on_a_line,
+    poses_of,
 )
+from n3match.geometry.verification.rivals import rival_deg
 from n3match.geometry.verification.rotation_only import (
     find_rotation,
     fit_rotation,
@@ -278,10 +280,8 @@ def test_the_pose_that_replaces_a_planes_other_one_is_judged_by_its_own_inliers(
 
 
 def _second_pose(H, scene):
-    from n3match.geometry.verification.planarity import _poses
-
     x0, x1 = _calibrated(scene)
-    others = [p for p in _poses(H) if rotation_error_deg(p[0], scene.R) > 2]
+    others = [p for p in poses_of(H) if rotation_error_deg(p[0], scene.R) > 2]
     return max(others, key=lambda p: np.count_nonzero(inliers_of(*p, x0, x1, 2 * PX)))
 
 
@@ -292,3 +292,30 @@ def test_inliers_of_a_pose_are_close_and_in_front():
     assert inliers[scene.true].mean() > 0.97
     assert inliers[~scene.true].mean() < 0.05
     assert not inliers_of(scene.R, -scene.t, x0, x1, PX)[scene.true].any()
+
+
+def test_a_rival_is_found_where_there_is_one():
+    scene = make_scene("forward_planar", noise=0.5, count=100)
+    matches = _matches(scene)
+    plane = find_plane(matches, scene.true)
+    R, t = _second_pose(plane.H, scene)
+    apart = max(rotation_error_deg(R, scene.R), _angle(t, scene.t))
+    # From the plane's poses, and from halves of the matches alone.
+    for known in (plane, None):
+        told = rival_deg(matches, scene.R, scene.t, 0.5 * PX, known, flat=True)
+        assert told == pytest.approx(apart, abs=5)
+
+
+def test_there_is_no_rival_in_a_scene_of_depth_nor_where_many_matches_speak_against_it():
+    solid = make_scene("general", noise=0.5, count=60, outliers=10)
+    assert rival_deg(_matches(solid), solid.R, solid.t, 0.5 * PX) is None
+    flat, beside = make_scene("planar", noise=0.5), make_scene("general", noise=0.5, count=40)
+    x0, x1 = (np.r_[a, b] for a, b in zip(_calibrated(flat), _calibrated(beside)))
+    matches = Matches(x0, x1, PX, len(x0))
+    plane = find_plane(_matches(flat), flat.true)
+    assert rival_deg(matches, flat.R, flat.t, 0.5 * PX, plane, flat=True) is None
+
+
+def test_few_matches_have_no_rival():
+    scene = make_scene("general", noise=0.5, count=5)
+    assert rival_deg(_matches(scene), scene.R, scene.t, 0.5 * PX) is None

@@ -143,7 +143,7 @@ def compare_with_rival(
         return int(np.count_nonzero(inliers_of(*pose, x0, x1, limit)))
 
     rivals = [
-        pose for pose in _poses(plane.H) if float(pose_error_deg(*pose, R, t)) > _SAME_POSE_DEG
+        pose for pose in poses_of(plane.H) if float(pose_error_deg(*pose, R, t)) > _SAME_POSE_DEG
     ]
     if not rivals:
         return PlaneVerdict.KEEP, R, t
@@ -156,8 +156,9 @@ def compare_with_rival(
     return PlaneVerdict.KEEP, R, t
 
 
-def _poses(H: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The up to four poses of a homography; those with no translation are left out."""
+def poses_of(H: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """R and t of the up to four poses of a homography (3, 3); those with no translation are left
+    out."""
     count, rotations, translations, _ = cv2.decomposeHomographyMat(H, np.eye(3))
     poses = []
     for R, t in zip(rotations[:count], translations[:count]):

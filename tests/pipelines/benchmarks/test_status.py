@@ -7,7 +7,9 @@ import pytest
 
 from n3match.datasets.synthetic.degenerate import KINDS, K, degenerate_matches
 from n3match.geometry import PoseStatus, essential_from_pose, sampson_distance
+from n3match.pipelines.benchmarks import status
 from n3match.pipelines.benchmarks.status import StatusCase, run_cases, status_report
+from n3match.pipelines.cli import main
 from n3match.two_view import estimate_relative_pose
 
 
@@ -53,15 +55,74 @@ def test_noise_that_the_threshold_cuts_off_is_not_confident():
     assert not [case for case in cases if case.is_wrong]
 
 
+def _pose_of(kind, noise, wrong, i, seed):
+    """What is said of the i-th scene with this noise and share of wrong matches."""
+    key = repr((kind, noise, wrong, i)).encode()
+    scene = degenerate_matches(kind, noise, wrong, np.random.default_rng([zlib.crc32(key), seed]))
+    return estimate_relative_pose(scene.points0, scene.points1, K, K, filter="sift")
+
+
 def test_what_a_filter_refuses_settles_no_plane():
     """The 290 matches that are kept leave two poses open; all 300 chose the wrong one."""
-    key = repr(("forward plane", 0.5, 0.0, 24)).encode()
-    scene = degenerate_matches(
-        "forward plane", 0.5, 0.0, np.random.default_rng([zlib.crc32(key), 2])
-    )
-    pose = estimate_relative_pose(scene.points0, scene.points1, K, K, filter="sift")
+    pose = _pose_of("forward plane", 0.5, 0.0, 24, seed=2)
     assert pose.status is PoseStatus.DEGENERATE
     assert "plane" in pose.detail
+
+
+@pytest.mark.parametrize(
+    "scene",
+    [
+        ("plane", 2.0, 0.9, 14),
+        # All 288 inliers on a plane that noise gives the wrong one of its two poses.
+        ("forward plane", 0.5, 0.0, 4),
+        ("forward plane", 0.5, 0.9, 7),
+        ("forward plane", 2.0, 0.0, 7),
+        # 13° off with 17 of 17 right matches and two wrong ones, near the right pose's 17.
+        ("one side", 0.2, 0.3, 2),
+        ("repeated", 1.0, 0.9, 9),
+    ],
+)
+def test_a_wrong_pose_with_a_rival_is_not_confident(scene):
+    pose = _pose_of(*scene, seed=6)
+    assert pose.status is PoseStatus.DEGENERATE
+    assert "another pose, " in pose.detail
+
+
+def test_a_right_pose_that_is_open_by_almost_three_degrees_is_given():
+    pose = _pose_of("one side", 1.0, 0.6, 4, seed=6)
+    assert pose.status is PoseStatus.OK
+
+
+def test_what_the_kept_matches_contradict_is_not_confident():
+    """25 kept matches have the right pose, but support it too little; 35 of all have another."""
+    pose = _pose_of("repeated", 1.0, 0.9, 14, seed=6)
+    assert pose.status is PoseStatus.INSUFFICIENT_SUPPORT
+
+
+def test_the_command_does_what_its_options_say(monkeypatch, tmp_path, capsys):
+    ran = []
+
+    def run_few(*args, **options):
+        few = {"noise": (0.5, 1.0), "wrong": (0.3,), "kinds": ("general", "outliers")}
+        ran.append(run_cases(*args, **options, **few))
+        return ran[-1]
+
+    monkeypatch.setattr(status, "run_cases", run_few)
+
+    def printed(*options):
+        assert main(["benchmark", "status", *options]) == 0
+        return capsys.readouterr().out
+
+    both = printed("--repeats", "1", "--out", str(tmp_path))
+    assert "Filter none: " in both and "Filter sift: " in both
+    assert "1 scenes of each, seed 0." in both
+    assert (tmp_path / "benchmark-status.md").read_text().strip() in both
+    one = printed("--repeats", "2", "--filters", "none", "--seed", "3")
+    assert "Filter none: 0 confident" in one and "Filter sift" not in one
+    assert "2 scenes of each, seed 3." in one
+    assert [len(cases) for cases in ran] == [2 * 2 * 2, 2 * 2 * 2]
+    errors = [{case.error for case in cases if case.filter == "none"} for cases in ran]
+    assert errors[0] & errors[1] == {180.0}  # of wrong matches alone
 
 
 def test_another_seed_draws_other_scenes():
