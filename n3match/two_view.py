@@ -197,8 +197,7 @@ def estimate_relative_pose(
         probability (N,) in [0, 1] (above ½: kept by the filter; None without filter), status.
         Where the kept matches give neither a trusted pose, a rotation nor a plane, all matches are
         tried once more, as if there were no filter, and `detail` says so; a pose that the kept ones
-        contradict is none. Too few matches and
-        scenes without an answer are told by `status`.
+        contradict is none. Too few matches and scenes without an answer are told by `status`.
 
     Raises:
         ValueError, TypeError: for malformed input, naming the argument.

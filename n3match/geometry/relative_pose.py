@@ -117,10 +117,9 @@ def estimate_relative_pose_from_matches(
     "too_few_matches" (fewer than 5; 6 for "kornia", 8 for "eight_point"), "degenerate" (all points
     on a line or a point; a plane that two poses explain; another pose, more than 10° off, that
     explains the matches nearly as well; too much noise for so few matches or so narrow a view),
-    "estimation_failed", "no_parallax" (a
-    rotation alone explains the matches: R is given), "insufficient_support" (wrong matches alone
-    would give as many inliers; or, where a filter picked the matches, the pair is real with too
-    small a probability). Only "ok" has R, t and E.
+    "estimation_failed", "no_parallax" (a rotation alone explains the matches: R is given),
+    "insufficient_support" (wrong matches alone would give as many inliers; or, where a filter
+    picked the matches, the pair is real with too small a probability). Only "ok" has R, t and E.
 
     Args:
         points0, points1: (N, 2) matched pixels (arrays or CPU tensors); integers are pixel
