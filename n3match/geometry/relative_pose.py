@@ -71,7 +71,7 @@ _PICKED_FROM = 2
 # less exact poses are then, as a power, was found on generated scenes.
 _NOISE_CUT, _NOISE_POWER = 0.75, 1.5
 # A pose with a larger standard deviation (degrees) is not determined by its matches.
-_DEVIATION_DEG = 3.3
+_DEVIATION_DEG = 2.5
 # With a larger one there may be another pose far off, which a covariance can't tell.
 _SURE_DEG = 0.7
 
