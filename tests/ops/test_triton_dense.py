@@ -106,7 +106,7 @@ def test_exact_with_mask_and_ties(k, log_t):
     assert_equal_but_for_ties(found, wanted, log_t)
 
 
-@pytest.mark.parametrize("k", range(1, 9))
+@pytest.mark.parametrize("k", [1, 3, 6, 8])
 def test_float32_of_two_planes(k):
     """Temperatures from e⁻³ to e³ in one call, ties and d = 0 among the items."""
     inputs = _inputs((1, 20, 140, 6, 5), torch.float32)

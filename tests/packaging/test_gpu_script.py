@@ -47,13 +47,15 @@ def test_benchmarks_end_and_trainings_go_on_from_the_shipped_weights(tmp_path):
     rng = np.random.default_rng(0)
     for i in range(2):
         write_image(images / f"{i}.png", rng.integers(0, 256, (48, 48), np.uint8))
-    pairs = tmp_path / "pairs.h5"
-    write_store(pairs, [make_record(150, 100, seed=s, name=str(s)) for s in range(3)])
+    pairs, others = tmp_path / "pairs.h5", tmp_path / "others.h5"
+    for path, first in ((pairs, 0), (others, 3)):
+        seeds = range(first, first + 3)
+        write_store(path, [make_record(150, 100, seed=s, name=str(s)) for s in seeds])
     out = tmp_path / "out"
     done = subprocess.run(
         [
             sys.executable, SCRIPT, out, "--device", "cpu", "--tiny", "--seconds", "420",
-            "--images", images, "--sets", images, "--pairs", pairs, "--validation", pairs,
+            "--images", images, "--sets", images, "--pairs", pairs, "--validation", others,
         ],
         capture_output=True, text=True, timeout=1200, env=one_thread(),
     )
