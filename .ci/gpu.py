@@ -4,8 +4,8 @@
         --validation STORE --seconds 820
 
 One part after the other, the most valuable first, each with a limit of its own. OUT has few files,
-brought up to date every few seconds: report.txt, what every part printed; results.tgz, logs; and
-the weights so far.
+brought up to date every few seconds: report.txt, what every part printed; results.tgz, logs and
+tables; and the weights so far.
 
 1. smoke       whether anything works at all; nothing else follows if it doesn't
 2. checks      the operator against the formula in float64, sums of 20 000 and of one value too
@@ -14,7 +14,8 @@ the weights so far.
                explicit candidates
 5. compiled    and against the compiled formula
 6. training    goes on from the shipped weights, all networks side by side, until the time is over;
-               then the denoisers are evaluated beside the shipped ones
+               then they are evaluated beside the shipped ones: denoisers on --sets, filters on
+               --validation
 
 Without --images or --pairs their trainings are left out. Where one call may not take that long,
 --parts divides them; with the same --work a second call goes on with the trainings that are there.
@@ -22,6 +23,8 @@ Without --images or --pairs their trainings are left out. Where one call may not
 """
 
 import argparse
+import contextlib
+import io
 import os
 import shutil
 import subprocess
@@ -37,7 +40,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Seconds that a part may take at most.
 LIMITS = {"smoke": 60, "checks": 170, "networks": 60, "times": 110, "compiled": 110}
 PARTS = (*LIMITS, "training")
-EVALUATION = 90  # seconds at the end, for the denoisers
+EVALUATION = 90  # seconds at the end
+EVALUATED_PAIRS = 200  # of --validation
 SIZES = (2000, 5000, 10000, 20000)
 # The checks' names, by their beginnings; each is a process, since compiling takes longest.
 CASES = (
@@ -165,7 +169,8 @@ class Session:
             else:
                 stop_sharing = self.share_the_gpu() if arguments.device == "cuda" else lambda: None
                 self.together(self.trainings())
-                self.together([lambda n=n: self.evaluate(n) for n in DENOISERS if self.weights(n)])
+                trained = [name for name in (*DENOISERS, *FILTERS) if self.weights(name)]
+                self.together([lambda n=n: self.evaluate(n) for n in trained])
                 stop_sharing()
         return 0
 
@@ -226,21 +231,38 @@ class Session:
                 path = self.weights(name)
                 if path is not None:
                     shutil.copy(path, self.out / path.with_stem(name).name)
+            self.keep_results()
             if over:
                 break
-        with tarfile.open(self.out / "results.tgz", "w:gz") as archive:
+
+    def keep_results(self) -> None:
+        """Logs and tables as they are by now; whole at any time."""
+        part = self.out / "results.part"
+        with tarfile.open(part, "w:gz") as archive:
             for path in self.runs.rglob("*"):
                 if path.suffix in (".csv", ".md"):
-                    archive.add(path, path.relative_to(self.runs))
+                    with contextlib.suppress(FileNotFoundError):  # replaced just now
+                        text = path.read_bytes()  # which may grow meanwhile
+                        entry = tarfile.TarInfo(str(path.relative_to(self.runs)))
+                        entry.size = len(text)
+                        archive.addfile(entry, io.BytesIO(text))
+        part.replace(self.out / "results.tgz")
 
     def evaluate(self, name: str) -> None:
         """The new weights beside the shipped ones, to be shipped only if they are better."""
-        sigmas, _ = DENOISERS[name]
-        self.call(
-            f"evaluate-{name}", self.left, "evaluate-denoise", *self.arguments.sets, "--sigma",
-            *sigmas, "--weights", name, f"new={self.weights(name)}", "--methods", "noisy",
-            "--device", self.arguments.device, "--out", self.runs / f"evaluate-{name}",
-        )
+        new = f"new={self.weights(name)}"
+        if name in DENOISERS:
+            sigmas, _ = DENOISERS[name]
+            words = ["evaluate-denoise", *self.arguments.sets, "--sigma", *sigmas]
+            words += ["--weights", name, new, "--methods", "noisy"]
+        elif self.arguments.validation:
+            words = ["evaluate-pose", *self.arguments.validation, "--filters", name, new]
+            words += ["--against", name, "--estimators", "opencv_ransac"]
+            words += ["--limit", 2 if self.arguments.tiny else EVALUATED_PAIRS]
+        else:
+            return
+        where = ["--device", self.arguments.device, "--out", self.runs / f"evaluate-{name}"]
+        self.call(f"evaluate-{name}", self.left, *words, *where)
 
 
 def main() -> int:

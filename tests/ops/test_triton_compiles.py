@@ -10,16 +10,22 @@ from pathlib import Path
 import pytest
 import torch
 
+from n3match import ops
+from n3match.matching.side_info import SIDE_INFO
+from n3match.nn import MatchFilter
+
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed"
 )
 
 SCRIPT = Path(__file__).parents[1] / "support" / "compiled_for_gpu.py"
-KERNELS = {
-    "operands", "neighbours", "start", "values", "output", "gradients", "row_sums", "rows",
-    "key_sums", "value_sums", "items", "products", "nearest", "weights", "pairs", "sums",
-    "sums_back", "row_gradients", "gathered_distances", "gathered_sums", "gathered_products",
-    "scattered_sums",
+DENSE = {
+    "operands", "neighbours", "start", "power", "scales", "values", "output", "gradients",
+    "row_sums", "rows", "key_sums", "value_sums", "items",
+}
+KERNELS = DENSE | {
+    "products", "nearest", "weights", "pairs", "sums", "sums_back", "row_gradients",
+    "gathered_distances", "gathered_sums", "gathered_products", "scattered_sums",
 }
 
 
@@ -35,8 +41,58 @@ def _kernels(tmp_path, *arguments):
 
 
 def test_no_forward_kernel_spills_and_products_are_hoppers(tmp_path):
-    """Float32 of the sizes that are measured, and of those of the match filter."""
+    """Float32: of the sizes that are measured (K = 3 without self-exclusion) every kernel; of the
+    match filter's (K = 6 with it) the sweeps of the forward pass that K = 3 has none of."""
     assert _kernels(tmp_path, "float32", "90", "measured") == KERNELS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_nor_does_any_at_the_filters_sizes(dtype, tmp_path):
+    """Both passes, with the gradient of the temperatures, K = 6 and K = 8."""
+    assert _kernels(tmp_path, dtype, "90", "filter") == DENSE
+
+
+def test_the_filters_sizes_are_those_of_the_shipped_one(monkeypatch):
+    from n3match.pipelines.benchmarks.gpu.kernels import FILTER
+
+    def seen(query, key, value, k, temperature, *, exclude_self, **options):
+        calls.append((query.shape[-1], value.shape[-1], k, exclude_self, temperature.dim()))
+        return aggregate(query, key, value, k, temperature, exclude_self=exclude_self, **options)
+
+    calls, aggregate = [], ops.n3_aggregate
+    monkeypatch.setattr(ops, "n3_aggregate", seen)
+    columns = {"points0": 2, "points1": 2, "side_info": len(SIDE_INFO), "keypoint_change": 3}
+    given = {name: torch.rand(1, 40, width) for name, width in columns.items()}
+    with torch.no_grad():
+        MatchFilter.from_pretrained("sift").eval()(**given)
+    assert calls and calls[0] == (*FILTER, True, 3)
+
+
+def test_limits_follow_what_a_launch_does():
+    from n3match.pipelines.benchmarks.gpu.kernels import _most_instructions
+
+    options = {"EXCLUDE": False, "FIRST": 0, "BLOCK_F": 64}
+    assert _most_instructions("values", options) == 35
+    assert _most_instructions("values", options | {"BLOCK_F": 32}) == 17.5
+    assert _most_instructions("values", options | {"FIRST": 3}) > 35
+    assert _most_instructions("neighbours", {"EXCLUDE": True}) > 25
+    assert _most_instructions("output", {}) == float("inf")
+
+
+def _faults_of(kernel, of_report=None, **of_code):
+    """Of a kernel that has none but for what is given."""
+    from n3match.pipelines.benchmarks.gpu.kernels import Code, Report, faults
+
+    code = Code(**{
+        "registers": 255, "spills": 0, "shared": 1 << 10, "mma": "HGMMA", "loop_length": 1,
+        "loop_spills": 0, "loop_barriers": 2, "under_way": 6, "copied_again": 0, **of_code,
+    })
+    report = {
+        "programs": 1, "resident": 2, "loop_instructions": 34.9, "most_instructions": 35.0,
+        "most_spills": 0, **(of_report or {}),
+    }
+    return faults([Report(kernel, "5000", code=code, **report)], 90, torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -54,18 +110,15 @@ def test_no_forward_kernel_spills_and_products_are_hoppers(tmp_path):
     ],
 )
 def test_what_makes_a_kernel_slow_is_said(of_code, of_report, said):
-    from n3match.pipelines.benchmarks.gpu.kernels import Code, Report, faults
+    assert _faults_of("values") == []
+    assert _faults_of("values", of_report, **of_code) == [f"values at 5000: {said}"]
 
-    def report(of_code, of_report):
-        code = Code(**{
-            "registers": 255, "spills": 0, "shared": 1 << 10, "mma": "HGMMA", "loop_length": 1,
-            "loop_barriers": 2, "under_way": 6, "copied_again": 0, **of_code,
-        })
-        given = {"programs": 1, "resident": 2, "loop_instructions": 34.9, **of_report}
-        return Report("values", "5000", code=code, **given)
 
-    assert faults([report({}, {})], 90, torch.float32) == []
-    assert faults([report(of_code, of_report)], 90, torch.float32) == [f"values at 5000: {said}"]
+@pytest.mark.parametrize("kernel", ["neighbours", "value_sums", "products", "sums", "sums_back"])
+def test_a_lost_product_is_said_of_every_kernel_that_multiplies(kernel):
+    (sentence,) = _faults_of(kernel, mma="HMMA")
+    assert sentence == f"{kernel} at 5000: HMMA products, HGMMA wanted"
+    assert _faults_of(kernel, mma="HGMMA") == []
 
 
 def test_copies_are_read_from_the_loop_that_multiplies():

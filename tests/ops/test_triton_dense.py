@@ -7,7 +7,13 @@ import logging
 
 import pytest
 import torch
-from backends import HAS_TRITON, INTERPRETED, NAMES, n3_aggregate
+from backends import (
+    HAS_TRITON,
+    INTERPRETED,
+    NAMES,
+    assert_equal_but_for_ties,
+    n3_aggregate,
+)
 
 from n3match import ops
 
@@ -78,13 +84,29 @@ def test_exact_in_float64(k):
         ((1, 150, 5, 3, 2), 3, None),  # and queries
         ((1, 5, 18, 140, 150), 2, 2.0),  # E and F of several blocks
         ((1, 6, 17, 4, 3), 5, -8.0),  # some choices are certain
+        ((1, 5, 17, 3, 40), 7, None),  # steps in several groups, of sums and of paths
     ],
 )
 def test_exact_in_several_blocks(size, k, log_t):
     _compare(_inputs(size, log_t=log_t), k, torch.float64, 1e-9)
 
 
-@pytest.mark.parametrize("k", range(1, 9))
+@pytest.mark.parametrize(
+    ("k", "log_t"), [(1, -13.8), (2, 0.0), (4, 13.8), (5, -13.8), (8, -13.8), (8, 0.0), (8, 13.8)]
+)
+def test_exact_with_mask_and_ties(k, log_t):
+    """Two and three items at one place, a query at it, some items masked, none its own neighbour;
+    at −13.8 what is shared by equally near ones, at 13.8 what is nearly uniform."""
+    inputs = query, key, _, _ = _inputs((1, 12, 12, 4, 3), log_t=log_t)
+    key[:, 5], key[:, 3:5], query[:, 0] = key[:, 6], key[:, 2:3], key[:, 6]
+    mask = torch.ones(1, 12, dtype=torch.bool)
+    mask[0, [1, 7, 8]] = False
+    options = {"mask": mask, "exclude_self": True}
+    found, wanted = (_run(name, inputs, k, **options) for name in ("triton", "reference"))
+    assert_equal_but_for_ties(found, wanted, log_t)
+
+
+@pytest.mark.parametrize("k", [1, 3, 6, 8])
 def test_float32_of_two_planes(k):
     """Temperatures from e⁻³ to e³ in one call, ties and d = 0 among the items."""
     inputs = _inputs((1, 20, 140, 6, 5), torch.float32)

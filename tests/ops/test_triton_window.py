@@ -9,6 +9,7 @@ import window_layouts
 from backends import (
     HAS_TRITON,
     INTERPRETED,
+    assert_equal_but_for_ties,
     kernels_as_reference,
     n3_window_aggregate,
     outputs_and_gradients,
@@ -59,6 +60,18 @@ def test_exact_in_float64(layout):
     """Nothing but rounding separates the kernels from the formula."""
     inputs, rest = _inputs(layout)
     _compare(inputs, rest, 3, torch.float64, 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("k", "log_t"), list(zip(range(1, 9), (13.8, -13.8, 0.0, 13.8, -13.8, 1.0, 13.8, -13.8)))
+)
+def test_exact_with_ties_whatever_k(k, log_t):
+    """Patches that are equal share what they get, cold as hot."""
+    inputs, rest = _inputs((4, 7, 2, 1, 4), log_t=log_t)
+    inputs[1][..., 2:5] = 0.5
+    inputs[0][..., :3] = 0.5
+    found, wanted = (_run(name, inputs, k, rest) for name in ("triton", "reference"))
+    assert_equal_but_for_ties(found, wanted, log_t)
 
 
 def test_with_itself_and_k_above_the_number_of_candidates():

@@ -1,7 +1,7 @@
 """Compiles the Triton kernels for GPUs, as they would be launched there. Needs no GPU.
 
-`python compiled_for_gpu.py DTYPE CAPABILITY measured|all`, without TRITON_INTERPRET: prints the
-names of the kernels; what is wrong with any, on standard error, ends it with status 1.
+`python compiled_for_gpu.py DTYPE CAPABILITY measured|filter|all`, without TRITON_INTERPRET: prints
+the names of the kernels; what is wrong with any, on standard error, ends it with status 1.
 """
 
 import sys
@@ -9,9 +9,12 @@ import sys
 import torch
 
 from n3match.pipelines.benchmarks.gpu.kernels import (
+    FILTER,
+    MOST_NEIGHBOURS,
     candidates_launches,
     dense_launches,
     faults,
+    filter_launches,
     read,
     window_launches,
 )
@@ -19,6 +22,12 @@ from n3match.pipelines.benchmarks.gpu.kernels import (
 
 def main(dtype, capability, which):
     dtype = getattr(torch, dtype)
+    if which == "filter":
+        launches = [
+            launched for k in (FILTER[2], MOST_NEIGHBOURS)
+            for launched in filter_launches(dtype, capability, k)
+        ]
+        return said(launches, dtype, capability)
     window = (dtype, capability, 8, 7, 512, 512, 10, 5, 15)
     launches = [
         *dense_launches(dtype, capability, 1, 20000, 20000, 32, 128, 3, exclude_self=False),
@@ -36,12 +45,19 @@ def main(dtype, capability, which):
         for sizes in ((2, 300, 301, 70, 200, 150, 64), (1, 1, 1, 1, 1, 1, 1)):
             launches += candidates_launches(dtype, capability, *sizes, seed=1 << 61)
         launches += candidates_launches(dtype, capability, 1, 9, 9, 4096, 8, 8, 8, hard=True)
-    else:  # the first launch of each kernel
-        launches = {each.kernel.fn.__name__: each for each in reversed(launches)}.values()
+        return said(launches, dtype, capability, "don't fit")  # the sizes are unusual ones
+    # The first launch of each kernel; and of the filter's forward pass what isn't among them.
+    firsts = {each.kernel.fn.__name__: each for each in reversed(launches)}
+    of_filter = {
+        each.kernel.fn.__name__: each for each in filter_launches(dtype, capability, FILTER[2])
+    }
+    added = [of_filter[f"{name}_kernel"] for name in ("power", "scales", "values")]
+    return said([*firsts.values(), *added], dtype, capability)
+
+
+def said(launches, dtype, capability, only=""):
     reports = [read(launched, "any size", capability) for launched in launches]
-    wrong = faults(reports, capability, dtype)
-    if which == "all":  # only that it fits: the sizes are unusual ones
-        wrong = [sentence for sentence in wrong if "don't fit" in sentence]
+    wrong = [sentence for sentence in faults(reports, capability, dtype) if only in sentence]
     print(*{report.kernel for report in reports})
     print(*wrong, sep="\n", file=sys.stderr)
     return 1 if wrong else 0

@@ -6,6 +6,7 @@ For CUDA tensors, or CPU tensors where TRITON_INTERPRET=1 was set before Triton 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,7 +38,10 @@ BACKWARD_TILES = ((64, 32, 3), (64, 32, 2), (64, 32, 1), (64, 16, 1), (32, 16, 1
 _LARGE_ROOM, _SMALL_ROOM = 208 << 10, 80 << 10  # bytes of shared memory for operands
 _HELD_ROOM = 160 << 10  # of it for those that are there from tile to tile
 STEPS_AT_ONCE = 3  # normalisers that one sweep gives
-_FEATURES = ((3, 64), (6, 32), (8, 16))  # most steps, and features of which their sums fit
+PATHS_AT_ONCE = 2  # of the backward pass, whose sums one sweep over the items holds
+# Sums of a row, of steps and features, that the values kernel has registers for; and beside
+# self-exclusion, with whole tiles.
+_SUMS, _SUMS_BESIDE_EXCLUSION = 192, 160
 
 
 @dataclass(frozen=True)
@@ -184,16 +188,20 @@ def _find_scales(p: _Problem, o: _Operands, rows, starts, picks) -> None:
 def _sum_values(p: _Problem, o: _Operands, value, rows, starts, picks, out: Tensor) -> None:
     blocks = p.rows // ROWS
     items, width = p.padded_items, padded(p.features)
-    features = min(column_block(p.features), next(f for k, f in _FEATURES if p.k <= k))
-    crowded = (p.exclude_self and p.k * features > 160) or not has_large_memory(p.like)
-    tile = ITEMS // 2 if crowded else ITEMS  # for the registers
+    features = min(64, width)
+    at_once = _SUMS // features
+    crowded = p.exclude_self and min(p.k, at_once) * features > _SUMS_BESIDE_EXCLUSION
+    # For the registers, and where that is small for the shared memory.
+    tile = ITEMS // 2 if crowded or not has_large_memory(p.like) else ITEMS
     parts, chunk = _parts(p, blocks * p.batch * (width // features), items, tile, resident=2)
     sums = p.new(p.batch, parts, p.rows, p.k, width)
-    forward_kernels.values_kernel[(blocks, parts, p.batch * (width // features))](
-        o.queries, o.keys, o.values, o.scales, o.norm, rows, starts, picks, sums, p.rows, items,
-        chunk, K=p.k, F_PADDED=width, BLOCK_M=ROWS, BLOCK_N=tile, BLOCK_F=features,
-        **compiled_with(4, 3), **p.compiled_for, **p.dot,
-    )
+    for first in range(0, p.k, at_once):
+        forward_kernels.values_kernel[(blocks, parts, p.batch * (width // features))](
+            o.queries, o.keys, o.values, o.scales, o.norm, rows, starts, picks, sums, p.rows,
+            items, chunk, K=p.k, FIRST=first, LAST=min(first + at_once, p.k), F_PADDED=width,
+            BLOCK_M=ROWS, BLOCK_N=tile, BLOCK_F=features, **compiled_with(4, 3),
+            **p.compiled_for, **p.dot,
+        )
     narrow = min(64, width)
     forward_kernels.output_kernel[(p.rows // 16, width // narrow, p.batch)](
         value, rows, starts, picks, sums, out, p.queries, p.items, p.features, p.rows, parts,
@@ -277,13 +285,15 @@ def _sum_rows(
         p, blocks * p.batch * (e // out), p.padded_items, tile["BLOCK_N"], resident=1
     )
     sums, parts = p.new(p.batch, count, numbers, p.rows), p.new(p.batch, count, p.rows, k, e)
-    backward_kernels.row_sums_kernel[(blocks, count, p.batch * (e // out))](
-        o.queries, o.keys, o.values, grads, o.scales, grad_scales, o.norm, rows, starts, picks,
-        given, sums, parts, p.rows, p.padded_items, chunk,
-        K=k, SUMS=numbers, F_PADDED=width, F_BLOCK=features, OUT=out,
-        TEMPERATURE=temperature, **tile, **p.compiled_for,
-        **p.dot,
-    )
+    # The first sweep has most besides its paths. To divide the two of K = 3 is not worth it.
+    bounds = [0, *(range(1, k - 1, PATHS_AT_ONCE) if k > 3 else ()), k - 1]
+    for first, last in itertools.pairwise(bounds):
+        backward_kernels.row_sums_kernel[(blocks, count, p.batch * (e // out))](
+            o.queries, o.keys, o.values, grads, o.scales, grad_scales, o.norm, rows, starts,
+            picks, given, sums, parts, p.rows, p.padded_items, chunk,
+            K=k, FIRST=first, LAST=last, SUMS=numbers, F_PADDED=width, F_BLOCK=features, OUT=out,
+            TEMPERATURE=temperature, **tile, **p.compiled_for, **p.dot,
+        )
     return sums, parts
 
 

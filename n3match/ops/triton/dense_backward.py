@@ -152,14 +152,17 @@ def gradients_kernel(
 def row_sums_kernel(
     queries, keys, values, grads, scales, grad_scales, norm, rows, starts, picks, given,
     sums, parts, M_PADDED, N_PADDED, CHUNK,
-    K: tl.constexpr, SUMS: tl.constexpr, E_PADDED: tl.constexpr, F_PADDED: tl.constexpr,
+    K: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr, SUMS: tl.constexpr,
+    E_PADDED: tl.constexpr, F_PADDED: tl.constexpr,
     E_BLOCK: tl.constexpr, F_BLOCK: tl.constexpr, OUT: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PLANES: tl.constexpr, EXCLUDE: tl.constexpr,
     TEMPERATURE: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr,
 ):
     """Fills sums (B, chunks, SUMS, M_PADDED), in the order of `rows_kernel`, and parts (B, chunks,
     M_PADDED, K, E_PADDED), OUT channels of them: Σ over the items of their key times what spread
-    and r don't multiply, times q, and times Φ w/c of the steps but the first and the last."""
+    and r don't multiply, times q, and times Φ w/c of the steps but the first and the last. Of these
+    a launch fills what belongs to the paths that begin at steps FIRST to before LAST, and to the
+    weights of these steps; what belongs to no step, where FIRST is 0."""
     blocks = E_PADDED // OUT
     batch = (tl.program_id(2) // blocks).to(tl.int64)
     channel = (tl.program_id(2) % blocks) * OUT
@@ -183,15 +186,18 @@ def row_sums_kernel(
     picks += (batch * K + tl.minimum(start, K - 1)) * M_PADDED + first + row[:, None]
     nearest = tl.load(picks)
     factor = (1.0 / tl.load(given))[:, None]
-    of_grad = tl.load(grad_scales + (batch * M_PADDED + first) // SPAN)
-    steps, factors, shifts, begins, highs, lows, totals, found = (), (), (), (), (), (), (), ()
-    for k in tl.static_range(K):
-        step = tl.load(rows + (ROW_NUMBERS + k) * M_PADDED)[:, None] * over_sum
-        steps = steps + (step,)
-        factors = factors + (step * factor * of_grad,)
-        shifts = shifts + (step * factor * tl.load(given + (GIVEN + k) * M_PADDED)[:, None],)
-        begins = begins + (tl.where(tl.load(starts + row) == k, 1.0, 0.0).to(ACC),)
+    of_grad = factor * tl.load(grad_scales + (batch * M_PADDED + first) // SPAN)
+    # Few numbers of a row and step stay in registers: what follows from others is made again.
+    steps, shifts, highs, lows, totals, found, places = (), (), (), (), (), (), ()
+    if FIRST == 0:
         totals = totals + (tl.zeros([BLOCK_M, OUT], ACC),)
+        found = found + (tl.zeros([BLOCK_M], ACC), tl.zeros([BLOCK_M], ACC))
+        places = places + (0, 1)
+        if K > 1:
+            totals = totals + (tl.zeros([BLOCK_M, OUT], ACC),)
+    for k in tl.static_range(K):
+        steps = steps + (tl.load(rows + (ROW_NUMBERS + k) * M_PADDED)[:, None] * over_sum,)
+        shifts = shifts + (factor * tl.load(given + (GIVEN + k) * M_PADDED)[:, None],)
         if F_BLOCK == F_PADDED:
             gh, gl = load_planes(
                 grad + k * PLANES * F_PADDED, row * K, 0, F_PADDED, F_BLOCK, PLANES
@@ -201,8 +207,22 @@ def row_sums_kernel(
         else:
             highs = highs + (qh,)  # not used
             lows = lows + (ql,)
-    for _ in tl.static_range(SUMS):
-        found = found + (tl.zeros([BLOCK_M], ACC),)
+        for j in tl.static_range(FIRST, LAST if k > LAST else k):
+            # Steps before the last have two numbers for each j.
+            found = found + (tl.zeros([BLOCK_M], ACC),)
+            places = places + (2 + k * (k - 1) + (j if k == K - 1 else 2 * j),)
+            if k < K - 1:
+                found = found + (tl.zeros([BLOCK_M], ACC),)
+                places = places + (3 + k * (k - 1) + 2 * j,)
+    of_temperature: tl.constexpr = 2 + K * (K - 1) // 2 + (K - 1) * (K - 2) // 2
+    if TEMPERATURE and FIRST == 0:
+        found = found + (tl.zeros([BLOCK_M], ACC), tl.zeros([BLOCK_M], ACC))
+        places = places + (of_temperature, of_temperature + 1)
+    for k in tl.static_range(FIRST if FIRST > 0 else 1, LAST):
+        totals = totals + (tl.zeros([BLOCK_M, OUT], ACC),)
+        if TEMPERATURE:
+            found = found + (tl.zeros([BLOCK_M], ACC),)
+            places = places + (of_temperature + 1 + k,)
 
     lane = tl.arange(0, BLOCK_N)
     begin = tl.program_id(1) * CHUNK
@@ -220,68 +240,80 @@ def row_sums_kernel(
         far = q
         if TEMPERATURE:
             far = tl.minimum(tl.maximum((second - d) * inverse_t, -_FAR), _FAR)
-        mass = q
-        running = tl.full(q.shape, 1.0, ACC)
-        paths, more, weights = (), (), ()
-        for k in tl.static_range(K):
-            u = rows_product(
-                highs[k], lows[k], grad + k * PLANES * F_PADDED, row * K,
-                advance(value, at, PLANES * F_PADDED), lane, F_PADDED, F_BLOCK, PLANES, ACC,
-            )
-            u = u * (factors[k] * of_value) - shifts[k]
-            first_u = u * begins[k][:, None]
-            if k == 0:
-                apart = u
-                of_start = first_u
-            else:
-                apart += running * u
-                of_start += first_u
-                for j in tl.static_range(k):
-                    more = more + (tl.sum(paths[j] * u, 1),)
-                    if k < K - 1:
-                        more = more + (tl.sum(paths[j], 1),)
-            if k < K - 1:
-                if k > 0:
-                    weights = weights + (q * running,)
-                rest = 1.0 - mass * (2.0 * steps[k])
-                grown = ()
-                for j in tl.static_range(k):
-                    grown = grown + (paths[j] * rest,)
-                square = mass * mass
-                paths = grown + (square,)
-                running *= rest
-                mass -= square * steps[k]
-        apart *= q
-        more = (tl.sum(q * of_start, 1),) + more
-        if TEMPERATURE:
-            more = more + (tl.sum(apart * far, 1), tl.sum(q * far, 1))
-            for i in tl.static_range(K - 2):
-                more = more + (tl.sum(weights[i] * far, 1),)
-        sums_now = (tl.maximum(found[0], tl.max(tl.abs(apart), 1)),)
-        for i in tl.static_range(SUMS - 1):
-            sums_now = sums_now + (found[1 + i] + more[i],)
-        found = sums_now
         kh, kl = load_planes(near_keys, lane, channel, E_PADDED, OUT, PLANES)
         of_part = of_key / MASS_SCALE
-        high, low = planes_of(apart * MASS_SCALE, DOT, PLANES)
-        added = (totals[0] + product(high, low, kh, kl, PLANES, ACC) * of_part,)
-        if K > 1:
+        scaled = of_grad * of_value
+        mass = q
+        running = tl.full(q.shape, 1.0, ACC)
+        paths, now, of_weights, added = (), (), (), ()
+        if FIRST == 0 and K > 1:
             high, low = planes_of(q * MASS_SCALE, DOT, PLANES)
             added = added + (totals[1] + product(high, low, kh, kl, PLANES, ACC) * of_part,)
-        for i in tl.static_range(K - 2):
-            high, low = planes_of(weights[i] * MASS_SCALE, DOT, PLANES)
-            added = added + (totals[2 + i] + product(high, low, kh, kl, PLANES, ACC) * of_part,)
+        for k in tl.static_range(K):
+            if FIRST == 0 or k > FIRST:
+                u = rows_product(
+                    highs[k], lows[k], grad + k * PLANES * F_PADDED, row * K,
+                    advance(value, at, PLANES * F_PADDED), lane, F_PADDED, F_BLOCK, PLANES, ACC,
+                )
+                u = (u * scaled - shifts[k]) * steps[k]
+                if FIRST == 0:
+                    first_u = tl.where(start == k, u, 0.0)
+                    if k == 0:
+                        apart = u
+                        of_start = first_u
+                    else:
+                        apart += running * u
+                        of_start += first_u
+                for j in tl.static_range((LAST if k > LAST else k) - FIRST):
+                    now = now + (tl.sum(paths[j] * u, 1),)
+                    if k < K - 1:
+                        now = now + (tl.sum(paths[j], 1),)
+            if k < K - 1:
+                if k > 0 and k >= FIRST and k < LAST:
+                    # Multiplied at once, so that the weights of one step only are in registers.
+                    weight = q * running
+                    if TEMPERATURE:
+                        of_weights = of_weights + (tl.sum(weight * far, 1),)
+                    high, low = planes_of(weight * MASS_SCALE, DOT, PLANES)
+                    part = product(high, low, kh, kl, PLANES, ACC) * of_part
+                    added = added + (totals[k - FIRST + (1 if FIRST == 0 else 0)] + part,)
+                rest = 1.0 - mass * (2.0 * steps[k])
+                grown = ()
+                for j in tl.static_range((LAST if k > LAST else k) - FIRST):
+                    grown = grown + (paths[j] * rest,)
+                square = mass * mass
+                if k >= FIRST and k < LAST:
+                    grown = grown + (square,)
+                paths = grown
+                running *= rest
+                mass -= square * steps[k]
+        if FIRST == 0:
+            apart *= q
+            now = (tl.max(tl.abs(apart), 1), tl.sum(q * of_start, 1)) + now
+            if TEMPERATURE:
+                now = now + (tl.sum(apart * far, 1), tl.sum(q * far, 1))
+            high, low = planes_of(apart * MASS_SCALE, DOT, PLANES)
+            part = product(high, low, kh, kl, PLANES, ACC) * of_part
+            added = (totals[0] + part,) + added
+        now = now + of_weights
+        summed = ()
+        if FIRST == 0:
+            summed = summed + (tl.maximum(found[0], now[0]),)
+        for i in tl.static_range(1 if FIRST == 0 else 0, len(found)):
+            summed = summed + (found[i] + now[i],)
+        found = summed
         totals = added
 
     chunk = batch * tl.num_programs(1) + tl.program_id(1)
     sums += chunk * SUMS * M_PADDED + first + row
     if channel == 0:
-        for i in tl.static_range(SUMS):
-            tl.store(sums + i * M_PADDED, found[i])
+        for i in tl.static_range(len(found)):
+            tl.store(sums + places[i] * M_PADDED, found[i])
     parts = advance(parts, chunk * M_PADDED + first, K * E_PADDED)
     parts += row[:, None] * (K * E_PADDED) + (channel + tl.arange(0, OUT))[None, :]
-    for k in tl.static_range(K):
-        tl.store(parts + k * E_PADDED, totals[k])
+    for i in tl.static_range(len(totals)):
+        place = parts + (i if FIRST == 0 else FIRST + 1 + i) * E_PADDED
+        tl.store(place, totals[i])
 
 
 @triton.jit

@@ -8,7 +8,8 @@
    nowhere else another sweep follows.
 3. `power_kernel` and `scales_kernel`: for each three steps more, a sweep for the power sums of
    the masses that those steps begin with, and what follows from them.
-4. `values_kernel`: the K weighted sums of one block of features, items split again.
+4. `values_kernel`: the weighted sums of one block of features, of as many steps as their sums fit
+   in the registers: it is launched for one group of steps after the other. Items are split again.
 5. `output_kernel` adds the parts, and what the nearest contributes.
 """
 
@@ -348,11 +349,13 @@ def scales_kernel(
 @triton.jit
 def values_kernel(
     queries, keys, values, scales, norm, rows, starts, picks, parts, M_PADDED, N_PADDED, CHUNK,
-    K: tl.constexpr, E_PADDED: tl.constexpr, F_PADDED: tl.constexpr, E_BLOCK: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr, PLANES: tl.constexpr,
-    EXCLUDE: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr,
+    K: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr, E_PADDED: tl.constexpr,
+    F_PADDED: tl.constexpr, E_BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_F: tl.constexpr, PLANES: tl.constexpr, EXCLUDE: tl.constexpr, DOT: tl.constexpr,
+    ACC: tl.constexpr,
 ):
-    """Fills parts (B, chunks, M_PADDED, K, F_PADDED): Σ m v for the masses of each step."""
+    """Fills parts (B, chunks, M_PADDED, K, F_PADDED): Σ m v for the masses of each
+    step, of the steps from FIRST to before LAST."""
     blocks = F_PADDED // BLOCK_F
     batch = (tl.program_id(2) // blocks).to(tl.int64)
     feature = (tl.program_id(2) % blocks) * BLOCK_F
@@ -374,9 +377,10 @@ def values_kernel(
     nearest = tl.load(picks + tl.minimum(start, K - 1) * M_PADDED)[:, None]
     steps = ()
     totals = ()
-    for k in tl.static_range(K):
+    for k in tl.static_range(LAST):
         scale = tl.load(rows + (ROW_NUMBERS + k) * M_PADDED + row)[:, None]
         steps = steps + (scale * over_sum,)
+    for _ in tl.static_range(FIRST, LAST):
         totals = totals + (tl.zeros([BLOCK_M, BLOCK_F], ACC),)
     lane = tl.arange(0, BLOCK_N)
     begin = tl.program_id(1) * CHUNK
@@ -396,18 +400,19 @@ def values_kernel(
         )
         mass = first_mass(d, item[None, :], nearest, second, inverse_t, 14)
         sums = ()
-        for k in tl.static_range(K):
-            high, low = planes_of(mass, DOT, PLANES)
-            part = product(high, low, vh, vl, PLANES, ACC)
-            sums = sums + (totals[k] + part * of_value,)
-            if k + 1 < K:
+        for k in tl.static_range(LAST):
+            if k >= FIRST:
+                high, low = planes_of(mass, DOT, PLANES)
+                part = product(high, low, vh, vl, PLANES, ACC)
+                sums = sums + (totals[k - FIRST] + part * of_value,)
+            if k + 1 < LAST:
                 mass -= mass * (mass * steps[k])
         totals = sums
     chunk = batch * tl.num_programs(1) + tl.program_id(1)
     parts = advance(parts, chunk * M_PADDED + first, K * F_PADDED)
     parts += row[:, None] * (K * F_PADDED) + (feature + tl.arange(0, BLOCK_F))[None, :]
-    for k in tl.static_range(K):
-        tl.store(parts + k * F_PADDED, totals[k])
+    for k in tl.static_range(FIRST, LAST):
+        tl.store(parts + k * F_PADDED, totals[k - FIRST])
 
 
 @triton.jit

@@ -85,8 +85,8 @@ def _distances(query: Tensor, key: Tensor, grid: WindowGrid, exclude_self: bool)
     n2 = grid.shape[1]
     high, wide = grid.window_shape
     device = query.device
-    first = torch.tensor(grid.firsts[1], device=device)[:, None]
-    column = torch.arange(n2, device=device)
+    column = torch.arange(n2, device=device)  # nothing is copied to the device, which would wait
+    first = (column - grid.window // 2).clamp(0, n2 - wide)[:, None]
     in_window = (column >= first) & (column < first + wide)
     groups: dict[int, list[int]] = {}
     for row, top in enumerate(grid.firsts[0]):
@@ -98,7 +98,7 @@ def _distances(query: Tensor, key: Tensor, grid: WindowGrid, exclude_self: bool)
         d = d.clamp(min=0).view(len(q), len(rows), n2, high, n2)
         allowed = in_window[None, :, None, :].expand(len(rows), n2, high, n2)
         if exclude_self:
-            row = torch.tensor(rows, device=device)[:, None, None, None]
+            row = torch.arange(rows[0], rows[-1] + 1, device=device)[:, None, None, None]
             same_row = row == top + torch.arange(high, device=device)[:, None]
             allowed = allowed & ~(same_row & (column[:, None, None] == column))
         yield d, allowed

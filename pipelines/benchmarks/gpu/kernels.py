@@ -28,6 +28,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from n3match.files.whole import write_whole
+from n3match.matching.side_info import CHANGE_COLUMNS
+from n3match.nn.config import COORDINATES, PruningConfig
 from n3match.ops.dispatch import interpreted
 from n3match.ops.triton import (
     candidates,
@@ -64,14 +66,30 @@ DEVICES = {
 }
 _RESERVED = 1 << 10  # shared memory that every program takes besides its own
 _MMA = ("HGMMA", "UTCHMMA", "UTCQMMA", "HMMA", "DMMA")
-# The dense form's kernels that multiply, by Hopper's own instructions there.
-_MULTIPLY = ("neighbours", "start", "power", "values", "row_sums", "key_sums", "value_sums")
+# Kernels that multiply, by Hopper's own instructions there.
+_MULTIPLY = (
+    "neighbours", "start", "power", "values", "row_sums", "key_sums", "value_sums", "products",
+    "sums", "sums_back",
+)
 
 # Numbers of a row, and where the operands of its products lie, are loaded anew for each tile there.
-_MOST_SPILLS = {"row_sums": 160, "key_sums": 60, "rows": 20, "items": 20, "row_gradients": 4}
-_MOST_BARRIERS = 4  # in the loop of a kernel that multiplies
-# A pair, of the values kernel for 64 features; of float32 with the E and K that are measured.
-_MOST_INSTRUCTIONS = {"neighbours": 25, "values": 35}
+_MOST_SPILLS = {"row_sums": 200, "key_sums": 60, "rows": 20, "items": 20, "row_gradients": 4}
+_OF_MANY_STEPS, _MANY = {"row_sums": 450, "value_sums": 40}, 6  # more of them than that
+# In the loop of a kernel that multiplies.
+_MOST_BARRIERS, _OF_BARRIERS = 4, {"key_sums": 6, "value_sums": 6, "sums_back": 6}
+# A pair, in float32; of the values kernel for 64 features and three steps. For each step before
+# those of a launch, whose masses it makes too, a few more.
+_MOST_INSTRUCTIONS = {"neighbours": 25, "power": 22, "values": 35}
+_WITHOUT_SELF = {"neighbours": 26, "values": 45}  # tiles are half as large
+_OF_EARLIER_STEP = 2.1
+# What the shipped filter's neighbours are sought with: E, F, K; and a batch of its training.
+FILTER = (
+    PruningConfig().embedding_channels,
+    PruningConfig().value_channels + COORDINATES + CHANGE_COLUMNS,
+    PruningConfig().neighbours,
+)
+_FILTER_BATCH, _FILTER_MATCHES = 8, 1200
+MOST_NEIGHBOURS = 8  # that the kernels serve
 # Forward kernels whose loops are pipelined: the next tile is on its way while one is computed.
 _PIPELINED = ("neighbours", "power", "values")
 _LONGEST, _LARGEST_LOSS = 20000, 2e-6  # numbers of a sum, and of its size what may be lost
@@ -102,6 +120,7 @@ class Code:
     shared: int  # bytes
     mma: str  # "" if there is none
     loop_length: int  # instructions; 0 where there is no loop
+    loop_spills: int
     loop_barriers: int
     under_way: int  # copies not waited for when a tile begins; 0 where loops aren't pipelined
     copied_again: int  # operands that are the same for every tile, and yet copied for each
@@ -116,6 +135,8 @@ class Report:
     programs: int
     resident: int  # programs that a multiprocessor holds
     loop_instructions: float  # a pair of a query and an item, or of cells; 0 where there is no loop
+    most_instructions: float  # of them, in float32
+    most_spills: int
     code: Code
 
 
@@ -177,6 +198,15 @@ def dense_launches(
             [True, True, True, temperature],
         )
     return launches
+
+
+def filter_launches(dtype: torch.dtype, capability: int, k: int) -> list[Launch]:
+    """Of `dense_launches`, as the shipped filter is trained, but for K."""
+    e, f, _ = FILTER
+    b, n = _FILTER_BATCH, _FILTER_MATCHES
+    return dense_launches(
+        dtype, capability, b, n, n, e, f, k, exclude_self=True, temperature=True
+    )
 
 
 def candidates_launches(
@@ -270,7 +300,8 @@ def _compiled(kernel, signature, constants, facts, settings, capability) -> Code
     return Code(
         int(re.search(r"REG:(\d+)", usage)[1]), counts["LDL"] + counts["STL"],
         compiled.metadata.shared, "+".join(kind for kind in _MMA if counts[kind]), len(busiest),
-        busiest.count("BAR"), *_copies(compiled.asm["ttgir"]),
+        busiest.count("LDL") + busiest.count("STL"), busiest.count("BAR"),
+        *_copies(compiled.asm["ttgir"]),
     )
 
 
@@ -327,16 +358,24 @@ def _loops(code: list[tuple[int, str, str]]) -> list[list[str]]:
 def read(launched: Launch, size: str, capability: int) -> Report:
     """Compiles a launch, and reads what became of it."""
     code = _compile(launched, capability)
-    options = launched.options
+    name, options = launched.kernel.fn.__name__.removesuffix("_kernel"), launched.options
+    spills = _MOST_SPILLS | (_OF_MANY_STEPS if options.get("K", 0) > _MANY else {})
     threads = 32 * options.get("num_warps", 4)
     tile = options.get("BLOCK_M", 1) * options.get("BLOCK_N", 0)
     of_registers = _REGISTERS // (threads * (math.ceil(code.registers / 8) * 8))
     of_shared = DEVICES[capability][2] // (code.shared + _RESERVED)
     return Report(
-        launched.kernel.fn.__name__.removesuffix("_kernel"), size, launched.programs,
+        name, size, launched.programs,
         min(of_registers, of_shared, 2048 // threads),
-        code.loop_length * threads / tile if tile else 0.0, code,
+        code.loop_length * threads / tile if tile else 0.0,
+        _most_instructions(name, options), spills.get(name, 0), code,
     )
+
+
+def _most_instructions(kernel: str, options: dict) -> float:
+    limits = _MOST_INSTRUCTIONS | (_WITHOUT_SELF if options.get("EXCLUDE") else {})
+    most = limits.get(kernel, math.inf) + _OF_EARLIER_STEP * options.get("FIRST", 0)
+    return most * options["BLOCK_F"] / 64 if kernel == "values" else most
 
 
 def faults(reports: Sequence[Report], capability: int, dtype: torch.dtype) -> list[str]:
@@ -345,24 +384,24 @@ def faults(reports: Sequence[Report], capability: int, dtype: torch.dtype) -> li
     for r in reports:
         code = r.code
         sentences = []
-        most = _MOST_SPILLS.get(r.kernel, 0)
-        if code.spills > most:
-            sentences.append(f"{code.spills} spills, at most {most} wanted")
+        if code.spills > r.most_spills:
+            sentences.append(f"{code.spills} spills, at most {r.most_spills} wanted")
         if code.shared > DEVICES[capability][1] or not r.resident:
             sentences.append(f"{code.shared} bytes of shared memory don't fit")
         if capability == 90 and r.kernel in _MULTIPLY:
             if code.mma != "HGMMA":
                 sentences.append(f"{code.mma or 'no'} products, HGMMA wanted")
-            if code.loop_barriers > _MOST_BARRIERS:
-                sentences.append(f"{code.loop_barriers} barriers, at most {_MOST_BARRIERS} wanted")
+            barriers = _OF_BARRIERS.get(r.kernel, _MOST_BARRIERS)
+            if code.loop_barriers > barriers:
+                sentences.append(f"{code.loop_barriers} barriers, at most {barriers} wanted")
             if code.copied_again:
                 sentences.append(f"{code.copied_again} operands copied again for each tile")
             if r.kernel in _PIPELINED and not code.under_way:
                 sentences.append("the next tile isn't on its way")
-            budget = _MOST_INSTRUCTIONS.get(r.kernel, math.inf)
-            if dtype == torch.float32 and r.loop_instructions > budget:
+            if dtype == torch.float32 and r.loop_instructions > r.most_instructions:
                 sentences.append(
-                    f"{r.loop_instructions:.1f} instructions a pair, at most {budget} wanted"
+                    f"{r.loop_instructions:.1f} instructions a pair, at most "
+                    f"{r.most_instructions:.3g} wanted"
                 )
         found += [f"{r.kernel} at {r.size}: {sentence}" for sentence in sentences]
     return found
@@ -379,9 +418,11 @@ def _interpreted() -> tuple[str, bool]:
 
 def run(
     sizes: Sequence[int], sides: Sequence[int], indexed: Sequence[int], out: Path | None = None,
-    capability: int = 90,
+    capability: int = 90, filter_neighbours: Sequence[int] = (FILTER[2], MOST_NEIGHBOURS),
 ) -> int:
     """Prints the tables; with `out`, writes benchmark-kernels.md into that folder.
+
+    Sizes, sides and `indexed` as of `operator.run`; and for each K the filter's sizes.
 
     Returns:
         An exit status: 0; 1 where `faults` finds any, or results are wrong.
@@ -395,7 +436,10 @@ def run(
     heading = (
         f"Triton {triton.__version__}, compute capability {capability / 10:g}; dense form E = "
         f"{EMBEDDING}, F = {FEATURES}, K = {NEIGHBOURS}, windows of {CHANNELS} channels, "
-        f"K = {WINDOW_NEIGHBOURS}; {NEAR} explicit candidates, as the dense form."
+        f"K = {WINDOW_NEIGHBOURS}; {NEAR} explicit candidates, as the dense form. Filter: E = "
+        f"{FILTER[0]}, F = {FILTER[1]}, {_FILTER_BATCH} × {_FILTER_MATCHES} matches, none its own "
+        "neighbour, a temperature for each with its gradient. The values kernel's instructions are "
+        "those of up to 64 features and three steps; it is launched for each three steps."
     )
     parts = [heading]
     for dtype in (torch.float32, torch.bfloat16):
@@ -405,6 +449,9 @@ def run(
                 dtype, capability, 1, n, n, EMBEDDING, FEATURES, NEIGHBOURS, exclude_self=False
             )
             of_type += [read(launched, str(n), capability) for launched in launches]
+        for k in filter_neighbours:
+            launches = filter_launches(dtype, capability, k)
+            of_type += [read(launched, f"filter, K = {k}", capability) for launched in launches]
         for side in sides:
             launches = window_launches(
                 dtype, capability, CHANNELS, WINDOW_NEIGHBOURS, side, side, *LAYOUT
@@ -439,14 +486,14 @@ def table(reports: Sequence[Report]) -> str:
     rows = [
         [
             r.kernel, r.size, str(r.programs), str(r.code.registers), str(r.code.spills),
-            f"{r.code.shared / 1024:.0f}", str(r.resident), r.code.mma or "—",
-            f"{r.loop_instructions:.1f}" if r.loop_instructions else "—",
+            str(r.code.loop_spills), f"{r.code.shared / 1024:.0f}", str(r.resident),
+            r.code.mma or "—", f"{r.loop_instructions:.1f}" if r.loop_instructions else "—",
             str(r.code.loop_barriers), str(r.code.under_way), str(r.code.copied_again),
         ]
         for r in reports
     ]
     columns = [
-        "kernel", "size", "programs", "registers", "spills", "shared, KiB",
+        "kernel", "size", "programs", "registers", "spills", "in the loop", "shared, KiB",
         "programs a multiprocessor", "products", "instructions a pair", "barriers in the loop",
         "copies under way", "copied again",
     ]

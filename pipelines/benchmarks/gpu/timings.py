@@ -30,6 +30,9 @@ from n3match.pipelines.common.tables import markdown_table
 _DENSE_LOG_T, _WINDOW_LOG_T = math.log(8.0), math.log(100.0)
 NEAR = LAYOUT[2] ** 2  # explicit candidates of a query: as many as a window has
 _WARM_UP, _ROW_SECONDS = 3, 0.01
+# Products of float16 or bfloat16 on tensor cores, operations a second, as NVIDIA states them.
+_TENSOR_CORES = {"H200": 989e12, "H100 80GB HBM3": 989e12, "A100": 312e12}
+_SPLIT_PRODUCTS = 3  # of half precision that make one of float32, but for its last two bits
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,21 @@ class Timing:
     replayed: float | None  # the same as a CUDA graph: without the time of the calls
     plain: float | None  # plain formula
     floor: float  # at the device's ceilings
+    tensor_core_floor: float | None  # float32 split; None where no peak is known, no product made
     note: str = ""
 
     @property
     def attained(self) -> float:
-        return self.floor / (self.seconds if self.replayed is None else self.replayed)
+        return self.floor / self._without_calls
+
+    @property
+    def of_tensor_cores(self) -> float | None:
+        floor = self.tensor_core_floor
+        return None if floor is None else floor / self._without_calls
+
+    @property
+    def _without_calls(self) -> float:
+        return self.seconds if self.replayed is None else self.replayed
 
 
 @dataclass(frozen=True)
@@ -103,6 +116,16 @@ def device_ceilings(device: str, dtype: torch.dtype, size: int, megabytes: int) 
     product = seconds_of(lambda: torch.mm(a, b), device, 10)
     copy = seconds_of(lambda: target.copy_(source), device, 10)
     return Ceilings(2 * size**3 / product, 2 * source.nbytes / copy)
+
+
+def tensor_core_ceilings(name: str, dtype: torch.dtype, ceilings: Ceilings) -> Ceilings | None:
+    """What tensor cores could do with split operands, by the peak that the vendor states: None for
+    a device whose peak isn't known here. Copies as measured."""
+    peak = next((rate for part, rate in _TENSOR_CORES.items() if part in name), None)
+    if peak is None:
+        return None
+    products = _SPLIT_PRODUCTS if dtype == torch.float32 else 1
+    return Ceilings(peak / products, ceilings.bytes_per_second)
 
 
 def plain_windows(query: Tensor, key: Tensor, value: Tensor, k: int, log_t: float) -> Tensor:
@@ -187,9 +210,11 @@ def measure(
     backend: str = "triton",
     repeats: int = 20,
     ceilings: Ceilings,
+    tensor_cores: Ceilings | None = None,
     compiler: Callable[[Callable], Callable] = torch.compile,
 ) -> Iterator[Timing]:
-    """Each size without and with gradients, as they are found."""
+    """Each size without and with gradients, as they are found. Of explicit candidates, which are no
+    product of matrices, no floor of tensor cores is told."""
     tasks = [
         *((_dense, size) for size in sizes), *((_window, side) for side in sides),
         *((_candidates, size) for size in indexed),
@@ -197,10 +222,15 @@ def measure(
     for make, size in tasks:
         task = make(size, device, dtype)
         for gradients in (False, True):
-            yield _timing(task, gradients, dtype, device, backend, repeats, ceilings, compiler)
+            multiplied = None if task.form == "candidates" else tensor_cores
+            yield _timing(
+                task, gradients, dtype, device, backend, repeats, ceilings, multiplied, compiler
+            )
 
 
-def _timing(task, gradients, dtype, device, backend, repeats, ceilings, compiler) -> Timing:
+def _timing(
+    task, gradients, dtype, device, backend, repeats, ceilings, tensor_cores, compiler
+) -> Timing:
     leaves = [leaf.detach().requires_grad_(gradients) for leaf in task.leaves]
     with torch.no_grad():
         cotangent = torch.ones_like(task.ours(*leaves, backend=backend))
@@ -235,7 +265,8 @@ def _timing(task, gradients, dtype, device, backend, repeats, ceilings, compiler
     work = Work(work.flops, work.bytes * dtype.itemsize / 4 + of_index)
     return Timing(
         task.form, task.size, dtype, gradients, seconds, replayed, plain,
-        ceilings.floor_seconds(work), note,
+        ceilings.floor_seconds(work),
+        None if tensor_cores is None else tensor_cores.floor_seconds(work), note,
     )
 
 
@@ -247,7 +278,7 @@ def table(timings: Sequence[Timing]) -> str:
 
     columns = [
         "form", "size", "type", "n3match, ms", "as a CUDA graph, ms", "plain formula, ms",
-        "plain / n3match", "of the ceiling",
+        "plain / n3match", "of the ceiling", "of the tensor-core floor",
     ]
     rows = [
         [
@@ -255,6 +286,7 @@ def table(timings: Sequence[Timing]) -> str:
             str(t.dtype).removeprefix("torch."), milliseconds(t.seconds),
             milliseconds(t.replayed), milliseconds(t.plain),
             "—" if t.plain is None else f"{t.plain / t.seconds:.3g}", f"{100 * t.attained:.0f} %",
+            "—" if t.of_tensor_cores is None else f"{100 * t.of_tensor_cores:.0f} %",
         ]
         for t in timings
     ]
