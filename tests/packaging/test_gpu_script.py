@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from demo_photos import one_thread, write_image
 from safetensors.numpy import load_file
+from toy_pairs import make_record, write_store
 
 from n3match.weights.store import find
-from tests.support.demo_photos import one_thread, write_image
-from tests.support.toy_pairs import make_record, write_store
 
 SCRIPT = Path(__file__).parents[2] / ".ci" / "gpu.py"
 
