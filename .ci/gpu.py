@@ -15,7 +15,7 @@ tables; and the weights so far.
 5. compiled    and against the compiled formula
 6. training    goes on from the shipped weights, all networks side by side, until the time is over;
                then they are evaluated beside the shipped ones: denoisers on --sets, filters on
-               --validation
+               --validation, where these are given
 
 Without --images or --pairs their trainings are left out. Where one call may not take that long,
 --parts divides them; with the same --work a second call goes on with the trainings that are there.
@@ -238,24 +238,24 @@ class Session:
     def keep_results(self) -> None:
         """Logs and tables as they are by now; whole at any time."""
         part = self.out / "results.part"
-        with tarfile.open(part, "w:gz") as archive:
+        # What is replaced just now, the next time has.
+        with tarfile.open(part, "w:gz") as archive, contextlib.suppress(FileNotFoundError):
             for path in self.runs.rglob("*"):
                 if path.suffix in (".csv", ".md"):
-                    with contextlib.suppress(FileNotFoundError):  # replaced just now
-                        text = path.read_bytes()  # which may grow meanwhile
-                        entry = tarfile.TarInfo(str(path.relative_to(self.runs)))
-                        entry.size = len(text)
-                        archive.addfile(entry, io.BytesIO(text))
+                    text = path.read_bytes()  # which may grow meanwhile
+                    entry = tarfile.TarInfo(str(path.relative_to(self.runs)))
+                    entry.size = len(text)
+                    archive.addfile(entry, io.BytesIO(text))
         part.replace(self.out / "results.tgz")
 
     def evaluate(self, name: str) -> None:
         """The new weights beside the shipped ones, to be shipped only if they are better."""
         new = f"new={self.weights(name)}"
-        if name in DENOISERS:
+        if name in DENOISERS and self.arguments.sets:
             sigmas, _ = DENOISERS[name]
             words = ["evaluate-denoise", *self.arguments.sets, "--sigma", *sigmas]
             words += ["--weights", name, new, "--methods", "noisy"]
-        elif self.arguments.validation:
+        elif name in FILTERS and self.arguments.validation:
             words = ["evaluate-pose", *self.arguments.validation, "--filters", name, new]
             words += ["--against", name, "--estimators", "opencv_ransac"]
             words += ["--limit", 2 if self.arguments.tiny else EVALUATED_PAIRS]

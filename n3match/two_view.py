@@ -28,15 +28,13 @@ from n3match.geometry import (
 from n3match.geometry.camera import undistort_checked
 from n3match.geometry.checks import check_distortion, check_intrinsics, check_matches
 from n3match.geometry.verification.planarity import DOMINANT_SHARE
+from n3match.geometry.verification.rivals import FAR_DEG
 from n3match.matching import keypoint_change
 from n3match.matching.side_info import CHANGE_COLUMNS
 from n3match.nn import MatchFilter
 
 # A second try on all matches, should the kept ones give no pose, has to end in a moment too.
 _SECOND_TRY_ITERATIONS = 2000
-
-# Poses farther apart contradict each other.
-_SAME_POSE_DEG = 10.0
 
 _Found = TypeVar("_Found", RelativePose, FundamentalMatrix)
 
@@ -246,47 +244,31 @@ def pose_from_logits(
         return estimate_relative_pose_from_matches(points0, points1, K0, K1, **options | more)
 
     points0, points1 = check_matches(points0, points1)
-    weights = np.tanh(logits)
+    weights, kept = np.tanh(logits), logits > 0
     pose = _estimate_from_kept(
-        estimate, points0, points1, logits, keypoint_change, weights=weights[logits > 0]
+        estimate, points0, points1, logits, keypoint_change, weights=weights[kept]
     )
     # A rotation that explains what the filter keeps is an answer, too, and so is a plane: what it
     # refuses leaves the plane's second pose by noise alone.
     flat = (pose.homography_support or 0.0) >= DOMINANT_SHARE
-    if pose.R is not None or (pose.status is PoseStatus.DEGENERATE and flat) or (logits > 0).all():
+    if pose.R is not None or (pose.status is PoseStatus.DEGENERATE and flat) or kept.all():
         return pose
-    most = options.get("max_iterations") or _SECOND_TRY_ITERATIONS
-    again = estimate(
-        points0,
-        points1,
-        weights=np.maximum(weights, 0.0),
-        max_iterations=min(most, _SECOND_TRY_ITERATIONS),
-    )
-    if again.R is not None and not _contradicted(estimate, points0, points1, logits, again):
-        kept = int(np.count_nonzero(logits > 0))
-        detail = f"the {kept} kept matches gave no pose ({pose.status}); all were used"
-        return replace(again, probability=pose.probability, detail=detail)
-    return pose
-
-
-def _contradicted(
-    estimate: Callable[..., RelativePose],
-    points0: np.ndarray,
-    points1: np.ndarray,
-    logits: np.ndarray,
-    again: RelativePose,
-) -> bool:
-    """Whether the kept matches have another pose than all of them, be it one that isn't trusted."""
-    if again.R is None or again.t is None:
-        return False
-    kept = logits > 0
-    first = estimate(
-        points0[kept], points1[kept], weights=np.tanh(logits[kept]),
-        max_iterations=_SECOND_TRY_ITERATIONS, verify=False,
-    )
-    if first.R is None or first.t is None:
-        return False
-    return float(pose_error_deg(first.R, first.t, again.R, again.t)) > _SAME_POSE_DEG
+    most = min(options.get("max_iterations") or _SECOND_TRY_ITERATIONS, _SECOND_TRY_ITERATIONS)
+    again = estimate(points0, points1, weights=np.maximum(weights, 0.0), max_iterations=most)
+    if again.R is None:
+        return pose
+    if again.t is not None:
+        # What the kept matches say counts against it, be it no pose to trust.
+        first = estimate(
+            points0[kept], points1[kept], weights=weights[kept], max_iterations=most, verify=False
+        )
+        if first.R is not None and first.t is not None and (
+            pose_error_deg(first.R, first.t, again.R, again.t) > FAR_DEG
+        ):
+            return pose
+    count = np.count_nonzero(kept)
+    detail = f"the {count} kept matches gave no pose ({pose.status}); all were used"
+    return replace(again, probability=pose.probability, detail=detail)
 
 
 def estimate_fundamental(

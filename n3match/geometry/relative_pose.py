@@ -304,13 +304,11 @@ def verify_pose(
         reason = PoseStatus.DEGENERATE, why
     elif reason is None and verdict is PlaneVerdict.AMBIGUOUS:
         reason = PoseStatus.DEGENERATE, "the matches are on a plane that two poses explain"
-    fields = {
-        "log10_false_alarms": alarms,
-        "pair_probability": probability,
-        **plane_support(plane, inliers),
-    }
+    on_plane = plane_support(plane, inliers)
     if reason is None and not linear:
-        reason = _left_open(matches, R, t, inliers, noise, plane)
+        flat = on_plane.get("homography_support", 0.0) >= FLAT_SHARE
+        reason = _left_open(matches, R, t, inliers, noise, plane, flat=flat)
+    fields = {"log10_false_alarms": alarms, "pair_probability": probability, **on_plane}
     if reason is not None:
         return _no_pose(matches, *reason, inliers=inliers, **fields)
     return _pose(Estimate(R, t, inliers), detail=detail, **fields)
@@ -323,12 +321,14 @@ def _left_open(
     inliers: np.ndarray,
     noise: float,
     plane: PlaneModel | None,
+    *,
+    flat: bool,
 ) -> tuple[PoseStatus, str] | None:
     """Status and detail of a pose that its inliers (N,) don't determine; None: they do.
 
     Args:
         noise: of the inliers, in thresholds.
-        plane: that most of them are on, if any.
+        plane, flat: see `rival_deg`.
     """
     # A fit to matches within a threshold that cuts off the noise is worse than least squares.
     inexact = max(1.0, noise / _NOISE_CUT) ** _NOISE_POWER
@@ -340,7 +340,6 @@ def _left_open(
         return PoseStatus.DEGENERATE, (
             f"the matches leave the pose open by {deviation:.1f}° (standard deviation)"
         )
-    flat = plane_support(plane, inliers).get("homography_support", 0.0) >= FLAT_SHARE
     if flat or deviation > _SURE_DEG:
         apart = rival_deg(matches, R, t, noise, plane, flat=flat, inexact=inexact)
         if apart is not None:

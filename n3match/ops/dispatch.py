@@ -19,7 +19,7 @@ from n3match.ops.triton import trial
 _BACKENDS = ("tiled", "triton", "reference")
 
 LARGEST_K = 64  # masses halve at most from step to step: more would leave float32's range
-LARGEST_DENSE_K = 8  # weighted sums of more steps don't fit in the registers of a program
+LARGEST_DENSE_K = 8  # gradients of more steps don't fit in the registers of a program
 LARGEST_ROW = 4096  # candidates of a query that fit in the registers of a program
 _LEAST_CAPABILITY = (8, 0)  # of NVIDIA devices that Triton supports
 _LARGEST_TABLE = 1 << 30  # numbers: an int32 counts twice as many, blocks' ends go beyond theirs

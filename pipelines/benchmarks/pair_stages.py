@@ -17,12 +17,11 @@ from n3match.pipelines.benchmarks.measure import (
     seconds_in_turns,
     seconds_of_call,
 )
-from n3match.pipelines.two_view.demo_pair import load_demo_pair
+from n3match.pipelines.two_view.demo_pair import RATIO, load_demo_pair
 from n3match.pipelines.two_view.match_images import match_images
 from n3match.pipelines.two_view.photograph import Photograph
 
 _PAIRS = 8
-_RATIO = 0.8
 
 
 def pair_rows(keypoints: list[int], repeats: int) -> list[dict]:
@@ -65,7 +64,7 @@ def _opencv_pose(photographs: tuple[Photograph, Photograph], keypoints: int) -> 
     (points0, desc0), (points1, desc1) = (
         sift.detectAndCompute(photograph.image, None) for photograph in photographs
     )
-    found = [m for m, n in matcher.knnMatch(desc0, desc1, k=2) if m.distance < _RATIO * n.distance]
+    found = [m for m, n in matcher.knnMatch(desc0, desc1, k=2) if m.distance < RATIO * n.distance]
     estimate_relative_pose_from_matches(
         np.array([points0[m.queryIdx].pt for m in found]),
         np.array([points1[m.trainIdx].pt for m in found]),

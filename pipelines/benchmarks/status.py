@@ -70,8 +70,7 @@ def run_cases(
     cases = []
     with Progress(len(grid), "scene") as progress:
         for kind, n, w, i in grid:
-            rng = np.random.default_rng([zlib.crc32(repr((kind, n, w, i)).encode()), seed])
-            scene = degenerate_matches(kind, n, w, rng)
+            scene = scene_of(kind, n, w, i, seed)
             share = 1.0 if kind in WITHOUT_POSE else w
             for name in filters:
                 pose = estimate_relative_pose(
@@ -83,6 +82,12 @@ def run_cases(
                 ))
             progress.update()
     return cases
+
+
+def scene_of(kind: str, noise: float, wrong: float, number: int, seed: int) -> DegenerateMatches:
+    """One of the repeats, whatever the others are."""
+    key = zlib.crc32(repr((kind, noise, wrong, number)).encode())
+    return degenerate_matches(kind, noise, wrong, np.random.default_rng([key, seed]))
 
 
 def _error(scene: DegenerateMatches, pose: RelativePose, kind: str) -> float:

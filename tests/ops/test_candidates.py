@@ -10,7 +10,6 @@ from n3match.ops import candidates
 pytestmark = pytest.mark.arithmetic
 
 
-
 def _inputs(size, dtype=torch.float64, log_t=None, seed=0):
     b, m, n, e, f, o = size
     gen = torch.Generator().manual_seed(seed)

@@ -13,6 +13,7 @@ from backends import (
     NAMES,
     assert_equal_but_for_ties,
     n3_aggregate,
+    outputs_and_gradients,
 )
 
 from n3match import ops
@@ -38,11 +39,7 @@ def _inputs(size, dtype=torch.float64, log_t=None, seed=0):
 
 
 def _run(backend, inputs, k, dtype=torch.float64, **options):
-    leaves = [x.detach().clone().to(dtype).requires_grad_() for x in inputs]
-    z = n3_aggregate(*leaves[:3], k, leaves[3], backend=backend, **options)
-    gen = torch.Generator().manual_seed(9)
-    cotangent = torch.randn(z.shape, generator=gen, dtype=torch.float64).to(dtype)
-    return [z, *torch.autograd.grad(z, leaves, cotangent)]
+    return outputs_and_gradients(n3_aggregate, backend, inputs, k, (), dtype, **options)
 
 
 def _compare(inputs, k, dtype, tolerance, **options):
@@ -92,12 +89,17 @@ def test_exact_in_several_blocks(size, k, log_t):
 
 
 @pytest.mark.parametrize(
-    ("k", "log_t"), [(1, -13.8), (2, 0.0), (4, 13.8), (5, -13.8), (8, -13.8), (8, 0.0), (8, 13.8)]
+    ("k", "log_t", "f"),
+    [
+        (1, -13.8, 3), (2, 0.0, 3), (4, 13.8, 3), (5, -13.8, 3), (8, -13.8, 3), (8, 0.0, 3),
+        (8, 13.8, 3),
+        (6, 0.0, 39),  # K and F of the match filter: steps in groups
+    ],
 )
-def test_exact_with_mask_and_ties(k, log_t):
+def test_exact_with_mask_and_ties(k, log_t, f):
     """Two and three items at one place, a query at it, some items masked, none its own neighbour;
     at −13.8 what is shared by equally near ones, at 13.8 what is nearly uniform."""
-    inputs = query, key, _, _ = _inputs((1, 12, 12, 4, 3), log_t=log_t)
+    inputs = query, key, _, _ = _inputs((1, 12, 12, 4, f), log_t=log_t)
     key[:, 5], key[:, 3:5], query[:, 0] = key[:, 6], key[:, 2:3], key[:, 6]
     mask = torch.ones(1, 12, dtype=torch.bool)
     mask[0, [1, 7, 8]] = False

@@ -9,8 +9,7 @@ import sys
 import torch
 
 from n3match.pipelines.benchmarks.gpu.kernels import (
-    FILTER,
-    MOST_NEIGHBOURS,
+    FILTER_STEPS,
     candidates_launches,
     dense_launches,
     faults,
@@ -24,7 +23,7 @@ def main(dtype, capability, which):
     dtype = getattr(torch, dtype)
     if which == "filter":
         launches = [
-            launched for k in (FILTER[2], MOST_NEIGHBOURS)
+            launched for k in FILTER_STEPS
             for launched in filter_launches(dtype, capability, k)
         ]
         return said(launches, dtype, capability)
@@ -48,9 +47,8 @@ def main(dtype, capability, which):
         return said(launches, dtype, capability, "don't fit")  # the sizes are unusual ones
     # The first launch of each kernel; and of the filter's forward pass what isn't among them.
     firsts = {each.kernel.fn.__name__: each for each in reversed(launches)}
-    of_filter = {
-        each.kernel.fn.__name__: each for each in filter_launches(dtype, capability, FILTER[2])
-    }
+    shipped = filter_launches(dtype, capability, FILTER_STEPS[0])
+    of_filter = {each.kernel.fn.__name__: each for each in shipped}
     added = [of_filter[f"{name}_kernel"] for name in ("power", "scales", "values")]
     return said([*firsts.values(), *added], dtype, capability)
 

@@ -21,8 +21,8 @@ from n3match.geometry.metrics import pose_error_deg
 from n3match.geometry.verification.agreement import Matches, epipolar_distance
 from n3match.geometry.verification.planarity import PlaneModel, poses_of
 
-# Poses closer together than this (degrees) are no rivals.
-_FAR_DEG = 10.0
+# Poses farther apart than this (degrees) contradict each other.
+FAR_DEG = 10.0
 # Minus log likelihoods of the right pose and of the best fitting one differ, under normal noise, by
 # half a chi-square variable of five degrees of freedom: by more about once in 1000.
 _MARGIN = 10.0
@@ -62,7 +62,7 @@ def rival_deg(
     limit = _misfit(distance, noise) + inexact * (_MARGIN_IF_FLAT if flat else _MARGIN)
     for other in _others(matches, plane):
         apart = float(pose_error_deg(*other, R, t))
-        if apart > _FAR_DEG and _misfit(_distance(matches, *other), noise) < limit:
+        if apart > FAR_DEG and _misfit(_distance(matches, *other), noise) < limit:
             return apart
     return None
 

@@ -202,10 +202,9 @@ def _sum_values(p: _Problem, o: _Operands, value, rows, starts, picks, out: Tens
             BLOCK_M=ROWS, BLOCK_N=tile, BLOCK_F=features, **compiled_with(4, 3),
             **p.compiled_for, **p.dot,
         )
-    narrow = min(64, width)
-    forward_kernels.output_kernel[(p.rows // 16, width // narrow, p.batch)](
+    forward_kernels.output_kernel[(p.rows // 16, width // features, p.batch)](
         value, rows, starts, picks, sums, out, p.queries, p.items, p.features, p.rows, parts,
-        K=p.k, F_PADDED=width, BLOCK_M=16, BLOCK_F=narrow, ACC=p.compiled_for["ACC"],
+        K=p.k, F_PADDED=width, BLOCK_M=16, BLOCK_F=features, ACC=p.compiled_for["ACC"],
         **compiled_with(4),
     )
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 import triton
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -30,7 +31,7 @@ from triton.compiler import ASTSource
 from n3match.files.whole import write_whole
 from n3match.matching.side_info import CHANGE_COLUMNS
 from n3match.nn.config import COORDINATES, PruningConfig
-from n3match.ops.dispatch import interpreted
+from n3match.ops.dispatch import LARGEST_DENSE_K, interpreted
 from n3match.ops.triton import (
     candidates,
     dense,
@@ -73,14 +74,16 @@ _MULTIPLY = (
 )
 
 # Numbers of a row, and where the operands of its products lie, are loaded anew for each tile there.
-_MOST_SPILLS = {"row_sums": 200, "key_sums": 60, "rows": 20, "items": 20, "row_gradients": 4}
-_OF_MANY_STEPS, _MANY = {"row_sums": 450, "value_sums": 40}, 6  # more of them than that
+_MOST_SPILLS = {"row_sums": 160, "key_sums": 60, "rows": 20, "items": 20, "row_gradients": 4}
+# Of more steps than that.
+_OF_MANY_STEPS = {3: {"row_sums": 200}, 6: {"row_sums": 450, "value_sums": 40}}
 # In the loop of a kernel that multiplies.
 _MOST_BARRIERS, _OF_BARRIERS = 4, {"key_sums": 6, "value_sums": 6, "sums_back": 6}
 # A pair, in float32; of the values kernel for 64 features and three steps. For each step before
 # those of a launch, whose masses it makes too, a few more.
 _MOST_INSTRUCTIONS = {"neighbours": 25, "power": 22, "values": 35}
-_WITHOUT_SELF = {"neighbours": 26, "values": 45}  # tiles are half as large
+# Neighbours compares once more; tiles of the values kernel are half as large.
+_WITHOUT_SELF = {"neighbours": 26, "values": 45}
 _OF_EARLIER_STEP = 2.1
 # What the shipped filter's neighbours are sought with: E, F, K; and a batch of its training.
 FILTER = (
@@ -89,7 +92,7 @@ FILTER = (
     PruningConfig().neighbours,
 )
 _FILTER_BATCH, _FILTER_MATCHES = 8, 1200
-MOST_NEIGHBOURS = 8  # that the kernels serve
+FILTER_STEPS = (FILTER[2], LARGEST_DENSE_K)  # K at the filter's sizes
 # Forward kernels whose loops are pipelined: the next tile is on its way while one is computed.
 _PIPELINED = ("neighbours", "power", "values")
 _LONGEST, _LARGEST_LOSS = 20000, 2e-6  # numbers of a sum, and of its size what may be lost
@@ -179,19 +182,24 @@ def _recorded(capability: int) -> Iterator[list[Launch]]:
             setattr(module, name, thing)
 
 
+def _items(
+    dtype: torch.dtype, b: int, m: int, n: int, e: int, f: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Query, key, value and log t, of no numbers."""
+    query, key, value = (
+        torch.empty(*shape, device="cuda", dtype=dtype)
+        for shape in ((b, m, e), (b, n, e), (b, n, f))
+    )
+    return query, key, value, torch.empty(b, m, 1, device="cuda", dtype=launch.accumulator(dtype))
+
+
 def dense_launches(
     dtype: torch.dtype, capability: int, b: int, m: int, n: int, e: int, f: int, k: int,
     *, exclude_self: bool, temperature: bool = False,
 ) -> list[Launch]:
     """Both passes; temperature: with the gradient of log t."""
-    numbers = launch.accumulator(dtype)
     with _recorded(capability) as launches:
-        query, key, value = (
-            torch.empty(*shape, device="cuda", dtype=dtype)
-            for shape in ((b, m, e), (b, n, e), (b, n, f))
-        )
-        log_t = torch.empty(b, m, 1, device="cuda", dtype=numbers)
-        given = (query, key, value, log_t, None)
+        given = (*_items(dtype, b, m, n, e, f), None)
         kept = dense._forward(*given, k, exclude_self)
         dense._backward(
             torch.empty_like(kept[0]), given, kept, (k, exclude_self),
@@ -213,16 +221,10 @@ def candidates_launches(
     dtype: torch.dtype, capability: int, b: int, m: int, n: int, o: int, e: int, f: int, k: int,
     *, hard: bool = False, seed: int | None = None,
 ) -> list[Launch]:
-    numbers = launch.accumulator(dtype)
     with _recorded(capability) as launches:
-        query, key, value = (
-            torch.empty(*shape, device="cuda", dtype=dtype)
-            for shape in ((b, m, e), (b, n, e), (b, n, f))
-        )
-        log_t = torch.empty(b, m, 1, device="cuda", dtype=numbers)
         index = torch.empty(b, m, o, device="cuda", dtype=torch.int64)
         mask = torch.empty(b, n, device="cuda", dtype=torch.bool)
-        given, rest = (query, key, value, log_t, index, mask), (k, m == n, hard, seed)
+        given, rest = (*_items(dtype, b, m, n, e, f), index, mask), (k, m == n, hard, seed)
         kept = candidates._forward(*given, *rest)
         candidates._backward(torch.empty_like(kept[0]), given, kept, rest, [True] * 6)
     return launches
@@ -359,7 +361,9 @@ def read(launched: Launch, size: str, capability: int) -> Report:
     """Compiles a launch, and reads what became of it."""
     code = _compile(launched, capability)
     name, options = launched.kernel.fn.__name__.removesuffix("_kernel"), launched.options
-    spills = _MOST_SPILLS | (_OF_MANY_STEPS if options.get("K", 0) > _MANY else {})
+    spills = dict(_MOST_SPILLS)
+    for steps, more in _OF_MANY_STEPS.items():
+        spills |= more if options.get("K", 0) > steps else {}
     threads = 32 * options.get("num_warps", 4)
     tile = options.get("BLOCK_M", 1) * options.get("BLOCK_N", 0)
     of_registers = _REGISTERS // (threads * (math.ceil(code.registers / 8) * 8))
@@ -374,8 +378,7 @@ def read(launched: Launch, size: str, capability: int) -> Report:
 
 def _most_instructions(kernel: str, options: dict) -> float:
     limits = _MOST_INSTRUCTIONS | (_WITHOUT_SELF if options.get("EXCLUDE") else {})
-    most = limits.get(kernel, math.inf) + _OF_EARLIER_STEP * options.get("FIRST", 0)
-    return most * options["BLOCK_F"] / 64 if kernel == "values" else most
+    return limits.get(kernel, math.inf) + _OF_EARLIER_STEP * options.get("FIRST", 0)
 
 
 def faults(reports: Sequence[Report], capability: int, dtype: torch.dtype) -> list[str]:
@@ -418,11 +421,11 @@ def _interpreted() -> tuple[str, bool]:
 
 def run(
     sizes: Sequence[int], sides: Sequence[int], indexed: Sequence[int], out: Path | None = None,
-    capability: int = 90, filter_neighbours: Sequence[int] = (FILTER[2], MOST_NEIGHBOURS),
+    capability: int = 90,
 ) -> int:
     """Prints the tables; with `out`, writes benchmark-kernels.md into that folder.
 
-    Sizes, sides and `indexed` as of `operator.run`; and for each K the filter's sizes.
+    Sizes, sides and `indexed` as of `operator.run`; and the filter's sizes.
 
     Returns:
         An exit status: 0; 1 where `faults` finds any, or results are wrong.
@@ -449,7 +452,7 @@ def run(
                 dtype, capability, 1, n, n, EMBEDDING, FEATURES, NEIGHBOURS, exclude_self=False
             )
             of_type += [read(launched, str(n), capability) for launched in launches]
-        for k in filter_neighbours:
+        for k in FILTER_STEPS:
             launches = filter_launches(dtype, capability, k)
             of_type += [read(launched, f"filter, K = {k}", capability) for launched in launches]
         for side in sides:
