@@ -12,6 +12,7 @@ import torch
 from n3match import MatchFilter
 from n3match.geometry import estimate_relative_pose_from_matches
 from n3match.matching import extract_sift, nearest_neighbors, root_sift
+from n3match.matching.features import CONTRAST_THRESHOLD
 from n3match.pipelines.benchmarks.measure import (
     median_seconds,
     seconds_in_turns,
@@ -59,7 +60,7 @@ def pair_rows(keypoints: list[int], repeats: int) -> list[dict]:
 
 def _opencv_pose(photographs: tuple[Photograph, Photograph], keypoints: int) -> None:
     # As low in contrast as n3match goes: else it finds fewer than asked for.
-    sift = cv2.SIFT_create(keypoints, contrastThreshold=0.01)
+    sift = cv2.SIFT_create(keypoints, contrastThreshold=CONTRAST_THRESHOLD)
     matcher = cv2.BFMatcher(cv2.NORM_L2)
     (points0, desc0), (points1, desc1) = (
         sift.detectAndCompute(photograph.image, None) for photograph in photographs

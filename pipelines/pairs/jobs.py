@@ -25,6 +25,7 @@ from n3match.geometry import (
     symmetric_epipolar_distance,
 )
 from n3match.matching import extract_features, extract_sift, putative_matches
+from n3match.matching.features import CONTRAST_THRESHOLD
 from n3match.pipelines.pairs.plan import DumpPart, PhotoPart
 
 #: Mutual matches with a ratio below this are mostly right, where the pose is.
@@ -60,7 +61,7 @@ class DetectionOptions:
 
     max_keypoints: int
     feature: str = "sift"
-    contrast_threshold: float = 0.01
+    contrast_threshold: float = CONTRAST_THRESHOLD
     max_size: int | None = None
     changed: bool = False
     seed: int = 0

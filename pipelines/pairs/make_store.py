@@ -15,6 +15,7 @@ from n3match.datasets.scenes.formats import FoundScene, find_scenes
 from n3match.datasets.scenes.source import ReadOptions
 from n3match.files.whole import check_target
 from n3match.matching import FEATURES
+from n3match.matching.features import CONTRAST_THRESHOLD
 from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.pairs.jobs import DetectionOptions, PairJobs
 from n3match.pipelines.pairs.plan import PlanOptions, plan_digest, plan_scene
@@ -34,7 +35,7 @@ def build_pairs(
     intrinsics: np.ndarray | None = None,
     max_keypoints: int = 2000,
     feature: str = "sift",
-    contrast_threshold: float = 0.01,
+    contrast_threshold: float = CONTRAST_THRESHOLD,
     max_size: int | None = None,
     changed: bool = False,
     max_pairs: int | None = None,

@@ -247,8 +247,8 @@ class _Launch(Rows):
         """Of each item: pairs by item (B, M·O), and where an item's begin (B, N + 1)."""
         found, order = self.index.flatten(1).sort(stable=True)
         _, n, _ = self.sizes
-        items = torch.arange(n + 1, device=order.device).expand(self.images, -1)
-        return order, torch.searchsorted(found, items.contiguous())
+        items = torch.arange(n + 1, device=order.device).repeat(self.images, 1)
+        return order, torch.searchsorted(found, items)
 
     def sums_back(
         self, table: Tensor, rows: Tensor, places: tuple[Tensor, Tensor], own: Tensor | None = None
