@@ -4,14 +4,12 @@ From scenes with COLMAP models, four kinds:
 
     real         at least `MIN_SHARED` common 3-D points
     other side   one scene; no 3-D point in common, and at most a hundredth of the points that
-    either
-                 sees lies in the other's view from less than 90° away: the cameras look at
+                 either sees lies in the other's view from less than 90° away: the cameras look at
                  different sides or stretches of it
     other part   one scene; two photographs that do have points in common, but each cut down to a
-    part
-                 such that no point that either sees is in both parts, with a margin between; each
-                 camera is then turned to the middle of its part: two looks at different stretches
-                 of one façade, taken in the same light
+                 part such that no point that either sees is in both parts, with a margin between;
+                 each camera is then turned to the middle of its part: two looks at different
+                 stretches of one façade, taken in the same light
     other place  of two scenes
 """
 
