@@ -198,7 +198,9 @@ class Session:
         if arguments.pairs:
             data = ["--pairs", *arguments.pairs, "--batch", 2 if arguments.tiny else 32]
             if arguments.validation:
-                data += ["--validation", *arguments.validation, "--validate-every", 300]
+                # The first one writes the first weights.
+                data += ["--validation", *arguments.validation]
+                data += ["--validate-every", 10 if arguments.tiny else 300]
             for name, network in FILTERS.items():
                 words[name] = ["train-filter", "--network", network, *OF_FILTERS, *data]
         if arguments.images:
