@@ -15,10 +15,17 @@ import torch
 from n3match.native import run_tasks
 
 
-def worker_pool(processes: int) -> ProcessPoolExecutor:
-    """Processes of one thread each, which end when this one does."""
+def worker_pool(
+    processes: int, begin: Callable[..., object] | None = None, *arguments: object
+) -> ProcessPoolExecutor:
+    """Processes of one thread each, which end when this one does.
+
+    Args:
+        begin: what each of them calls first, with these arguments.
+    """
     # Spawned, not forked: a forked child of a process with torch threads may hang.
-    return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start)
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(processes, context, _start, (begin, arguments))
 
 
 def worker_died(error: BrokenProcessPool) -> OSError:
@@ -84,12 +91,14 @@ def _by_threads(job: Callable[[str], None], items: Sequence[str], done: Callable
         cv2.setNumThreads(before)
 
 
-def _start() -> None:
+def _start(begin: Callable[..., object] | None, arguments: tuple) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     # A parent that is killed tells nobody; its workers would wait for work for ever.
     parent = multiprocessing.parent_process()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    if begin is not None:
+        begin(*arguments)
 
 
 def _end_with(parent) -> None:

@@ -7,9 +7,9 @@ rows together.
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from n3match.pipelines.common.fingerprints import hash_of, hash_of_files, versio
 from n3match.pipelines.common.processes import Processes
 from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.common.result_rows import ResultRows
+from n3match.pipelines.common.workers import worker_died, worker_pool
 from n3match.pipelines.evaluation.choices import PROTOCOLS
 from n3match.pipelines.evaluation.match_filters import FilterSource, parse_filters
 from n3match.pipelines.evaluation.protocol import PairEvaluator, check_estimators, choose_pairs
@@ -125,13 +126,12 @@ def _run(
             for job in jobs:
                 yield evaluator(*job)
         return
-    # Spawned, not forked: a forked child of a process with torch threads may hang.
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), _start, (evaluator,)
-    )
+    pool = worker_pool(workers, _keep, evaluator)
     try:
         for future in as_completed([pool.submit(_work, job) for job in jobs]):
             yield future.result()
+    except BrokenProcessPool as error:
+        raise worker_died(error) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -139,10 +139,8 @@ def _run(
 _evaluator: PairEvaluator | None = None  # of this process, where it is a worker
 
 
-def _start(evaluator: PairEvaluator) -> None:
+def _keep(evaluator: PairEvaluator) -> None:
     global _evaluator
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
     _evaluator = evaluator
 
 
