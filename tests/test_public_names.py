@@ -96,6 +96,7 @@ def test_shipped_filters_load(name):
 
 
 def test_all_shipped_weights_have_a_model_card():
-    assert {"sift", "sift-cnnet", "orb", "n3net", "n3net-25"} == set(weights.shipped())
+    denoisers = {"n3net", "n3net-25", "n3net-colour", "n3net-fast"}
+    assert {"sift", "sift-cnnet", "orb", *denoisers} == set(weights.shipped())
     for name in weights.shipped():
         assert weights.find(name).with_suffix(".md").read_text().startswith(f"# {name}\n")

@@ -2,6 +2,7 @@
 
 from n3match.weights.store import (
     DEFAULT_DENOISER,
+    FAST_DENOISER,
     default_denoiser,
     default_filter,
     find,
@@ -11,6 +12,6 @@ from n3match.weights.store import (
 )
 
 __all__ = [
-    "DEFAULT_DENOISER", "default_denoiser", "default_filter", "find", "load_weights",
-    "save_weights", "shipped",
+    "DEFAULT_DENOISER", "FAST_DENOISER", "default_denoiser", "default_filter", "find",
+    "load_weights", "save_weights", "shipped",
 ]

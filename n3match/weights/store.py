@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from torch import nn  # the list of shipped weights is asked for without waiting for torch
 
 FORMAT = "n3match-weights-1"
-# What `denoise` takes unless it is given others; in place of it for colours, once it is shipped.
+# What `denoise` takes unless it is given others: of grey images, and of colour ones.
 DEFAULT_DENOISER = "n3net"
 COLOUR_DENOISER = "n3net-colour"
+FAST_DENOISER = "n3net-fast"  # of grey images, where time counts
 _MAX_BYTES = 1 << 30
 _MAX_HEADER_TEXT = 1 << 16
 
@@ -54,7 +55,7 @@ def default_denoiser(channels: int) -> str:
     Args:
         channels: of the image.
     """
-    return COLOUR_DENOISER if channels == 3 and COLOUR_DENOISER in shipped() else DEFAULT_DENOISER
+    return COLOUR_DENOISER if channels == 3 else DEFAULT_DENOISER
 
 
 def default_filter(*, binary: bool) -> str:

@@ -24,7 +24,7 @@ from n3match.pipelines.common.arguments import (
     given_path,
     parse_sigma,
 )
-from n3match.weights import DEFAULT_DENOISER
+from n3match.weights import default_denoiser
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--weights", default=None, metavar="NAME",
-        help=f"shipped weights, or a file (default: {DEFAULT_DENOISER}, or for pictures in colour "
-        "those for colours, where they are shipped)",
+        help=f"shipped weights, or a file (default: {default_denoiser(1)}, of pictures in colour "
+        f"{default_denoiser(3)})",
     )
     add_memory_argument(parser)
     add_device_arguments(parser)

@@ -80,9 +80,7 @@ def test_channels_of_a_colour_image_are_done_alike_by_a_grey_network():
         )
 
 
-def test_pictures_in_colour_are_done_by_weights_for_colours_once_they_are_shipped(
-    tmp_path, monkeypatch
-):
+def test_pictures_in_colour_are_done_by_weights_for_colours(tmp_path, monkeypatch):
     paths = {}
     for name, value, channels in (("n3net", 0.25, 1), ("n3net-colour", 0.5, 3)):
         net = N3Net(replace(PRESETS["dncnn-17"], features=2, depth=2, channels=channels))
@@ -93,11 +91,8 @@ def test_pictures_in_colour_are_done_by_weights_for_colours_once_they_are_shippe
     monkeypatch.setattr(store, "find", lambda name: paths[name])
     monkeypatch.setattr(denoise_module, "_loaded", Denoiser.from_pretrained)
     shapes = {"grey": (12, 13), "one": (12, 13, 1), "colour": (12, 13, 3), "four": (12, 13, 4)}
-    for there in (("n3net",), tuple(paths)):
-        monkeypatch.setattr(store, "shipped", lambda there=there: there)
-        found = {key: n3match.denoise(np.zeros(shape)).max() for key, shape in shapes.items()}
-        coloured = 0.5 if len(there) == 2 else 0.25
-        assert found == {"grey": 0.25, "one": 0.25, "colour": coloured, "four": 0.25}
+    found = {key: n3match.denoise(np.zeros(shape)).max() for key, shape in shapes.items()}
+    assert found == {"grey": 0.25, "one": 0.25, "colour": 0.5, "four": 0.25}
 
 
 @pytest.mark.parametrize("sigma", [5.0, 25.0, 60.0])

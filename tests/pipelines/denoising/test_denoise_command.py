@@ -248,10 +248,22 @@ def test_how_long_and_what_would_be_faster_is_said_after_the_first_tile(
     assert re.match(r"n3match: in\.png, 0\.0\d/0\.07 megapixels \(\d+%\), .* left", first_tile)
     assert re.match(r"n3match: note: this will take about \d+:\d\d; faster: ", note)
     assert re.search(r"--memory 1 \(\d+% less work: tiles overlap less\)", note)
+    assert "--weights n3net-fast (" in note
     assert run(*common) == 0
     assert "--memory" not in capsys.readouterr().err
     assert run(*common, "--quiet") == 0
     assert capsys.readouterr().err == ""
+
+
+def test_the_fast_network_is_suggested_where_it_is_faster(weights):
+    def suggested(shape, **changed):
+        net = Denoiser(replace(PRESETS["n3net"], **SIZES, maps=("sigma",), **changed)).eval()
+        ways = denoise_files.DenoisedFiles([], {1: net, 3: net}, None, 1 << 30).faster(shape)
+        return any("n3net-fast" in way for way in ways)
+
+    assert suggested((40, 50))
+    assert not suggested((40, 50, 3))
+    assert not suggested((40, 50), scale=2)
 
 
 def test_half_precision_is_near_and_on_a_cpu_bfloat16(tmp_path, weights):
