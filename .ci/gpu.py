@@ -240,10 +240,13 @@ class Session:
     def keep_results(self) -> None:
         """Logs and tables as they are by now; whole at any time."""
         part = self.out / "results.part"
-        # What is replaced just now, the next time has.
-        with tarfile.open(part, "w:gz") as archive, contextlib.suppress(FileNotFoundError):
-            for path in self.runs.rglob("*"):
-                if path.suffix in (".csv", ".md"):
+        # What is replaced or removed just now, the next time has; the last time nothing is.
+        paths: list[Path] = []
+        with contextlib.suppress(FileNotFoundError):
+            paths.extend(p for p in self.runs.rglob("*") if p.suffix in (".csv", ".md"))
+        with tarfile.open(part, "w:gz") as archive:
+            for path in paths:
+                with contextlib.suppress(FileNotFoundError):
                     text = path.read_bytes()  # which may grow meanwhile
                     entry = tarfile.TarInfo(str(path.relative_to(self.runs)))
                     entry.size = len(text)

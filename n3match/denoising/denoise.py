@@ -60,8 +60,8 @@ def denoise(
 
     Args:
         image: (H, W) grey or (H, W, C) colour; uint8, uint16, or floats of which 1 is white. Not
-            to be clipped or scaled before; any size. Networks for grey images do the channels of a
-            colour image one by one.
+            to be clipped or scaled before; any size. Three channels are red, green and blue (OpenCV
+            reads them the other way round). Networks for grey images do the channels one by one.
         sigma: standard deviation of the noise in 8-bit units (25: 25/255 of white), whatever the
             image's type. None: estimated from the image where the network wants to know it.
         weights: a `Denoiser`, a shipped name, or a path. None: "n3net", or of an

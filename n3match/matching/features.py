@@ -15,8 +15,7 @@ import numpy as np
 
 from n3match.arguments import flag, number_array, one_of, positive, real, whole
 
-# Of SIFT. OpenCV's own, 0.04, leaves weakly textured photographs with a few hundred keypoints; this
-# fills 2 000 on most.
+# Of SIFT, see `extract_sift`.
 CONTRAST_THRESHOLD = 0.01
 # OpenCV multiplies what it is asked for, in 32 bits.
 _MOST_KEYPOINTS = 2**24

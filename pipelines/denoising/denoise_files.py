@@ -71,14 +71,16 @@ class DenoisedFiles:
         nets: the networks for images of 1 and of 3 channels; one and the same, maybe.
         sigma: of the noise in 8-bit units; None: estimated.
         memory_limit: bytes.
+        chosen: whether other networks were asked for than the default ones.
 
     Attributes:
         turned: EXIF orientations of the photographs that have one, by their files.
     """
 
     def __init__(self, jobs: list[Job], nets: dict[int, Denoiser], sigma: float | None,
-                 memory_limit: int):
+                 memory_limit: int, chosen: bool = False):
         self.jobs, self.nets, self.sigma, self.memory_limit = jobs, nets, sigma, memory_limit
+        self._all_grey, self._chosen = True, chosen
         self.turned: dict[Path, int] = {}
         self.done = 0
         self._began = 0.0
@@ -99,6 +101,7 @@ class DenoisedFiles:
                 finally:
                     bar.update()
                 sizes[job] = image.shape
+                self._all_grey &= image.ndim == 2
                 if orientation != 1:
                     self.turned[job.source] = orientation
         megapixels = {job: shape[0] * shape[1] / 1e6 for job, shape in sizes.items()}
@@ -183,7 +186,7 @@ class DenoisedFiles:
             ways.append("--device cuda")
         if net.products_in is None and (device.type != "cpu" or _multiplies_bfloat16()):
             ways.append("--half")
-        if len(shape) == 2 and net.config.maps == ("sigma",) and net.config.scale == 1:
+        if self._all_grey and not self._chosen:
             ways.append(f"--weights {FAST_DENOISER} (a quarter of the time, not quite as clean)")
         now = net.work(*shape[:2], self.memory_limit)
         more = (m for m in _MEMORY if m << 30 > self.memory_limit)
@@ -281,7 +284,7 @@ def denoise_files(
         name: placed(Denoiser.from_pretrained(name), device, half) for name in set(names.values())
     }
     nets = {channels: loaded[name] for channels, name in names.items()}
-    files = DenoisedFiles(jobs, nets, sigma, memory_limit)
+    files = DenoisedFiles(jobs, nets, sigma, memory_limit, chosen=weights is not None)
     files.run()
     return files
 

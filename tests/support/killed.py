@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,14 @@ def run_until_killed(run: Callable[[], object], die: Callable[[pytest.MonkeyPatc
             os._exit(0)  # it was not killed
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended; nobody may have asked for its status yet."""
+    try:
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def kill() -> None:

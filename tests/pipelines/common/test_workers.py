@@ -2,10 +2,10 @@
 
 import os
 import time
-from pathlib import Path
 
 import prepared
 import pytest
+from killed import is_gone
 
 from n3match.pipelines.common.workers import worker_pool
 from n3match.pipelines.evaluation import pose_evaluation
@@ -32,14 +32,14 @@ def test_workers_end_with_a_killed_parent():
     parent = prepared.context.Process(target=_have_a_worker, args=(theirs,), daemon=False)
     parent.start()
     theirs.close()
-    worker = Path("/proc") / str(ours.recv())
-    assert worker.exists()
+    worker = ours.recv()
+    assert not is_gone(worker)
     parent.kill()
     parent.join()
     deadline = time.monotonic() + 60
-    while worker.exists() and time.monotonic() < deadline:
+    while not is_gone(worker) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert not worker.exists()
+    assert is_gone(worker)
 
 
 def test_an_evaluation_whose_worker_dies_says_so():

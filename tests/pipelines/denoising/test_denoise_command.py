@@ -248,22 +248,30 @@ def test_how_long_and_what_would_be_faster_is_said_after_the_first_tile(
     assert re.match(r"n3match: in\.png, 0\.0\d/0\.07 megapixels \(\d+%\), .* left", first_tile)
     assert re.match(r"n3match: note: this will take about \d+:\d\d; faster: ", note)
     assert re.search(r"--memory 1 \(\d+% less work: tiles overlap less\)", note)
-    assert "--weights n3net-fast (" in note
     assert run(*common) == 0
     assert "--memory" not in capsys.readouterr().err
     assert run(*common, "--quiet") == 0
     assert capsys.readouterr().err == ""
 
 
-def test_the_fast_network_is_suggested_where_it_is_faster(weights):
-    def suggested(shape, **changed):
-        net = Denoiser(replace(PRESETS["n3net"], **SIZES, maps=("sigma",), **changed)).eval()
-        ways = denoise_files.DenoisedFiles([], {1: net, 3: net}, None, 1 << 30).faster(shape)
-        return any("n3net-fast" in way for way in ways)
+def test_the_fast_network_is_suggested_in_place_of_the_default_one(
+    tmp_path, weights, monkeypatch, capsys
+):
+    monkeypatch.setattr(denoise_files, "SLOW_S", 0.0)
+    monkeypatch.setattr(progress, "FIRST_LINE_S", 0.0)
+    cv2.imwrite(str(tmp_path / "grey.png"), noise(40, 50))
+    cv2.imwrite(str(tmp_path / "colour.png"), noise(40, 50, 3))
 
-    assert suggested((40, 50))
-    assert not suggested((40, 50, 3))
-    assert not suggested((40, 50), scale=2)
+    def suggested(source, *options):
+        target = tmp_path.parent / "denoised" if source.is_dir() else tmp_path.parent / "out.png"
+        assert run(source, target, "--sigma", 25, "--memory", "0.01", *options) == 0
+        said = capsys.readouterr().err
+        assert "faster: " in said
+        return "--weights n3net-fast (" in said
+
+    assert suggested(tmp_path / "grey.png")
+    assert not suggested(tmp_path / "grey.png", "--weights", weights)
+    assert not suggested(tmp_path)  # with one in colour
 
 
 def test_half_precision_is_near_and_on_a_cpu_bfloat16(tmp_path, weights):

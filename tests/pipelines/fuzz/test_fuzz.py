@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from killed import is_gone
 
 from n3match.pipelines.cli import main
 from n3match.pipelines.fuzz import calls, files, kills, watched
@@ -204,14 +205,7 @@ def test_cases_end_with_whoever_started_them(tmp_path):
     parent.kill()
     parent.join()
     child = int((tmp_path / "process").read_text())
-    assert any(gone(child) or time.sleep(0.05) for _ in range(2000))
-
-
-def gone(process):
-    try:
-        return "State:\tZ" in Path(f"/proc/{process}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return True
+    assert any(is_gone(child) or time.sleep(0.05) for _ in range(2000))
 
 
 def endless(path):

@@ -14,6 +14,7 @@ import numpy as np
 import prepared
 import pytest
 import torch
+from killed import is_gone
 from toy_scene import write_scene
 
 from n3match.datasets.pairs.dataset import PairDataset
@@ -98,9 +99,9 @@ def test_workers_end_with_a_killed_parent(scenes, tmp_path):
     assert len(workers) >= 2
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
-    while any(_alive(pid) for pid in workers) and time.monotonic() < deadline:
+    while not all(map(is_gone, workers)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not any(_alive(pid) for pid in workers)
+    assert all(map(is_gone, workers))
     assert subprocess.run(list(map(str, command)), stderr=subprocess.DEVNULL).returncode == 0
     assert_same(out, wanted)
 
@@ -116,9 +117,3 @@ def _children(pid: int) -> list[int]:
             found.append(int(status.parent.name))
     return found
 
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
