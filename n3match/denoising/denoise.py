@@ -64,8 +64,8 @@ def denoise(
             reads them the other way round). Networks for grey images do the channels one by one.
         sigma: standard deviation of the noise in 8-bit units (25: 25/255 of white), whatever the
             image's type. None: estimated from the image where the network wants to know it.
-        weights: a `Denoiser`, a shipped name, or a path. None: "n3net", or of an
-            image with three channels "n3net-colour".
+        weights: a `Denoiser`, a shipped name, or a path. None: "n3net", for three channels
+            "n3net-colour".
         memory_limit: bytes for intermediate results: larger images are done in tiles, with the same
             result.
         progress: called with the share of the work that is done, now and then.

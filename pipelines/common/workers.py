@@ -28,11 +28,10 @@ def worker_pool(
     return ProcessPoolExecutor(processes, context, _start, (begin, arguments))
 
 
-def worker_died(error: BrokenProcessPool) -> OSError:
-    """What to tell of it."""
+def worker_died(kept: str = "what is done is kept", fewer: str = "processes") -> OSError:
+    """What to tell of a `BrokenProcessPool`."""
     return OSError(
-        "a worker process died (out of memory?); what is done is kept: start again, perhaps with "
-        "fewer processes"
+        f"a worker process died (out of memory?); {kept}: start again, perhaps with fewer {fewer}"
     )
 
 
@@ -62,7 +61,7 @@ def run_jobs(
             future.result()
             done()
     except BrokenProcessPool as error:
-        raise worker_died(error) from error
+        raise worker_died() from error
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -80,7 +80,7 @@ class DenoisedFiles:
     def __init__(self, jobs: list[Job], nets: dict[int, Denoiser], sigma: float | None,
                  memory_limit: int, chosen: bool = False):
         self.jobs, self.nets, self.sigma, self.memory_limit = jobs, nets, sigma, memory_limit
-        self._all_grey, self._chosen = True, chosen
+        self._fast_would_do = not chosen  # colours it does one by one
         self.turned: dict[Path, int] = {}
         self.done = 0
         self._began = 0.0
@@ -101,7 +101,7 @@ class DenoisedFiles:
                 finally:
                     bar.update()
                 sizes[job] = image.shape
-                self._all_grey &= image.ndim == 2
+                self._fast_would_do &= image.ndim == 2
                 if orientation != 1:
                     self.turned[job.source] = orientation
         megapixels = {job: shape[0] * shape[1] / 1e6 for job, shape in sizes.items()}
@@ -186,7 +186,7 @@ class DenoisedFiles:
             ways.append("--device cuda")
         if net.products_in is None and (device.type != "cpu" or _multiplies_bfloat16()):
             ways.append("--half")
-        if self._all_grey and not self._chosen:
+        if self._fast_would_do:
             ways.append(f"--weights {FAST_DENOISER} (a quarter of the time, not quite as clean)")
         now = net.work(*shape[:2], self.memory_limit)
         more = (m for m in _MEMORY if m << 30 > self.memory_limit)

@@ -22,7 +22,7 @@ from n3match.pipelines.common.fingerprints import hash_of, hash_of_files, versio
 from n3match.pipelines.common.processes import Processes
 from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.common.result_rows import ResultRows
-from n3match.pipelines.common.workers import worker_pool
+from n3match.pipelines.common.workers import worker_died, worker_pool
 from n3match.pipelines.evaluation.choices import PROTOCOLS
 from n3match.pipelines.evaluation.match_filters import FilterSource, parse_filters
 from n3match.pipelines.evaluation.protocol import PairEvaluator, check_estimators, choose_pairs
@@ -131,10 +131,7 @@ def _run(
         for future in as_completed([pool.submit(_work, job) for job in jobs]):
             yield future.result()
     except BrokenProcessPool as error:
-        raise OSError(
-            "a worker process died (out of memory?); with --out what is done is kept: start again, "
-            "perhaps with fewer --workers"
-        ) from error
+        raise worker_died("with --out what is done is kept", "--workers") from error
     finally:
         pool.shutdown(cancel_futures=True)
 

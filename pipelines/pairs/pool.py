@@ -38,7 +38,7 @@ def run_parts(
         with Progress(total, "pair", done=total - left, shown=progress) as bar:
             return _run(jobs, todo, pool, 1 if processes == 1 else 2, bar)
     except BrokenProcessPool as error:
-        raise worker_died(error) from error
+        raise worker_died() from error
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -259,19 +259,21 @@ def test_the_fast_network_is_suggested_in_place_of_the_default_one(
 ):
     monkeypatch.setattr(denoise_files, "SLOW_S", 0.0)
     monkeypatch.setattr(progress, "FIRST_LINE_S", 0.0)
-    cv2.imwrite(str(tmp_path / "grey.png"), noise(40, 50))
-    cv2.imwrite(str(tmp_path / "colour.png"), noise(40, 50, 3))
+    images = tmp_path / "images"
+    images.mkdir()
+    cv2.imwrite(str(images / "grey.png"), noise(40, 50))
+    cv2.imwrite(str(images / "colour.png"), noise(40, 50, 3))
 
     def suggested(source, *options):
-        target = tmp_path.parent / "denoised" if source.is_dir() else tmp_path.parent / "out.png"
+        target = tmp_path / ("denoised" if source.is_dir() else "out.png")
         assert run(source, target, "--sigma", 25, "--memory", "0.01", *options) == 0
         said = capsys.readouterr().err
         assert "faster: " in said
         return "--weights n3net-fast (" in said
 
-    assert suggested(tmp_path / "grey.png")
-    assert not suggested(tmp_path / "grey.png", "--weights", weights)
-    assert not suggested(tmp_path)  # with one in colour
+    assert suggested(images / "grey.png")
+    assert not suggested(images / "grey.png", "--weights", weights)
+    assert not suggested(images)  # with one in colour
 
 
 def test_half_precision_is_near_and_on_a_cpu_bfloat16(tmp_path, weights):
