@@ -15,6 +15,7 @@ from n3match.datasets.pairs.store import (
     read_candidates,
     read_core,
     read_record,
+    read_second,
     read_sizes_angles,
 )
 from n3match.files.hdf5 import read_array, read_texts
@@ -41,12 +42,18 @@ class PairDataset(torch.utils.data.Dataset):
 
     Args:
         paths: a store, or several.
+        second_nearest: matches of second nearest neighbours come behind the others, where the store
+            has them, and the column `mutual` of a pair that has is 1 for all that are among the two
+            nearest both ways.
 
     Raises:
         FileNotFoundError, ValueError: see `store.open_store`.
     """
 
-    def __init__(self, paths: str | Path | Sequence[str | Path]):
+    def __init__(
+        self, paths: str | Path | Sequence[str | Path], *, second_nearest: bool = False
+    ):
+        self._second_nearest = second_nearest
         self.paths = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
         self._files: dict[Path, h5py.File] = {}
         self._where: list[tuple[Path, int]] = []
@@ -74,20 +81,14 @@ class PairDataset(torch.utils.data.Dataset):
         if length == 0:
             raise ValueError(f"{file.filename}: ts/{row}: found a zero vector, wanted a direction")
         focal = [np.nan] * 2 if cameras is None else [(K[0, 0] + K[1, 1]) / 2 for K in cameras]
+        x, ys, side_info, change = self._matches(file, row, core, focal)
         R = torch.from_numpy(core["Rs"])
         t = torch.from_numpy(t / length)
         return {
-            "x": torch.from_numpy(core["xs"][0]),
-            "side_info": torch.from_numpy(
-                side_info_columns(
-                    SIDE_INFO, core["ratios"], core["mutuals"],
-                    **read_candidates(file, row), focal1=focal[1],
-                ).astype(np.float32)
-            ),
-            "keypoint_change": torch.from_numpy(
-                self._keypoint_change(file, row, len(core["ys"]), focal)
-            ),
-            "ys": torch.from_numpy(core["ys"][:, 0]),
+            "x": torch.from_numpy(x),
+            "side_info": torch.from_numpy(side_info.astype(np.float32)),
+            "keypoint_change": torch.from_numpy(change.astype(np.float32)),
+            "ys": torch.from_numpy(ys),
             "R": R,
             "t": t,
             "E": torch.linalg.cross(t[:, None], R, dim=0),
@@ -95,12 +96,36 @@ class PairDataset(torch.utils.data.Dataset):
             "index": torch.tensor(index),
         }
 
-    @staticmethod
-    def _keypoint_change(file: h5py.File, row: int, count: int, focal: list[float]) -> np.ndarray:
-        sizes_angles = read_sizes_angles(file, row)
-        if sizes_angles is None or not np.isfinite(focal).all():
-            return np.zeros((count, 3), np.float32)
-        return keypoint_change(*sizes_angles, *focal).astype(np.float32)
+    def _matches(
+        self, file: h5py.File, row: int, core: dict[str, np.ndarray], focal: list[float]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """x, ys, side information and keypoint change of a pair's matches."""
+        known = read_candidates(file, row)
+        near_mutual = known.pop("near_mutual")
+        known |= {"ratio": core["ratios"], "mutual": core["mutuals"]}
+        points = {"x": core["xs"][0], "ys": core["ys"][:, 0]}
+        shapes = read_sizes_angles(file, row)
+        second = read_second(file, row) if self._second_nearest else None
+        if second is not None and near_mutual is not None:
+            more = {
+                "x": second["xs"], "ys": second["distances_squared"], "ratio": second["ratio"],
+                "mutual": np.ones(len(second["xs"])), "back_ratio": second["back_ratio"],
+                "distance": second["descriptor_distance"], "apart": second["apart"],
+            }
+            known["mutual"] = near_mutual
+            known, points = (
+                {k: v if v is None else np.concatenate([v, more[k]]) for k, v in some.items()}
+                for some in (known, points)
+            )
+            if shapes is not None:
+                sides = (second["sizes_angles0"], second["sizes_angles1"])
+                shapes = tuple(np.concatenate([a, b]) for a, b in zip(shapes, sides))
+        if shapes is None or not np.isfinite(focal).all():
+            change = np.zeros((len(points["x"]), 3))
+        else:
+            change = keypoint_change(*shapes, *focal)
+        side_info = side_info_columns(SIDE_INFO, focal1=focal[1], **known)
+        return points["x"], points["ys"], side_info, change
 
     def record(self, index: int) -> PairRecord:
         """Everything about a pair, pixels and names among it.

@@ -26,6 +26,12 @@ that come from OANet.
     back_ratios   (N,)      float32  ratio the other way round, in [0, 2]
     aparts        (N,)      float32  pixels from the nearest to the second nearest in image 1; inf
                                      where there is no second
+  only of pairs whose second nearest neighbours were matched, too (likewise):
+    near_mutuals  (N,)      uint8    each is among the other's two nearest
+    second/<group>/<i>               M matches more, of keypoints to their second nearest, that are
+                                     among the two nearest both ways: groups xs, ys, ratios (in
+                                     [1, 2]), px0s, px1s, shapes0, shapes1, index0s, index1s,
+                                     distances, back_ratios, aparts, as above
     pairs/scene, pairs/name0, pairs/name1: (P,) strings;  pairs/num_shared: (P,) int32,
                                      3-D points that both images see (0 where not known)
     Arrays from 1 kB on are chunked and compressed (gzip); N is each pair's own.
@@ -35,7 +41,7 @@ that come from OANet.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +84,9 @@ EXTRA_GROUPS = {
     "sizes": ((2, 2), "i4"),
 }
 # Of some pairs only: a group may lack some of them, or all.
-OPTIONAL_GROUPS = dict.fromkeys(("back_ratios", "aparts"), (("N",), "f4"))
+OPTIONAL_GROUPS = {
+    **dict.fromkeys(("back_ratios", "aparts"), (("N",), "f4")), "near_mutuals": (("N",), "u1")
+}
 # Fields of a record that are stored as they are.
 FIELD_GROUPS = {
     "points0": "px0s", "points1": "px1s", "R": "Rs", "ratio": "ratios",
@@ -86,7 +94,20 @@ FIELD_GROUPS = {
     "sizes_angles0": "shapes0", "sizes_angles1": "shapes1", "K0": "K0s", "K1": "K1s",
     "distortion0": "dist0s", "distortion1": "dist1s",
 }
-OPTIONAL_FIELD_GROUPS = {"back_ratio": "back_ratios", "apart": "aparts"}
+OPTIONAL_FIELD_GROUPS = {
+    "back_ratio": "back_ratios", "apart": "aparts", "near_mutual": "near_mutuals"
+}
+# What differs from match to match; of second nearest neighbours there is this alone.
+SECOND = "second"
+ROW_FIELDS = {
+    "xs": "xs", "distances_squared": "ys", "points0": "px0s", "points1": "px1s",
+    "ratio": "ratios", "descriptor_distance": "distances", "index0": "index0s",
+    "index1": "index1s", "sizes_angles0": "shapes0", "sizes_angles1": "shapes1",
+    "back_ratio": "back_ratios", "apart": "aparts",
+}
+_ROWS = (*ROW_FIELDS, "mutual", "near_mutual")
+_LAYOUTS = CORE_GROUPS | EXTRA_GROUPS | OPTIONAL_GROUPS
+SECOND_GROUPS = {group: _LAYOUTS[group] for group in ROW_FIELDS.values()}
 _FINITE = ("xs", "Rs", "ts")
 _TABLE = ("scene", "name0", "name1", "num_shared")
 
@@ -108,6 +129,9 @@ class PairRecord:
         K0, K1: (3, 3); distortion0, distortion1: (D,) in OpenCV's order.
         size0, size1: (width, height) in pixels.
         back_ratio, apart: (N,), see `matching.PutativeMatches`; None where not known.
+        near_mutual: (N,) bool, each is among the other's two nearest; None where not known.
+        second: M matches more of the same pair, of keypoints to their second nearest, which are
+            near_mutual all; None where they weren't sought.
     """
 
     scene: str
@@ -135,6 +159,31 @@ class PairRecord:
     size1: tuple[int, int]
     back_ratio: np.ndarray | None = None
     apart: np.ndarray | None = None
+    near_mutual: np.ndarray | None = None
+    second: "PairRecord | None" = None
+
+    def with_second(self) -> "PairRecord":
+        """All N + M matches, those of second nearest neighbours last; itself where there are none.
+        """
+        if self.second is None:
+            return self
+        rows = {
+            name: np.concatenate([getattr(self, name), getattr(self.second, name)])
+            for name in _ROWS
+        }
+        return replace(self, **rows, second=None)
+
+    def split(self, count: int) -> "PairRecord":
+        """The other way: the matches behind the first `count` become `second`.
+
+        Args:
+            count: N, of N + M.
+        """
+        first, second = (
+            replace(self, **{name: getattr(self, name)[rows] for name in _ROWS})
+            for rows in (slice(count), slice(count, None))
+        )
+        return replace(first, second=second)
 
 
 def open_store(path: str | Path) -> h5py.File:
@@ -243,13 +292,25 @@ def read_sizes_angles(file: h5py.File, index: int) -> tuple[np.ndarray, np.ndarr
 
 
 def read_candidates(file: h5py.File, index: int) -> dict[str, np.ndarray | None]:
-    """What only some pairs have of their matches' candidates: back_ratio, distance and apart, (N,)
-    each; None where the file has none."""
+    """What only some pairs have of their matches' candidates: back_ratio, distance, apart and
+    near_mutual, (N,) each; None where the file has none."""
     kinds = {"distances": EXTRA_GROUPS["distances"], **OPTIONAL_GROUPS}
     layout = {g: kind for g, kind in kinds.items() if member(file, f"{g}/{index}") is not None}
     found = _read(file, index, {"xs": CORE_GROUPS["xs"], **layout}) if layout else {}
     fields = {**OPTIONAL_FIELD_GROUPS, "distance": "distances"}
-    return {field: found.get(group) for field, group in fields.items()}
+    candidates = {field: found.get(group) for field, group in fields.items()}
+    near = candidates["near_mutual"]
+    return {**candidates, "near_mutual": None if near is None else near.astype(bool)}
+
+
+def read_second(file: h5py.File, index: int) -> dict[str, np.ndarray] | None:
+    """What one pair has of second nearest neighbours, (M, …) by field of `ROW_FIELDS`; None where
+    the file has none."""
+    if member(file, f"{SECOND}/xs/{index}") is None:
+        return None
+    found = _read(file[SECOND], index, SECOND_GROUPS)
+    found |= {"xs": found["xs"][0], "ys": found["ys"][:, 0]}
+    return {field: found[group] for field, group in ROW_FIELDS.items()}
 
 
 def read_record(file: h5py.File, index: int) -> PairRecord:
@@ -266,7 +327,7 @@ def read_record(file: h5py.File, index: int) -> PairRecord:
         raise ValueError(f"{file.filename}: has no pixels, cameras and names (an OANet dump?)")
     found = _read(file, index, CORE_GROUPS | EXTRA_GROUPS)
     pairs, candidates = file["pairs"], read_candidates(file, index)
-    return PairRecord(
+    record = PairRecord(
         **{name: _text(pairs[name], index) for name in ("scene", "name0", "name1")},
         num_shared=int(_entry(pairs["num_shared"], index)),
         xs=found["xs"][0],
@@ -276,8 +337,14 @@ def read_record(file: h5py.File, index: int) -> PairRecord:
         **{field: found[group] for field, group in FIELD_GROUPS.items()},
         size0=tuple(found["sizes"][0].tolist()),
         size1=tuple(found["sizes"][1].tolist()),
-        **{field: candidates[field] for field in OPTIONAL_FIELD_GROUPS},
+        **{field: candidates[field] for field in ("back_ratio", "apart", "near_mutual")},
     )
+    second = read_second(file, index)
+    if second is None or record.near_mutual is None:
+        return record
+    count = len(second["xs"])
+    flags = {"mutual": np.zeros(count, bool), "near_mutual": np.ones(count, bool)}
+    return replace(record, second=replace(record, **second, **flags))
 
 
 def _check_outline(path: Path, file: h5py.File) -> None:
@@ -319,7 +386,7 @@ def _entry(column: h5py.Dataset, index: int) -> int:
         raise ValueError(f"{column.file.filename}: {column.name}: damaged ({error})") from error
 
 
-def _dataset(file: h5py.File, group: str, index: int) -> h5py.Dataset:
+def _dataset(file: h5py.Group, group: str, index: int) -> h5py.Dataset:
     dataset = member(file, f"{group}/{index}")
     if not isinstance(dataset, h5py.Dataset):
         raise _malformed(file, group, index, "no dataset", "one")
@@ -334,7 +401,7 @@ def shape_fits(found: tuple[int, ...], wanted: tuple, num_matches: int) -> bool:
     return len(found) == len(sizes) and all(s in ("D", f) for f, s in zip(found, sizes))
 
 
-def _read(file: h5py.File, index: int, layout: dict) -> dict[str, np.ndarray]:
+def _read(file: h5py.Group, index: int, layout: dict) -> dict[str, np.ndarray]:
     num_matches = None
     found = {}
     for group, (wanted, dtype) in layout.items():
@@ -355,5 +422,6 @@ def _read(file: h5py.File, index: int, layout: dict) -> dict[str, np.ndarray]:
     return found
 
 
-def _malformed(file: h5py.File, group: str, index: int, found: str, wanted: str) -> ValueError:
-    return ValueError(f"{file.filename}: {group}/{index}: found {found}, wanted {wanted}")
+def _malformed(file: h5py.Group, group: str, index: int, found: str, wanted: str) -> ValueError:
+    name = f"{file.name}/{group}/{index}".lstrip("/")
+    return ValueError(f"{file.file.filename}: {name}: found {found}, wanted {wanted}")

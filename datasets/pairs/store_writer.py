@@ -17,6 +17,9 @@ from n3match.datasets.pairs.store import (
     FIELD_GROUPS,
     OPTIONAL_FIELD_GROUPS,
     OPTIONAL_GROUPS,
+    ROW_FIELDS,
+    SECOND,
+    SECOND_GROUPS,
     SCHEMA_VERSION,
     PairRecord,
     open_store,
@@ -175,7 +178,10 @@ class PairStoreWriter:
             )
 
 
-_LAYOUT = {**CORE_GROUPS, **CAMERA_GROUPS, **EXTRA_GROUPS, **OPTIONAL_GROUPS}
+_LAYOUT = {
+    **CORE_GROUPS, **CAMERA_GROUPS, **EXTRA_GROUPS, **OPTIONAL_GROUPS,
+    **{f"{SECOND}/{group}": kind for group, kind in SECOND_GROUPS.items()},
+}
 
 
 def _write_records(file: h5py.File, records: list[PairRecord]) -> None:
@@ -185,7 +191,8 @@ def _write_records(file: h5py.File, records: list[PairRecord]) -> None:
         for group, values in _to_groups(record).items():
             shape, dtype = _LAYOUT[group]
             values = np.asarray(values, dtype)
-            if not shape_fits(values.shape, shape, len(record.xs)):
+            count = len((record.second if group.startswith(SECOND) else record).xs)
+            if not shape_fits(values.shape, shape, count):
                 pair = f"{record.scene}: {record.name0}, {record.name1}"
                 raise ValueError(f"{pair}: {group}: found shape {values.shape}, wanted {shape}")
             packed = {"chunks": values.shape, **_PACKED} if values.nbytes >= _PACK_FROM else {}
@@ -216,7 +223,12 @@ def _to_groups(record: PairRecord) -> dict[str, np.ndarray]:
     for i, K in ((1, record.K0), (2, record.K1)):
         groups |= {f"cx{i}s": K[0, 2:], f"cy{i}s": K[1, 2:], f"f{i}s": [[K[0, 0], K[1, 1]]]}
     optional = {group: getattr(record, field) for field, group in OPTIONAL_FIELD_GROUPS.items()}
-    return groups | {group: values for group, values in optional.items() if values is not None}
+    groups |= {group: values for group, values in optional.items() if values is not None}
+    if record.second is not None:
+        rows = {group: getattr(record.second, field) for field, group in ROW_FIELDS.items()}
+        rows |= {"xs": rows["xs"][None], "ys": rows["ys"][:, None]}
+        groups |= {f"{SECOND}/{group}": values for group, values in rows.items()}
+    return groups
 
 
 def _write_report(file: h5py.File, left_out: Sequence[str], problems: Sequence[str]) -> None:

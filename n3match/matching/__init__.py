@@ -8,7 +8,12 @@ from n3match.matching.features import (
     root_sift,
 )
 from n3match.matching.nearest import Matches, nearest_neighbors
-from n3match.matching.putative import PutativeMatches, putative_matches, side_info_of_matches
+from n3match.matching.putative import (
+    PutativeMatches,
+    one_to_one,
+    putative_matches,
+    side_info_of_matches,
+)
 from n3match.matching.side_info import (
     is_gradient_histogram,
     keypoint_change,
@@ -25,6 +30,7 @@ __all__ = [
     "is_gradient_histogram",
     "keypoint_change",
     "nearest_neighbors",
+    "one_to_one",
     "putative_matches",
     "root_sift",
     "side_info_columns",

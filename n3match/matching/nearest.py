@@ -28,7 +28,8 @@ _GROUP = 16
 _LANES = 32
 # Pairs of descriptors whose differences are formed at a time.
 _CHUNK = 1 << 13
-_LARGEST_BACK_RATIO = 2.0
+# Of ratios to the distance of another candidate: farther off is no worse.
+LARGEST_RATIO = 2.0
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def nearest_neighbors(
         torch.isfinite(second_distance) & (second_distance > 0), distance / second_distance, 1.0
     )
     # The rounding of `back` must not say otherwise than the flags, which are exact.
-    back_ratio = torch.where(mutual, back.clamp(max=1.0), back.clamp(1.0, _LARGEST_BACK_RATIO))
+    back_ratio = torch.where(mutual, back.clamp(max=1.0), back.clamp(1.0, LARGEST_RATIO))
     return Matches(
         index[0], distance, second_distance, ratio, mutual, index[1], back_ratio.float()
     )

@@ -1,13 +1,21 @@
 """Putative matches: every keypoint of image 0 with its nearest neighbour in image 1."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from n3match.arguments import finite_array, flag, index_array, positive, real_array, sequence
-from n3match.matching.nearest import descriptor_tensor, nearest_neighbors
+from n3match.arguments import found as found_as
+from n3match.matching.nearest import (
+    LARGEST_RATIO,
+    Matches,
+    descriptor_tensor,
+    nearest_neighbors,
+)
 from n3match.matching.side_info import NEUTRAL, check_names, side_info_columns
 
 Descriptors = torch.Tensor | np.ndarray | None
@@ -32,6 +40,9 @@ class PutativeMatches:
             image*: in pixels as the keypoints given; inf where there is no second. None where it
             isn't known.
         binary: whether distances are Hamming's, of binary descriptors.
+        near_mutual: (N,) bool, each of the two is among the other's *two* nearest; None where only
+            the nearest were asked for. Where they weren't, rows follow those of the nearest that
+            join a keypoint to its second nearest, see `putative_matches`.
     """
 
     points0: np.ndarray
@@ -44,12 +55,20 @@ class PutativeMatches:
     back_ratio: np.ndarray | None = None
     apart: np.ndarray | None = None
     binary: bool = False
+    near_mutual: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.points0)
 
+    def nearest(self) -> PutativeMatches:
+        """Those of the nearest neighbours alone: the first rows."""
+        count = len(np.unique(self.index0))
+        rows = {k: v[:count] for k, v in vars(self).items() if isinstance(v, np.ndarray)}
+        return replace(self, **rows | {"near_mutual": None})
+
     def side_info(
-        self, names: Sequence[str], focal1: float | None, *, binary: bool = False
+        self, names: Sequence[str], focal1: float | None, *, binary: bool = False,
+        second_nearest: bool = False,
     ) -> np.ndarray | None:
         """(N, S) what a filter wants to know of each match; None where it asks for nothing.
 
@@ -59,6 +78,8 @@ class PutativeMatches:
                 the column `apart`.
             binary: whether the filter learnt from binary descriptors. Ratios of Hamming distances
                 are spread otherwise than those of others: what the filter would misread isn't told.
+            second_nearest: the filter looks at second nearest neighbours, too: the column `mutual`
+                is then `near_mutual`, where that is known.
 
         Raises:
             ValueError, TypeError: a name that is no column, a focal length that isn't positive.
@@ -66,13 +87,15 @@ class PutativeMatches:
         if focal1 is not None:
             focal1 = positive("focal1", focal1)
         apart = None if focal1 is None else self.apart
+        near = flag("second_nearest", second_nearest) and self.near_mutual is not None
+        mutual = self.near_mutual if near else self.mutual
         if flag("binary", binary) != self.binary:
             unknown = np.full(len(self), NEUTRAL["ratio"])
             return side_info_columns(
-                names, unknown, self.mutual, apart=apart, focal1=focal1 or 1.0
+                names, unknown, mutual, apart=apart, focal1=focal1 or 1.0
             )
         return side_info_columns(
-            names, self.ratio, self.mutual, back_ratio=self.back_ratio, distance=self.distance,
+            names, self.ratio, mutual, back_ratio=self.back_ratio, distance=self.distance,
             apart=apart, focal1=focal1 or 1.0,
         )
 
@@ -170,18 +193,26 @@ def putative_matches(
     desc1: Descriptors,
     *,
     binary: bool = False,
+    second_nearest: bool = False,
     device: str | torch.device | None = None,
 ) -> PutativeMatches:
     """Match each keypoint of image 0 to its nearest in image 1, without any ratio test.
+
+    Where scenes repeat themselves, or light changes, the right match is often the second nearest
+    neighbour; of those that are among the two nearest both ways a filter can tell it.
 
     Args:
         keypoints0, keypoints1: (N0, 2) and (N1, 2) positions in pixels.
         desc0, desc1: (N0, D) and (N1, D) descriptors, or None for none at all.
         binary: descriptors are bits, eight in each uint8, see `nearest_neighbors`.
+        second_nearest: second nearest neighbours are matches as well, where each of the two is
+            among the other's two nearest: rows behind those of the nearest. Their ratio lies in
+            [1, 2]: distance / that of the nearest.
         device: where the distances are computed; None for that of the descriptors.
 
     Returns:
-        N0 matches in the order of keypoints0; none at all when N1 = 0.
+        N0 matches in the order of keypoints0, then those of second nearest neighbours, in the same
+        order; none at all when N1 = 0.
 
     Raises:
         ValueError: a shape that does not fit, or non-finite numbers.
@@ -192,7 +223,7 @@ def putative_matches(
     index0 = np.arange(len(keypoints0) if len(keypoints1) else 0)
     index1 = found.index.cpu().numpy()[index0]
     second = found.second_index.cpu().numpy()[index0]
-    return PutativeMatches(
+    nearest = PutativeMatches(
         points0=keypoints0[index0],
         points1=keypoints1[index1],
         ratio=found.ratio.cpu().numpy()[index0],
@@ -204,6 +235,104 @@ def putative_matches(
         apart=distance_apart(keypoints1, index1, second),
         binary=binary,
     )
+    if not flag("second_nearest", second_nearest):
+        return nearest
+    back = nearest_neighbors(desc1, desc0, binary=binary, device=device)
+    return _with_second(nearest, found, back, keypoints1)
+
+
+def _with_second(
+    nearest: PutativeMatches, found: Matches, back: Matches, keypoints1: np.ndarray
+) -> PutativeMatches:
+    """The rows of second nearest neighbours behind those of the nearest.
+
+    Args:
+        nearest: of every keypoint of image 0.
+        found, back: the two nearest from image 0 to image 1, and from image 1 to image 0.
+        keypoints1: (N1, 2).
+    """
+    best, second_best = back.index.cpu().numpy(), back.second_index.cpu().numpy()
+
+    def is_near(index0: np.ndarray, index1: np.ndarray) -> np.ndarray:
+        return (best[index1] == index0) | (second_best[index1] == index0)
+
+    index1 = found.second_index.cpu().numpy()[nearest.index0]
+    row = np.flatnonzero(index1 >= 0)
+    row = row[is_near(nearest.index0[row], index1[row])]
+    index0, index1 = nearest.index0[row], index1[row]
+    distance = found.second_distance.cpu().numpy()[index0]
+    # To the nearest *other* keypoint of image 0.
+    is_best = best[index1] == index0
+    other = np.where(
+        is_best, back.second_distance.cpu().numpy()[index1], back.distance.cpu().numpy()[index1]
+    )
+    second = PutativeMatches(
+        points0=nearest.points0[row],
+        points1=keypoints1[index1],
+        ratio=_ratio_to(distance, nearest.distance[row]),
+        mutual=np.zeros(len(row), dtype=bool),
+        index0=index0,
+        index1=index1,
+        distance=distance,
+        back_ratio=_ratio_to(distance, other),
+        apart=nearest.apart[row],
+        near_mutual=np.ones(len(row), dtype=bool),
+    )
+    near = is_near(nearest.index0, nearest.index1)
+    rows = {
+        name: np.concatenate([value, getattr(second, name)])
+        for name, value in vars(replace(nearest, near_mutual=near)).items()
+        if isinstance(value, np.ndarray)
+    }
+    return replace(nearest, **rows)
+
+
+def _ratio_to(distance: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(M,) float32 in [0, LARGEST_RATIO]; 1 where there is no other, and where both are 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(np.isfinite(other) & ((other > 0) | (distance > 0)), distance / other, 1)
+    return np.minimum(ratio, LARGEST_RATIO).astype(np.float32)
+
+
+def one_to_one(index0: np.ndarray, index1: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Which matches are kept: logit above 0, and no keypoint of either image in two of them.
+
+    Of those that share a keypoint the one with the largest logit stays, of equal ones the first.
+    COLMAP takes a keypoint for one point in space, and a pair in which it is two for a mistake.
+
+    Args:
+        index0, index1: (M,) keypoints that are matched.
+        logits: (M,) of the filter.
+
+    Returns:
+        (M,) bool.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+    logits = real_array("logits", logits)
+    if logits.ndim != 1 or np.isnan(logits).any():
+        raise ValueError(f"logits must have shape (M,) and hold no NaN, got {found_as(logits)}")
+    index0, index1 = index_array("index0", index0), index_array("index1", index1)
+    if not len(index0) == len(index1) == len(logits):
+        raise ValueError(
+            "index0, index1 and logits must have one length, got "
+            f"{len(index0)}, {len(index1)} and {len(logits)}"
+        )
+    kept = np.zeros(len(logits), dtype=bool)
+    order = np.argsort(-logits, kind="stable")
+    order = order[logits[order] > 0]
+    ends = [index[order] for index in (index0, index1)]
+    if all(len(np.unique(index)) == len(index) for index in ends):
+        kept[order] = True
+        return kept
+    taken: tuple[set[int], set[int]] = set(), set()
+    for row, end0, end1 in zip(order.tolist(), *(index.tolist() for index in ends)):
+        if end0 not in taken[0] and end1 not in taken[1]:
+            kept[row] = True
+            taken[0].add(end0)
+            taken[1].add(end1)
+    return kept
 
 
 def distance_apart(keypoints1: np.ndarray, index1: np.ndarray, second1: np.ndarray) -> np.ndarray:

@@ -82,6 +82,7 @@ class MatchFilterConfig:
     keypoint_change: bool = False  # three more: how the keypoint turns and changes its size
     binary_descriptors: bool = False  # learnt what ratios of Hamming distances mean, not of others
     mutual_only: bool = False  # matches known not to be mutual are left out, see `mutual_mask`
+    second_nearest: bool = False  # … but for those that are among the two nearest both ways
     refine: bool = False  # refinement passes over the better matches, see `passes.Refinement`
     refined_share: float = 0.5  # of the matches that a refinement pass goes over
     refinements: int = 1  # how many passes, each over what the one before said
@@ -104,7 +105,7 @@ class MatchFilterConfig:
         for name in ("blocks", "refinements"):
             whole(name, getattr(self, name), 1, _MOST_BLOCKS)
         for name in (
-            "consensus", "keypoint_change", "binary_descriptors", "mutual_only", "refine"
+            "consensus", "keypoint_change", "binary_descriptors", "mutual_only", "second_nearest", "refine"
         ):
             instance(name, getattr(self, name), bool)
         if self.min_log_temperature is not None:
@@ -115,6 +116,8 @@ class MatchFilterConfig:
                 raise ValueError(
                     f'side_info: {name} needs "mutual" among them, got {self.side_info}'
                 )
+        if self.second_nearest and not self.mutual_only:
+            raise ValueError("second_nearest: found True without mutual_only, to which it adds")
         if not 0.0 < real("refined_share", self.refined_share) <= 1.0:
             raise ValueError(f"refined_share must lie in 0 … 1, got {self.refined_share}")
         if self.pruning is not None and self.refine:

@@ -17,7 +17,7 @@ import torch
 
 from n3match import weights
 from n3match.datasets.pairs.store import PairRecord
-from n3match.matching import keypoint_change, side_info_columns
+from n3match.matching import keypoint_change, one_to_one, side_info_columns
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.devices import placed
 from n3match.pipelines.common.fingerprints import hash_of_weights
@@ -113,12 +113,20 @@ CLASSICAL: dict[str, PairFilter] = {
 }
 
 def learned(net: MatchFilter, record: PairRecord) -> PreparedFilter:
-    """n3match's own: kept where the logit is positive, weight relu(tanh(logit))."""
+    """n3match's own: kept where the logit is positive, weight relu(tanh(logit)).
+
+    One that looks at second nearest neighbours speaks of those, too, and keeps no keypoint twice.
+    """
+    second = net.config.second_nearest and record.second is not None
+    mutual = record.mutual
+    if second:
+        record = record.with_second()
+        mutual = record.near_mutual
     focal = [(K[0, 0] + K[1, 1]) / 2 for K in (record.K0, record.K1)]
     arrays = (
         record.xs,
         side_info_columns(
-            net.side_info, record.ratio, record.mutual, back_ratio=record.back_ratio,
+            net.side_info, record.ratio, mutual, back_ratio=record.back_ratio,
             distance=record.descriptor_distance, apart=record.apart, focal1=focal[1],
         ),
         keypoint_change(record.sizes_angles0, record.sizes_angles1, *focal),
@@ -135,7 +143,11 @@ def learned(net: MatchFilter, record: PairRecord) -> PreparedFilter:
             points, *known = (None if c is None else c.to(device) for c in (x, side_info, change))
             logits = net.logits(points[..., :2], points[..., 2:], known[0], None, known[1])
         logits = logits[0].double().cpu().numpy()
-        return Filtered(logits > 0, np.maximum(np.tanh(logits), 0.0))
+        weights = np.maximum(np.tanh(logits), 0.0)
+        if not second:
+            return Filtered(logits > 0, weights)
+        kept = one_to_one(record.index0, record.index1, logits)
+        return Filtered(kept, np.where(kept, weights, 0.0), (record.points0, record.points1))
 
     return run
 

@@ -138,7 +138,10 @@ def with_guessed_cameras(record: PairRecord) -> PairRecord:
     none = np.zeros(0)
     x0, x1 = undistort_points(record.points0, K0), undistort_points(record.points1, K1)
     xs = np.concatenate([x0, x1], axis=1).astype(record.xs.dtype)
-    return replace(record, xs=xs, K0=K0, K1=K1, distortion0=none, distortion1=none)
+    second = None if record.second is None else with_guessed_cameras(record.second)
+    return replace(
+        record, xs=xs, K0=K0, K1=K1, distortion0=none, distortion1=none, second=second
+    )
 
 
 def choose_pairs(stores: Sequence[Path], limit: int | None) -> list[tuple[Path, int]]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from n3match.files.whole import check_target, whole_file
 from n3match.geometry.estimators import ESTIMATORS, choose_estimator
+from n3match.matching import one_to_one
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.devices import placed
 from n3match.pipelines.common.fingerprints import hash_of_files, hash_of_weights
@@ -21,12 +22,7 @@ from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.common.progress_log import ProgressLog, part_path, remove_leftovers
 from n3match.pipelines.filtering.image_cameras import calibrated_keypoints
 from n3match.pipelines.filtering.left_out import LeftOutPair, write_list
-from n3match.pipelines.filtering.pair_logits import (
-    ImageFeatures,
-    filter_stream,
-    one_to_one,
-    pair_matches,
-)
+from n3match.pipelines.filtering.pair_logits import ImageFeatures, filter_stream, pair_matches
 from n3match.pipelines.filtering.two_view_geometry import judged_pair
 from n3match.plugins.colmap.database import (
     CALIBRATED,

@@ -16,7 +16,7 @@ from n3match.files.given import read_text
 from n3match.files.hdf5 import copy_plain, open_hdf5, read_array
 from n3match.files.new_hdf5 import NewHdf5
 from n3match.files.whole import check_target, whole_file
-from n3match.matching import is_gradient_histogram
+from n3match.matching import is_gradient_histogram, one_to_one
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.devices import placed
 from n3match.pipelines.common.fingerprints import file_state, hash_of_files, hash_of_weights
@@ -24,12 +24,7 @@ from n3match.pipelines.common.progress import Progress
 from n3match.pipelines.common.progress_log import ProgressLog, part_path, remove_leftovers
 from n3match.pipelines.filtering.image_cameras import ImageCameras, calibrated_keypoints
 from n3match.pipelines.filtering.left_out import LeftOutPair, left_out_line, write_list
-from n3match.pipelines.filtering.pair_logits import (
-    ImageFeatures,
-    filter_stream,
-    one_to_one,
-    pair_matches,
-)
+from n3match.pipelines.filtering.pair_logits import ImageFeatures, filter_stream, pair_matches
 from n3match.pipelines.filtering.two_view_geometry import judged_by, two_view_geometry
 from n3match.plugins.hloc import (
     HlocPair,

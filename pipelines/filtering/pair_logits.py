@@ -80,35 +80,6 @@ def pair_matches(
     return PairMatches(image0.x[index0], image1.x[index1], side_info, change)
 
 
-def one_to_one(index0: np.ndarray, index1: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """Which matches are kept: logit above 0, and no keypoint of either image in two of them.
-
-    Of those that share a keypoint the one with the largest logit stays, of equal ones the first.
-    COLMAP takes a keypoint for one point in space, and a pair in which it is two for a mistake.
-
-    Args:
-        index0, index1: (M,) keypoints that are matched.
-        logits: (M,) of the filter.
-
-    Returns:
-        (M,) bool.
-    """
-    kept = np.zeros(len(logits), dtype=bool)
-    order = np.argsort(-logits, kind="stable")
-    order = order[logits[order] > 0]
-    ends = [index[order] for index in (index0, index1)]
-    if all(len(np.unique(index)) == len(index) for index in ends):
-        kept[order] = True
-        return kept
-    taken: tuple[set[int], set[int]] = set(), set()
-    for row, end0, end1 in zip(order.tolist(), *(index.tolist() for index in ends)):
-        if end0 not in taken[0] and end1 not in taken[1]:
-            kept[row] = True
-            taken[0].add(end0)
-            taken[1].add(end1)
-    return kept
-
-
 def filter_stream(
     net: MatchFilter,
     pairs: Iterable[tuple[Key, Callable[[], PairMatches]]],

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from n3match.files.whole import write_whole
-from n3match.matching import keypoint_change, putative_matches
+from n3match.matching import keypoint_change, one_to_one, putative_matches
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.devices import placed
 from n3match.pipelines.common.fingerprints import (
@@ -23,7 +23,7 @@ from n3match.pipelines.common.fingerprints import (
 )
 from n3match.pipelines.filtering.colmap_database import result_from_bytes, result_to_bytes
 from n3match.pipelines.filtering.image_cameras import ImageCameras
-from n3match.pipelines.filtering.pair_logits import ImageFeatures, filter_stream, one_to_one
+from n3match.pipelines.filtering.pair_logits import ImageFeatures, filter_stream
 from n3match.pipelines.filtering.two_view_geometry import judged_pair
 from n3match.pipelines.folder.photographs import PhotographReader, Photographs
 from n3match.plugins.colmap.database import TwoViewGeometry
@@ -189,8 +189,10 @@ def _putative(
     net: MatchFilter | None, reader: PhotographReader, name0: str, name1: str, device: str
 ) -> _Putative:
     (features0, image0), (features1, image1) = (reader.image(name) for name in (name0, name1))
+    second_nearest = net is not None and net.config.second_nearest
     found = putative_matches(
-        image0.pixels, features0.descriptors, image1.pixels, features1.descriptors, device=device
+        image0.pixels, features0.descriptors, image1.pixels, features1.descriptors,
+        second_nearest=second_nearest, device=device,
     )
     focal0, focal1 = (np.diag(image.camera.K)[:2].mean() for image in (image0, image1))
     rows = found.index0, found.index1
@@ -198,7 +200,8 @@ def _putative(
         image0.x[rows[0]],
         image1.x[rows[1]],
         None if net is None else found.side_info(
-            net.side_info, focal1, binary=net.config.binary_descriptors
+            net.side_info, focal1, binary=net.config.binary_descriptors,
+            second_nearest=second_nearest,
         ),
         keypoint_change(
             image0.sizes_angles[rows[0]], image1.sizes_angles[rows[1]], focal0, focal1

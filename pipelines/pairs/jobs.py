@@ -233,7 +233,7 @@ def make_record(
     view0, view1 = part.views[pair.view0], part.views[pair.view1]
     matches = putative_matches(
         features0.keypoints, features0.descriptors, features1.keypoints, features1.descriptors,
-        binary=features0.descriptors.dtype == np.uint8,
+        binary=features0.descriptors.dtype == np.uint8, second_nearest=True,
     )
     x0 = features0.calibrated[matches.index0]
     x1 = features1.calibrated[matches.index1]
@@ -264,11 +264,15 @@ def make_record(
         size1=tuple(features1.size.tolist()),
         back_ratio=matches.back_ratio,
         apart=matches.apart,
+        near_mutual=matches.near_mutual,
     )
     # Pixels of the other lenses are those of an ideal one already.
     if view0.lens != "opencv":
         record = replace(record, distortion0=np.zeros(4))
-    return record if view1.lens == "opencv" else replace(record, distortion1=np.zeros(4))
+    if view1.lens != "opencv":
+        record = replace(record, distortion1=np.zeros(4))
+    # Rows of second nearest neighbours follow those of the nearest, one of each keypoint.
+    return record.split(len(features0.keypoints))
 
 
 def inconsistency(record: PairRecord, wanted: float) -> str | None:

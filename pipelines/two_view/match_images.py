@@ -19,6 +19,7 @@ from n3match.matching import (
     Features,
     PutativeMatches,
     extract_features,
+    one_to_one,
     putative_matches,
 )
 from n3match.nn.match_filter import MatchFilter
@@ -46,7 +47,9 @@ class MatchedPair:
         photographs: image 0 and image 1, with their cameras.
         features: their keypoints, in pixels of `Photograph.image`.
         putative: the matches, from image 0 to image 1, in the same pixels.
-        logits: (N,) the filter's, kept above 0; None where there is no filter.
+        logits: (N,) the filter's, kept above 0; None where there is no filter. −inf where a likelier
+            match has one of the keypoints, of filters that look at second nearest neighbours, and
+            at those of other filters.
         seconds: wall-clock seconds of each stage: "weights" (loading them), "read", the feature's
             name ("sift"), "matching" and "filter".
     """
@@ -101,23 +104,29 @@ class MatchedPair:
         """
         net = as_filter(filter)
         photo0, photo1 = self.photographs
-        putative = self.putative
+        second = net.config.second_nearest
+        putative = self.putative if second else self.putative.nearest()
         began = time.perf_counter()
-        logits = match_logits(
+        side_info = putative.side_info(
+            net.side_info, (photo1.K[0, 0] + photo1.K[1, 1]) / 2,
+            binary=net.config.binary_descriptors, second_nearest=second,
+        )
+        logits = np.full(len(self.putative), -np.inf)
+        logits[: len(putative)] = match_logits(
             putative.points0,
             putative.points1,
             photo0.K,
             photo1.K,
-            side_info=putative.side_info(
-                net.side_info, (photo1.K[0, 0] + photo1.K[1, 1]) / 2,
-                binary=net.config.binary_descriptors,
-            ),
+            side_info=side_info,
             sizes_angles0=self.features[0].sizes_angles[putative.index0],
             sizes_angles1=self.features[1].sizes_angles[putative.index1],
             filter=net,
             distortion0=photo0.distortion,
             distortion1=photo1.distortion,
         )
+        if second:
+            kept = one_to_one(putative.index0, putative.index1, logits)
+            logits[(logits > 0) & ~kept] = -np.inf
         seconds = {**self.seconds, "filter": time.perf_counter() - began}
         return replace(self, logits=logits, seconds=seconds)
 
@@ -235,6 +244,7 @@ def match_images(
             features1.keypoints,
             features1.descriptors,
             binary=features0.binary,
+            second_nearest=net is not None and net.config.second_nearest,
             device=device,
         )
     features = features0, features1

@@ -34,7 +34,7 @@ from n3match.pipelines.training.filter.config import TrainingConfig
 _KEEP_BYTES = 2 << 30
 _SMALLEST_SHARE = 0.02
 _PER_MUTUAL = 2  # generated matches for each one that is wanted, where mutual ones alone are
-_MUTUAL = SIDE_INFO.index("mutual")
+_RATIO, _MUTUAL, _BACK_RATIO = (SIDE_INFO.index(n) for n in ("ratio", "mutual", "back_ratio"))
 
 
 class RealPairs:
@@ -46,14 +46,17 @@ class RealPairs:
     mutual matches, at least 2 %: pairs in which most matches are wrong decide how good a filter is,
     and are few.
 
+    With `second_nearest` samples have those neighbours, see `PairDataset`.
+
     Raises:
         FileNotFoundError, ValueError: as `PairDataset`; a store without pairs.
     """
 
     def __init__(
-        self, stores: Sequence[str | Path], weights: Sequence[float] = (), hard: float = 0.0
+        self, stores: Sequence[str | Path], weights: Sequence[float] = (), hard: float = 0.0,
+        second_nearest: bool = False,
     ):
-        self._data = PairDataset(list(stores))
+        self._data = PairDataset(list(stores), second_nearest=second_nearest)
         self._kept: dict[int, dict] = {}
         self._bytes = 0
         members: dict[tuple[int, str], list[int]] = {}
@@ -114,6 +117,14 @@ class RealPairs:
         return {**self.__dict__, "_kept": {}, "_bytes": 0}  # sent to other processes
 
 
+def without_second(sample: dict) -> dict:
+    """The sample without what second nearest neighbours add: of the matches whose flag says
+    mutual, those that are the nearest both ways, and all others."""
+    side_info = sample["side_info"]
+    nearest = (side_info[:, [_RATIO, _BACK_RATIO]] <= 1).all(1)
+    return take(sample, nearest | (side_info[:, _MUTUAL] == 0))
+
+
 _ARRAYS = ("x", "side_info", "keypoint_change", "R", "t", "E")
 
 
@@ -136,7 +147,8 @@ class TrainingBatches(torch.utils.data.Dataset):
         self._config = config
         self._places = range(rank, config.batch, size)
         real = config.pairs and config.generated < 1
-        self._real = RealPairs(config.pairs, config.pair_weights, config.hard) if real else None
+        chosen = config.pairs, config.pair_weights, config.hard, config.second_nearest
+        self._real = RealPairs(*chosen) if real else None
         most = config.max_matches
         self._generated = SyntheticPairs(config.seed, (most, most)) if config.generated else None
         self._augment, self._augment_generated = NO_AUGMENTATION, NO_AUGMENTATION
@@ -168,6 +180,8 @@ class TrainingBatches(torch.utils.data.Dataset):
             sample, how = self._generated.sample(number, num_matches=drawn), self._augment_generated
         else:
             sample, how = self._real.draw(rng), self._augment
+            if self._config.second_nearest and rng.random() < self._config.drop_second:
+                sample = without_second(sample)
             drawn = max(count, len(sample["x"])) if mutual_only else count
         sample = augment(sample, rng, drawn, how)
         if mutual_only:

@@ -44,6 +44,7 @@ class TrainingConfig(RunConfig):
     side_info: bool = True  # the network sees ratio and mutual flag, with pruning all columns
     keypoint_change: bool = True  # … and how the keypoint turns and changes its size
     mutual_only: bool = False  # the network keeps no match that is known not to be mutual
+    second_nearest: bool = False  # … but for those that are among the two nearest both ways
     verdict_only: bool = False  # of a network that prunes the verdict alone learns
     min_log_temperature: float = -math.inf  # lower bound of the N³ blocks' log temperatures
     augment: bool = True
@@ -53,6 +54,7 @@ class TrainingConfig(RunConfig):
     min_matches: int = 500
     max_matches: int = 2000
     drop_side_info: float = 0.2  # share of pairs whose side information is withheld
+    drop_second: float = 0.25  # share of pairs whose second nearest neighbours are withheld
     drop_candidates: float = 0.15  # … of which ratio and mutual flag alone are known
     drop_keypoint_change: float = 0.2  # share of pairs whose keypoint changes are withheld
     hard: float = 0.0  # how much more often hard pairs are drawn, see batches.py; 0: all alike
@@ -88,6 +90,10 @@ class TrainingConfig(RunConfig):
                 "min_matches must lie in 8 … max_matches, got "
                 f"{self.min_matches} … {self.max_matches}"
             )
+        if self.second_nearest and not self.mutual_only:
+            raise ValueError("second_nearest: needs mutual_only, to which it adds; got False")
+        if not 0.0 <= self.drop_second <= 1.0:
+            raise ValueError(f"drop_second must lie in 0 … 1, got {self.drop_second}")
         if self.refinements and not self.refine:
             raise ValueError(f"refinements: {self.refinements} of them need refine, got False")
         if self.refinements > 1 and "pruning" in NETWORKS[self.network]:
@@ -124,6 +130,7 @@ class TrainingConfig(RunConfig):
             side_info=columns if self.side_info else (),
             keypoint_change=self.keypoint_change,
             mutual_only=self.mutual_only,
+            second_nearest=self.second_nearest,
             min_log_temperature=None if math.isinf(bound) else bound,
             refine=self.refine and not prunes,  # whose stages are such passes
             refinements=max(1, self.refinements),

@@ -44,6 +44,7 @@ def load_initial(net: MatchFilter, name_or_path: str) -> None:
     found = replace(
         found,
         mutual_only=net.config.mutual_only,
+        second_nearest=net.config.second_nearest,
         binary_descriptors=net.config.binary_descriptors,
         min_log_temperature=net.config.min_log_temperature,
     )

@@ -7,7 +7,8 @@ from putative_scenes import K0, K1, make_scene
 
 from n3match import MatchFilter
 from n3match.geometry import undistort_points
-from n3match.pipelines.filtering.pair_logits import filter_stream, one_to_one
+from n3match.matching import one_to_one
+from n3match.pipelines.filtering.pair_logits import filter_stream
 from n3match.two_view import PairMatches, logits_of_many
 
 
