@@ -105,7 +105,8 @@ class MatchFilterConfig:
         for name in ("blocks", "refinements"):
             whole(name, getattr(self, name), 1, _MOST_BLOCKS)
         for name in (
-            "consensus", "keypoint_change", "binary_descriptors", "mutual_only", "second_nearest", "refine"
+            "consensus", "keypoint_change", "binary_descriptors", "mutual_only", "second_nearest",
+            "refine",
         ):
             instance(name, getattr(self, name), bool)
         if self.min_log_temperature is not None:

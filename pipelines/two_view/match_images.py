@@ -47,9 +47,9 @@ class MatchedPair:
         photographs: image 0 and image 1, with their cameras.
         features: their keypoints, in pixels of `Photograph.image`.
         putative: the matches, from image 0 to image 1, in the same pixels.
-        logits: (N,) the filter's, kept above 0; None where there is no filter. −inf where a likelier
-            match has one of the keypoints, of filters that look at second nearest neighbours, and
-            at those of other filters.
+        logits: (N,) the filter's, kept above 0; None where there is no filter. Of a filter that
+            looks at second nearest neighbours −inf where a likelier match has one of the
+            keypoints; of others −inf at those neighbours.
         seconds: wall-clock seconds of each stage: "weights" (loading them), "read", the feature's
             name ("sift"), "matching" and "filter".
     """

@@ -7,8 +7,16 @@ import pytest
 from toy_scene import make_record
 
 from n3match.datasets.pairs import store_writer
-from n3match.datasets.pairs.store import open_store, read_cameras, read_core, read_record
+from n3match.datasets.pairs.dataset import PairDataset
+from n3match.datasets.pairs.store import (
+    ROW_FIELDS,
+    open_store,
+    read_cameras,
+    read_core,
+    read_record,
+)
 from n3match.datasets.pairs.store_writer import PairStoreWriter
+from n3match.matching.side_info import SIDE_INFO
 
 SETTINGS = {"max_keypoints": 5}
 PARTS = {"a-000": range(0, 2), "a-001": range(2, 5), "b-000": range(5, 6)}
@@ -53,6 +61,69 @@ def test_what_only_some_pairs_have_comes_back_where_it_is(tmp_path):
     with open_store(writer.finish(["old", "new"])) as file:
         for index, record in enumerate((make_record(6), known, make_record(8))):
             assert_records_equal(read_record(file, index), record)
+
+
+def _with_second(seed, count=3):
+    """A toy record with `count` matches more of second nearest neighbours."""
+    record = make_record(seed)
+    n = len(record.xs)
+    rows = [i % n for i in range(n + count)]
+    longer = {
+        name: getattr(record, name)[rows]
+        for name in (*ROW_FIELDS, "mutual") if getattr(record, name) is not None
+    }
+    known = {
+        "back_ratio": np.float32(np.linspace(0, 2, n + count)),
+        "apart": np.full(n + count, np.inf, np.float32),
+        "near_mutual": np.arange(n + count) % 2 > 0,
+        "mutual": np.arange(n + count) < n - 2,
+    }
+    known["near_mutual"][n:] = True
+    return dataclasses.replace(record, **longer | known).split(n)
+
+
+def test_second_nearest_neighbours_come_back_where_they_are(tmp_path):
+    records = [make_record(1), _with_second(2), _with_second(3, 0), _with_second(4, 1)]
+    writer = PairStoreWriter(tmp_path / "pairs.h5", SETTINGS)
+    writer.write_part("one", records[:2])
+    writer.write_part("two", records[2:])
+    path = writer.finish(["one", "two"])
+    data, plain = PairDataset(path, second_nearest=True), PairDataset(path)
+    mutual = SIDE_INFO.index("mutual")
+    for index, record in enumerate(records):
+        found = data.record(index)
+        assert (found.second is None) == (record.second is None)
+        assert_records_equal(found, dataclasses.replace(record, second=found.second))
+        count = len(record.xs)
+        alone, item = plain[index], data[index]
+        assert len(alone["x"]) == count
+        np.testing.assert_array_equal(alone["side_info"][:, mutual], record.mutual)
+        if record.second is None:
+            assert all(np.array_equal(item[name], alone[name]) for name in alone)
+            continue
+        assert_records_equal(found.second, record.second)
+        whole = record.with_second()
+        assert_records_equal(dataclasses.replace(whole.split(count), second=None),
+                             dataclasses.replace(record, second=None))
+        np.testing.assert_array_equal(item["x"], np.float32(whole.xs))
+        np.testing.assert_array_equal(item["ys"], np.float32(whole.distances_squared))
+        np.testing.assert_array_equal(item["side_info"][:, mutual], whole.near_mutual)
+        np.testing.assert_array_equal(
+            item["side_info"][:, SIDE_INFO.index("ratio")], np.float32(whole.ratio)
+        )
+        assert len(item["keypoint_change"]) == len(whole.xs)
+        np.testing.assert_array_equal(item["keypoint_change"][:count], alone["keypoint_change"])
+
+
+def test_second_nearest_neighbours_of_another_number_are_refused(tmp_path):
+    writer = PairStoreWriter(tmp_path / "pairs.h5", SETTINGS)
+    writer.write_part("one", [_with_second(2)])
+    path = writer.finish(["one"])
+    with h5py.File(path, "a") as file:
+        del file["second/ratios/0"]
+        file["second/ratios/0"] = np.ones(7, np.float32)
+    with pytest.raises(ValueError, match=r"second/ratios/0: found shape \(7,\), wanted .* N = 3"):
+        PairDataset(path, second_nearest=True)[0]
 
 
 def test_records_come_back_as_written(tmp_path):

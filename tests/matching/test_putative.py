@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from n3match.matching import putative_matches
+from n3match.matching import one_to_one, putative_matches
 
 pytestmark = pytest.mark.arithmetic
 
@@ -31,6 +31,94 @@ def test_each_keypoint_of_image_0_is_joined_to_its_nearest():
 def test_without_a_second_nearest_it_is_infinitely_far():
     matches = putative_matches(np.zeros((2, 2)), np.eye(2, 8), np.zeros((1, 2)), np.eye(1, 8))
     np.testing.assert_array_equal(matches.apart, [np.inf, np.inf])
+
+
+def _descriptors(rng, count, binary):
+    """Few values, so that distances tie, and some are 0."""
+    return rng.integers(0, 4, (count, 12)).astype(np.uint8 if binary else np.float32)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize(
+    ("n", "m"), [(60, 45), (45, 60), (1, 5), (5, 1), (2, 2), (1, 1), (0, 3), (3, 0)]
+)
+def test_second_nearest_neighbours_are_those_among_two_both_ways(n, m, binary):
+    rng = np.random.default_rng(n + 100 * m)
+    desc0, desc1 = (_descriptors(rng, count, binary) for count in (n, m))
+    given = rng.random((n, 2)), desc0, rng.random((m, 2)), desc1
+    nearest = putative_matches(*given, binary=binary)
+    found = putative_matches(*given, binary=binary, second_nearest=True)
+
+    if binary:
+        bits = np.unpackbits(desc0[:, None] ^ desc1[None], axis=-1)
+        distance = bits.sum(-1).astype(float)
+    else:
+        distance = np.linalg.norm(desc0[:, None].astype(float) - desc1[None], axis=-1)
+    there = np.argsort(distance, axis=1, kind="stable")[:, :2]
+    back = np.argsort(distance, axis=0, kind="stable")[:2]
+    near = {(i, j) for i in range(n) for j in there[i].tolist() if i in back[:, j]} if m else set()
+    rows = list(zip(found.index0.tolist(), found.index1.tolist()))
+    assert len(set(rows)) == len(rows)
+    assert {row for row, is_near in zip(rows, found.near_mutual) if is_near} == near
+    assert found.near_mutual[found.mutual].all()
+
+    alone = found.nearest()
+    for name, values in vars(nearest).items():
+        np.testing.assert_array_equal(getattr(alone, name), values, err_msg=name)
+    assert found.near_mutual[len(nearest) :].all() and not found.mutual[len(nearest) :].any()
+
+    def ratio(distance, other):
+        return min(distance / other, 2) if other > 0 else (2 if distance > 0 else 1)
+
+    for row in range(len(nearest), len(found)):
+        i, j = rows[row]
+        assert found.distance[row] == pytest.approx(distance[i, j], abs=1e-5)
+        assert found.ratio[row] == pytest.approx(ratio(distance[i, j], distance[i].min()), abs=1e-5)
+        others = [distance[k, j] for k in back[:, j] if k != i]
+        wanted = ratio(distance[i, j], others[0]) if others else 1
+        assert found.back_ratio[row] == pytest.approx(wanted, abs=1e-5)
+        apart = np.linalg.norm(given[2][j] - given[2][there[i, 0]])
+        assert found.apart[row] == pytest.approx(apart, rel=1e-6)
+        np.testing.assert_array_equal(found.points0[row], given[0][i])
+        np.testing.assert_array_equal(found.points1[row], given[2][j])
+
+
+def test_a_filter_that_looks_at_second_nearest_neighbours_is_told_which_are_near_both_ways():
+    rng = np.random.default_rng(0)
+    given = rng.random((30, 2)), rng.random((30, 8)), rng.random((40, 2)), rng.random((40, 8))
+    found = putative_matches(*given, second_nearest=True)
+    names = ("ratio", "mutual")
+    asked = found.side_info(names, None, second_nearest=True)
+    np.testing.assert_array_equal(asked[:, 1], found.near_mutual)
+    np.testing.assert_array_equal(found.side_info(names, None)[:, 1], found.mutual)
+    # Where they weren't sought nothing is known of them.
+    alone = found.nearest()
+    np.testing.assert_array_equal(
+        alone.side_info(names, None, second_nearest=True)[:, 1], alone.mutual
+    )
+
+
+def test_of_matches_that_share_a_keypoint_the_likeliest_stays():
+    index0, index1 = np.array([0, 0, 1, 2, 3, 3]), np.array([5, 6, 6, 7, 8, 8])
+    logits = np.array([1.0, 3, 2, -1, 2, 2])
+    kept = one_to_one(index0, index1, logits)
+    np.testing.assert_array_equal(kept, [False, True, False, False, True, False])
+    none = np.zeros(0, dtype=int)
+    assert one_to_one(none, none, np.zeros(0)).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"logits": np.array([0.0, np.nan, 1])}, "logits must have shape .M,. and hold no NaN"),
+        ({"logits": np.zeros((3, 1))}, "logits must have shape"),
+        ({"logits": np.zeros(2)}, "index0, index1 and logits must have one length, got 3, 3 and 2"),
+    ],
+)
+def test_what_cant_be_made_one_to_one_is_refused_by_name(change, message):
+    given = {"index0": np.arange(3), "index1": np.arange(3), "logits": np.ones(3)}
+    with pytest.raises(ValueError, match=message):
+        one_to_one(**given | change)
 
 
 @pytest.mark.parametrize(("n", "m"), [(0, 5), (5, 0), (0, 0)])

@@ -16,6 +16,7 @@ from n3match.pipelines.evaluation.match_filters import learned
 from n3match.pipelines.evaluation.protocol import (
     check_estimators,
     choose_pairs,
+    count_kept,
     estimate_pose,
     undistorted_pixels,
 )

@@ -12,7 +12,9 @@ from scipy.spatial.transform import Rotation
 from toy_pairs import SIZE, K, make_record, parse, run, save_net, table_rows, timeless, write_store
 from toy_scene import write_scene
 
-from n3match import match_logits
+from n3match import MatchFilter, match_logits
+from n3match.datasets.pairs.dataset import PairDataset
+from n3match.matching import one_to_one
 from n3match.pipelines.common.result_rows import read_rows
 from n3match.pipelines.common.tables import markdown_table
 from n3match.pipelines.evaluation import match_filters
@@ -28,6 +30,7 @@ from n3match.pipelines.evaluation.report import (
     hardest_third,
     make_report,
 )
+from n3match.weights import save_weights
 
 
 @pytest.mark.parametrize("estimator", ["eight_point", "opencv_ransac", "opencv_usac", "poselib"])
@@ -231,6 +234,54 @@ def test_learned_filter_keeps_what_match_logits_keeps(tmp_path):
     assert 0 < filtered.kept.sum() < 140
     np.testing.assert_array_equal(filtered.kept, logits > 0)
     np.testing.assert_allclose(filtered.weights, np.maximum(np.tanh(logits), 0), atol=1e-5)
+
+
+def test_a_filter_that_looks_at_second_nearest_neighbours_speaks_of_them_too(tmp_path):
+    """Others see the nearest alone, in the same store."""
+    record = make_record(true=90, false=60)
+    known = {
+        "back_ratio": np.full(150, 0.9), "apart": np.full(150, 50.0),
+        "near_mutual": record.mutual, "index1": np.arange(150) % 140,
+        # The last ten claim the keypoints of the first ten, in either image.
+        "index0": np.r_[np.arange(140), np.arange(10)],
+    }
+    record = replace(record, **known).split(130)
+    store = write_store(tmp_path / "s.h5", [record])
+    record = PairDataset(store).record(0)
+    assert len(record.xs) == 130 and len(record.second.xs) == 20
+    whole = record.with_second()
+
+    plain = save_net(tmp_path / "plain.safetensors")
+    net = MatchFilter.from_pretrained(plain)
+    net = MatchFilter(replace(net.config, mutual_only=True))
+    net.load_state_dict(MatchFilter.from_pretrained(plain).state_dict())
+    save_weights(tmp_path / "mutual.safetensors", net)
+    second = MatchFilter(replace(net.config, second_nearest=True))
+    second.load_state_dict(net.state_dict())
+    save_weights(tmp_path / "second.safetensors", second)
+
+    alone = FilterSource.parse(f"mine={tmp_path / 'mutual.safetensors'}").load()(record)()
+    assert alone.points is None and len(alone.kept) == 130
+    both = FilterSource.parse(f"mine={tmp_path / 'second.safetensors'}").load()(record)()
+    np.testing.assert_array_equal(both.points[0], whole.points0)
+    np.testing.assert_array_equal(both.points[1], whole.points1)
+    logits = match_logits(
+        whole.points0, whole.points1, K, K, filter=second.eval(),
+        side_info=np.stack([whole.ratio, whole.near_mutual], 1),
+    )
+    assert (logits > 0).sum() > both.kept.sum() > 0
+    np.testing.assert_array_equal(both.kept, one_to_one(whole.index0, whole.index1, logits))
+    assert (both.weights > 0).sum() == both.kept.sum()
+
+    rows = run(
+        store, ["none", "mutual-ratio", f"mine={tmp_path / 'second.safetensors'}"],
+        ["opencv_ransac"], focal_guess=True,
+    )
+    by_name = {row.filter: row for row in rows}
+    mine, usual = by_name["mine"], by_name["mutual-ratio"]
+    assert [row.matches for row in rows] == [130] * 3 and by_name["none"].kept == 130
+    assert usual.kept == (record.mutual & (record.ratio < 0.9)).sum()
+    assert mine.status == "ok"
 
 
 def test_eight_point_uses_the_weights_of_the_filter(tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ from putative_scenes import K0, K1, make_scene
 
 from n3match import MatchFilter
 from n3match.geometry import undistort_points
-from n3match.matching import one_to_one
 from n3match.pipelines.filtering.pair_logits import filter_stream
 from n3match.two_view import PairMatches, logits_of_many
 
@@ -57,12 +56,3 @@ def test_what_fails_in_a_thread_is_said():
     stream = ((i, fail if i == 7 else lambda pair=pair: pair) for i, pair in enumerate(pairs))
     with pytest.raises(ValueError, match="pair 7"):
         list(filter_stream(MatchFilter.from_pretrained("sift"), stream, lambda *_: None))
-
-
-def test_of_matches_that_share_a_keypoint_the_likeliest_stays():
-    index0, index1 = np.array([0, 0, 1, 2, 3, 3]), np.array([5, 6, 6, 7, 8, 8])
-    logits = np.array([1.0, 3, 2, -1, 2, 2])
-    kept = one_to_one(index0, index1, logits)
-    np.testing.assert_array_equal(kept, [False, True, False, False, True, False])
-    none = np.zeros(0, dtype=int)
-    assert one_to_one(none, none, np.zeros(0)).shape == (0,)

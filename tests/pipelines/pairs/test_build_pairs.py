@@ -9,6 +9,7 @@ from toy_scene import DEPTH, NORMAL, camera_matrix, poses, write_model, write_sc
 from n3match.datasets.pairs.dataset import PairDataset
 from n3match.datasets.scenes.source import ScenePair
 from n3match.geometry import essential_from_pose, normalize_points, symmetric_epipolar_distance
+from n3match.matching import extract_features, putative_matches
 from n3match.pipelines.cli import main
 from n3match.pipelines.pairs import jobs, plan
 from n3match.pipelines.pairs.make_store import build_pairs
@@ -70,6 +71,27 @@ def test_a_record_holds_the_matches_of_its_pair(store):
     first = {int(i): tuple(p) for i, p in zip(record.index1, record.points1)}
     assert all(first[int(i)] == tuple(p) for i, p in zip(record.index1, record.points1))
     assert (record.sizes_angles0[:, 0] > 1).all()
+
+
+def test_a_record_holds_second_nearest_neighbours_too(scenes, store):
+    record = records(store)[1]
+    images = [cv2.imread(str(scenes / "long" / "images" / f"{i}.png"), 0) for i in (0, 2)]
+    found0, found1 = (extract_features(image, "sift", 150) for image in images)
+    wanted = putative_matches(
+        found0.keypoints, found0.descriptors, found1.keypoints, found1.descriptors,
+        second_nearest=True,
+    )
+    whole = record.with_second()
+    assert len(record.second.xs) > 10 and len(whole.xs) == len(wanted)
+    for name in ("ratio", "mutual", "near_mutual", "index0", "index1", "back_ratio", "apart"):
+        found = getattr(whole, name)
+        np.testing.assert_allclose(found, getattr(wanted, name), rtol=1e-5, err_msg=name)
+    distances = symmetric_epipolar_distance(
+        record.second.xs[:, :2].astype(float), record.second.xs[:, 2:].astype(float),
+        essential_from_pose(record.R, record.t),
+    )
+    np.testing.assert_allclose(record.second.distances_squared, distances, rtol=1e-3, atol=1e-12)
+    assert not record.second.mutual.any() and record.second.near_mutual.all()
 
 
 def test_labels_are_those_of_the_true_pose(store):

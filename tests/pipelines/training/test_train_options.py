@@ -186,6 +186,36 @@ def test_weights_say_whether_they_learnt_from_binary_descriptors(tmp_path, featu
     assert net.config.binary_descriptors == binary
 
 
+def test_second_nearest_neighbours_are_drawn_and_withheld_as_asked(tmp_path):
+    record = make_record(true=60, false=30)
+    known = {
+        "back_ratio": np.full(90, 0.8), "apart": np.full(90, 9.0),
+        "near_mutual": np.arange(90) % 3 > 0, "mutual": np.arange(90) % 3 == 1,
+    }
+    known["near_mutual"][70:] = True
+    known["mutual"][70:] = False
+    # Those that are near both ways, but not the nearest, are behind another candidate.
+    known["ratio"] = np.where(np.arange(90) < 70, record.ratio, 1.3)
+    known["back_ratio"][known["near_mutual"] & ~known["mutual"]] = 1.4
+    record = replace(record, **known).split(70)
+    store = write_store(tmp_path / "pairs.h5", [record])
+    both, mutual = record.with_second().near_mutual.sum(), record.mutual.sum()
+    assert both > mutual + 30
+    for drop, second, wanted in ((0.0, True, both), (1.0, True, mutual), (0.0, False, mutual)):
+        config = TrainingConfig(
+            network="n3-prune", pairs=(str(store),), generated=0, augment=False, batch=2,
+            mutual_only=True, second_nearest=second, drop_second=drop,
+            min_matches=200, max_matches=200,
+        )
+        batch = TrainingBatches(config)[0]
+        assert batch["mask"].sum(1).tolist() == [wanted] * 2
+        assert config.net.second_nearest == second
+    with pytest.raises(ValueError, match="second_nearest: needs mutual_only"):
+        TrainingConfig(generated=1, second_nearest=True)
+    with pytest.raises(ValueError, match="drop_second must lie in 0 … 1, got 2"):
+        TrainingConfig(generated=1, drop_second=2)
+
+
 def test_the_thread_that_makes_batches_ends_and_passes_errors_on():
     class Broken:
         def __getitem__(self, step):

@@ -1,5 +1,7 @@
 """From two images to matches and a pose in one call."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -48,6 +50,32 @@ def test_arrays_are_matched_as_files_of_the_same_pixels_are(tmp_path):
         of_arrays.plot(tmp_path / "m.png")
         assert cv2.imread(str(tmp_path / "m.png")).shape[1] == 1200
     assert of_files.points0.max() > 900  # pixels as given, not as reduced
+
+
+def test_a_filter_that_looks_at_second_nearest_neighbours_gets_them():
+    shipped = n3match.MatchFilter.from_pretrained("sift")
+    nets = []
+    for second in (False, True):
+        net = n3match.MatchFilter(replace(shipped.config, second_nearest=second)).eval()
+        net.load_state_dict(shipped.state_dict())
+        nets.append(net)
+    options = {"K0": K, "K1": K, "max_keypoints": 1500}
+    plain, pair = (n3match.match_images(PHOTO0, PHOTO1, filter=n, **options) for n in nets)
+    count = len(plain.putative)
+    assert len(pair.putative) > count + 100
+    np.testing.assert_array_equal(pair.points0[:count], plain.points0)
+    # No keypoint is kept twice, and second nearest ones are among the kept.
+    kept = pair.kept
+    for index in (pair.putative.index0, pair.putative.index1):
+        assert len(np.unique(index[kept])) == kept.sum()
+    assert kept[count:].any()
+    pose = pair.pose()
+    assert pose.ok and pose.inliers.shape == kept.shape
+    assert pose_error_deg(pose.R, pose.t, R, T) < 5
+    # A filter that doesn't look at them says the same as in a pair that has none.
+    again = pair.filtered(nets[0])
+    np.testing.assert_array_equal(again.logits[:count], plain.logits)
+    assert not again.kept[count:].any()
 
 
 def test_other_features_have_weights_of_their_own():
