@@ -115,7 +115,8 @@ class PutativeMatches:
         Raises:
             ValueError, TypeError: naming the argument.
         """
-        columns = self.side_info(names, focal1, binary=binary)
+        nearest = self.nearest()
+        columns = nearest.side_info(names, focal1, binary=binary)
         index0, index1 = index_array("index0", index0), index_array("index1", index1)
         if len(index0) != len(index1):
             raise ValueError(
@@ -125,10 +126,10 @@ class PutativeMatches:
             return None
         unknown = [NEUTRAL[name] for name in names]
         columns = np.concatenate([columns, [unknown]])
-        row = np.searchsorted(self.index0, index0)
-        found = row < len(self)
-        found[found] = (self.index0[row[found]] == index0[found]) & (
-            self.index1[row[found]] == index1[found]
+        row = np.searchsorted(nearest.index0, index0)
+        found = row < len(nearest)
+        found[found] = (nearest.index0[row[found]] == index0[found]) & (
+            nearest.index1[row[found]] == index1[found]
         )
         return columns[np.where(found, row, -1)]
 
@@ -217,6 +218,7 @@ def putative_matches(
     Raises:
         ValueError: a shape that does not fit, or non-finite numbers.
     """
+    binary = flag("binary", binary)
     found = nearest_neighbors(desc0, desc1, binary=binary, device=device)
     keypoints0 = _checked_keypoints("keypoints0", keypoints0, len(found.index))
     keypoints1 = _checked_keypoints("keypoints1", keypoints1, 0 if desc1 is None else len(desc1))

@@ -5,8 +5,10 @@ Side information are columns by name, of which a filter asks for some:
 =========== ==================================================================== ==================
 column      what it holds                                                        where not known
 =========== ==================================================================== ==================
-ratio       nearest / second nearest descriptor distance, in [0, 1]              1
-mutual      1 where nearest in both directions, else 0                           0
+ratio       nearest / second nearest descriptor distance, in [0, 1]; of second   1
+            nearest neighbours their distance / the nearest's, in [1, 2]
+mutual      1 where nearest in both directions, else 0; for filters that look at 0
+            second nearest neighbours: 1 where among the two nearest in both
 back_ratio  the ratio the other way round, in [0, 2], see `nearest_neighbors`    1
 distance    descriptor distance / its mean over the pair's putative matches − 1  0
 apart       how far the second nearest lies from the nearest in image 1, from −1 0
@@ -47,7 +49,7 @@ def side_info_columns(
     Args:
         names: a filter's `side_info`.
         ratio: (N,) nearest / second nearest descriptor distance, 1 where it says nothing.
-        mutual: (N,) bool, nearest in both directions.
+        mutual: (N,) bool, nearest in both directions, or among the two nearest, see above.
         back_ratio, distance, apart: (N,) of all putative matches of the pair, as
             `PutativeMatches` has them; None where not known: the column is then neutral.
         focal1: focal length of image 1 in pixels, which `apart` is measured by.

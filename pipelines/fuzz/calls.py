@@ -25,7 +25,7 @@ import h5py
 import numpy as np
 import torch
 
-from n3match.matching import FEATURES, PutativeMatches
+from n3match.matching import FEATURES, PutativeMatches, putative_matches
 from n3match.matching.side_info import SIDE_INFO
 from n3match.nn import MatchFilterConfig, N3NetConfig
 from n3match.pipelines.fuzz.damage import damage_some
@@ -51,7 +51,8 @@ EXEMPT = {
             "FundamentalMatrix", "RelativePose", "FilterOutput", "Features", "Matches",
             "PutativeMatches", "HlocFeatures", "HlocPair", "ColmapCamera", "ColmapImage",
             "ColmapModel", "ColmapModel.camera_of", "DatabaseKeypoints", "PairResult",
-            "TwoViewGeometry", "PairRecord", "ReadOptions",
+            "TwoViewGeometry", "PairRecord", "PairRecord.with_second", "PairRecord.split",
+            "ReadOptions",
         ),
         _RECORD,
     ),
@@ -671,7 +672,14 @@ def _(d):
     found = _descriptor_pair(d)
     lengths = [0 if found[f"desc{i}"] is None else len(found[f"desc{i}"]) for i in (0, 1)]
     return {**found, "keypoints0": d.pixels(lengths[0]), "keypoints1": d.pixels(lengths[1]),
-            **d.some({"device": "cpu"}, 0.2)}
+            **d.some({"device": "cpu", "second_nearest": d.boolean()}, 0.2)}
+
+
+@_target("n3match.matching.one_to_one")
+def _(d):
+    n = d.count()
+    return {"index0": d.rng.integers(0, 9, n), "index1": d.rng.integers(0, 9, n),
+            "logits": d.rng.normal(0, 3, n)}
 
 
 @_target("n3match.matching.root_sift")
@@ -703,6 +711,10 @@ def _(d):
 
 def _putative(d: Draw) -> PutativeMatches:
     n = d.count()
+    if d.boolean():
+        return putative_matches(
+            d.pixels(n), d.descriptors(n, 8), d.pixels(n), d.descriptors(n, 8), second_nearest=True
+        )
     return PutativeMatches(
         d.pixels(n), d.pixels(n), d.rng.random(n), d.rng.random(n) < 0.5, np.arange(n),
         np.arange(n), d.rng.random(n), d.maybe(d.rng.random(n)), d.maybe(d.rng.random(n)),
@@ -713,7 +725,12 @@ def _putative(d: Draw) -> PutativeMatches:
 @_target("n3match.matching.PutativeMatches.side_info")
 def _(d):
     return {"self": _putative(d), "names": d.one_of(SIDE_INFO, ()), "focal1": d.maybe(500.0),
-            **d.some({"binary": d.boolean()})}
+            **d.some({"binary": d.boolean(), "second_nearest": d.boolean()})}
+
+
+@_target("n3match.matching.PutativeMatches.nearest", 1.0, _NONE_THERE)
+def _(d):
+    return {"self": _putative(d)}
 
 
 @_target("n3match.matching.PutativeMatches.side_info_of")
