@@ -18,7 +18,13 @@ from scipy.spatial.transform import Rotation
 from n3match.datasets.images import ImageFile
 from n3match.files.whole import write_whole
 from n3match.geometry import calibrated_points
-from n3match.matching import extract_sift, keypoint_change, putative_matches, root_sift
+from n3match.matching import (
+    extract_sift,
+    keypoint_change,
+    one_to_one,
+    putative_matches,
+    root_sift,
+)
 from n3match.nn.match_filter import MatchFilter
 from n3match.pipelines.common.devices import placed
 from n3match.pipelines.common.fingerprints import hash_of, hash_of_files, hash_of_weights
@@ -111,7 +117,7 @@ class MatchStore:
             for image, bounds in ((pair.image0, pair.bounds0), (pair.image1, pair.bounds1))
         ]
         (points0, K0, size0, desc0, kinds0), (points1, K1, size1, desc1, kinds1) = ends
-        second = {"second_nearest": net.config.second_nearest}
+        second = {"second_nearest": net.config.second_nearest and not self.points_alone}
         found = putative_matches(points0, desc0, points1, desc1, **second)
         focal = [float(np.diag(K)[:2].mean()) for K in (K0, K1)]
         change = keypoint_change(kinds0[found.index0], kinds1[found.index1], *focal)
@@ -123,9 +129,12 @@ class MatchStore:
         if not self.points_alone:
             binary = net.config.binary_descriptors
             told = (found.side_info(net.side_info, focal[1], binary=binary, **second), change)
+        logits = logits_of_many(net, [PairMatches(x0, x1, *told)])[0]
+        if second["second_nearest"]:
+            logits[(logits > 0) & ~one_to_one(found.index0, found.index1, logits)] = -np.inf
         small = {
             "points0": found.points0, "points1": found.points1, "change": change,
-            "ratio": found.ratio, "logits": logits_of_many(net, [PairMatches(x0, x1, *told)])[0],
+            "ratio": found.ratio, "logits": logits,
         }
         return KnownMatches(
             K0=K0, K1=K1, size0=size0, size1=size1, mutual=found.mutual,
