@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -240,34 +240,45 @@ def putative_matches(
     if not flag("second_nearest", second_nearest):
         return nearest
     back = nearest_neighbors(desc1, desc0, binary=binary, device=device)
-    return _with_second(nearest, found, back, keypoints1)
+    return with_second(nearest, TwoNearest.of(found), TwoNearest.of(back), keypoints1)
 
 
-def _with_second(
-    nearest: PutativeMatches, found: Matches, back: Matches, keypoints1: np.ndarray
+@dataclass(frozen=True)
+class TwoNearest:
+    """The two nearest of each keypoint in the other image, −1 and inf where there is none; (N,)."""
+
+    index: np.ndarray
+    second_index: np.ndarray
+    distance: np.ndarray
+    second_distance: np.ndarray
+
+    @classmethod
+    def of(cls, matches: Matches) -> TwoNearest:
+        return cls(*(getattr(matches, field.name).cpu().numpy() for field in fields(cls)))
+
+
+def with_second(
+    nearest: PutativeMatches, found: TwoNearest, back: TwoNearest, keypoints1: np.ndarray
 ) -> PutativeMatches:
-    """The rows of second nearest neighbours behind those of the nearest.
+    """The rows of second nearest neighbours behind those of the nearest, see `putative_matches`.
 
     Args:
-        nearest: of every keypoint of image 0.
-        found, back: the two nearest from image 0 to image 1, and from image 1 to image 0.
+        nearest: of every keypoint of image 0 that has one.
+        found, back: from image 0 to image 1, and from image 1 to image 0.
         keypoints1: (N1, 2).
     """
-    best, second_best = back.index.cpu().numpy(), back.second_index.cpu().numpy()
 
     def is_near(index0: np.ndarray, index1: np.ndarray) -> np.ndarray:
-        return (best[index1] == index0) | (second_best[index1] == index0)
+        return (back.index[index1] == index0) | (back.second_index[index1] == index0)
 
-    index1 = found.second_index.cpu().numpy()[nearest.index0]
+    index1 = found.second_index[nearest.index0]
     row = np.flatnonzero(index1 >= 0)
     row = row[is_near(nearest.index0[row], index1[row])]
     index0, index1 = nearest.index0[row], index1[row]
-    distance = found.second_distance.cpu().numpy()[index0]
+    distance = found.second_distance[index0]
     # To the nearest *other* keypoint of image 0.
-    is_best = best[index1] == index0
-    other = np.where(
-        is_best, back.second_distance.cpu().numpy()[index1], back.distance.cpu().numpy()[index1]
-    )
+    is_best = back.index[index1] == index0
+    other = np.where(is_best, back.second_distance[index1], back.distance[index1])
     second = PutativeMatches(
         points0=nearest.points0[row],
         points1=keypoints1[index1],

@@ -1,5 +1,7 @@
 """The dictionary filter and the matchers: real runs of kornia's features, batches, wrong use."""
 
+from dataclasses import replace
+
 import cv2
 import kornia.feature as KF
 import numpy as np
@@ -81,9 +83,29 @@ def test_in_place_of_local_feature_matcher(data, sift):
     matcher = N3LocalFeatureMatcher(sift)
     with torch.inference_mode():
         out = matcher(data | {"K0": K, "K1": K})
-    assert set(out) == {*KEYS, "ratio", "mutual", "back_ratio", "distance", "apart"}
-    assert out["mutual"].all() and (out["ratio"] <= 1).all()
+    known = {"index0", "index1", "ratio", "mutual", "back_ratio", "distance", "apart"}
+    assert set(out) == {*KEYS, *known}
+    assert out["mutual"].all() and (out["ratio"] <= 2).all()
     assert len(out["confidence"]) > 15 and _share_right(out) > 0.7
+
+
+@pytest.mark.parametrize("second_nearest", [False, True])
+def test_second_nearest_neighbours_are_looked_at_where_the_filter_does(data, sift, second_nearest):
+    shipped = n3match.MatchFilter.from_pretrained("sift")
+    net = n3match.MatchFilter(replace(shipped.config, second_nearest=second_nearest)).eval()
+    net.load_state_dict(shipped.state_dict())
+    given = {name: torch.cat((image, image)) for name, image in data.items()} | {"K0": K, "K1": K}
+    with torch.inference_mode():
+        out = N3LocalFeatureMatcher(sift, net)(given)
+    for pair in (0, 1):
+        rows = out["batch_indexes"] == pair
+        assert rows.sum() > 15
+        for name in ("index0", "index1"):
+            assert len(out[name][rows].unique()) == rows.sum()
+    assert bool((out["ratio"] > 1).any()) == second_nearest
+    if second_nearest:
+        with pytest.raises(ValueError, match="index1 must be int64 of shape"):
+            LocalFeatureMatchFilter(net)({**out, "index1": out["index1"][:3]}, given)
 
 
 def test_geometry_aware_form_keeps_the_same_matches(data, sift):

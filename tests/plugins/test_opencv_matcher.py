@@ -1,11 +1,15 @@
 """The matcher with setPairInfo: real keypoints of four detectors, OpenCV's results as measure."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 from bundled_pair import DISTORTION, SIZE, K, detector, error_deg, features, photograph
 
+from n3match import MatchFilter
 from n3match.geometry import estimate_relative_pose_from_matches
+from n3match.matching import putative_matches
 from n3match.plugins.opencv import N3Matcher, filter_matches
 from n3match.plugins.opencv.neighbours import find_neighbours
 
@@ -57,6 +61,35 @@ def test_matches_are_nearest_as_opencv_finds_them(matched):
     rows = cv2.BFMatcher(norm).knnMatch(descriptors1, descriptors2, 1)
     assert all(rows[match.queryIdx][0].distance == match.distance for match in found)
     assert [match.queryIdx for match in found] == sorted(match.queryIdx for match in found)
+
+
+@pytest.mark.parametrize("second_nearest", [False, True])
+def test_second_nearest_neighbours_are_looked_at_where_the_filter_does(second_nearest):
+    (keypoints1, descriptors1), (keypoints2, descriptors2) = features("SIFT")
+    shipped = MatchFilter.from_pretrained("sift")
+    net = MatchFilter(replace(shipped.config, second_nearest=second_nearest)).eval()
+    net.load_state_dict(shipped.state_dict())
+    matcher = N3Matcher(filter=net)
+    matcher.setPairInfo(keypoints1, keypoints2, SIZE, SIZE, **CAMERAS)
+    found = matcher.match(descriptors1, descriptors2)
+    assert len({m.queryIdx for m in found}) == len({m.trainIdx for m in found}) == len(found)
+    rows = cv2.BFMatcher().knnMatch(descriptors1, descriptors2, 2)
+    places = [[n.trainIdx for n in rows[m.queryIdx]].index(m.trainIdx) for m in found]
+    assert all(m.distance == rows[m.queryIdx][p].distance for m, p in zip(found, places))
+    assert set(places) == ({0, 1} if second_nearest else {0})
+    # As from photographs to matches in one call.
+    points = [np.array([k.pt for k in keypoints]) for keypoints in (keypoints1, keypoints2)]
+    putative = find_neighbours(descriptors1, descriptors2).putative(
+        *points, second_nearest=second_nearest
+    )
+    wanted = putative_matches(
+        points[0], descriptors1, points[1], descriptors2, second_nearest=second_nearest
+    )
+    np.testing.assert_array_equal(putative.index1, wanted.index1)
+    np.testing.assert_allclose(putative.ratio, wanted.ratio, rtol=1e-5)
+    # Of rows of two those stay whose nearest is kept.
+    kept = {row[0].queryIdx for row in matcher.knnMatch(descriptors1, descriptors2, 2)}
+    assert kept == {m.queryIdx for m, p in zip(found, places) if p == 0}
 
 
 @pytest.mark.parametrize(("name", "weights"), [("SIFT", "sift"), ("ORB", "orb")])

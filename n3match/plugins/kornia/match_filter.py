@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from n3match.arguments import dense_tensor, instance
 from n3match.geometry import normalize_points
 from n3match.geometry.checks import check_tensor
+from n3match.matching import one_to_one
 from n3match.matching.side_info import SIDE_INFO, side_info_columns
 from n3match.nn.match_filter import MatchFilter
 from n3match.plugins.kornia.cameras import camera_batch, check_keypoints
@@ -53,7 +54,9 @@ class LocalFeatureMatchFilter(nn.Module):
                 (1, NC, 2, 3) where there are any; and, where known, ratio (NC), nearest / second
                 nearest descriptor distance, and mutual (NC), 1 where nearest in both directions;
                 besides these two, back_ratio, distance and apart (NC), see
-                `n3match.matching.PutativeMatches`.
+                `n3match.matching.PutativeMatches`; index0, index1 (NC), which keypoints of each
+                image are matched: for filters that look at second nearest neighbours, of whose
+                kept matches that share a keypoint the likeliest stays.
             data: what `LocalFeatureMatcher` was given, of which the sizes of image0 and image1
                 (B, C, H, W) are looked at; and, where known, K0, K1 (B, 3, 3) or (3, 3) camera
                 matrices in pixels of these images. Without them the focal length is taken as
@@ -93,9 +96,15 @@ class LocalFeatureMatchFilter(nn.Module):
             known={name: matches[name] for name in SIDE_INFO if name in matches},
         )
         kept = logits > 0
+        ends = ("index0", "index1")
+        if self.filter.config.second_nearest and matches.keys() >= set(ends):
+            numbers = (_keypoint_numbers(name, matches, batch_indexes) for name in ends)
+            kept = likeliest(*numbers, logits)
         out = {
             name: matches[name][kept]
-            for name in ("keypoints0", "keypoints1", "batch_indexes", *SIDE_INFO)
+            for name in (
+                "keypoints0", "keypoints1", "batch_indexes", "index0", "index1", *SIDE_INFO
+            )
             if name in matches
         }
         out |= {name: matches[name][:, kept] for name in ("lafs0", "lafs1") if name in matches}
@@ -201,6 +210,27 @@ class LocalFeatureMatchFilter(nn.Module):
                 focal1=float(K1[pair, 0, 0] + K1[pair, 1, 1]) / 2,
             )
         return torch.from_numpy(columns).to(batch_indexes.device)
+
+
+def likeliest(index0: Tensor, index1: Tensor, logits: Tensor) -> Tensor:
+    """(NC) bool: `n3match.matching.one_to_one` of tensors."""
+    arrays = (index0, index1, logits.detach().double())
+    kept = one_to_one(*(array.cpu().numpy() for array in arrays))
+    return torch.from_numpy(kept).to(logits.device)
+
+
+def _keypoint_numbers(
+    name: str, matches: Mapping[str, Tensor], batch_indexes: Tensor
+) -> Tensor:
+    """(NC) which keypoints are matched, those of other pairs of the batch told apart."""
+    index = _entry(matches, name)
+    if index.dtype != torch.int64 or index.shape != batch_indexes.shape:
+        raise ValueError(
+            f"{name} must be int64 of shape (NC) = {tuple(batch_indexes.shape)}, "
+            f"got {index.dtype} {tuple(index.shape)}"
+        )
+    count = int(index.max()) + 1 if len(index) else 1
+    return index + count * batch_indexes.to(index.device)
 
 
 def _entry(matches: Mapping[str, Tensor], name: str) -> Tensor:

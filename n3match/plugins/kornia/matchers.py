@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from n3match.matching.side_info import SIDE_INFO
 from n3match.nn.match_filter import MatchFilter
 from n3match.plugins.kornia.cameras import camera_batch, check_keypoints
 from n3match.plugins.kornia.lafs import filled
-from n3match.plugins.kornia.match_filter import LocalFeatureMatchFilter
+from n3match.plugins.kornia.match_filter import LocalFeatureMatchFilter, likeliest
 from n3match.plugins.kornia.tensors import check_finite, check_together
 
 
@@ -99,7 +99,8 @@ class N3GeometryAwareMatcher(nn.Module):
             ("lafs1", lafs1, "hw1", hw1), ("lafs2", lafs2, "hw2", hw2)
         ):
             check_keypoints(name, frames[0, :, :, 2], size_name, hw)
-        found = _nearest(desc1, desc2, lafs1[0], lafs2[0])
+        second_nearest = self.match_filter.filter.config.second_nearest
+        found = _nearest(desc1, desc2, lafs1[0], lafs2[0], second_nearest)
         index1, index2 = found.pop("index0"), found.pop("index1")
         frames = lafs1[:, index1], lafs2[:, index2]
         logits = self.match_filter.logits(
@@ -111,7 +112,7 @@ class N3GeometryAwareMatcher(nn.Module):
             lafs=frames,
             known=found,
         )
-        kept = logits > 0
+        kept = likeliest(index1, index2, logits) if second_nearest else logits > 0
         dists = torch.sigmoid(-logits[kept])[:, None].to(desc1.dtype)
         return dists, torch.stack((index1[kept], index2[kept]), 1)
 
@@ -209,7 +210,9 @@ class N3LocalFeatureMatcher(nn.Module):
 
         Returns:
             `LocalFeatureMatcher`'s dictionary of the kept matches, see `LocalFeatureMatchFilter`,
-            and what is known of each match (NC): ratio, mutual, back_ratio, distance and apart.
+            and what is known of each match (NC): index0 and index1 among the features, ratio,
+            mutual, back_ratio, distance and apart. A filter that looks at second nearest neighbours
+            gets them, too; mutual is then 1 for all that are among the two nearest both ways.
 
         Raises:
             ValueError, TypeError: naming the entry.
@@ -232,11 +235,12 @@ class N3LocalFeatureMatcher(nn.Module):
                 f"got {len(lafs0)} and {len(lafs1)}"
             )
         found: dict[str, list[Tensor]] = {
-            name: [] for name in ("lafs0", "lafs1", "batch_indexes", *SIDE_INFO)
+            name: [] for name in ("lafs0", "lafs1", "batch_indexes", "index0", "index1", *SIDE_INFO)
         }
+        second_nearest = self.match_filter.filter.config.second_nearest
         for b in range(len(lafs0)):
-            known = _nearest(descs0[b], descs1[b], lafs0[b], lafs1[b])
-            index0, index1 = known.pop("index0"), known.pop("index1")
+            known = _nearest(descs0[b], descs1[b], lafs0[b], lafs1[b], second_nearest)
+            index0, index1 = known["index0"], known["index1"]
             known |= {
                 "lafs0": lafs0[b, index0], "lafs1": lafs1[b, index1],
                 "batch_indexes": torch.full_like(index0, b),
@@ -278,8 +282,11 @@ class N3LocalFeatureMatcher(nn.Module):
         return lafs, descriptors
 
 
-def _nearest(desc0: Tensor, desc1: Tensor, lafs0: Tensor, lafs1: Tensor) -> dict[str, Tensor]:
-    """Every keypoint of image 0 with its nearest of image 1, padding left out in both.
+def _nearest(
+    desc0: Tensor, desc1: Tensor, lafs0: Tensor, lafs1: Tensor, second_nearest: bool
+) -> dict[str, Tensor]:
+    """Every keypoint of image 0 with its nearest of image 1, padding left out in both; and with its
+    second nearest, as `putative_matches` has them, where asked for.
 
     Returns index0, index1 (NC) into what was given, and the entries of SIDE_INFO as
     `LocalFeatureMatchFilter.forward` takes them, in the dtype of the frames.
@@ -289,7 +296,12 @@ def _nearest(desc0: Tensor, desc1: Tensor, lafs0: Tensor, lafs1: Tensor) -> dict
         lafs[slots, :, 2].detach().double().cpu().numpy()
         for lafs, slots in ((lafs0, slots0), (lafs1, slots1))
     )
-    found = putative_matches(points0, desc0[slots0].detach(), points1, desc1[slots1].detach())
+    found = putative_matches(
+        points0, desc0[slots0].detach(), points1, desc1[slots1].detach(),
+        second_nearest=second_nearest,
+    )
+    if second_nearest:
+        found = replace(found, mutual=found.near_mutual)
     index0, index1 = (torch.from_numpy(i).to(lafs0.device) for i in (found.index0, found.index1))
     known = {
         name: torch.from_numpy(getattr(found, name)).to(lafs0.device) for name in SIDE_INFO

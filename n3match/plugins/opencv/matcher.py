@@ -11,6 +11,7 @@ import numpy as np
 
 from n3match.arguments import flag, sequence, whole
 from n3match.geometry.checks import check_distortion, check_points_array, check_size
+from n3match.matching import one_to_one
 from n3match.nn.match_filter import MatchFilter
 from n3match.plugins.opencv.information import mean_focal, points_of
 from n3match.plugins.opencv.matches import keypoint_match_logits, pixel_cameras
@@ -118,7 +119,8 @@ class N3Matcher:
         trainDescriptors: np.ndarray | None,
         mask: np.ndarray | None = None,
     ) -> tuple[cv2.DMatch, ...]:
-        """The nearest train descriptor of every query descriptor, where the filter keeps it.
+        """The nearest train descriptor of every query descriptor, where the filter keeps it, or the
+        second nearest, where it keeps that, as filters that look at these may.
 
         Args:
             queryDescriptors, trainDescriptors: (N, D), (M, D), or None for an image without any.
@@ -131,8 +133,8 @@ class N3Matcher:
         Raises:
             RuntimeError: no `setPairInfo` yet. ValueError, TypeError: naming the argument.
         """
-        near, kept = self._search(queryDescriptors, trainDescriptors, 1, mask)
-        return tuple(near.rows[i][0] for i in np.flatnonzero(kept))
+        near, place = self._search(queryDescriptors, trainDescriptors, 2, mask)
+        return tuple(near.rows[i][place[i]] for i in np.flatnonzero(place >= 0))
 
     def knnMatch(
         self,
@@ -160,12 +162,12 @@ class N3Matcher:
             descriptors, or the mask forbids them.
         """
         compact = flag("compactResult", compactResult)
-        near, kept = self._search(queryDescriptors, trainDescriptors, k, mask)
-        rows = (row if keep else () for row, keep in zip(near.rows, kept))
+        near, place = self._search(queryDescriptors, trainDescriptors, k, mask)
+        rows = (row if kept else () for row, kept in zip(near.rows, place == 0))
         return tuple(row for row in rows if row or not compact)
 
     def _search(self, query, train, k: int, mask) -> tuple[Neighbours, np.ndarray]:
-        """The neighbours, and (N,) bool of the query descriptors whose nearest is kept."""
+        """The neighbours, and (N,) which of them is kept: 0 the nearest, 1 the second, −1 none."""
         pair = self._pair
         if pair is None:
             raise RuntimeError("setPairInfo must be called before match or knnMatch")
@@ -182,7 +184,8 @@ class N3Matcher:
         net = self._filter or as_filter(default_filter(binary=near.binary))
         names = ("queryKpts", "trainKpts")
         points = [points_of(*found) for found in zip(names, (pair.query, pair.train))]
-        found = near.putative(*points)
+        second_nearest = net.config.second_nearest
+        found = near.putative(*points, second_nearest=second_nearest)
         cameras = pixel_cameras(
             (found.points0, found.points1), (pair.query_size, pair.train_size), pair.matrices,
             names=(*names, "queryImageSize", "trainImageSize"),
@@ -194,13 +197,18 @@ class N3Matcher:
             pair.distortions,
             names=names,
             side_info=found.side_info(
-                net.side_info, mean_focal(cameras[1]), binary=net.config.binary_descriptors
+                net.side_info, mean_focal(cameras[1]), binary=net.config.binary_descriptors,
+                second_nearest=second_nearest,
             ),
             filter=net,
         )
-        kept = np.zeros(len(near.rows), dtype=bool)
-        kept[found.index0] = logits > 0
-        return near, kept
+        kept = logits > 0
+        if second_nearest:
+            kept = one_to_one(found.index0, found.index1, logits)
+        place = np.full(len(near.rows), -1)
+        is_second = near.nearest[found.index0] != found.index1
+        place[found.index0[kept]] = is_second[kept]
+        return near, place
 
 
 def _is_array(name: str, keypoints: Keypoints) -> bool:

@@ -8,7 +8,12 @@ import cv2
 import numpy as np
 
 from n3match.arguments import number_array, whole
-from n3match.matching.putative import PutativeMatches, distance_apart
+from n3match.matching.putative import (
+    PutativeMatches,
+    TwoNearest,
+    distance_apart,
+    with_second,
+)
 
 _HAMMING = (cv2.NORM_HAMMING, cv2.NORM_HAMMING2)
 
@@ -24,6 +29,7 @@ class Neighbours:
         mutual: (N,) bool, nearest in both directions.
         distance, ratio, back_ratio: (N,) as of `PutativeMatches`.
         binary: whether distances are Hamming's.
+        there, back: the two nearest of the query descriptors, and of the train descriptors.
     """
 
     rows: tuple[tuple[cv2.DMatch, ...], ...]
@@ -34,16 +40,21 @@ class Neighbours:
     ratio: np.ndarray
     back_ratio: np.ndarray
     binary: bool
+    there: TwoNearest
+    back: TwoNearest
 
-    def putative(self, points1: np.ndarray, points2: np.ndarray) -> PutativeMatches:
+    def putative(
+        self, points1: np.ndarray, points2: np.ndarray, *, second_nearest: bool = False
+    ) -> PutativeMatches:
         """Each query descriptor with its nearest, where it has one.
 
         Args:
             points1, points2: (N, 2) and (M, 2) pixels of the query and train descriptors.
+            second_nearest: as in `n3match.matching.putative_matches`.
         """
         index1 = np.flatnonzero(self.nearest >= 0)
         index2 = self.nearest[index1]
-        return PutativeMatches(
+        found = PutativeMatches(
             points0=points1[index1],
             points1=points2[index2],
             ratio=self.ratio[index1],
@@ -55,6 +66,7 @@ class Neighbours:
             apart=distance_apart(points2, index2, self.second[index1]),
             binary=self.binary,
         )
+        return with_second(found, self.there, self.back, points2) if second_nearest else found
 
 
 def find_neighbours(
@@ -111,7 +123,7 @@ def _described(rows, back, k: int, binary: bool) -> Neighbours:
     nearest, distance = _column(rows, 0)
     second, second_distance = _column(rows, 1)
     nearest_back, distance_back = _column(back, 0)
-    _, other_back = _column(back, 1)
+    second_back, other_back = _column(back, 1)
     query, known = np.arange(len(rows)), np.flatnonzero(nearest >= 0)
     mutual = np.zeros(len(rows), dtype=bool)
     mutual[known] = nearest_back[nearest[known]] == query[known]
@@ -124,6 +136,8 @@ def _described(rows, back, k: int, binary: bool) -> Neighbours:
     return Neighbours(
         tuple(row[:k] for row in rows), nearest, second, mutual, distance,
         ratio_of(distance, second_distance), back_ratio, binary,
+        TwoNearest(nearest, second, distance, second_distance),
+        TwoNearest(nearest_back, second_back, distance_back, other_back),
     )
 
 
