@@ -10,6 +10,7 @@ from n3match.matching.features import (
 from n3match.matching.nearest import Matches, nearest_neighbors
 from n3match.matching.putative import (
     PutativeMatches,
+    exclusive_logits,
     one_to_one,
     putative_matches,
     side_info_of_matches,
@@ -25,6 +26,7 @@ __all__ = [
     "Features",
     "Matches",
     "PutativeMatches",
+    "exclusive_logits",
     "extract_features",
     "extract_sift",
     "is_gradient_histogram",

@@ -348,6 +348,33 @@ def one_to_one(index0: np.ndarray, index1: np.ndarray, logits: np.ndarray) -> np
     return kept
 
 
+def exclusive_logits(index0: np.ndarray, index1: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Logits of matches of which no two that share a keypoint can be right: those above 0 are
+    `one_to_one`.
+
+    Of those that aren't, the odds are o / (1 + o'), o' those of the likeliest match that has one of
+    their keypoints: one of the two is right, or neither. All others stay.
+
+    Args:
+        index0, index1, logits: (M,) as of `one_to_one`.
+
+    Returns:
+        (M,) float64.
+
+    Raises:
+        ValueError, TypeError: as `one_to_one`.
+    """
+    kept = one_to_one(index0, index1, logits)
+    found = np.array(logits, dtype=np.float64)
+    lost = (found > 0) & ~kept
+    rival = np.zeros(lost.sum())
+    for index in (np.asarray(index0), np.asarray(index1)):
+        best = dict(zip(index[kept].tolist(), found[kept].tolist()))
+        rival = np.maximum(rival, [best.get(i, 0.0) for i in index[lost].tolist()])
+    found[lost] -= np.logaddexp(0.0, rival)
+    return found
+
+
 def distance_apart(keypoints1: np.ndarray, index1: np.ndarray, second1: np.ndarray) -> np.ndarray:
     """(N,) float32 pixels from the nearest to the second nearest neighbour in image 1.
 

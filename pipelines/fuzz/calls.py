@@ -682,6 +682,13 @@ def _(d):
             "logits": d.rng.normal(0, 3, n)}
 
 
+@_target("n3match.matching.exclusive_logits")
+def _(d):
+    n = d.count()
+    return {"index0": d.rng.integers(0, 9, n), "index1": d.rng.integers(0, 9, n),
+            "logits": d.rng.normal(0, 3, n)}
+
+
 @_target("n3match.matching.root_sift")
 def _(d):
     return {"descriptors": d.descriptors(d.count(), d.one_of(4, 128))}

@@ -18,8 +18,8 @@ from n3match.matching import (
     FEATURES,
     Features,
     PutativeMatches,
+    exclusive_logits,
     extract_features,
-    one_to_one,
     putative_matches,
 )
 from n3match.nn.match_filter import MatchFilter
@@ -48,7 +48,7 @@ class MatchedPair:
         features: their keypoints, in pixels of `Photograph.image`.
         putative: the matches, from image 0 to image 1, in the same pixels.
         logits: (N,) the filter's, kept above 0; None where there is no filter. Of a filter that
-            looks at second nearest neighbours −inf where a likelier match has one of the
+            looks at second nearest neighbours below 0 where a likelier match has one of the
             keypoints; of others −inf at those neighbours.
         seconds: wall-clock seconds of each stage: "weights" (loading them), "read", the feature's
             name ("sift"), "matching" and "filter".
@@ -125,8 +125,7 @@ class MatchedPair:
             distortion1=photo1.distortion,
         )
         if second:
-            kept = one_to_one(putative.index0, putative.index1, logits)
-            logits[(logits > 0) & ~kept] = -np.inf
+            logits = exclusive_logits(putative.index0, putative.index1, logits)
         seconds = {**self.seconds, "filter": time.perf_counter() - began}
         return replace(self, logits=logits, seconds=seconds)
 

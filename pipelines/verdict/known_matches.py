@@ -19,9 +19,9 @@ from n3match.datasets.images import ImageFile
 from n3match.files.whole import write_whole
 from n3match.geometry import calibrated_points
 from n3match.matching import (
+    exclusive_logits,
     extract_sift,
     keypoint_change,
-    one_to_one,
     putative_matches,
     root_sift,
 )
@@ -131,7 +131,7 @@ class MatchStore:
             told = (found.side_info(net.side_info, focal[1], binary=binary, **second), change)
         logits = logits_of_many(net, [PairMatches(x0, x1, *told)])[0]
         if second["second_nearest"]:
-            logits[(logits > 0) & ~one_to_one(found.index0, found.index1, logits)] = -np.inf
+            logits = exclusive_logits(found.index0, found.index1, logits)
         small = {
             "points0": found.points0, "points1": found.points1, "change": change,
             "ratio": found.ratio, "logits": logits,

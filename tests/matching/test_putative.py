@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from n3match.matching import one_to_one, putative_matches
+from n3match.matching import exclusive_logits, one_to_one, putative_matches
 
 pytestmark = pytest.mark.arithmetic
 
@@ -105,6 +105,16 @@ def test_of_matches_that_share_a_keypoint_the_likeliest_stays():
     np.testing.assert_array_equal(kept, [False, True, False, False, True, False])
     none = np.zeros(0, dtype=int)
     assert one_to_one(none, none, np.zeros(0)).shape == (0,)
+    # Of two that can't both be right: neither, the one or the other.
+    odds = np.exp(logits)
+    odds[0] /= 1 + odds[1]
+    odds[2] /= 1 + odds[1]
+    odds[5] /= 1 + odds[4]
+    found = exclusive_logits(index0, index1, logits)
+    np.testing.assert_allclose(np.exp(found), odds)
+    np.testing.assert_array_equal(found > 0, kept)
+    assert exclusive_logits(none, none, np.zeros(0)).shape == (0,)
+    np.testing.assert_array_equal(exclusive_logits([0, 0], [1, 2], [-np.inf, 0.5]), [-np.inf, 0.5])
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,9 @@ def plot_two_view(
     bands = match_bands(images, putative.points0, putative.points1, kept, title)
     if pose is not None:
         bands += epipolar_bands(images, photographs, putative, pose)
-    write_sheet(path, bands + probability_bands(logits, putative.mutual))
+    near = putative.near_mutual  # known where the filter looks at second nearest neighbours
+    looked = putative.mutual if near is None else near
+    write_sheet(path, bands + probability_bands(logits, looked))
 
 
 def plot_matches(

@@ -22,8 +22,9 @@ def probability_bands(logits: np.ndarray | None, mutual: np.ndarray) -> list[Ban
 
     Args:
         logits: (N,) the filter's, kept above 0; None where there was no filter.
-        mutual: (N,) bool: each the other's nearest neighbour. Matches that aren't may all have
-            been given one and the same logit, unseen; that is said beside it.
+        mutual: (N,) bool: each the other's nearest neighbour, or among the two nearest. Matches
+            that aren't may all have been given one and the same logit, unseen; that is said beside
+            it.
     """
     if logits is None:
         return [heading("No probabilities, as there is no filter", inches=0.57, size=13)]
