@@ -365,10 +365,10 @@ def exclusive_logits(index0: np.ndarray, index1: np.ndarray, logits: np.ndarray)
         ValueError, TypeError: as `one_to_one`.
     """
     kept = one_to_one(index0, index1, logits)
-    found = np.array(logits, dtype=np.float64)
+    found = np.array(real_array("logits", logits), dtype=np.float64)
     lost = (found > 0) & ~kept
     rival = np.zeros(lost.sum())
-    for index in (np.asarray(index0), np.asarray(index1)):
+    for index in (index_array("index0", index0), index_array("index1", index1)):
         best = dict(zip(index[kept].tolist(), found[kept].tolist()))
         rival = np.maximum(rival, [best.get(i, 0.0) for i in index[lost].tolist()])
     found[lost] -= np.logaddexp(0.0, rival)
