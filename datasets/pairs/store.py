@@ -254,6 +254,18 @@ def has_extras(file: h5py.File) -> bool:
     return member(file, "pairs") is not None
 
 
+def has_second(path: str | Path) -> bool:
+    """Whether a store has second nearest neighbours of any pair, which those of earlier versions
+    and OANet dumps lack.
+
+    Raises:
+        FileNotFoundError, ValueError: see `open_store`.
+    """
+    with open_store(path) as file:
+        group = member(file, f"{SECOND}/xs")
+        return isinstance(group, h5py.Group) and count_members(group) > 0
+
+
 def read_core(file: h5py.File, index: int) -> dict[str, np.ndarray]:
     """The arrays of one pair that any layout has: xs, ys, Rs, ts, ratios, mutuals.
 
@@ -340,7 +352,8 @@ def read_record(file: h5py.File, index: int) -> PairRecord:
         **{field: candidates[field] for field in ("back_ratio", "apart", "near_mutual")},
     )
     second = read_second(file, index)
-    if second is None or record.near_mutual is None:
+    known = (record.near_mutual, record.back_ratio, record.apart)
+    if second is None or any(array is None for array in known):
         return record
     count = len(second["xs"])
     flags = {"mutual": np.zeros(count, bool), "near_mutual": np.ones(count, bool)}

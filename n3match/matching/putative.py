@@ -1,4 +1,5 @@
-"""Putative matches: every keypoint of image 0 with its nearest neighbour in image 1."""
+"""Putative matches: every keypoint of image 0 with its nearest neighbour in image 1, and with its
+second nearest where a filter looks at these."""
 
 from __future__ import annotations
 
@@ -26,11 +27,13 @@ _OF_ALL = frozenset({"back_ratio", "distance"})
 
 @dataclass(frozen=True)
 class PutativeMatches:
-    """Row i joins a keypoint of image 0 to its nearest neighbour in image 1.
+    """Row i joins a keypoint of image 0 to its nearest neighbour in image 1; the last rows may join
+    some to their second nearest, see `putative_matches`.
 
     Attributes:
         points0, points1: (N, 2) float64, positions in the frame of the keypoints given (pixels).
-        ratio: (N,) float32 in [0, 1], nearest / second-nearest distance, 1 where no second exists.
+        ratio: (N,) float32 in [0, 1], nearest / second-nearest distance, 1 where no second exists;
+            of a second nearest its own / the nearest's, in [1, 2].
         mutual: (N,) bool, nearest in both directions.
         index0, index1: (N,) int64 into the keypoints given.
         distance: (N,) float32, descriptor distance.
@@ -61,7 +64,9 @@ class PutativeMatches:
         return len(self.points0)
 
     def nearest(self) -> PutativeMatches:
-        """Those of the nearest neighbours alone: the first rows."""
+        """Those of the nearest neighbours alone, the first rows; itself where it has no others."""
+        if self.near_mutual is None:
+            return self
         count = len(np.unique(self.index0))
         rows = {k: v[:count] for k, v in vars(self).items() if isinstance(v, np.ndarray)}
         return replace(self, **rows | {"near_mutual": None})
@@ -315,7 +320,7 @@ def one_to_one(index0: np.ndarray, index1: np.ndarray, logits: np.ndarray) -> np
 
     Args:
         index0, index1: (M,) keypoints that are matched.
-        logits: (M,) of the filter.
+        logits: (M,) of the filter; NaN is never kept.
 
     Returns:
         (M,) bool.
@@ -324,8 +329,8 @@ def one_to_one(index0: np.ndarray, index1: np.ndarray, logits: np.ndarray) -> np
         ValueError, TypeError: naming the argument.
     """
     logits = real_array("logits", logits)
-    if logits.ndim != 1 or np.isnan(logits).any():
-        raise ValueError(f"logits must have shape (M,) and hold no NaN, got {found_as(logits)}")
+    if logits.ndim != 1:
+        raise ValueError(f"logits must have shape (M,), got {found_as(logits)}")
     index0, index1 = index_array("index0", index0), index_array("index1", index1)
     if not len(index0) == len(index1) == len(logits):
         raise ValueError(

@@ -135,6 +135,7 @@ class PrecomputedMatches:
         if is_reversed:
             pair.reverse()
         if self.features is None:
+            record = record.with_second()  # which have keypoints that are nobody's nearest
             keypoints = [
                 _known_keypoints(index, points)
                 for index, points in (

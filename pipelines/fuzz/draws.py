@@ -132,7 +132,8 @@ def tiny_filter(kind: str) -> MatchFilter:
              "embedding_channels": 2}
     more: dict[str, Any] = {
         "plain": {},
-        "all": {"side_info": SIDE_INFO, "keypoint_change": True, "mutual_only": True},
+        "all": {"side_info": SIDE_INFO, "keypoint_change": True, "mutual_only": True,
+                "second_nearest": True},
         "pruning": {"side_info": SIDE_INFO, "pruning": PruningConfig(
             widths=(8, 4), neighbours=2, embedding_channels=2, value_channels=4, verdict_width=4)},
         "refining": {"refine": True, "side_info": ("ratio", "mutual")},

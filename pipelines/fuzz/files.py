@@ -422,13 +422,14 @@ def _record(seed: int, count: int = 20) -> PairRecord:
     rng = np.random.default_rng(seed)
     calibrated = rng.normal(size=(count, 4)) / 4
     sizes_angles = np.c_[rng.uniform(1, 9, count), rng.uniform(0, 360, count)]
-    return PairRecord(
+    record = PairRecord(
         "scene", f"{seed}a.png", f"{seed}b.png", 20, calibrated[:, :2] * 100 + 40,
         calibrated[:, 2:] * 100 + 40, calibrated, rng.random(count), np.eye(3),
         np.array([1.0, 0, 0]), rng.random(count), rng.random(count) < 0.5, rng.random(count),
         np.arange(count), np.arange(count), sizes_angles, sizes_angles, K, K, np.zeros(4),
-        np.zeros(4), SIZE, SIZE, rng.random(count), rng.random(count),
+        np.zeros(4), SIZE, SIZE, rng.random(count), rng.random(count), rng.random(count) < 0.5,
     )
+    return record.split(count - 5)
 
 
 def _write_store(folder: Path) -> None:
@@ -444,10 +445,11 @@ def _read_store(folder: Path) -> None:
         read_feature(file)
         for index in range(len(file["xs"])):
             read_dump_record(file, index, "scene")
-    pairs = PairDataset(path)
+    pairs = PairDataset(path, second_nearest=True)
     try:
         for index in range(len(pairs)):
             pairs[index]
+            pairs.record(index).with_second()
     finally:
         pairs.close()
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -91,8 +93,9 @@ def test_a_filter_that_looks_at_second_nearest_neighbours_is_told_which_are_near
     asked = found.side_info(names, None, second_nearest=True)
     np.testing.assert_array_equal(asked[:, 1], found.near_mutual)
     np.testing.assert_array_equal(found.side_info(names, None)[:, 1], found.mutual)
-    # Where they weren't sought nothing is known of them.
+    # Where they weren't sought nothing is known of them, and rows may share a keypoint.
     alone = found.nearest()
+    assert replace(alone, index0=np.zeros(30, int)).nearest().index0.shape == (30,)
     np.testing.assert_array_equal(
         alone.side_info(names, None, second_nearest=True)[:, 1], alone.mutual
     )
@@ -114,13 +117,13 @@ def test_of_matches_that_share_a_keypoint_the_likeliest_stays():
     np.testing.assert_allclose(np.exp(found), odds)
     np.testing.assert_array_equal(found > 0, kept)
     assert exclusive_logits(none, none, np.zeros(0)).shape == (0,)
+    np.testing.assert_array_equal(one_to_one([0, 0], [1, 2], [np.nan, 0.5]), [False, True])
     np.testing.assert_array_equal(exclusive_logits([0, 0], [1, 2], [-np.inf, 0.5]), [-np.inf, 0.5])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"logits": np.array([0.0, np.nan, 1])}, "logits must have shape .M,. and hold no NaN"),
         ({"logits": np.zeros((3, 1))}, "logits must have shape"),
         ({"logits": np.zeros(2)}, "index0, index1 and logits must have one length, got 3, 3 and 2"),
     ],

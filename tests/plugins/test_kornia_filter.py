@@ -85,7 +85,7 @@ def test_in_place_of_local_feature_matcher(data, sift):
         out = matcher(data | {"K0": K, "K1": K})
     known = {"index0", "index1", "ratio", "mutual", "back_ratio", "distance", "apart"}
     assert set(out) == {*KEYS, *known}
-    assert out["mutual"].all() and (out["ratio"] <= 2).all()
+    assert out["mutual"].all()
     assert len(out["confidence"]) > 15 and _share_right(out) > 0.7
 
 

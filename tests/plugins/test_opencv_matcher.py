@@ -87,9 +87,21 @@ def test_second_nearest_neighbours_are_looked_at_where_the_filter_does(second_ne
     )
     np.testing.assert_array_equal(putative.index1, wanted.index1)
     np.testing.assert_allclose(putative.ratio, wanted.ratio, rtol=1e-5)
-    # Of rows of two those stay whose nearest is kept.
-    kept = {row[0].queryIdx for row in matcher.knnMatch(descriptors1, descriptors2, 2)}
-    assert kept == {m.queryIdx for m, p in zip(found, places) if p == 0}
+    for name in ("index0", "mutual", "near_mutual"):
+        np.testing.assert_array_equal(getattr(putative, name), getattr(wanted, name))
+    for name in ("back_ratio", "distance", "apart"):
+        ours, theirs = getattr(putative, name), getattr(wanted, name)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+    # Rows are judged by their nearest alone.
+    rows = matcher.knnMatch(descriptors1, descriptors2, 2)
+    assert len(rows) > 20 and all(len(row) == 2 for row in rows)
+    # A mask that leaves each keypoint one candidate or none.
+    mask = np.zeros((len(descriptors1), len(descriptors2)), np.uint8)
+    for match in found[::2]:
+        mask[match.queryIdx, match.trainIdx] = 1
+    allowed = {(match.queryIdx, match.trainIdx) for match in found[::2]}
+    masked = matcher.match(descriptors1, descriptors2, mask)
+    assert {(m.queryIdx, m.trainIdx) for m in masked} <= allowed
 
 
 @pytest.mark.parametrize(("name", "weights"), [("SIFT", "sift"), ("ORB", "orb")])

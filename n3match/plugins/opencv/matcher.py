@@ -133,7 +133,7 @@ class N3Matcher:
         Raises:
             RuntimeError: no `setPairInfo` yet. ValueError, TypeError: naming the argument.
         """
-        near, place = self._search(queryDescriptors, trainDescriptors, 2, mask)
+        near, place = self._search(queryDescriptors, trainDescriptors, 2, mask, True)
         return tuple(near.rows[i][place[i]] for i in np.flatnonzero(place >= 0))
 
     def knnMatch(
@@ -162,12 +162,17 @@ class N3Matcher:
             descriptors, or the mask forbids them.
         """
         compact = flag("compactResult", compactResult)
-        near, place = self._search(queryDescriptors, trainDescriptors, k, mask)
+        near, place = self._search(queryDescriptors, trainDescriptors, k, mask, False)
         rows = (row if kept else () for row, kept in zip(near.rows, place == 0))
         return tuple(row for row in rows if row or not compact)
 
-    def _search(self, query, train, k: int, mask) -> tuple[Neighbours, np.ndarray]:
-        """The neighbours, and (N,) which of them is kept: 0 the nearest, 1 the second, −1 none."""
+    def _search(
+        self, query, train, k: int, mask, second_nearest: bool
+    ) -> tuple[Neighbours, np.ndarray]:
+        """The neighbours, and (N,) which of them is kept: 0 the nearest, 1 the second, −1 none.
+
+        second_nearest: may be kept, too, where the filter looks at them.
+        """
         pair = self._pair
         if pair is None:
             raise RuntimeError("setPairInfo must be called before match or knnMatch")
@@ -184,7 +189,7 @@ class N3Matcher:
         net = self._filter or as_filter(default_filter(binary=near.binary))
         names = ("queryKpts", "trainKpts")
         points = [points_of(*found) for found in zip(names, (pair.query, pair.train))]
-        second_nearest = net.config.second_nearest
+        second_nearest = second_nearest and net.config.second_nearest
         found = near.putative(*points, second_nearest=second_nearest)
         cameras = pixel_cameras(
             (found.points0, found.points1), (pair.query_size, pair.train_size), pair.matrices,

@@ -61,9 +61,13 @@ def plot_two_view(
     bands = match_bands(images, putative.points0, putative.points1, kept, title)
     if pose is not None:
         bands += epipolar_bands(images, photographs, putative, pose)
-    near = putative.near_mutual  # known where the filter looks at second nearest neighbours
-    looked = putative.mutual if near is None else near
-    write_sheet(path, bands + probability_bands(logits, looked))
+    known, mutual = np.arange(len(kept)), putative.mutual
+    if logits is not None and putative.near_mutual is not None:
+        # −inf: second nearest neighbours, at which this filter doesn't look.
+        known = np.flatnonzero(logits > -np.inf)
+        mutual = putative.near_mutual if len(known) == len(kept) else mutual
+        logits = logits[known]
+    write_sheet(path, bands + probability_bands(logits, mutual[known]))
 
 
 def plot_matches(

@@ -26,6 +26,7 @@ from n3match.datasets.pairs.augment import (
 from n3match.datasets.pairs.batches import collate
 from n3match.datasets.pairs.dataset import PairDataset
 from n3match.datasets.pairs.sample import TRUE_MATCH_DISTANCE
+from n3match.datasets.pairs.store import has_second
 from n3match.datasets.synthetic.pairs import SyntheticPairs
 from n3match.matching.side_info import SIDE_INFO
 from n3match.pipelines.training.filter.config import TrainingConfig
@@ -34,7 +35,9 @@ from n3match.pipelines.training.filter.config import TrainingConfig
 _KEEP_BYTES = 2 << 30
 _SMALLEST_SHARE = 0.02
 _PER_MUTUAL = 2  # generated matches for each one that is wanted, where mutual ones alone are
-_RATIO, _MUTUAL, _BACK_RATIO = (SIDE_INFO.index(n) for n in ("ratio", "mutual", "back_ratio"))
+_MUTUAL = SIDE_INFO.index("mutual")
+# Who knows second nearest neighbours knows all else that descriptors say.
+_KNOWN = {"drop_side_info": 0.0, "drop_candidates": 0.0}
 
 
 class RealPairs:
@@ -46,18 +49,23 @@ class RealPairs:
     mutual matches, at least 2 %: pairs in which most matches are wrong decide how good a filter is,
     and are few.
 
-    With `second_nearest` samples have those neighbours, see `PairDataset`.
-
     Raises:
-        FileNotFoundError, ValueError: as `PairDataset`; a store without pairs.
+        FileNotFoundError, ValueError: as `PairDataset`; a store without pairs; no pair with second
+            nearest neighbours, where these are asked for.
     """
 
     def __init__(
         self, stores: Sequence[str | Path], weights: Sequence[float] = (), hard: float = 0.0,
         second_nearest: bool = False,
     ):
-        self._data = PairDataset(list(stores), second_nearest=second_nearest)
-        self._kept: dict[int, dict] = {}
+        self._data = PairDataset(list(stores))
+        self._with_second = PairDataset(list(stores), second_nearest=True)
+        if second_nearest and not any(has_second(store) for store in stores):
+            raise ValueError(
+                f"pairs: {', '.join(map(str, stores))}: no second nearest neighbours (made by an "
+                "earlier version?), wanted for second_nearest: build them again"
+            )
+        self._kept: dict[tuple[int, bool], dict] = {}
         self._bytes = 0
         members: dict[tuple[int, str], list[int]] = {}
         start = 0
@@ -77,15 +85,16 @@ class RealPairs:
                 chance[of_scene == number] *= weight / chance[of_scene == number].sum()
         self._cumulative = np.cumsum(chance)
 
-    def draw(self, rng: np.random.Generator) -> dict:
-        """One of the pairs."""
+    def draw(self, rng: np.random.Generator, second_nearest: bool = False) -> dict:
+        """One of the pairs, with its second nearest neighbours where they are asked for and known,
+        see `PairDataset`."""
         scene = np.searchsorted(self._cumulative, rng.random() * self._cumulative[-1], "right")
         scene = min(int(scene), len(self._members) - 1)
         members, running = self._members[scene], self._within[scene]
         if running is None:
-            return self._sample(int(members[rng.integers(len(members))]))
+            return self._sample(int(members[rng.integers(len(members))]), second_nearest)
         place = np.searchsorted(running, rng.random() * running[-1], "right")
-        return self._sample(int(members[min(int(place), len(members) - 1)]))
+        return self._sample(int(members[min(int(place), len(members) - 1)]), second_nearest)
 
     def _running(self, pairs: np.ndarray, hard: float) -> np.ndarray | None:
         """Running sum of how often each of the pairs is drawn; None where all are alike."""
@@ -100,29 +109,22 @@ class RealPairs:
             shares.append(right.mean() if len(right) else 1.0)
         return np.cumsum(np.maximum(shares, _SMALLEST_SHARE) ** -hard)
 
-    def _sample(self, index: int) -> dict:
-        if index in self._kept:
-            return self._kept[index]
-        item = self._data[index]
+    def _sample(self, index: int, second_nearest: bool = False) -> dict:
+        key = (index, second_nearest)
+        if key in self._kept:
+            return self._kept[key]
+        item = (self._with_second if second_nearest else self._data)[index]
         sample = {key: item[key].numpy().astype(np.float32) for key in _ARRAYS}
         sample["E"] /= np.linalg.norm(sample["E"])
         sample["distances"] = item["ys"].numpy().astype(np.float32)
         size = sum(array.nbytes for array in sample.values())
         if self._bytes + size <= _KEEP_BYTES:
-            self._kept[index] = sample
+            self._kept[key] = sample
             self._bytes += size
         return sample
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_kept": {}, "_bytes": 0}  # sent to other processes
-
-
-def without_second(sample: dict) -> dict:
-    """The sample without what second nearest neighbours add: of the matches whose flag says
-    mutual, those that are the nearest both ways, and all others."""
-    side_info = sample["side_info"]
-    nearest = (side_info[:, [_RATIO, _BACK_RATIO]] <= 1).all(1)
-    return take(sample, nearest | (side_info[:, _MUTUAL] == 0))
 
 
 _ARRAYS = ("x", "side_info", "keypoint_change", "R", "t", "E")
@@ -179,9 +181,11 @@ class TrainingBatches(torch.utils.data.Dataset):
             drawn = count * _PER_MUTUAL if mutual_only else count
             sample, how = self._generated.sample(number, num_matches=drawn), self._augment_generated
         else:
-            sample, how = self._real.draw(rng), self._augment
-            if self._config.second_nearest and rng.random() < self._config.drop_second:
-                sample = without_second(sample)
+            second = self._config.second_nearest
+            if second and self._config.augment:
+                second = rng.random() >= self._config.drop_second
+            sample = self._real.draw(rng, second)
+            how = replace(self._augment, **_KNOWN) if second else self._augment
             drawn = max(count, len(sample["x"])) if mutual_only else count
         sample = augment(sample, rng, drawn, how)
         if mutual_only:

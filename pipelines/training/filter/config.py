@@ -54,7 +54,8 @@ class TrainingConfig(RunConfig):
     min_matches: int = 500
     max_matches: int = 2000
     drop_side_info: float = 0.2  # share of pairs whose side information is withheld
-    drop_second: float = 0.25  # share of pairs whose second nearest neighbours are withheld
+    # Share of pairs whose second nearest neighbours are withheld; side information is from these.
+    drop_second: float = 0.4
     drop_candidates: float = 0.15  # … of which ratio and mutual flag alone are known
     drop_keypoint_change: float = 0.2  # share of pairs whose keypoint changes are withheld
     hard: float = 0.0  # how much more often hard pairs are drawn, see batches.py; 0: all alike

@@ -64,6 +64,5 @@ class Validation:
         filtered = learned(net, record)()
         found = estimate_pose(record, undistorted_pixels(record), filtered, self._estimator)
         kept, kept_right = count_kept(record, filtered)
-        # Second nearest neighbours may add to the right ones, which are those of the nearest.
-        recall = min(1.0, kept_right / right.sum()) if right.any() else 1.0
+        recall = kept_right / right.sum() if right.any() else 1.0
         return found["error_deg"], kept_right / max(1, kept), float(recall)

@@ -282,6 +282,11 @@ def test_a_filter_that_looks_at_second_nearest_neighbours_speaks_of_them_too(tmp
     assert [row.matches for row in rows] == [130] * 3 and by_name["none"].kept == 130
     assert usual.kept == (record.mutual & (record.ratio < 0.9)).sum()
     assert mine.status == "ok"
+    guessed = with_guessed_cameras(record)
+    K_guessed = guessed.K0
+    wanted = (record.second.points0 - K_guessed[:2, 2]) / K_guessed[0, 0]
+    np.testing.assert_allclose(guessed.second.xs[:, :2], wanted, rtol=1e-5)
+    assert np.abs(wanted - record.second.xs[:, :2]).max() > 0.01
 
 
 def test_eight_point_uses_the_weights_of_the_filter(tmp_path, monkeypatch):

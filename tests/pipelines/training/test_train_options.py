@@ -201,15 +201,26 @@ def test_second_nearest_neighbours_are_drawn_and_withheld_as_asked(tmp_path):
     store = write_store(tmp_path / "pairs.h5", [record])
     both, mutual = record.with_second().near_mutual.sum(), record.mutual.sum()
     assert both > mutual + 30
-    for drop, second, wanted in ((0.0, True, both), (1.0, True, mutual), (0.0, False, mutual)):
-        config = TrainingConfig(
-            network="n3-prune", pairs=(str(store),), generated=0, augment=False, batch=2,
-            mutual_only=True, second_nearest=second, drop_second=drop,
-            min_matches=200, max_matches=200,
-        )
-        batch = TrainingBatches(config)[0]
-        assert batch["mask"].sum(1).tolist() == [wanted] * 2
-        assert config.net.second_nearest == second
+    config = TrainingConfig(
+        network="n3-prune", pairs=(str(store),), generated=0, batch=8, mutual_only=True,
+        second_nearest=True, min_matches=200, max_matches=200,
+    )
+    assert config.net.second_nearest
+    assert not replace(config, second_nearest=False).net.second_nearest
+    ratio = SIDE_INFO.index("ratio")
+    for second, wanted in ((True, both), (False, mutual)):
+        plain = replace(config, augment=False, second_nearest=second)
+        assert TrainingBatches(plain)[0]["mask"].sum(1).tolist() == [wanted] * 8
+    for drop in (0.0, 1.0):
+        chosen = replace(config, drop_second=drop, drop_side_info=0.5)
+        batches = [TrainingBatches(chosen)[step]["side_info"] for step in range(3)]
+        withheld = torch.cat([(b[..., ratio] == 1).all(1) for b in batches])
+        # Who knows second nearest neighbours knows what descriptors say.
+        assert bool(withheld.any()) == bool(drop)
+        assert any(bool((b[..., ratio] > 1).any()) for b in batches) == (not drop)
+    older = write_store(tmp_path / "older.h5", [make_record()])
+    with pytest.raises(ValueError, match=r"pairs: .*older.h5: no second nearest neighbours"):
+        TrainingBatches(replace(config, pairs=(str(older),)))
     with pytest.raises(ValueError, match="second_nearest: needs mutual_only"):
         TrainingConfig(generated=1, second_nearest=True)
     with pytest.raises(ValueError, match="drop_second must lie in 0 … 1, got 2"):
