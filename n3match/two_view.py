@@ -97,7 +97,8 @@ def match_logits(
         side_info: (N, S) what descriptors say of each match, columns named by the filter's
             `side_info`, or the first of them (ratio of nearest to second nearest descriptor
             distance in [0, 1], and 1 where the match is mutual, else 0); None where nothing is
-            known. `n3match.matching.side_info_columns` makes them all.
+            known. For what they hold of second nearest neighbours see `n3match.matching.side_info`.
+            `n3match.matching.side_info_columns` makes them all.
         sizes_angles0, sizes_angles1: (N, 2) keypoint size (pixels) and angle (degrees) of each
             match, as OpenCV's; both or None. See `n3match.matching.keypoint_change`.
         filter: a `MatchFilter`, a shipped name, or a path.

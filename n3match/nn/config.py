@@ -82,7 +82,9 @@ class MatchFilterConfig:
     keypoint_change: bool = False  # three more: how the keypoint turns and changes its size
     binary_descriptors: bool = False  # learnt what ratios of Hamming distances mean, not of others
     mutual_only: bool = False  # matches known not to be mutual are left out, see `mutual_mask`
-    second_nearest: bool = False  # … but for those that are among the two nearest both ways
+    # Learnt from second nearest neighbours, too: the column `mutual` is 1 where each is among the
+    # other's two nearest.
+    second_nearest: bool = False
     refine: bool = False  # refinement passes over the better matches, see `passes.Refinement`
     refined_share: float = 0.5  # of the matches that a refinement pass goes over
     refinements: int = 1  # how many passes, each over what the one before said

@@ -33,10 +33,11 @@ def mutual_mask(
 ) -> Tensor:
     """(B, N) bool, the matches that a network sees.
 
-    With `config.mutual_only` these are the mutual ones, in pairs where that is known (where any is
-    mutual). A point has one image at most: of several keypoints matched to the same one, those that
-    aren't its nearest are wrong, or right by a few pixels only; and the fewer wrong ones there are,
-    the more the statistics of all matches say.
+    With `config.mutual_only` these are the mutual ones (with `config.second_nearest` the caller
+    says so of those that are among the two nearest both ways), in pairs where that is known (where
+    any is mutual). A point has one image at most: of several keypoints matched to the same one,
+    those that aren't its nearest are wrong, or right by a few pixels only; and the fewer wrong ones
+    there are, the more the statistics of all matches say.
 
     Args:
         side_info: (B, N, S) side information, or more columns behind it.

@@ -1,10 +1,11 @@
 """`n3match evaluate-pose`: match filters and pose estimators compared on pairs with known pose.
 
-Every filter sees the same putative matches, every estimator the matches that the filter kept; its
-pose is taken as it is, without doubt. Error of a pair: the larger of the rotation's and the
-translation direction's angle (sign ignored), 180° where there is no pose. A filter may also be a
-file of matches made elsewhere (hloc's, or those of `n3match match`), see precomputed.py: these are
-matches of its own, so their recall, relative to the right putative ones, may be above 100 %.
+Every filter sees the same putative matches (those that look at second nearest neighbours see these,
+too), every estimator the matches that the filter kept; its pose is taken as it is, without doubt.
+Error of a pair: the larger of the rotation's and the translation direction's angle (sign ignored),
+180° where there is no pose. A filter may also be a file of matches made elsewhere (hloc's, or those
+of `n3match match`), see precomputed.py: these are matches of its own, so their recall, as that of
+filters with second nearest neighbours, relative to the right putative ones, may be above 100 %.
 
 With --out, `table.md` and pictures are written there, and `results.csv` with a row per pair, filter
 and estimator. That is written every few seconds, so a run that was stopped goes on where it was,

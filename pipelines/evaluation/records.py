@@ -22,7 +22,7 @@ class Filtered:
         weights: (N,) in [0, 1), 0 where not kept, for the weighted eight-point algorithm; None
             where the filter has none: all kept matches count alike.
         points: (N, 2) twice, pixels as detected, where it speaks of N matches of its own rather
-            than of the putative ones; None otherwise.
+            than of the nearest neighbours, second nearest ones among them; None otherwise.
     """
 
     kept: np.ndarray

@@ -96,7 +96,8 @@ class MatchedPair:
         """The same matches, with what another filter says of them.
 
         Args:
-            filter: a shipped name, a path or a `MatchFilter`.
+            filter: a shipped name, a path or a `MatchFilter`. Second nearest neighbours are there
+                where the filter of `match_images` looked at them.
 
         Raises:
             FileNotFoundError, ValueError, TypeError: it can't be loaded, or wants to know more of a

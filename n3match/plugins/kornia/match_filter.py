@@ -52,7 +52,8 @@ class LocalFeatureMatchFilter(nn.Module):
         Args:
             matches: keypoints0, keypoints1 (NC, 2) in pixels and batch_indexes (NC); lafs0, lafs1
                 (1, NC, 2, 3) where there are any; and, where known, ratio (NC), nearest / second
-                nearest descriptor distance, and mutual (NC), 1 where nearest in both directions;
+                nearest descriptor distance, and mutual (NC), 1 where nearest in both directions,
+                for filters that look at second nearest neighbours among the two nearest;
                 besides these two, back_ratio, distance and apart (NC), see
                 `n3match.matching.PutativeMatches`; index0, index1 (NC), which keypoints of each
                 image are matched: for filters that look at second nearest neighbours, of whose
