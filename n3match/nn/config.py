@@ -10,6 +10,9 @@ from n3match.arguments import instance, one_of, real, sequence, whole
 from n3match.matching.side_info import CHANGE_COLUMNS, NEUTRAL
 
 COORDINATES = 4  # x0, y0, x1, y1
+# Chosen on the validation scenes: at 2 000 keypoints second nearest neighbours win 2 to 3 points,
+# at 4 000 and 8 000 none (docs/results/ablations.md), where they'd take twice the filter's time.
+MOST_WITH_SECOND = 2500
 # More than any use has: a damaged file of weights must not ask for more.
 _WIDEST, _MOST_BLOCKS = 2**14, 2**9
 SELECTIONS = ("n3", "knn", "concrete", "none")
@@ -82,8 +85,8 @@ class MatchFilterConfig:
     keypoint_change: bool = False  # three more: how the keypoint turns and changes its size
     binary_descriptors: bool = False  # learnt what ratios of Hamming distances mean, not of others
     mutual_only: bool = False  # matches known not to be mutual are left out, see `mutual_mask`
-    # Learnt from second nearest neighbours, too: the column `mutual` is 1 where each is among the
-    # other's two nearest.
+    # Is shown second nearest neighbours, too, of pairs of few keypoints (`wants_second`): the
+    # column `mutual` is then 1 where each is among the other's two nearest.
     second_nearest: bool = False
     refine: bool = False  # refinement passes over the better matches, see `passes.Refinement`
     refined_share: float = 0.5  # of the matches that a refinement pass goes over
@@ -135,6 +138,14 @@ class MatchFilterConfig:
                 f"width must be divisible by neighbours + 1 = {self.neighbours + 1}, "
                 f"got {self.width}"
             )
+
+    def wants_second(self, count: int) -> bool:
+        """Whether the filter is to be shown second nearest neighbours.
+
+        Args:
+            count: keypoints of image 0. Where they are many, right matches are dense without.
+        """
+        return self.second_nearest and count <= MOST_WITH_SECOND
 
     @property
     def columns(self) -> int:

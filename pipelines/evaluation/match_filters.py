@@ -117,7 +117,7 @@ def learned(net: MatchFilter, record: PairRecord) -> PreparedFilter:
 
     One that looks at second nearest neighbours speaks of those, too, and keeps no keypoint twice.
     """
-    second = net.config.second_nearest and record.second is not None
+    second = net.config.wants_second(len(record.xs)) and record.second is not None
     mutual = record.mutual
     if second:
         record = record.with_second()

@@ -189,7 +189,7 @@ def _putative(
     net: MatchFilter | None, reader: PhotographReader, name0: str, name1: str, device: str
 ) -> _Putative:
     (features0, image0), (features1, image1) = (reader.image(name) for name in (name0, name1))
-    second_nearest = net is not None and net.config.second_nearest
+    second_nearest = net is not None and net.config.wants_second(len(image0.pixels))
     found = putative_matches(
         image0.pixels, features0.descriptors, image1.pixels, features1.descriptors,
         second_nearest=second_nearest, device=device,

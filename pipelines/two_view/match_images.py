@@ -105,7 +105,7 @@ class MatchedPair:
         """
         net = as_filter(filter)
         photo0, photo1 = self.photographs
-        second = net.config.second_nearest
+        second = net.config.wants_second(len(self.features[0].keypoints))
         putative = self.putative if second else self.putative.nearest()
         began = time.perf_counter()
         side_info = putative.side_info(
@@ -125,7 +125,7 @@ class MatchedPair:
             distortion0=photo0.distortion,
             distortion1=photo1.distortion,
         )
-        if second:
+        if second and putative.near_mutual is not None:
             logits = exclusive_logits(putative.index0, putative.index1, logits)
         seconds = {**self.seconds, "filter": time.perf_counter() - began}
         return replace(self, logits=logits, seconds=seconds)
@@ -244,7 +244,8 @@ def match_images(
             features1.keypoints,
             features1.descriptors,
             binary=features0.binary,
-            second_nearest=net is not None and net.config.second_nearest,
+            second_nearest=net is not None
+            and net.config.wants_second(len(features0.keypoints)),
             device=device,
         )
     features = features0, features1

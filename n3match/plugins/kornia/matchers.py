@@ -18,6 +18,7 @@ from n3match.arguments import dense_tensor, instance
 from n3match.geometry.checks import check_tensor
 from n3match.matching import putative_matches
 from n3match.matching.side_info import SIDE_INFO
+from n3match.nn.config import MatchFilterConfig
 from n3match.nn.match_filter import MatchFilter
 from n3match.plugins.kornia.cameras import camera_batch, check_keypoints
 from n3match.plugins.kornia.lafs import filled
@@ -99,8 +100,8 @@ class N3GeometryAwareMatcher(nn.Module):
             ("lafs1", lafs1, "hw1", hw1), ("lafs2", lafs2, "hw2", hw2)
         ):
             check_keypoints(name, frames[0, :, :, 2], size_name, hw)
-        second_nearest = self.match_filter.filter.config.second_nearest
-        found = _nearest(desc1, desc2, lafs1[0], lafs2[0], second_nearest)
+        config = self.match_filter.filter.config
+        found = _nearest(desc1, desc2, lafs1[0], lafs2[0], config)
         index1, index2 = found.pop("index0"), found.pop("index1")
         frames = lafs1[:, index1], lafs2[:, index2]
         logits = self.match_filter.logits(
@@ -112,7 +113,7 @@ class N3GeometryAwareMatcher(nn.Module):
             lafs=frames,
             known=found,
         )
-        kept = likeliest(index1, index2, logits) if second_nearest else logits > 0
+        kept = likeliest(index1, index2, logits) if config.second_nearest else logits > 0
         dists = torch.sigmoid(-logits[kept])[:, None].to(desc1.dtype)
         return dists, torch.stack((index1[kept], index2[kept]), 1)
 
@@ -237,9 +238,9 @@ class N3LocalFeatureMatcher(nn.Module):
         found: dict[str, list[Tensor]] = {
             name: [] for name in ("lafs0", "lafs1", "batch_indexes", "index0", "index1", *SIDE_INFO)
         }
-        second_nearest = self.match_filter.filter.config.second_nearest
+        config = self.match_filter.filter.config
         for b in range(len(lafs0)):
-            known = _nearest(descs0[b], descs1[b], lafs0[b], lafs1[b], second_nearest)
+            known = _nearest(descs0[b], descs1[b], lafs0[b], lafs1[b], config)
             index0, index1 = known["index0"], known["index1"]
             known |= {
                 "lafs0": lafs0[b, index0], "lafs1": lafs1[b, index1],
@@ -283,10 +284,10 @@ class N3LocalFeatureMatcher(nn.Module):
 
 
 def _nearest(
-    desc0: Tensor, desc1: Tensor, lafs0: Tensor, lafs1: Tensor, second_nearest: bool
+    desc0: Tensor, desc1: Tensor, lafs0: Tensor, lafs1: Tensor, config: MatchFilterConfig
 ) -> dict[str, Tensor]:
     """Every keypoint of image 0 with its nearest of image 1, padding left out in both; and with its
-    second nearest, as `putative_matches` has them, where asked for.
+    second nearest, as `putative_matches` has them, where the filter wants them.
 
     Returns index0, index1 (NC) into what was given, and the entries of SIDE_INFO as
     `LocalFeatureMatchFilter.forward` takes them, in the dtype of the frames.
@@ -296,6 +297,7 @@ def _nearest(
         lafs[slots, :, 2].detach().double().cpu().numpy()
         for lafs, slots in ((lafs0, slots0), (lafs1, slots1))
     )
+    second_nearest = config.wants_second(len(points0))
     found = putative_matches(
         points0, desc0[slots0].detach(), points1, desc1[slots1].detach(),
         second_nearest=second_nearest,

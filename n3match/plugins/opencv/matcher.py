@@ -189,7 +189,7 @@ class N3Matcher:
         net = self._filter or as_filter(default_filter(binary=near.binary))
         names = ("queryKpts", "trainKpts")
         points = [points_of(*found) for found in zip(names, (pair.query, pair.train))]
-        second_nearest = second_nearest and net.config.second_nearest
+        second_nearest = second_nearest and net.config.wants_second(len(near.rows))
         found = near.putative(*points, second_nearest=second_nearest)
         cameras = pixel_cameras(
             (found.points0, found.points1), (pair.query_size, pair.train_size), pair.matrices,
