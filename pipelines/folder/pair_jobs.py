@@ -133,7 +133,8 @@ class PairJobs:
         return _network(self.options.filter, self.device, self.options.half)
 
     def _fields(self, number: int, found: _Putative, logits: np.ndarray) -> dict[str, np.ndarray]:
-        kept = one_to_one(found.index0, found.index1, logits)
+        kept = np.flatnonzero(one_to_one(found.index0, found.index1, logits))
+        kept = kept[np.argsort(found.index0[kept])]  # second nearest neighbours among the others
         matches = np.stack([found.index0, found.index1], axis=1)[kept].astype(np.uint32)
         options = self.options
         filtered = options.filter != "none"
