@@ -155,7 +155,6 @@ def measure_features(
                 putative_matches(
                     found[0].keypoints, found[0].descriptors,
                     found[1].keypoints, found[1].descriptors, binary=found[0].binary,
-                    second_nearest=True,
                 )
             runs.append(watch.seconds)
     seconds = {name: float(np.median([run[name] for run in runs])) for name in runs[0]}

@@ -215,8 +215,6 @@ def _unusual(
     settings |= {k: v for k, v in vars(detection).items() if v != getattr(usual, k)}
     if min_consistent:
         settings["min_consistent"] = min_consistent
-    # Those of earlier versions lack second nearest neighbours: a filter would be judged without.
-    settings["second_nearest"] = True
     return settings
 
 

@@ -17,10 +17,10 @@ DETECTORS = ["SIFT", "ORB", "AKAZE", "BRISK"]
 CAMERAS = {"K1": K, "K2": K, "distortion1": DISTORTION, "distortion2": DISTORTION}
 
 
-def _of_nearest() -> MatchFilter:
-    """The shipped filter, shown no second nearest neighbours."""
+def _filter(second_nearest: bool) -> MatchFilter:
+    """The shipped filter, shown second nearest neighbours or not."""
     shipped = MatchFilter.from_pretrained("sift")
-    net = MatchFilter(replace(shipped.config, second_nearest=False)).eval()
+    net = MatchFilter(replace(shipped.config, second_nearest=second_nearest)).eval()
     net.load_state_dict(shipped.state_dict())
     return net
 
@@ -58,26 +58,23 @@ def test_matches_of_any_detector_give_the_known_pose(matched):
 
 
 def test_matches_are_nearest_as_opencv_finds_them(matched):
-    """Of SIFT those alone that are among the two nearest both ways; binary features are found
-    several times at one place."""
+    """Of SIFT mutual ones alone; binary features are found several times at one place."""
     name, _, _, descriptors1, descriptors2, found = matched
     norm = cv2.NORM_L2 if name == "SIFT" else cv2.NORM_HAMMING
-    matcher = cv2.BFMatcher(norm)
-    rows = matcher.knnMatch(descriptors1, descriptors2, 2)
-    near = {(m.trainIdx, m.queryIdx) for row in matcher.knnMatch(descriptors2, descriptors1, 2)
-            for m in row}
-    assert (name == "SIFT") == all((m.queryIdx, m.trainIdx) in near for m in found)
-    places = [[n.trainIdx for n in rows[m.queryIdx]].index(m.trainIdx) for m in found]
-    assert set(places) == ({0, 1} if name == "SIFT" else {0})
-    assert all(rows[m.queryIdx][p].distance == m.distance for m, p in zip(found, places))
+    checked = cv2.BFMatcher(norm, crossCheck=True).match(descriptors1, descriptors2)
+    mutual = {(match.queryIdx, match.trainIdx): match.distance for match in checked}
+    pairs = [(match.queryIdx, match.trainIdx) for match in found]
+    assert all(mutual.get(p, m.distance) == m.distance for p, m in zip(pairs, found))
+    assert (name == "SIFT") == all(p in mutual for p in pairs)
+    rows = cv2.BFMatcher(norm).knnMatch(descriptors1, descriptors2, 1)
+    assert all(rows[match.queryIdx][0].distance == match.distance for match in found)
     assert [match.queryIdx for match in found] == sorted(match.queryIdx for match in found)
 
 
 @pytest.mark.parametrize("second_nearest", [False, True])
 def test_second_nearest_neighbours_are_looked_at_where_the_filter_does(second_nearest):
     (keypoints1, descriptors1), (keypoints2, descriptors2) = features("SIFT")
-    net = MatchFilter.from_pretrained("sift") if second_nearest else _of_nearest()
-    matcher = N3Matcher(filter=net)
+    matcher = N3Matcher(filter=_filter(second_nearest))
     matcher.setPairInfo(keypoints1, keypoints2, SIZE, SIZE, **CAMERAS)
     found = matcher.match(descriptors1, descriptors2)
     assert len({m.queryIdx for m in found}) == len({m.trainIdx for m in found}) == len(found)
@@ -136,8 +133,8 @@ def test_weights_are_those_for_the_descriptors(name, weights):
 def test_knn_match_has_the_same_matches_and_their_runners_up():
     """The same as `match` of nearest neighbours alone, by which rows are judged."""
     (_, descriptors1), (_, descriptors2) = features("SIFT")
-    matcher = _matcher()
-    nearest = _matcher(filter=_of_nearest()).match(descriptors1, descriptors2)
+    matcher = _matcher(filter=_filter(True))
+    nearest = _matcher().match(descriptors1, descriptors2)
     pairs = [(m.queryIdx, m.trainIdx) for m in nearest]
     rows = matcher.knnMatch(descriptors1, descriptors2, k=2, compactResult=False)
     assert len(rows) == len(descriptors1)
@@ -193,14 +190,14 @@ def test_positions_serve_in_place_of_keypoint_objects():
 
 
 def test_filter_matches_finds_the_side_information_from_descriptors():
-    """The same keypoints and cameras: the same matches as those of the matcher, of nearest ones."""
+    """The same keypoints and cameras: the same matches as those of the matcher."""
     (keypoints1, descriptors1), (keypoints2, descriptors2) = features("SIFT")
     matches = cv2.BFMatcher().match(descriptors1, descriptors2)
     kept = filter_matches(
         SIZE, SIZE, keypoints1, keypoints2, matches, **CAMERAS,
         descriptors1=descriptors1, descriptors2=descriptors2,
     )  # fmt: skip
-    found = _matcher(filter=_of_nearest()).match(descriptors1, descriptors2)
+    found = _matcher().match(descriptors1, descriptors2)
     assert [(m.queryIdx, m.trainIdx) for m in kept] == [(m.queryIdx, m.trainIdx) for m in found]
     without = filter_matches(SIZE, SIZE, keypoints1, keypoints2, matches, **CAMERAS)
     assert len(without) != len(kept)

@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+from dataclasses import replace
 
 import cv2
 import h5py
@@ -14,12 +15,14 @@ from PIL import ExifTags, Image
 from relief import camera_matrix, poses, write_photographs
 from scipy.spatial.transform import Rotation
 
+from n3match import MatchFilter
 from n3match.matching import extract_sift
 from n3match.pipelines.cli import main
 from n3match.pipelines.folder import match_folder, pair_jobs
 from n3match.pipelines.folder.pair_choice import PairChoice, global_descriptors
 from n3match.pipelines.folder.photographs import Photographs
 from n3match.plugins.colmap.database import ColmapDatabase, pair_number
+from n3match.weights import save_weights
 from n3match.weights.verdict import FUNDAMENTAL, shipped_verdict
 
 COUNT = 5
@@ -117,6 +120,23 @@ def test_hlocs_files_hold_the_same_matches(folder, cameras, matched, tmp_path):
             wanted = indices(rows[pair_number(*ids)])
             np.testing.assert_array_equal(np.stack([kept, matches0[kept]], 1), wanted)
             assert (scores[kept] >= 0.5).all() and not scores[matches0 < 0].any()
+
+
+def test_a_filter_that_looks_at_second_nearest_neighbours_gets_them(folder, matched, tmp_path):
+    shipped = MatchFilter.from_pretrained("sift")
+    net = MatchFilter(replace(shipped.config, second_nearest=True))
+    net.load_state_dict(shipped.state_dict())
+    save_weights(tmp_path / "second.safetensors", net)
+    out = tmp_path / "second.db"
+    assert run(folder, out, "--filter", tmp_path / "second.safetensors") == 0
+    more = 0
+    plain = read_rows(matched)["matches"]
+    for pair, row in read_rows(out)["matches"].items():
+        found = indices(row)
+        assert (np.diff(found[:, 0]) > 0).all()  # no keypoint twice
+        assert len(np.unique(found[:, 1])) == len(found)
+        more += len({*map(tuple, found)} - {*map(tuple, indices(plain[pair]))})
+    assert more > 20
 
 
 def test_reduced_photographs_are_matched_in_the_files_pixels(folder, cameras, matched, tmp_path):
