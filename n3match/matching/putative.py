@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +69,9 @@ class PutativeMatches:
         if self.near_mutual is None:
             return self
         count = len(np.unique(self.index0))
-        rows = {k: v[:count] for k, v in vars(self).items() if isinstance(v, np.ndarray)}
+        rows: dict[str, Any] = {
+            name: rows[:count] for name, rows in vars(self).items() if isinstance(rows, np.ndarray)
+        }
         return replace(self, **rows | {"near_mutual": None})
 
     def side_info(
@@ -92,8 +95,9 @@ class PutativeMatches:
         if focal1 is not None:
             focal1 = positive("focal1", focal1)
         apart = None if focal1 is None else self.apart
-        near = flag("second_nearest", second_nearest) and self.near_mutual is not None
-        mutual = self.near_mutual if near else self.mutual
+        mutual = self.mutual
+        if flag("second_nearest", second_nearest) and self.near_mutual is not None:
+            mutual = self.near_mutual
         if flag("binary", binary) != self.binary:
             unknown = np.full(len(self), NEUTRAL["ratio"])
             return side_info_columns(
@@ -293,11 +297,11 @@ def with_second(
         index1=index1,
         distance=distance,
         back_ratio=_ratio_to(distance, other),
-        apart=nearest.apart[row],
+        apart=None if nearest.apart is None else nearest.apart[row],
         near_mutual=np.ones(len(row), dtype=bool),
     )
     near = is_near(nearest.index0, nearest.index1)
-    rows = {
+    rows: dict[str, Any] = {
         name: np.concatenate([value, getattr(second, name)])
         for name, value in vars(replace(nearest, near_mutual=near)).items()
         if isinstance(value, np.ndarray)

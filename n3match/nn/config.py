@@ -144,8 +144,11 @@ class MatchFilterConfig:
 
         Args:
             count: keypoints of image 0. Where they are many, right matches are dense without.
+
+        Raises:
+            ValueError, TypeError: no whole number of 0 or more.
         """
-        return self.second_nearest and count <= MOST_WITH_SECOND
+        return whole("count", count, 0) <= MOST_WITH_SECOND and self.second_nearest
 
     @property
     def columns(self) -> int:

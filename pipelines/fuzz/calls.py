@@ -675,6 +675,11 @@ def _(d):
             **d.some({"device": "cpu", "second_nearest": d.boolean()}, 0.2)}
 
 
+@_target("n3match.nn.MatchFilterConfig.wants_second", 0.2)
+def _(d):
+    return {"self": tiny_filter("all").config, "count": d.count()}
+
+
 @_target("n3match.matching.one_to_one")
 def _(d):
     n = d.count()
