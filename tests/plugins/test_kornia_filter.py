@@ -103,6 +103,12 @@ def test_second_nearest_neighbours_are_looked_at_where_the_filter_does(data, sif
         for name in ("index0", "index1"):
             assert len(out[name][rows].unique()) == rows.sum()
     assert bool((out["ratio"] > 1).any()) == second_nearest
+    with torch.inference_mode():
+        (lafs1, _, desc1), (lafs2, _, desc2) = (sift(data[f"image{i}"]) for i in range(2))
+        hw = tuple(data["image0"].shape[-2:])
+        _, idxs = N3GeometryAwareMatcher(net)(desc1[0], desc2[0], lafs1, lafs2, hw, hw, K, K)
+    first = out["batch_indexes"] == 0
+    assert torch.equal(idxs, torch.stack((out["index0"][first], out["index1"][first]), 1))
     if second_nearest:
         with pytest.raises(ValueError, match="index1 must be int64 of shape"):
             LocalFeatureMatchFilter(net)({**out, "index1": out["index1"][:3]}, given)

@@ -219,7 +219,7 @@ def test_ratio_and_mutual_of_a_toy():
     query = np.float32([[0, 0], [10, 0], [3, 0]])
     train = np.float32([[1, 0], [10, 0], [5, 0]])
     near = find_neighbours(query, train)
-    np.testing.assert_array_equal(near.nearest, [0, 1, 0])
+    np.testing.assert_array_equal(near.forward.index, [0, 1, 0])
     np.testing.assert_allclose(near.ratio, [1 / 5, 0, 1])
     np.testing.assert_array_equal(near.mutual, [True, True, False])
     assert find_neighbours(query, train[:1]).ratio.tolist() == [1, 1, 1]

@@ -211,7 +211,7 @@ class N3Matcher:
         if second_nearest:
             kept = one_to_one(found.index0, found.index1, logits)
         place = np.full(len(near.rows), -1)
-        is_second = near.nearest[found.index0] != found.index1
+        is_second = near.forward.index[found.index0] != found.index1
         place[found.index0[kept]] = is_second[kept]
         return near, place
 

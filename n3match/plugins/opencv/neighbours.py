@@ -24,24 +24,19 @@ class Neighbours:
 
     Attributes:
         rows: N tuples of up to k `cv2.DMatch`, nearest first; empty where the mask allows none.
-        nearest: (N,) int64 train index of the first of each row, −1 where it is empty.
-        second: (N,) int64 of the next one, −1 where there is none.
         mutual: (N,) bool, nearest in both directions.
-        distance, ratio, back_ratio: (N,) as of `PutativeMatches`.
+        ratio, back_ratio: (N,) as of `PutativeMatches`.
         binary: whether distances are Hamming's.
-        there, back: the two nearest of the query descriptors, and of the train descriptors.
+        forward: the first two of each row. backward: the same of each of M train descriptors.
     """
 
     rows: tuple[tuple[cv2.DMatch, ...], ...]
-    nearest: np.ndarray
-    second: np.ndarray
     mutual: np.ndarray
-    distance: np.ndarray
     ratio: np.ndarray
     back_ratio: np.ndarray
     binary: bool
-    there: TwoNearest
-    back: TwoNearest
+    forward: TwoNearest
+    backward: TwoNearest
 
     def putative(
         self, points1: np.ndarray, points2: np.ndarray, *, second_nearest: bool = False
@@ -52,8 +47,9 @@ class Neighbours:
             points1, points2: (N, 2) and (M, 2) pixels of the query and train descriptors.
             second_nearest: as in `n3match.matching.putative_matches`.
         """
-        index1 = np.flatnonzero(self.nearest >= 0)
-        index2 = self.nearest[index1]
+        forward = self.forward
+        index1 = np.flatnonzero(forward.index >= 0)
+        index2 = forward.index[index1]
         found = PutativeMatches(
             points0=points1[index1],
             points1=points2[index2],
@@ -61,12 +57,12 @@ class Neighbours:
             mutual=self.mutual[index1],
             index0=index1,
             index1=index2,
-            distance=self.distance[index1],
+            distance=forward.distance[index1],
             back_ratio=self.back_ratio[index1],
-            apart=distance_apart(points2, index2, self.second[index1]),
+            apart=distance_apart(points2, index2, forward.second_index[index1]),
             binary=self.binary,
         )
-        return with_second(found, self.there, self.back, points2) if second_nearest else found
+        return with_second(found, forward, self.backward, points2) if second_nearest else found
 
 
 def find_neighbours(
@@ -120,25 +116,24 @@ def find_neighbours(
 
 def _described(rows, back, k: int, binary: bool) -> Neighbours:
     """From rows of two or more in both directions."""
-    nearest, distance = _column(rows, 0)
-    second, second_distance = _column(rows, 1)
-    nearest_back, distance_back = _column(back, 0)
-    second_back, other_back = _column(back, 1)
-    query, known = np.arange(len(rows)), np.flatnonzero(nearest >= 0)
+    forward, backward = _two_nearest(rows), _two_nearest(back)
+    query, known = np.arange(len(rows)), np.flatnonzero(forward.index >= 0)
     mutual = np.zeros(len(rows), dtype=bool)
-    mutual[known] = nearest_back[nearest[known]] == query[known]
+    mutual[known] = backward.index[forward.index[known]] == query[known]
     back_ratio = np.ones(len(rows))
     # How near the nearest *other* descriptor of the query image is to the same one.
-    there, is_mutual = nearest[known], mutual[known]
-    other = np.where(is_mutual, other_back[there], distance_back[there])
-    found = ratio_of(distance[known], other)
+    there, is_mutual = forward.index[known], mutual[known]
+    other = np.where(is_mutual, backward.second_distance[there], backward.distance[there])
+    found = ratio_of(forward.distance[known], other)
     back_ratio[known] = np.where(is_mutual, found.clip(max=1.0), found.clip(1.0, 2.0))
-    return Neighbours(
-        tuple(row[:k] for row in rows), nearest, second, mutual, distance,
-        ratio_of(distance, second_distance), back_ratio, binary,
-        TwoNearest(nearest, second, distance, second_distance),
-        TwoNearest(nearest_back, second_back, distance_back, other_back),
-    )
+    ratio = ratio_of(forward.distance, forward.second_distance)
+    kept = tuple(row[:k] for row in rows)
+    return Neighbours(kept, mutual, ratio, back_ratio, binary, forward, backward)
+
+
+def _two_nearest(rows) -> TwoNearest:
+    (index, distance), (second_index, second_distance) = (_column(rows, i) for i in (0, 1))
+    return TwoNearest(index, second_index, distance, second_distance)
 
 
 def _column(rows, place: int) -> tuple[np.ndarray, np.ndarray]:
