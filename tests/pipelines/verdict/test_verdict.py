@@ -11,6 +11,7 @@ import pytest
 import toy_scene
 from scipy.spatial.transform import Rotation
 
+from n3match import MatchFilter
 from n3match.pipelines.cli import main
 from n3match.pipelines.verdict.fit import (
     choose_threshold,
@@ -18,7 +19,7 @@ from n3match.pipelines.verdict.fit import (
     left_out_probabilities,
     probabilities,
 )
-from n3match.pipelines.verdict.known_matches import turn_to_middle
+from n3match.pipelines.verdict.known_matches import MatchStore, turn_to_middle
 from n3match.pipelines.verdict.measured import AnswerRow, EvidenceRow, true_pose
 from n3match.pipelines.verdict.pair_kinds import (
     OTHER_PART,
@@ -29,10 +30,12 @@ from n3match.pipelines.verdict.pair_kinds import (
     SeenImage,
     pairs_of_scene,
     pairs_of_two_scenes,
+    read_known_scene,
 )
 from n3match.pipelines.verdict.plan import planned_pairs
 from n3match.pipelines.verdict.report import claims_table, verdict_report
 from n3match.plugins.colmap.model import ColmapCamera, ColmapImage
+from n3match.weights import save_weights
 from n3match.weights.verdict import ESSENTIAL, FUNDAMENTAL, GEOMETRIES, read_verdict
 
 K = np.array([[500.0, 0, 319.5], [0, 500.0, 239.5], [0, 0, 1]])
@@ -266,6 +269,30 @@ def test_both_commands_on_toy_scenes(scenes, tmp_path, capsys):
     assert main([*map(str, judge)]) == 0
     assert (tmp_path / "report" / "verdict.png").read_bytes().startswith(b"\x89PNG")
     assert "300 keypoints" in (tmp_path / "report" / "verdict.md").read_text()
+
+
+def test_matches_hold_second_nearest_neighbours_where_the_filter_looks(scenes, tmp_path):
+    shipped = MatchFilter.from_pretrained("sift")
+    net = MatchFilter(replace(shipped.config, second_nearest=True))
+    net.load_state_dict(shipped.state_dict())
+    save_weights(tmp_path / "second.safetensors", net)
+    pair = pairs_of_scene(read_known_scene(scenes / "a", "a"), {REAL: 1})[0]
+    plain = MatchStore(tmp_path, "sift", 300).read(pair)
+    store = MatchStore(tmp_path, str(tmp_path / "second.safetensors"), 300)
+    found, alone = store.read(pair), replace(store, points_alone=True).read(pair)
+    count = len(plain.logits)
+    assert len(found.logits) > count + 20 and len(alone.logits) == count
+    np.testing.assert_array_equal(found.points0[:count], plain.points0)
+    assert not found.mutual[count:].any() and (found.ratio[count:] >= 1).all()
+    # No keypoint of image 0 is kept twice: a second nearest one has its nearest's place.
+    kept = found.logits > 0
+    assert kept.sum() > 10
+    places = [tuple(p) for p in found.points0[count:][kept[count:]].tolist()]
+    assert places
+    nearest = [tuple(p) for p in found.points0[:count].tolist()]
+    for place in places:
+        rows = [i for i, p in enumerate(nearest) if p == place]
+        assert len(rows) > 1 or not kept[rows[0]]  # several keypoints may lie in one place
 
 
 def test_wrong_use_is_told(scenes, tmp_path, capsys):
