@@ -21,6 +21,7 @@ from n3match.datasets.pairs.store import (
 from n3match.files.hdf5 import read_array, read_texts
 from n3match.matching import keypoint_change, side_info_columns
 from n3match.matching.side_info import SIDE_INFO
+from n3match.nn.config import MOST_WITH_SECOND
 
 
 class PairDataset(torch.utils.data.Dataset):
@@ -42,8 +43,9 @@ class PairDataset(torch.utils.data.Dataset):
 
     Args:
         paths: a store, or several.
-        second_nearest: matches of second nearest neighbours come behind the others, where the store
-            has them, and the column `mutual` of a pair that has is 1 for all that are among the two
+        second_nearest: pairs are as filters see them that look at second nearest neighbours: where
+            the store has these, and the pair no more than `MOST_WITH_SECOND` nearest ones, they
+            come behind the others, and the column `mutual` is 1 for all that are among the two
             nearest both ways.
 
     Raises:
@@ -105,8 +107,9 @@ class PairDataset(torch.utils.data.Dataset):
         known |= {"ratio": core["ratios"], "mutual": core["mutuals"]}
         points = {"x": core["xs"][0], "ys": core["ys"][:, 0]}
         shapes = read_sizes_angles(file, row)
-        second = read_second(file, row) if self._second_nearest else None
-        if second is not None and near_mutual is not None:
+        few = len(points["x"]) <= MOST_WITH_SECOND
+        second = read_second(file, row) if self._second_nearest and few else None
+        if second is not None:
             more = {
                 "x": second["xs"], "ys": second["distances_squared"], "ratio": second["ratio"],
                 "mutual": np.ones(len(second["xs"])), "back_ratio": second["back_ratio"],
@@ -114,7 +117,7 @@ class PairDataset(torch.utils.data.Dataset):
             }
             known["mutual"] = near_mutual
             known, points = (
-                {k: v if v is None else np.concatenate([v, more[k]]) for k, v in some.items()}
+                {name: np.concatenate([rows, more[name]]) for name, rows in some.items()}
                 for some in (known, points)
             )
             if shapes is not None:

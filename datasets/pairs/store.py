@@ -317,8 +317,9 @@ def read_candidates(file: h5py.File, index: int) -> dict[str, np.ndarray | None]
 
 def read_second(file: h5py.File, index: int) -> dict[str, np.ndarray] | None:
     """What one pair has of second nearest neighbours, (M, …) by field of `ROW_FIELDS`; None where
-    the file has none."""
-    if member(file, f"{SECOND}/xs/{index}") is None:
+    the file has none, or lacks the same groups of the nearest ones."""
+    groups = (f"{SECOND}/xs", "distances", *OPTIONAL_GROUPS)
+    if any(member(file, f"{group}/{index}") is None for group in groups):
         return None
     found = _read(file[SECOND], index, SECOND_GROUPS)
     found |= {"xs": found["xs"][0], "ys": found["ys"][:, 0]}
@@ -349,11 +350,10 @@ def read_record(file: h5py.File, index: int) -> PairRecord:
         **{field: found[group] for field, group in FIELD_GROUPS.items()},
         size0=tuple(found["sizes"][0].tolist()),
         size1=tuple(found["sizes"][1].tolist()),
-        **{field: candidates[field] for field in ("back_ratio", "apart", "near_mutual")},
+        **{field: candidates[field] for field in OPTIONAL_FIELD_GROUPS},
     )
     second = read_second(file, index)
-    known = (record.near_mutual, record.back_ratio, record.apart)
-    if second is None or any(array is None for array in known):
+    if second is None:
         return record
     count = len(second["xs"])
     flags = {"mutual": np.zeros(count, bool), "near_mutual": np.ones(count, bool)}

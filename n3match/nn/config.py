@@ -11,7 +11,7 @@ from n3match.matching.side_info import CHANGE_COLUMNS, NEUTRAL
 
 COORDINATES = 4  # x0, y0, x1, y1
 # Chosen on the validation scenes: at 2 000 keypoints second nearest neighbours win 2 to 3 points,
-# at 4 000 and 8 000 none (docs/results/ablations.md), where they'd take twice the filter's time.
+# at 4 000 and 8 000 none (docs/results/ablations.md), for three times the filter's time.
 MOST_WITH_SECOND = 2500
 # More than any use has: a damaged file of weights must not ask for more.
 _WIDEST, _MOST_BLOCKS = 2**14, 2**9

@@ -137,9 +137,8 @@ def filter_rows(matches: list[int], repeats: int) -> list[dict]:
 
 
 def _on_pair(keypoints: int) -> Callable[[MatchFilter], object]:
-    """The filter on the pair's putative matches, as `n3match pose` runs it: with second nearest
-    neighbours, where it looks at them."""
-    pair = match_images(*load_demo_pair().photographs, filter="sift", max_keypoints=keypoints)
+    """The filter on the pair's putative matches, as `n3match pose` runs it."""
+    pair = match_images(*load_demo_pair().photographs, filter=None, max_keypoints=keypoints)
     return pair.filtered
 
 

@@ -46,9 +46,8 @@ from n3match.pipelines.training.filter.config import (
 # Fields that are plain numbers or switches, each an option of the same name.
 NUMBERS = (
     "steps", "batch", "refinements", "min_matches", "max_matches", "min_log_temperature",
-    "drop_side_info", "drop_second", "drop_candidates", "drop_keypoint_change", "hard", "rate",
-    "warmup",
-    "label_threshold", "balance", "not_mutual", "essential_weight", "geometric_weight",
+    "drop_side_info", "drop_candidates", "drop_second", "drop_keypoint_change", "hard", "rate",
+    "warmup", "label_threshold", "balance", "not_mutual", "essential_weight", "geometric_weight",
     "essential_after", "swapped_weight", "ema", "clip", "validate_every", "validation_pairs",
     "patience", "seed",
 )

@@ -117,9 +117,8 @@ class MatchStore:
             for image, bounds in ((pair.image0, pair.bounds0), (pair.image1, pair.bounds1))
         ]
         (points0, K0, size0, desc0, kinds0), (points1, K1, size1, desc1, kinds1) = ends
-        wants = net.config.wants_second(len(points0)) and not self.points_alone
-        second = {"second_nearest": wants}
-        found = putative_matches(points0, desc0, points1, desc1, **second)
+        second = net.config.wants_second(len(points0)) and not self.points_alone
+        found = putative_matches(points0, desc0, points1, desc1, second_nearest=second)
         focal = [float(np.diag(K)[:2].mean()) for K in (K0, K1)]
         change = keypoint_change(kinds0[found.index0], kinds1[found.index1], *focal)
         x0, x1 = (
@@ -128,10 +127,13 @@ class MatchStore:
         )
         told = (None, None)
         if not self.points_alone:
-            binary = net.config.binary_descriptors
-            told = (found.side_info(net.side_info, focal[1], binary=binary, **second), change)
+            side_info = found.side_info(
+                net.side_info, focal[1], binary=net.config.binary_descriptors,
+                second_nearest=second,
+            )
+            told = (side_info, change)
         logits = logits_of_many(net, [PairMatches(x0, x1, *told)])[0]
-        if wants:
+        if second:
             logits = exclusive_logits(found.index0, found.index1, logits)
         small = {
             "points0": found.points0, "points1": found.points1, "change": change,

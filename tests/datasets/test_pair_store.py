@@ -115,6 +115,20 @@ def test_second_nearest_neighbours_come_back_where_they_are(tmp_path):
         np.testing.assert_array_equal(item["keypoint_change"][:count], alone["keypoint_change"])
 
 
+def test_of_many_keypoints_or_half_a_store_there_are_none(tmp_path, monkeypatch):
+    writer = PairStoreWriter(tmp_path / "pairs.h5", SETTINGS)
+    writer.write_part("one", [_with_second(2), _with_second(3)])
+    path = writer.finish(["one"])
+    with h5py.File(path, "a") as file:
+        del file["aparts/1"]
+    data, plain = PairDataset(path, second_nearest=True), PairDataset(path)
+    count = len(plain[0]["x"])
+    assert len(data[0]["x"]) == count + 3
+    assert len(data[1]["x"]) == count and data.record(1).second is None
+    monkeypatch.setattr("n3match.datasets.pairs.dataset.MOST_WITH_SECOND", count - 1)
+    assert all(np.array_equal(data[0][name], plain[0][name]) for name in plain[0])
+
+
 def test_second_nearest_neighbours_of_another_number_are_refused(tmp_path):
     writer = PairStoreWriter(tmp_path / "pairs.h5", SETTINGS)
     writer.write_part("one", [_with_second(2)])

@@ -29,7 +29,6 @@ from n3match.datasets.pairs.sample import TRUE_MATCH_DISTANCE
 from n3match.datasets.pairs.store import has_second
 from n3match.datasets.synthetic.pairs import SyntheticPairs
 from n3match.matching.side_info import SIDE_INFO
-from n3match.nn.config import MOST_WITH_SECOND
 from n3match.pipelines.training.filter.config import TrainingConfig
 
 # Pairs are kept in memory once read, up to so many bytes: reading one takes milliseconds.
@@ -114,9 +113,7 @@ class RealPairs:
         key = (index, second_nearest)
         if key in self._kept:
             return self._kept[key]
-        item = self._data[index]
-        if second_nearest and len(item["x"]) <= MOST_WITH_SECOND:  # of others it sees none in use
-            item = self._with_second[index]
+        item = (self._with_second if second_nearest else self._data)[index]
         sample = {key: item[key].numpy().astype(np.float32) for key in _ARRAYS}
         sample["E"] /= np.linalg.norm(sample["E"])
         sample["distances"] = item["ys"].numpy().astype(np.float32)

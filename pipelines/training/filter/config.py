@@ -44,7 +44,7 @@ class TrainingConfig(RunConfig):
     side_info: bool = True  # the network sees ratio and mutual flag, with pruning all columns
     keypoint_change: bool = True  # … and how the keypoint turns and changes its size
     mutual_only: bool = False  # the network keeps no match that is known not to be mutual
-    second_nearest: bool = False  # … but for those that are among the two nearest both ways
+    second_nearest: bool = False  # … nor among the two nearest both ways, which it sees as well
     verdict_only: bool = False  # of a network that prunes the verdict alone learns
     min_log_temperature: float = -math.inf  # lower bound of the N³ blocks' log temperatures
     augment: bool = True
@@ -54,9 +54,9 @@ class TrainingConfig(RunConfig):
     min_matches: int = 500
     max_matches: int = 2000
     drop_side_info: float = 0.2  # share of pairs whose side information is withheld
-    # Share of pairs whose second nearest neighbours are withheld; side information is from these.
-    drop_second: float = 0.4
     drop_candidates: float = 0.15  # … of which ratio and mutual flag alone are known
+    # Share of pairs whose second nearest neighbours are withheld; the two above are of these alone.
+    drop_second: float = 0.4
     drop_keypoint_change: float = 0.2  # share of pairs whose keypoint changes are withheld
     hard: float = 0.0  # how much more often hard pairs are drawn, see batches.py; 0: all alike
     label_threshold: float = 1e-4  # squared symmetric epipolar distance of a right match
