@@ -121,6 +121,16 @@ def on_chosen(
     )
 
 
+def lifted(layer: nn.Linear, columns: Tensor) -> Tensor:
+    """What a linear layer makes of columns with coordinates among them, in their own precision.
+
+    Under autocast it would see bfloat16 coordinates: eight bits, which in an image of 1 000 pixels
+    are two pixels, as much as wrong matches are off. There are few columns, so it costs little.
+    """
+    with torch.autocast(columns.device.type, enabled=False):
+        return layer(columns)
+
+
 class ResidualBlock(nn.Module):
     """Two (linear, context norm, batch norm, ReLU) layers with a skip where the widths agree."""
 
@@ -195,7 +205,7 @@ class Trunk(nn.Module):
         if mask is not None and may_look(mask) and bool(mask.all()):
             mask = None  # nothing is padding: spare every layer the masking
         weight = None if mask is None else mask[..., None].to(matches)
-        x = self.lift(matches)
+        x = lifted(self.lift, matches)
         if self.consensus is not None:
             own = self._own(matches, self.consensus.motion.columns)
             x = x + self.consensus(matches, own, mask)

@@ -28,7 +28,7 @@ from n3match.nn.epipolar_evidence import (
     evidence,
     flattened,
 )
-from n3match.nn.passes import ResidualBlock, chosen_first, known_mutual
+from n3match.nn.passes import ResidualBlock, chosen_first, known_mutual, lifted
 from n3match.ops.checks import may_look
 
 _NEAR = 0.05  # calibrated units: neighbours are about so near at the start
@@ -171,9 +171,10 @@ class Stage(nn.Module):
         """
         weight = None if mask is None else mask[..., None].to(matches)
         if self.carry is None:
-            x = self.lift(matches)
+            x = lifted(self.lift, matches)
         else:
-            x = self.lift(torch.cat([matches, known], -1)) + self.carry(features)
+            seen = torch.cat([matches, known], -1)
+            x = lifted(self.lift, seen) + self.carry(features)
         for block in self.first:
             x = block(x, weight)
         if self.edges is not None:
@@ -277,7 +278,7 @@ class PruningNetwork(nn.Module):
             if mask is not None:
                 said = said.masked_fill(~mask[..., None], 0.0)
         weight = None if mask is None else mask[..., None].to(matches)
-        x = torch.relu(self.judge(torch.cat([matches, said], -1)))
+        x = torch.relu(lifted(self.judge, torch.cat([matches, said], -1)))
         if self.edges is not None:
             x = x + self.edges(x, matches, real, place)
         x = self.block(x, weight)

@@ -101,6 +101,11 @@ def add_run_arguments(
         "--save-every", type=int, default=100, metavar="STEPS", help="default: %(default)s"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    parser.add_argument(
+        "--compile", action="store_true",
+        help="put the network through torch.compile: some minutes at every start (it wants a C++ "
+        "compiler on a CPU), then faster steps",
+    )
 
 
 def given_options(arguments: argparse.Namespace, config: type[RunConfig]) -> dict[str, Any]:

@@ -95,6 +95,7 @@ def train(
     save_every: int = 100,
     device: str | torch.device | None = None,
     loaders: int = 0,
+    compiled: bool = False,
 ) -> Path:
     """Runs, or goes on with, the training in `folder`.
 
@@ -105,6 +106,8 @@ def train(
         save_every: steps between states. Without a validation weights are written with each.
         device: None: a GPU where there is one.
         loaders: processes that make batches, for each that trains; 0: a thread.
+        compiled: the network is put through torch.compile first; the curve is the same up to
+            rounding.
 
     Returns:
         The path of the weights: the best by validation, the last where there is none.
@@ -116,7 +119,7 @@ def train(
     """
     folder = Path(folder)
     with joined_processes(device) as processes, _alone_in(folder, processes):
-        return _Run(task, folder, processes, save_every, loaders).run()
+        return _Run(task, folder, processes, save_every, loaders, compiled).run()
 
 
 @contextmanager
@@ -139,7 +142,7 @@ def train_by_command(task: Task, arguments: argparse.Namespace, loaders: int = 0
         torch.set_num_threads(arguments.threads)
     path = train(
         task, arguments.out, save_every=arguments.save_every, device=arguments.device,
-        loaders=loaders,
+        loaders=loaders, compiled=arguments.compile,
     )  # fmt: skip
     if os.environ.get("RANK", "0") == "0":
         print(path)
@@ -148,7 +151,8 @@ def train_by_command(task: Task, arguments: argparse.Namespace, loaders: int = 0
 
 class _Run:
     def __init__(
-        self, task: Task, folder: Path, processes: Processes, save_every: int, loaders: int
+        self, task: Task, folder: Path, processes: Processes, save_every: int, loaders: int,
+        compiled: bool,
     ):
         task.config = config = processes.from_first(task.config)
         self.task, self.config, self.processes = task, config, processes
@@ -171,6 +175,8 @@ class _Run:
             processes.from_first(self.net.state_dict()) if state is None else state["net"]
         )
         self.net.to(processes.device).train()
+        if compiled:
+            self.net.compile()
         synchronise_statistics(self.net, processes.group)
         self.averaged = AveragedWeights(self.net, config.ema) if config.ema else None
         self.optimizer = task.optimizer(self.net)
