@@ -68,7 +68,7 @@ class _Launch(Rows):
         cell_kernels.products_kernel[(images * self.tiles, self.rows_apart)](
             left, right, right if norm is None else norm, out, *self.geometry, depth, count,
             NORM=norm is not None, BLOCK_Y=self.across, BLOCK_D=block(self.like, depth, 32),
-            **compiled_with(4, 2), **self._products(),
+            **compiled_with(4, 3), **self._products(),
         )
         return out
 

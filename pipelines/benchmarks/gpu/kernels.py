@@ -93,8 +93,8 @@ FILTER = (
 )
 _FILTER_BATCH, _FILTER_MATCHES = 8, 1200
 FILTER_STEPS = (FILTER[2], LARGEST_DENSE_K)  # K at the filter's sizes
-# Forward kernels whose loops are pipelined: the next tile is on its way while one is computed.
-_PIPELINED = ("neighbours", "power", "values")
+# Kernels whose loops are pipelined: the next tile is on its way while one is computed.
+_PIPELINED = ("neighbours", "power", "values", "products", "sums", "sums_back")
 _LONGEST, _LARGEST_LOSS = 20000, 2e-6  # numbers of a sum, and of its size what may be lost
 _INTERPRETED = """
 import sys
