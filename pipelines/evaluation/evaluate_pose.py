@@ -47,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--filters", nargs="+", default=None, metavar="FILTER",
         help=f"{', '.join(DESCRIPTIONS)}, sift-cnnet, sift, a file of weights, a file of matches "
         "(MATCHES.h5, or MATCHES.h5,FEATURES.h5 of hloc; or a folder of files of `n3match match`), "
-        "or LABEL=FILE (default: all that have names here)",
+        "or LABEL=FILE; LABEL=FILE1 LABEL=FILE2 …: one network trained several times, of which "
+        "tables have the means (default: all that have names here)",
     )
     parser.add_argument(
         "--estimators", nargs="+", default=None, metavar="ESTIMATOR",
@@ -119,14 +120,16 @@ def main(arguments: argparse.Namespace) -> int:
     from n3match.files.whole import write_whole
     from n3match.pipelines.common.devices import checked_device
     from n3match.pipelines.common.processes import joined_processes
-    from n3match.pipelines.evaluation.match_filters import parse_filters
+    from n3match.pipelines.evaluation.match_filters import groups, parse_filters
     from n3match.pipelines.evaluation.pose_outputs import evaluate_budget
     from n3match.pipelines.evaluation.protocol import check_estimators
+    from n3match.pipelines.evaluation.report import pooled_labels
 
     checked_device(arguments.device)
     filters = arguments.filters or default_filters()
     estimators = list(dict.fromkeys(arguments.estimators or default_estimators(arguments.sampling)))
-    labels = [source.label for source in parse_filters(filters)]  # before minutes are spent
+    sources = parse_filters(filters)  # before minutes are spent
+    labels = pooled_labels([source.label for source in sources], groups(sources))
     if arguments.against not in (None, *labels):
         raise ValueError(f"--against: found {arguments.against}, wanted one of {labels}")
     check_estimators(estimators, arguments.sampling)

@@ -154,13 +154,15 @@ def learned(net: MatchFilter, record: PairRecord) -> PreparedFilter:
 
 @dataclass(frozen=True)
 class FilterSource:
-    """Which filter is meant: `label` in tables, `source` a name or a path of weights; networks run
-    on `device`, in half precision where wanted (`devices.placed`)."""
+    """Which filter is meant: `label` of its rows, `source` a name or a path of weights; networks
+    run on `device`, in half precision where wanted (`devices.placed`). Of one that was trained
+    several times tables have the means over all of the same `group`; "": there are no others."""
 
     label: str
     source: str
     device: str = "cpu"
     half: bool = False
+    group: str = ""
 
     @classmethod
     def parse(cls, text: str) -> FilterSource:
@@ -215,6 +217,9 @@ def parse_filters(
 ) -> list[FilterSource]:
     """What the filters named are; a filter named twice counts once.
 
+    A label of several files stands for a network trained several times: its rows are labelled
+    LABEL 1, LABEL 2, … in the order given, and are of the group LABEL.
+
     Args:
         filters: texts for `FilterSource.parse`.
         device, half: of networks, see `devices.placed`.
@@ -222,15 +227,30 @@ def parse_filters(
     Raises:
         ValueError: no filter, an unknown one, or one label for two filters.
     """
-    named = dict.fromkeys(FilterSource.parse(text) for text in filters)
-    sources = [replace(source, device=device, half=half) for source in named]
-    labels = [source.label for source in sources]
-    if not sources:
+    named = list(dict.fromkeys(FilterSource.parse(text) for text in filters))
+    if not named:
         raise ValueError("filters: none given")
-    twice = sorted({label for label in labels if labels.count(label) > 1})
+    given = [source.label for source in named]
+    names = {source.label for source in named if source.label == source.source}
+    sources = []
+    for number, source in enumerate(named):
+        source = replace(source, device=device, half=half)
+        if given.count(source.label) > 1:
+            nth = given[: number + 1].count(source.label)
+            source = replace(source, label=f"{source.label} {nth}", group=source.label)
+        sources.append(source)
+    # A name is no label of something else, nor is that of one training.
+    labels = [source.label for source in sources]
+    of_groups = {source.group for source in sources} & names
+    twice = sorted(of_groups | {label for label in labels if labels.count(label) > 1})
     if twice:
         raise ValueError(f"filters: the label {twice[0]!r} stands for several filters")
     return sources
+
+
+def groups(sources: Sequence[FilterSource]) -> dict[str, str]:
+    """{label of a training: the group it is of}, of the filters that were trained several times."""
+    return {source.label: source.group for source in sources if source.group}
 
 
 def _is_there(path: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,14 +23,18 @@ def make_report(
     results: Sequence[PoseResult], labels: Sequence[str], estimators: Sequence[str],
     *, hardest: bool = False, seed: int = 0, seeds: int = 1,
     features: dict[str, float] | None = None, focal_guess: bool = False,
-    sampling: str = "uniform", against: str | None = None,
+    sampling: str = "uniform", against: str | None = None, groups: dict[str, str] | None = None,
 ) -> str:
     """Markdown: what was evaluated and how, the tables, those of the hardest third, the seconds.
 
     `features`: seconds of "features" and "matching" for a pair, where they are known. `against`:
-    the filter that the others are compared with, pair by pair.
+    the filter that the others are compared with, pair by pair. `groups`: of labels that are
+    trainings of one filter its name; tables have means over them, and one has each by itself.
     """
     titles = {name: PROTOCOLS[name].title for name in estimators}
+    groups = groups or {}
+    by_training = results
+    results, labels = pooled(results, groups), pooled_labels(labels, groups)
 
     def tables_of(rows: Sequence[PoseResult]) -> str:
         text = pose_report(rows, labels, titles, seed)
@@ -38,6 +43,8 @@ def make_report(
         return f"{text}\n\n{difference_report(rows, labels, list(estimators), against, seed)}"
 
     parts = [describe_pairs(results) + ".", tables_of(results)]
+    if groups:
+        parts.append(training_report(by_training, groups, list(estimators)))
     if hardest:
         third = hardest_third(results)
         parts += [
@@ -58,6 +65,7 @@ def make_report(
         + (f"Filters: {described}. " if described else "")
         + ("Filters saw a guessed focal length, estimators the true one. " if focal_guess else "")
         + (_BY_WEIGHT if sampling == "by_weight" else "")
+        + (_TRAININGS if groups else "")
         + (f"Seed {seed}" if seeds == 1 else f"Means over seeds {seed} to {seed + seeds - 1}")
         + f"; {', '.join(versions(*packages))}."
     )
@@ -68,6 +76,55 @@ _BY_WEIGHT = (
     "Samples are drawn best matches first (PROSAC), by the filter's weights, or by the ratio of "
     "descriptor distances where it has none. "
 )
+
+
+_TRAININGS = (
+    "Of a network trained several times everything is a mean over the trainings; intervals are "
+    "about pairs, not about trainings. "
+)
+
+
+def pooled(results: Sequence[PoseResult], groups: dict[str, str]) -> list[PoseResult]:
+    """The rows with those of several trainings as several runs of one filter."""
+    return [replace(r, filter=groups.get(r.filter, r.filter)) for r in results]
+
+
+def pooled_labels(labels: Sequence[str], groups: dict[str, str]) -> list[str]:
+    """The labels of `pooled` rows, in their order."""
+    return list(dict.fromkeys(groups.get(label, label) for label in labels))
+
+
+def training_report(
+    results: Sequence[PoseResult], groups: dict[str, str], estimators: Sequence[str]
+) -> str:
+    """mAP at the smallest and largest threshold of each training by itself, and mean ± standard
+    deviation of the trainings, as Markdown.
+
+    Args:
+        results: rows of the trainings, and any others.
+        groups: {label of a training: name of the filter}.
+        estimators: names, in the order wanted.
+    """
+    ends = (THRESHOLDS_DEG[0], THRESHOLDS_DEG[-1])
+
+    def marks(label: str) -> np.ndarray:
+        found = []
+        for end in ends:
+            for name in estimators:
+                own = [r.error_deg for r in results if (r.filter, r.estimator) == (label, name)]
+                found.append(100 * mean_average_precision(own, THRESHOLDS_DEG)[end])
+        return np.array(found)
+
+    rows = []
+    for group in dict.fromkeys(groups.values()):
+        own = {label: marks(label) for label in groups if groups[label] == group}
+        rows += [[label, *(f"{x:.1f}" for x in found)] for label, found in own.items()]
+        every = np.array([*own.values()])
+        means, deviations = every.mean(0), every.std(0, ddof=1)
+        rows.append([group, *(f"{m:.1f} ± {d:.1f}" for m, d in zip(means, deviations))])
+    columns = [f"mAP@{end} {name}" for end in ends for name in estimators]
+    title = "Each training by itself, and mean ± deviation of them:"
+    return f"{title}\n\n{markdown_table(['filter', *columns], rows)}"
 
 
 def hardest_third(results: Sequence[PoseResult]) -> list[PoseResult]:

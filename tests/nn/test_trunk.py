@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from n3match.nn import MatchFilter, MatchFilterConfig
+from n3match.nn import MatchFilter, MatchFilterConfig, PruningConfig
 from n3match.nn.passes import ResidualBlock
 
 pytestmark = pytest.mark.arithmetic
@@ -68,6 +68,30 @@ def test_what_is_not_plain_is_left_as_written(in_place):
         net.trunk.blocks[1].linear1 = Doubled(16, 16)
         assert not torch.allclose(net.logits(*arguments), plain)
     assert len(in_place) == 4
+
+
+@pytest.mark.parametrize("network", [{}, {"pruning": PruningConfig(widths=(16, 16), blocks=1)}])
+def test_coordinates_keep_their_digits_under_autocast(network):
+    """Layers that see coordinates answer as they do without autocast; the others are in
+    bfloat16."""
+    torch.manual_seed(0)
+    net = MatchFilter(MatchFilterConfig(**{**SMALL, "n3_after": (), **network})).eval()
+    seen = {}
+    for name, module in net.named_modules():
+        if type(module) is torch.nn.Linear:
+            module.register_forward_hook(
+                lambda layer, given, out, name=name: seen.update({name: (layer, given[0], out)})
+            )
+    points = torch.rand(1, 100, 4)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        net.logits(points[..., :2], points[..., 2:])
+    whole = {name for name in seen if name.endswith(("lift", "judge"))}
+    assert len(whole) == (3 if network else 1)
+    for name, (layer, given, out) in seen.items():
+        if name in whole:
+            torch.testing.assert_close(out, layer(given), rtol=0, atol=0)
+        elif "edges" not in name:
+            assert out.dtype == torch.bfloat16, name
 
 
 @pytest.fixture

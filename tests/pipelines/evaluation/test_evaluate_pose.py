@@ -20,7 +20,7 @@ from n3match.pipelines.common.tables import markdown_table
 from n3match.pipelines.evaluation import match_filters
 from n3match.pipelines.evaluation.choices import PROTOCOLS
 from n3match.pipelines.evaluation.evaluate_pose import main
-from n3match.pipelines.evaluation.match_filters import CLASSICAL, FilterSource
+from n3match.pipelines.evaluation.match_filters import CLASSICAL, FilterSource, parse_filters
 from n3match.pipelines.evaluation.pose_evaluation import evaluate_pose
 from n3match.pipelines.evaluation.protocol import sampling_weights, with_guessed_cameras
 from n3match.pipelines.evaluation.records import Filtered, PoseResult
@@ -110,6 +110,41 @@ def test_a_difference_is_that_of_the_same_pairs():
     assert found[0] == 25.0 and found[3:6] == [0, 0, 0] and found[6] == 12.5
     # Of 40 pairs with a difference in a quarter: a binomial's deviation is 6.8 points.
     assert 25 - 16 < found[1] < 25 - 10 and 25 + 10 < found[2] < 25 + 16
+
+
+def test_of_several_trainings_there_are_means_and_each(tmp_path, capsys):
+    """The tables of a network trained twice are those of its rows together, with the interval of as
+    many pairs; a third filter is what it is without them."""
+    store = write_store(
+        tmp_path / "s.h5", [make_record(true=40, false=40, seed=s) for s in range(6)]
+    )
+    nets = [save_net(tmp_path / f"{i}.safetensors", seed=i) for i in range(2)]
+    arguments = ("--estimators", "eight_point", "opencv_ransac", "--workers", 1)
+
+    def printed(*filters):
+        assert main(parse(store, "--filters", *filters, *arguments)) == 0
+        return capsys.readouterr().out
+
+    text = printed("mutual", f"n={nets[0]}", f"n={nets[1]}")
+    rows = table_rows(text)
+    alone = [table_rows(printed(f"n={net}", "mutual")) for net in nets]
+    title = "mAP@5 [95 % CI] by estimator:"
+
+    def marks(cells):
+        return [float(cell.split()[0]) for cell in cells]
+
+    each = [marks(table[title, "n"]) for table in alone]
+    assert marks(rows[title, "n"]) == pytest.approx(np.mean(each, 0), abs=0.11)
+    assert rows[title, "mutual"] == alone[0][title, "mutual"]
+    by_itself = "Each training by itself, and mean ± deviation of them:"
+    assert each[0] != each[1]
+    for number in (1, 2):
+        assert marks(rows[by_itself, f"n {number}"])[:2] == each[number - 1]
+    mean, _, deviation = rows[by_itself, "n"][1].split()
+    assert float(mean) == marks(rows[title, "n"])[1]
+    assert float(deviation) == pytest.approx(np.std([e[1] for e in each], ddof=1), abs=0.11)
+    assert "Of a network trained several times" in text
+    assert not any(by_itself in t for table in alone for t, _ in table)
 
 
 def test_hopeless_matches_count_180_degrees(tmp_path):
@@ -463,8 +498,12 @@ def test_wrong_files_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"several are called s\.h5"):
         evaluate_pose([store, namesake], **options)
     nets = [save_net(tmp_path / f"{i}.safetensors") for i in range(2)]
-    with pytest.raises(ValueError, match="the label 'n' stands for several filters"):
-        evaluate_pose([store], **{**options, "filters": [f"n={net}" for net in nets]})
+    for label, named in (
+        ("ratio", ["ratio", f"ratio={nets[0]}"]),
+        ("n 2", [f"n={nets[0]}", f"n={nets[1]}", f"n 2={store}"]),
+    ):
+        with pytest.raises(ValueError, match=f"the label '{label}' stands for several filters"):
+            parse_filters(named)
 
 
 def test_results_of_something_else_are_refused(tmp_path):

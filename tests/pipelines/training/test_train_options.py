@@ -386,11 +386,12 @@ def _rounded(x):
 
 
 def in_double(net, rounding=False):
-    """A copy in float64; with `rounding`, linear layers alone lose what bfloat16 loses."""
+    """A copy in float64; with `rounding`, linear layers alone lose what bfloat16 loses, but for
+    those that see coordinates."""
     net = copy.deepcopy(net).double()
     if rounding:
-        for module in net.modules():
-            if type(module) is torch.nn.Linear:
+        for name, module in net.named_modules():
+            if type(module) is torch.nn.Linear and not name.endswith("lift"):
                 module.__class__ = _RoundedLinear
     return net
 
