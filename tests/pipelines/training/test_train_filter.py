@@ -126,18 +126,17 @@ def test_resumed_run_gives_the_same_curve_and_weights(tmp_path, network, ema):
 
 @pytest.mark.slow
 def test_a_compiled_run_gives_the_same_curve_up_to_rounding(tmp_path):
-    config = dataclasses.replace(TINY, network="n3", ema=0.9, essential_after=1)
+    """Of the first two steps; from then on differences grow, since essential matrices from few
+    matches are badly determined and Adam goes by the signs of gradients."""
+    config = dataclasses.replace(TINY, network="n3", essential_after=0, seed=1, steps=2)
     curves = []
     for compiled in (False, True):
         train(FilterTask(config), tmp_path / str(compiled), device="cpu", compiled=compiled)
+        names = ("classification", "essential", "gradient_norm")
         rows = _curve(tmp_path / str(compiled))
-        curves.append(
-            [[float(row[name]) for name in ("classification", "essential")] for row in rows]
-        )
-    plain, found = map(torch.tensor, curves)
-    torch.testing.assert_close(found[0], plain[0], rtol=1e-4, atol=1e-5)
-    # Adam's first steps go by the signs of the gradients: differences grow, of E most.
-    torch.testing.assert_close(found[:, 0], plain[:, 0], rtol=0.02, atol=0.005)
+        curves.append(torch.tensor([[float(row[name]) for name in names] for row in rows]))
+    plain, found = curves
+    torch.testing.assert_close(found, plain, rtol=1e-3, atol=1e-4)
     assert not torch.equal(found, plain)  # it was compiled
 
 
