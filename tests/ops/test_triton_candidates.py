@@ -198,6 +198,16 @@ def test_compiles_into_one_graph():
         torch.testing.assert_close(a, b)
 
 
+def test_autocast_takes_the_widest_type():
+    (query, key, value, log_t), index = _inputs((1, 4, 5, 2, 3, 4), torch.float32)
+    query, key = query.bfloat16(), key.bfloat16()
+    with torch.autocast(DEVICE, torch.bfloat16):
+        z = n3_aggregate(query, key, value, 2, log_t, index, backend="triton")
+    assert z.dtype == torch.float32
+    wanted = n3_aggregate(query.float(), key.float(), value, 2, log_t, index)
+    torch.testing.assert_close(z, wanted, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("rest", [(2, False, False, None), (2, True, False, 3)])
 def test_custom_operator(rest):
     """What PyTorch demands of operators: schema, fake kernel, autograd, compiled with any shape."""
@@ -242,3 +252,25 @@ def test_each_selection_has_a_trial_of_its_own(monkeypatch):
 def test_larger_calls(size, dtype, tolerance):
     inputs, index = _inputs(size, dtype, 2.0)
     _compare(inputs, index, 3, dtype, tolerance, mask=_mask(size))
+
+
+@pytest.mark.skipif(INTERPRETED, reason="there is no GPU")
+def test_captured_in_a_cuda_graph():
+    inputs, index = _inputs((2, 130, 97, 16, 24, 40), torch.float32)
+    leaves = [x.cuda().requires_grad_() for x in inputs]
+    index = index.cuda()
+
+    def run():
+        z = ops.n3_aggregate(*leaves[:3], 3, leaves[3], index, backend="triton")
+        return z, *torch.autograd.grad(z, leaves, torch.ones_like(z))
+
+    run()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        wanted = run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = run()
+    graph.replay()
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted))

@@ -156,6 +156,16 @@ def test_compiles_into_one_graph():
         torch.testing.assert_close(a, b)
 
 
+def test_autocast_takes_the_widest_type():
+    (query, key, value, log_t), rest = _inputs((2, 3, 2, 1, 2), torch.float32)
+    query, key = query.bfloat16(), key.bfloat16()
+    with torch.autocast(DEVICE, torch.bfloat16):
+        z = n3_window_aggregate(query, key, value, 2, log_t, *rest, backend="triton")
+    assert z.dtype == torch.float32
+    wanted = n3_window_aggregate(query.float(), key.float(), value, 2, log_t, *rest)
+    torch.testing.assert_close(z, wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_custom_operator():
     """What PyTorch demands of operators: schema, fake kernel, autograd, compiled with any shape."""
     grid = WindowGrid(1, 2, 1, 1, 2)
