@@ -90,11 +90,11 @@ class PointN3Block(nn.Module):
             (B, N, (K + 1)·F).
         """
         embedding, temperature = self.embedding(x), self.temperature(x)
-        if self.consensus is not None:
-            embedding = embedding + self.place(own)
         with torch.autocast(x.device.type, enabled=False):
             # Under autocast the small networks answer in half precision, too coarse for distances.
             embedding = embedding.to(x.dtype)
+            if self.consensus is not None:
+                embedding = embedding + self.place(own)
             temperature = bounded(temperature.to(x.dtype), self.min_log_temperature)
             value = x if self.consensus is None else torch.cat([x, own], -1)
             z = ops.n3_aggregate(

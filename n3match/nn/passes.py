@@ -122,13 +122,18 @@ def on_chosen(
 
 
 def lifted(layer: nn.Linear, columns: Tensor) -> Tensor:
-    """What a linear layer makes of columns with coordinates among them, in their own precision.
+    """What a linear layer makes of columns with coordinates among them, in its own precision.
 
     Under autocast it would see bfloat16 coordinates: eight bits, which in an image of 1 000 pixels
     are two pixels, as much as wrong matches are off. There are few columns, so it costs little.
+
+    Args:
+        layer: or what stands for one, e.g. quantised, and may have no parameters.
+        columns: (…, C), as `layer` takes them.
     """
+    own = next(layer.parameters(), columns)
     with torch.autocast(columns.device.type, enabled=False):
-        return layer(columns)
+        return layer(columns.to(own.dtype))
 
 
 class ResidualBlock(nn.Module):

@@ -10,8 +10,8 @@ filters with second nearest neighbours, relative to the right putative ones, may
 With --out, `table.md` and pictures are written there, and `results.csv` with a row per pair, filter
 and estimator. That is written every few seconds, so a run that was stopped goes on where it was,
 and another filter or estimator costs only itself; rows are used again only where the pairs, the
-filter (its weights), the seed and the versions of the libraries are the same. Changes to n3match's
-own code don't show in its version: give those another folder.
+filter (its label and weights), the seed and the versions of the libraries are the same. Changes to
+n3match's own code don't show in its version: give those another folder.
 
 For large sets: `torchrun --nproc-per-node 4 -m n3match.pipelines.cli evaluate-pose … --out DIR`,
 on one machine or several that see DIR.
@@ -77,7 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--against", metavar="FILTER",
-        help="one of the filters: also how much more pairs the others solve, pair by pair",
+        help="one of the filters, all its trainings together: also how much more pairs the others "
+        "solve, pair by pair",
     )
     parser.add_argument(
         "--focal-guess", action="store_true",

@@ -69,15 +69,22 @@ def plot_recall(
 def plot_precision(path: Path, results: Sequence[PoseResult], filters: Sequence[str]) -> None:
     """Writes a PNG: for each filter, precision against the share of right putative matches.
 
-    A point per pair, and means over groups of pairs of equal number.
+    A point per pair (a mean over the runs of a filter), and means over groups of pairs of equal
+    number.
     """
     figure = Figure(figsize=(6.4, 4.8), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     panel = figure.subplots()
     for number, label in enumerate(filters):
-        pairs = {(r.store, r.pair): r for r in results if r.filter == label}.values()
-        share = np.array([100 * r.right / max(r.matches, 1) for r in pairs])
-        precision = np.array([100 * r.kept_right / max(r.kept, 1) for r in pairs])
+        pairs: dict[tuple[str, int], list[PoseResult]] = {}
+        for r in results:
+            if r.filter == label:
+                pairs.setdefault((r.store, r.pair), []).append(r)
+        runs = pairs.values()
+        share = np.array([100 * rows[0].right / max(rows[0].matches, 1) for rows in runs])
+        precision = np.array(
+            [100 * np.mean([r.kept_right / max(r.kept, 1) for r in rows]) for rows in runs]
+        )
         style = _style(number)
         panel.scatter(share, precision, s=6, alpha=0.25, color=style["color"], linewidths=0)
         panel.plot(*binned_means(share, precision), label=label, marker="o", markersize=3, **style)

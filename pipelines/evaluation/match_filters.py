@@ -186,6 +186,14 @@ class FilterSource:
     def is_classical(self) -> bool:
         return self.source in CLASSICAL
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether it is a file of weights."""
+        return (
+            not self.is_classical and self.source not in weights.shipped()
+            and self._precomputed() is None
+        )  # fmt: skip
+
     def _precomputed(self) -> PrecomputedMatches | None:
         if self.source in weights.shipped():
             return None
@@ -217,34 +225,36 @@ def parse_filters(
 ) -> list[FilterSource]:
     """What the filters named are; a filter named twice counts once.
 
-    A label of several files stands for a network trained several times: its rows are labelled
-    LABEL 1, LABEL 2, … in the order given, and are of the group LABEL.
+    A label of several files of weights stands for a network trained several times: its rows are
+    labelled LABEL 1, LABEL 2, … in the order given, and are of the group LABEL.
 
     Args:
         filters: texts for `FilterSource.parse`.
         device, half: of networks, see `devices.placed`.
 
     Raises:
-        ValueError: no filter, an unknown one, or one label for two filters.
+        ValueError: no filter, an unknown one, or one label for filters that aren't trainings of one
+            network.
     """
     named = list(dict.fromkeys(FilterSource.parse(text) for text in filters))
     if not named:
         raise ValueError("filters: none given")
     given = [source.label for source in named]
-    names = {source.label for source in named if source.label == source.source}
-    sources = []
+    sources, wrong = [], set()
     for number, source in enumerate(named):
         source = replace(source, device=device, half=half)
         if given.count(source.label) > 1:
+            if not source.is_trained:
+                wrong.add(source.label)
             nth = given[: number + 1].count(source.label)
             source = replace(source, label=f"{source.label} {nth}", group=source.label)
         sources.append(source)
-    # A name is no label of something else, nor is that of one training.
     labels = [source.label for source in sources]
-    of_groups = {source.group for source in sources} & names
-    twice = sorted(of_groups | {label for label in labels if labels.count(label) > 1})
-    if twice:
-        raise ValueError(f"filters: the label {twice[0]!r} stands for several filters")
+    # In tables groups and single trainings stand beside one another.
+    wrong.update(label for label in labels if labels.count(label) > 1)
+    wrong.update({source.group for source in sources}.intersection(labels))
+    if wrong:
+        raise ValueError(f"filters: the label {min(wrong)!r} stands for several filters")
     return sources
 
 

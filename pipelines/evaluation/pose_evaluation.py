@@ -49,7 +49,8 @@ def evaluate_pose(
 
     Args:
         stores: files written by build-pairs.
-        filters: names (`choices.DESCRIPTIONS`, shipped weights), paths of weights, LABEL=PATH.
+        filters: names (`choices.DESCRIPTIONS`, shipped weights), paths of weights, LABEL=PATH; of
+            one label for several weights the rows are LABEL 1, LABEL 2, …
         estimators: names of PROTOCOLS.
         out: folder for results.csv, whose rows are used again; None: nothing is written.
         limit: that many pairs, evenly spread over all; None for all.

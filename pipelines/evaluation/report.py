@@ -29,7 +29,7 @@ def make_report(
 
     `features`: seconds of "features" and "matching" for a pair, where they are known. `against`:
     the filter that the others are compared with, pair by pair. `groups`: of labels that are
-    trainings of one filter its name; tables have means over them, and one has each by itself.
+    trainings of one filter its name; tables have them together, and one has each by itself.
     """
     titles = {name: PROTOCOLS[name].title for name in estimators}
     groups = groups or {}
@@ -79,8 +79,8 @@ _BY_WEIGHT = (
 
 
 _TRAININGS = (
-    "Of a network trained several times everything is a mean over the trainings; intervals are "
-    "about pairs, not about trainings. "
+    "Of a network trained several times, all trainings are taken together; intervals are about "
+    "pairs, not about trainings. "
 )
 
 
@@ -102,7 +102,7 @@ def training_report(
 
     Args:
         results: rows of the trainings, and any others.
-        groups: {label of a training: name of the filter}.
+        groups: {label of a training: name of the filter}, two or more of a filter.
         estimators: names, in the order wanted.
     """
     ends = (THRESHOLDS_DEG[0], THRESHOLDS_DEG[-1])

@@ -103,8 +103,8 @@ def add_run_arguments(
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads")
     parser.add_argument(
         "--compile", action="store_true",
-        help="put the network through torch.compile: some minutes at every start (it wants a C++ "
-        "compiler on a CPU), then faster steps",
+        help="put the network through torch.compile: a minute or two at every start (on a CPU it "
+        "wants a C++ compiler), then faster steps of networks that see all matches, or images",
     )
 
 

@@ -106,8 +106,9 @@ def train(
         save_every: steps between states. Without a validation weights are written with each.
         device: None: a GPU where there is one.
         loaders: processes that make batches, for each that trains; 0: a thread.
-        compiled: the network is put through torch.compile first; the curve is the same up to
-            rounding.
+        compiled: the network is put through torch.compile first: the same numbers up to rounding,
+            which steps make grow, but other noise where the network draws some (concrete). Subsets
+            of matches (mutual, refined, pruned) become masks, so these take longer.
 
     Returns:
         The path of the weights: the best by validation, the last where there is none.
@@ -115,7 +116,7 @@ def train(
     Raises:
         ValueError: the folder holds a run with other options, or one that is going on; unusable
             data or weights.
-        RuntimeError: too many steps without finite gradients.
+        RuntimeError: too many steps without finite gradients; `compiled`, and no compiler.
     """
     folder = Path(folder)
     with joined_processes(device) as processes, _alone_in(folder, processes):

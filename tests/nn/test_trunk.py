@@ -70,12 +70,31 @@ def test_what_is_not_plain_is_left_as_written(in_place):
     assert len(in_place) == 4
 
 
-@pytest.mark.parametrize("network", [{}, {"pruning": PruningConfig(widths=(16, 16), blocks=1)}])
-def test_coordinates_keep_their_digits_under_autocast(network):
+@pytest.mark.parametrize(
+    ("network", "whole"),
+    [
+        ({"n3_after": ()}, {"trunk.lift"}),
+        (
+            {"n3_after": (2,), "consensus": True},
+            {
+                "trunk.lift", "trunk.consensus.place", "trunk.consensus.temperature",
+                "trunk.n3_blocks.2.place",
+            },
+        ),
+        (
+            {"n3_after": (), "pruning": PruningConfig(widths=(16, 16), blocks=1)},
+            {
+                "pruning.judge",
+                *(f"pruning.stages.{i}.{n}" for i in (0, 1) for n in ("lift", "edges.place")),
+            },
+        ),
+    ],
+)
+def test_coordinates_keep_their_digits_under_autocast(network, whole):
     """Layers that see coordinates answer as they do without autocast; the others are in
     bfloat16."""
     torch.manual_seed(0)
-    net = MatchFilter(MatchFilterConfig(**{**SMALL, "n3_after": (), **network})).eval()
+    net = MatchFilter(MatchFilterConfig(**SMALL, **network)).eval()
     seen = {}
     for name, module in net.named_modules():
         if type(module) is torch.nn.Linear:
@@ -85,13 +104,19 @@ def test_coordinates_keep_their_digits_under_autocast(network):
     points = torch.rand(1, 100, 4)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         net.logits(points[..., :2], points[..., 2:])
-    whole = {name for name in seen if name.endswith(("lift", "judge"))}
-    assert len(whole) == (3 if network else 1)
-    for name, (layer, given, out) in seen.items():
-        if name in whole:
-            torch.testing.assert_close(out, layer(given), rtol=0, atol=0)
-        elif "edges" not in name:
-            assert out.dtype == torch.bfloat16, name
+    assert {name for name, (*_, out) in seen.items() if out.dtype == torch.float32} == whole
+    for layer, given, out in (seen[name] for name in whole):
+        torch.testing.assert_close(out, layer(given), rtol=0, atol=0)
+
+
+def test_points_in_half_precision_under_autocast():
+    torch.manual_seed(0)
+    net = MatchFilter(MatchFilterConfig(**SMALL, n3_after=())).eval()
+    points = torch.rand(1, 50, 4).bfloat16()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits = net.logits(points[..., :2], points[..., 2:])
+        wanted = net.logits(points[..., :2].float(), points[..., 2:].float())
+    torch.testing.assert_close(logits.float(), wanted.float(), rtol=0.02, atol=0.02)
 
 
 @pytest.fixture

@@ -125,7 +125,10 @@ def test_of_several_trainings_there_are_means_and_each(tmp_path, capsys):
         assert main(parse(store, "--filters", *filters, *arguments)) == 0
         return capsys.readouterr().out
 
-    text = printed("mutual", f"n={nets[0]}", f"n={nets[1]}")
+    out = ("--out", tmp_path / "out", "--against", "n")
+    text = printed("mutual", f"n={nets[0]}", f"n={nets[1]}", *out)
+    assert "mAP@5 less that of n on the same pairs" in text
+    assert (tmp_path / "out" / "figures" / "precision.png").exists()
     rows = table_rows(text)
     alone = [table_rows(printed(f"n={net}", "mutual")) for net in nets]
     title = "mAP@5 [95 % CI] by estimator:"
@@ -135,6 +138,9 @@ def test_of_several_trainings_there_are_means_and_each(tmp_path, capsys):
 
     each = [marks(table[title, "n"]) for table in alone]
     assert marks(rows[title, "n"]) == pytest.approx(np.mean(each, 0), abs=0.11)
+    share = np.mean(each, 0)[0] / 100
+    low, high = bootstrap_interval(6 * share, 6)
+    assert rows[title, "n"][0].endswith(f" [{100 * low:.0f}, {100 * high:.0f}]")
     assert rows[title, "mutual"] == alone[0][title, "mutual"]
     by_itself = "Each training by itself, and mean ± deviation of them:"
     assert each[0] != each[1]
@@ -499,8 +505,10 @@ def test_wrong_files_are_named(tmp_path):
         evaluate_pose([store, namesake], **options)
     nets = [save_net(tmp_path / f"{i}.safetensors") for i in range(2)]
     for label, named in (
+        ("m", [f"m={nets[0]}", f"m={store}"]),  # a file of matches
         ("ratio", ["ratio", f"ratio={nets[0]}"]),
-        ("n 2", [f"n={nets[0]}", f"n={nets[1]}", f"n 2={store}"]),
+        ("n 2", [f"n={nets[0]}", f"n={nets[1]}", f"n 2={nets[0]}"]),
+        ("n 1", [f"n={nets[0]}", f"n={nets[1]}", f"n 1={nets[0]}", f"n 1={nets[1]}"]),
     ):
         with pytest.raises(ValueError, match=f"the label '{label}' stands for several filters"):
             parse_filters(named)

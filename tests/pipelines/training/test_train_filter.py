@@ -4,10 +4,13 @@ import csv
 import dataclasses
 import math
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
 from n3match.nn import MatchFilter, MatchFilterConfig
+from n3match.pipelines.cli import main
 from n3match.pipelines.training.filter import objective
 from n3match.pipelines.training.filter.config import TrainingConfig
 from n3match.pipelines.training.filter.initial import load_initial
@@ -140,6 +143,25 @@ def test_a_compiled_run_gives_the_same_curve_up_to_rounding(tmp_path):
     plain, found = curves
     torch.testing.assert_close(found, plain, rtol=1e-3, atol=1e-4)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train-filter", "--generated", 1, "--network", "cnnet"),
+        ("train-denoiser", "--sigma", 25, "--crops", "24x1", "--images"),
+    ],
+)
+def test_the_command_compiles_the_network_where_asked(words, tmp_path, monkeypatch):
+    if words[-1] == "--images":
+        cv2.imwrite(str(tmp_path / "a.png"), np.full((40, 40), 99, np.uint8))
+        words = (*words, tmp_path)
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda net: compiled.append(type(net).__name__))
+    for more, wanted in ((), 0), (("--compile",), 1):
+        given = (words[0], tmp_path / f"run{wanted}", *words[1:], "--steps", 1, *more)
+        assert main([*map(str, given), "--device", "cpu", "--quiet"]) == 0
+        assert len(compiled) == wanted
 
 
 def test_the_running_mean_is_kept(tmp_path):
