@@ -28,10 +28,10 @@ def _nets(refine):
 
 @pytest.mark.parametrize("refine", [False, True])
 def test_the_mutual_ones_have_logits_as_if_alone(refine):
-    plain, strict = _nets(refine)
+    plain, strict = (net.double() for net in _nets(refine))
     gen = torch.Generator().manual_seed(1)
-    points = torch.rand(2, 90, 4, generator=gen)
-    side_info = torch.rand(2, 90, 2, generator=gen).round()
+    points = torch.rand(2, 90, 4, generator=gen).double()
+    side_info = torch.rand(2, 90, 2, generator=gen).round().double()
     out = strict(points[..., :2], points[..., 2:], side_info)
     mutual = side_info[..., 1] > 0
     assert mutual[0].sum() != mutual[1].sum()  # ragged
