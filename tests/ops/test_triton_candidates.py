@@ -5,6 +5,7 @@ import torch
 from backends import (
     HAS_TRITON,
     INTERPRETED,
+    assert_a_cuda_graph_gives_the_same,
     kernels_as_reference,
     n3_aggregate,
     outputs_and_gradients,
@@ -264,13 +265,4 @@ def test_captured_in_a_cuda_graph():
         z = ops.n3_aggregate(*leaves[:3], 3, leaves[3], index, backend="triton")
         return z, *torch.autograd.grad(z, leaves, torch.ones_like(z))
 
-    run()
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        wanted = run()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = run()
-    graph.replay()
-    assert all(torch.equal(a, b) for a, b in zip(found, wanted))
+    assert_a_cuda_graph_gives_the_same(run)

@@ -11,6 +11,7 @@ from backends import (
     HAS_TRITON,
     INTERPRETED,
     NAMES,
+    assert_a_cuda_graph_gives_the_same,
     assert_equal_but_for_ties,
     n3_aggregate,
     outputs_and_gradients,
@@ -269,13 +270,4 @@ def test_captured_in_a_cuda_graph():
         z = ops.n3_aggregate(*inputs[:3], 3, inputs[3], backend="triton")
         return z, *torch.autograd.grad(z, inputs, cotangent)
 
-    run()
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        wanted = run()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = run()
-    graph.replay()
-    assert all(torch.equal(a, b) for a, b in zip(found, wanted))
+    assert_a_cuda_graph_gives_the_same(run)

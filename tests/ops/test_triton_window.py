@@ -9,6 +9,7 @@ import window_layouts
 from backends import (
     HAS_TRITON,
     INTERPRETED,
+    assert_a_cuda_graph_gives_the_same,
     assert_equal_but_for_ties,
     kernels_as_reference,
     n3_window_aggregate,
@@ -214,12 +215,4 @@ def test_default_sizes_and_cuda_graph():
         z = ops.n3_window_aggregate(*leaves[:3], 7, leaves[3], *rest)
         return z, *torch.autograd.grad(z, leaves, torch.ones_like(z))
 
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        wanted = run()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = run()
-    graph.replay()
-    assert all(torch.equal(a, b) for a, b in zip(found, wanted))
+    assert_a_cuda_graph_gives_the_same(run)

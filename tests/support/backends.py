@@ -76,3 +76,17 @@ def assert_equal_but_for_ties(found, wanted, log_t):
         least = 1.0 if name in ("z", "value") else max(1.0, math.exp(-log_t))
         error = (a - b).abs().max() / b.abs().max().clamp(min=least)
         assert torch.isfinite(a).all() and error < 1e-8, f"{name}: {error}"
+
+
+def assert_a_cuda_graph_gives_the_same(run):
+    """`run` without arguments -> tensors, on a GPU."""
+    run()  # what is compiled and tried the first time
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        wanted = run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = run()
+    graph.replay()
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted))
