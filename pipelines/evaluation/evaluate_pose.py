@@ -121,16 +121,14 @@ def main(arguments: argparse.Namespace) -> int:
     from n3match.files.whole import write_whole
     from n3match.pipelines.common.devices import checked_device
     from n3match.pipelines.common.processes import joined_processes
-    from n3match.pipelines.evaluation.match_filters import groups, parse_filters
+    from n3match.pipelines.evaluation.match_filters import names_in_tables, parse_filters
     from n3match.pipelines.evaluation.pose_outputs import evaluate_budget
     from n3match.pipelines.evaluation.protocol import check_estimators
-    from n3match.pipelines.evaluation.report import pooled_labels
 
     checked_device(arguments.device)
     filters = arguments.filters or default_filters()
     estimators = list(dict.fromkeys(arguments.estimators or default_estimators(arguments.sampling)))
-    sources = parse_filters(filters)  # before minutes are spent
-    labels = pooled_labels([source.label for source in sources], groups(sources))
+    labels = names_in_tables(parse_filters(filters))  # before minutes are spent
     if arguments.against not in (None, *labels):
         raise ValueError(f"--against: found {arguments.against}, wanted one of {labels}")
     check_estimators(estimators, arguments.sampling)

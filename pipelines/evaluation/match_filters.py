@@ -263,6 +263,11 @@ def groups(sources: Sequence[FilterSource]) -> dict[str, str]:
     return {source.label: source.group for source in sources if source.group}
 
 
+def names_in_tables(sources: Sequence[FilterSource]) -> list[str]:
+    """Groups, and labels of all that are in none."""
+    return list(dict.fromkeys(source.group or source.label for source in sources))
+
+
 def _is_there(path: str) -> bool:
     return Path(path).is_file() or PrecomputedMatches.parse(path) is not None
 

@@ -24,9 +24,9 @@ from n3match.pipelines.evaluation.figures import (
     plot_recall,
     plot_worst_pairs,
 )
-from n3match.pipelines.evaluation.match_filters import groups, parse_filters
+from n3match.pipelines.evaluation.match_filters import groups, names_in_tables, parse_filters
 from n3match.pipelines.evaluation.pose_evaluation import evaluate_pose, one_thread
-from n3match.pipelines.evaluation.report import make_report, pooled, pooled_labels
+from n3match.pipelines.evaluation.report import make_report, pooled, training_report
 from n3match.pipelines.pairs.sources import photograph_folders, source_options, stores_of
 
 _PAIRS = 5  # whose photographs are gone through again, to measure how long that takes
@@ -77,7 +77,9 @@ def evaluate_budget(
     if not processes.is_first:
         return ""
     sources = parse_filters(filters, device, arguments.half)
-    labels, of = [source.label for source in sources], groups(sources)
+    labels, trained = names_in_tables(sources), groups(sources)
+    trainings = training_report(results, trained, estimators) if trained else ""
+    results = pooled(results, trained)
     images = [*photograph_folders(arguments.inputs, arguments.image_root), *arguments.images]
     features = None
     figures = None
@@ -90,9 +92,8 @@ def evaluate_budget(
         features = measure_features(stores, images, cache)
     if figures is not None:
         titles = {name: PROTOCOLS[name].title for name in estimators}
-        shown = pooled(results, of), pooled_labels(labels, of)
-        plot_recall(figures / "recall.png", *shown, titles)
-        plot_precision(figures / "precision.png", *shown)
+        plot_recall(figures / "recall.png", results, labels, titles)
+        plot_precision(figures / "precision.png", results, labels)
         if arguments.worst:
             plot_worst_pairs(
                 figures / "worst", runs[0], sources[-1], stores, images, arguments.worst,
@@ -101,7 +102,7 @@ def evaluate_budget(
     return make_report(
         results, labels, estimators, hardest=arguments.hardest, seed=arguments.seed,
         seeds=arguments.seeds, features=features, focal_guess=arguments.focal_guess,
-        sampling=arguments.sampling, against=arguments.against, groups=of,
+        sampling=arguments.sampling, against=arguments.against, trainings=trainings,
     )
 
 

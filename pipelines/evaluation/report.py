@@ -23,18 +23,15 @@ def make_report(
     results: Sequence[PoseResult], labels: Sequence[str], estimators: Sequence[str],
     *, hardest: bool = False, seed: int = 0, seeds: int = 1,
     features: dict[str, float] | None = None, focal_guess: bool = False,
-    sampling: str = "uniform", against: str | None = None, groups: dict[str, str] | None = None,
+    sampling: str = "uniform", against: str | None = None, trainings: str = "",
 ) -> str:
     """Markdown: what was evaluated and how, the tables, those of the hardest third, the seconds.
 
     `features`: seconds of "features" and "matching" for a pair, where they are known. `against`:
-    the filter that the others are compared with, pair by pair. `groups`: of labels that are
-    trainings of one filter its name; tables have them together, and one has each by itself.
+    the filter that the others are compared with, pair by pair. `trainings`: where filters were
+    trained several times, what `training_report` says of them.
     """
     titles = {name: PROTOCOLS[name].title for name in estimators}
-    groups = groups or {}
-    by_training = results
-    results, labels = pooled(results, groups), pooled_labels(labels, groups)
 
     def tables_of(rows: Sequence[PoseResult]) -> str:
         text = pose_report(rows, labels, titles, seed)
@@ -43,8 +40,8 @@ def make_report(
         return f"{text}\n\n{difference_report(rows, labels, list(estimators), against, seed)}"
 
     parts = [describe_pairs(results) + ".", tables_of(results)]
-    if groups:
-        parts.append(training_report(by_training, groups, list(estimators)))
+    if trainings:
+        parts.append(trainings)
     if hardest:
         third = hardest_third(results)
         parts += [
@@ -65,7 +62,7 @@ def make_report(
         + (f"Filters: {described}. " if described else "")
         + ("Filters saw a guessed focal length, estimators the true one. " if focal_guess else "")
         + (_BY_WEIGHT if sampling == "by_weight" else "")
-        + (_TRAININGS if groups else "")
+        + (_TRAININGS if trainings else "")
         + (f"Seed {seed}" if seeds == 1 else f"Means over seeds {seed} to {seed + seeds - 1}")
         + f"; {', '.join(versions(*packages))}."
     )
@@ -85,13 +82,8 @@ _TRAININGS = (
 
 
 def pooled(results: Sequence[PoseResult], groups: dict[str, str]) -> list[PoseResult]:
-    """The rows with those of several trainings as several runs of one filter."""
+    """The rows with those of several trainings, {label: group}, as several runs of one filter."""
     return [replace(r, filter=groups.get(r.filter, r.filter)) for r in results]
-
-
-def pooled_labels(labels: Sequence[str], groups: dict[str, str]) -> list[str]:
-    """The labels of `pooled` rows, in their order."""
-    return list(dict.fromkeys(groups.get(label, label) for label in labels))
 
 
 def training_report(
